@@ -1,0 +1,15 @@
+"""Puts the working directory's `conf/` before Lamella's own on the search path."""
+
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from lamella.conf import OWN, PROJECT
+
+
+class LamellaConf(SearchPathPlugin):  # type: ignore[misc]  # Hydra's base class has no types
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        ours = any(Path(item.path.removeprefix("file://")) == OWN for item in search_path.get_path() if item.path)
+        if ours and Path(PROJECT).is_dir():
+            search_path.prepend("project", f"file://{Path(PROJECT).absolute()}", "main")

@@ -1,0 +1,40 @@
+"""The console script: the table of commands, each imported when it is called."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "train": "[OVERRIDE…]      fit, then test the best checkpoint; -m: one run per combination",
+    "board": "[DIR]            TensorBoard on the outputs, on this machine only",
+}
+
+
+def main() -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
+    name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if name == "--version":
+        from lamella import __version__
+
+        print(f"lamella {__version__}")
+        return 0
+    if name not in COMMANDS:
+        from lamella.errors import nearest
+
+        print(f"error: there is no command {name!r}; {nearest(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return int(import_module(f"lamella.commands.{name}").main(arguments))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _usage() -> str:
+    lines = [f"  lamella {name} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: lamella COMMAND …", "", *lines, "", "lamella COMMAND --help says more."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,333 @@
+"""Config to objects: the one place that knows which class stands behind which key.
+
+Every target is checked against what may be built, and its arguments against its signature, before it is called.
+"""
+
+import copy
+import tomllib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import get_object, instantiate
+from torch import nn
+from torch.nn.functional import one_hot
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from lamella import arguments
+from lamella import network as stack
+from lamella.data import Data
+from lamella.errors import RequestError, first_line, nearest
+from lamella.task import INDEXED, Schedule, Task, metric_for
+
+ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
+ROOT = ("name", "seed", "monitor", "data", "network", "loss", "optimizer", "scheduler", "device", "trainer")
+# The arguments by which torch's schedulers are told how long the run is; left null, they are.
+LENGTHS = ("T_max", "total_steps", "total_iters")
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where it runs. accelerator: "cpu", "cuda" or "mps". precision: as Lightning names it."""
+
+    accelerator: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a run needs, made from one config."""
+
+    name: str
+    seed: int
+    monitor: str
+    device: Device
+    data: Data
+    plan: stack.Plan
+    task: Task
+    trainer: Callable[..., pl.Trainer]
+    epochs: int | None
+
+
+def experiment(config: Mapping[str, Any], references: Collection[str] | None = None) -> Experiment:
+    """Build what a resolved config describes; the network's weights are drawn after `torch.manual_seed(seed)`.
+
+    references: the keys that are read by interpolation. A key that is no argument and that nothing reads is an
+    error; None leaves this unchecked, for a config that has been composed before. Raises RequestError.
+    """
+    builder = _Builder(config, references)
+    place = builder.device()
+    name, seed = builder.root()
+    data = builder.data()
+    plan = builder.network(data.shape)
+    loss = builder.loss()
+    metric = metric_for(loss, data.train.targets)
+    _check_output(plan, loss, data)
+    optimizer, schedule = builder.optimizer()
+    monitor = builder.monitor(metric)
+    trainer = builder.trainer(place)
+    torch.manual_seed(seed)
+    try:
+        network = plan.build()
+    except (RuntimeError, MemoryError) as error:
+        raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
+    task = Task(network, loss, optimizer, schedule, metric)
+    epochs = config["trainer"].get("max_epochs")
+    return Experiment(name, seed, monitor, place, data, plan, task, trainer, epochs)
+
+
+class _Builder:
+    def __init__(self, config: Mapping[str, Any], references: Collection[str] | None) -> None:
+        self.config, self.references = config, references
+
+    def root(self) -> tuple[str, int]:
+        for key in self.config:
+            if key not in ROOT and not self.read(key):
+                raise RequestError(f"{key}: there is no such key; {nearest(key, ROOT)}", key)
+        name, seed = self.config["name"], self.config["seed"]
+        if not isinstance(name, str) or name.startswith(".") or "/" in name or not name.strip():
+            raise RequestError(f"name is {name!r}; it names a directory in outputs/", "name")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise RequestError(f"seed is {seed!r}; it takes a whole number from 0 on", "seed")
+        return name, seed
+
+    def device(self) -> Device:
+        node = self.config["device"]
+        arguments.check(_device, node, place="device", title="device")
+        accelerator = node["accelerator"]
+        present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if accelerator == "auto":
+            accelerator = next(name for name in ("cuda", "mps", "cpu") if present[name])
+        if accelerator not in present:
+            raise RequestError(f"device.accelerator is {accelerator!r}; {nearest(accelerator, present)}", "device.accelerator")
+        if not present[accelerator]:
+            raise RequestError(
+                f"device.accelerator is {accelerator!r}, but this machine has none; use device=auto or device=cpu",
+                "device.accelerator",
+            )
+        if node["threads"] is not None:
+            if node["threads"] < 1:
+                raise RequestError(f"device.threads is {node['threads']}; it takes 1 or more", "device.threads")
+            torch.set_num_threads(node["threads"])
+        return Device(accelerator, node["precision"])
+
+    def data(self) -> Data:
+        data: Data = self.make("data", Data)()
+        return data
+
+    def network(self, shape: tuple[int, ...]) -> stack.Plan:
+        node = self.config["network"]
+        if "_target_" in node:
+            return stack.plan_module(self.make("network", nn.Module), shape)
+        unread = [key for key in node if key not in ("name", "layers") and not self.read(f"network.{key}")]
+        if unread:
+            known = ["name", "layers", *(key for key in node if key not in unread)]
+            raise RequestError(
+                f"network.{unread[0]}: nothing in the network reads this key; {nearest(unread[0], known)}",
+                f"network.{unread[0]}",
+            )
+        if "layers" not in node:
+            raise RequestError("network: it takes `layers`, a list or a mapping, or a `_target_`", "network")
+        name = node.get("name", "Network")
+        if not isinstance(name, str) or not name.isidentifier():
+            raise RequestError(f"network.name is {name!r}; it is printed as a class name", "network.name")
+        return stack.plan(self.modules(node["layers"], "network.layers"), shape, name)
+
+    def modules(self, entry: Any, key: str) -> Any:
+        """Layer entries with each `_target_` node turned into a callable that makes the module."""
+        if isinstance(entry, Mapping):
+            if "_target_" in entry:
+                self.check(entry, key, nn.Module)
+                return partial(_instantiate, entry, key)
+            return {name: self.modules(child, f"{key}.{name}") for name, child in entry.items()}
+        if isinstance(entry, list):
+            return [self.modules(child, f"{key}.{number}") for number, child in enumerate(entry)]
+        return entry
+
+    def loss(self) -> nn.Module:
+        node = dict(self.config["loss"])
+        for key in ("weight", "pos_weight"):
+            if isinstance(node.get(key), list):
+                node[key] = torch.tensor(node[key], dtype=torch.float32)
+        loss: nn.Module = self.make("loss", nn.Module, node)()
+        return loss
+
+    def optimizer(self) -> tuple[Callable[..., Optimizer], Schedule]:
+        make = self.make("optimizer", Optimizer, supplied={"params"})
+        node = dict(self.config["scheduler"])
+        interval, warmup_steps = node.pop("interval", "epoch"), node.pop("warmup_steps", 0)
+        if interval not in ("epoch", "step"):
+            raise RequestError(f"scheduler.interval is {interval!r}; it takes epoch or step", "scheduler.interval")
+        if not isinstance(warmup_steps, int) or warmup_steps < 0:
+            raise RequestError(
+                f"scheduler.warmup_steps is {warmup_steps!r}; it takes a number of optimizer steps", "scheduler.warmup_steps"
+            )
+        lengths = [name for name in LENGTHS if name in node and node[name] is None]
+        for name in lengths:
+            del node[name]
+        schedule = self.make("scheduler", LRScheduler, node, supplied={"optimizer", *lengths})
+
+        def make_scheduler(optimizer: Optimizer, length: int) -> Any:
+            return schedule(optimizer=optimizer, **dict.fromkeys(lengths, length))
+
+        optimizer = make(params=[nn.Parameter(torch.zeros(1))])
+        if warmup_steps and isinstance(make_scheduler(optimizer, 10), OneCycleLR):
+            raise RequestError(
+                "scheduler.warmup_steps: one_cycle warms up by itself; set scheduler.pct_start", "scheduler.warmup_steps"
+            )
+        make_scheduler(optimizer, 10)
+        return (lambda parameters: make(params=parameters)), Schedule(make_scheduler, interval, warmup_steps)
+
+    def monitor(self, metric: str) -> str:
+        monitor: str = self.config["monitor"]
+        known = ["val/loss", f"val/{metric}", "train/loss", f"train/{metric}"]
+        if monitor not in known:
+            raise RequestError(f"monitor is {monitor!r}; this loss and data give {', '.join(known)}", "monitor")
+        return monitor
+
+    def trainer(self, place: Device) -> Callable[..., pl.Trainer]:
+        node = dict(self.config["trainer"])
+        strategy = str(node.get("strategy", "auto"))
+        if strategy.startswith(("fsdp", "deepspeed")) and place.accelerator != "cuda":
+            raise RequestError(f"trainer.strategy is {strategy!r}, which needs CUDA; use trainer=ddp", "trainer.strategy")
+        callbacks, loggers = node.pop("callbacks", None) or [], node.pop("logger", None) or []
+        for name, nodes in (("callbacks", callbacks), ("logger", loggers)):
+            if not isinstance(nodes, list):
+                raise RequestError(f"trainer.{name} is {nodes!r}; it takes a list", f"trainer.{name}")
+            for number, item in enumerate(nodes):
+                self.check(item, f"trainer.{name}.{number}", pl.Callback if name == "callbacks" else pl.loggers.Logger)
+        if node.get("max_epochs") is not None and isinstance(node["max_epochs"], int) and node["max_epochs"] < 1:
+            raise RequestError(f"trainer.max_epochs is {node['max_epochs']}; it takes 1 or more", "trainer.max_epochs")
+        options = {
+            "accelerator": place.accelerator,
+            "precision": place.precision,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+        }
+        make = self.make("trainer", pl.Trainer, options | node)
+
+        def make_trainer(callbacks_too: list[pl.Callback], loggers_too: list[Any], **more: Any) -> pl.Trainer:
+            made = [_instantiate(item, f"trainer.callbacks.{i}") for i, item in enumerate(callbacks)]
+            logs = [_instantiate(item, f"trainer.logger.{i}") for i, item in enumerate(loggers)]
+            trainer: pl.Trainer = make(callbacks=made + callbacks_too, logger=logs + loggers_too, **more)
+            return trainer
+
+        return make_trainer
+
+    def make(
+        self, group: str, base: type, node: Mapping[str, Any] | None = None, supplied: Collection[str] = ()
+    ) -> Callable[..., Any]:
+        """What makes a group's object, its config checked; scalars that only others read are left out."""
+        node = dict(self.config[group] if node is None else node)
+        if "_target_" not in node:
+            raise RequestError(f"{group}: it takes a `_target_`, the class to build", group)
+        expected = arguments.parameters(_target(node["_target_"], f"{group}._target_", base))
+        for name in list(node):
+            if name not in expected and not name.startswith("_") and self.read(f"{group}.{name}"):
+                del node[name]
+        self.check(node, group, base, supplied)
+        return partial(_instantiate, node, group)
+
+    def check(self, node: Any, key: str, base: type, supplied: Collection[str] = ()) -> None:
+        """Check a `_target_` node and those in it, without calling anything."""
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise RequestError(f"{key} is {node!r}; it takes a mapping with a `_target_`", key)
+        given = {name: value for name, value in node.items() if not name.startswith("_")}
+        nested = {name: value for name, value in given.items() if isinstance(value, Mapping) and "_target_" in value}
+        for name, value in nested.items():
+            self.check(value, f"{key}.{name}", object)
+        target = _target(node["_target_"], f"{key}._target_", base)
+        plain = {name: value for name, value in given.items() if name not in nested}
+        arguments.check(target, plain, place=key, supplied={*supplied, *nested})
+
+    def read(self, key: str) -> bool:
+        return self.references is None or any(
+            key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in self.references
+        )
+
+
+def _device(accelerator: str, precision: str | int, threads: int | None = None) -> None:
+    """The signature of the device group."""
+
+
+def _target(path: Any, key: str, base: type) -> Any:
+    """The class or function that a `_target_` names, if it may be built."""
+    own = _project_targets()
+    allowed = (*ALLOWED, *own)
+    root = str(path).partition(".")[0]
+    if not isinstance(path, str) or not any(path.startswith(f"{prefix}.") for prefix in allowed):
+        raise RequestError(
+            f"{key} is {path!r}, which is not among what a config may build: {', '.join(allowed)};\n"
+            f'  for code of your own write into pyproject.toml: [tool.lamella] targets = ["{root}"]',
+            key,
+        )
+    try:
+        target = get_object(path)
+    except Exception as error:
+        parent, _, name = path.rpartition(".")
+        try:
+            hint = nearest(name, (known for known in dir(get_object(parent)) if not known.startswith("_")))
+        except Exception:
+            hint = first_line(error)
+        raise RequestError(f"{key} is {path!r}, which cannot be imported; {hint}", key) from error
+    home = f"{getattr(target, '__module__', '')}."
+    if not callable(target) or not any(home.startswith(f"{prefix.partition('.')[0]}.") for prefix in allowed):
+        raise RequestError(f"{key} is {path!r}, which leads out of what a config may build", key)
+    if isinstance(target, type) and not issubclass(target, base):
+        raise RequestError(f"{key} is {path!r}; a {base.__name__} is expected here", key)
+    return target
+
+
+def _project_targets() -> list[str]:
+    """The packages that the project's own pyproject.toml lets a config build from."""
+    file = Path("pyproject.toml")
+    if not file.is_file():
+        return []
+    try:
+        targets = tomllib.loads(file.read_text()).get("tool", {}).get("lamella", {}).get("targets", [])
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"pyproject.toml: {error}") from error
+    return list(map(str, targets))
+
+
+def _instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
+    try:
+        return instantiate(dict(node), _convert_="all", **supplied)
+    except Exception as error:
+        cause = error.__cause__ or error
+        while isinstance(cause, Exception) and not isinstance(cause, RequestError) and cause.__cause__:
+            cause = cause.__cause__
+        if isinstance(cause, RequestError):
+            raise cause from None
+        raise RequestError(f"{key}: {first_line(cause)}", key) from error
+
+
+def _check_output(plan: stack.Plan, loss: nn.Module, data: Data) -> None:
+    """Run the loss once on the meta device: what the network gives has to suit it and the targets."""
+    sample = data.train.targets[:1]
+    if sample.dtype == torch.int64 and plan.output != (data.num_classes,):
+        raise RequestError(
+            f"network: it gives {plan.output} for a sample, where {data.num_classes} classes take "
+            f"({data.num_classes},); end it with Flatten and Linear: ${{data.num_classes}}",
+            "network.layers",
+        )
+    output, target = torch.zeros(1, *plan.output), sample
+    if sample.dtype == torch.int64 and not isinstance(loss, INDEXED):
+        target = one_hot(sample, data.num_classes).float()
+    if target.dtype != torch.int64 and target.shape != output.shape:
+        raise RequestError(
+            f"network: it gives {plan.output} for a sample, but a target is {tuple(target.shape[1:])}", "network.layers"
+        )
+    try:
+        copy.deepcopy(loss)(output, target)
+    except Exception as error:
+        raise RequestError(f"loss: {first_line(error)}", "loss") from error
+
+

@@ -1,0 +1,18 @@
+"""lamella board [DIR] [--port PORT]: TensorBoard on the outputs, on this machine only."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("lamella board", description="TensorBoard on the outputs, on this machine only.")
+    parser.add_argument("directory", metavar="DIR", nargs="?", default="outputs", type=Path, help="default: outputs")
+    parser.add_argument("--port", type=int, default=6006, help="default: 6006; 0 for any that is free")
+    options = parser.parse_args(arguments)
+    if not options.directory.is_dir():
+        print(f"error: {options.directory} is no directory; `lamella train` makes outputs/", file=sys.stderr)
+        return 2
+    where = ["--logdir", str(options.directory), "--host", "127.0.0.1", "--port", str(options.port)]
+    return subprocess.run([sys.executable, "-m", "tensorboard.main", *where]).returncode

@@ -1,0 +1,101 @@
+"""lamella train [OVERRIDE…]: one run, or with -m one for each combination of the overrides."""
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lamella import summary
+from lamella.compose import OUTPUTS, Job, run
+from lamella.errors import RequestError, first_line
+from lamella.record import Run, claim, slug
+
+# Set for the processes that Lightning starts beside this one: they take part in the run that is there.
+DIRECTORY = "LAMELLA_RUN"
+
+
+def main(arguments: list[str]) -> int:
+    members: list[dict[str, Any]] = []
+    status = run(lambda job: train(job, members), arguments)
+    if members:
+        print(f"\n{summary.leaderboard(members)}")
+    return status
+
+
+def train(job: Job, members: list[dict[str, Any]]) -> int:
+    """Build everything, then train: a wrong request shows before a run directory is made."""
+    from lamella import build
+    from lamella.fit import fit, rank
+
+    strategy = str(job.config["trainer"].get("strategy"))
+    if job.sweep and strategy.startswith(("ddp", "fsdp")):
+        raise RequestError(
+            f"trainer.strategy is {strategy!r} in a sweep, where one member's processes would run into the next one's;\n"
+            "  start each member as a `lamella train` of its own",
+            "trainer.strategy",
+        )
+    experiment = build.experiment(job.config, job.references)
+    if rank() > 0:
+        fit(experiment, Path(os.environ[DIRECTORY]))
+        return 0
+    path = claim(job.sweep or OUTPUTS / experiment.name, slug(job.overrides))
+    os.environ[DIRECTORY] = str(path)
+    record = Run(
+        path,
+        job.text,
+        {
+            "name": experiment.name,
+            "overrides": job.overrides,
+            "seed": experiment.seed,
+            "device": experiment.device.accelerator,
+            "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
+        },
+    )
+    with record.log() as log:
+        if job.sweep:
+            print(f"\n[{job.number + 1}] {' '.join(job.overrides)}")
+        print(f"Using {experiment.device.accelerator} device")
+        status = _run(experiment, record, log)
+    if job.sweep:
+        members.append({"path": path, "monitor": experiment.monitor, **record.fields})
+    return status
+
+
+def _run(experiment: Any, record: Run, log: Any) -> int:
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+    from lamella.fit import fit
+
+    def on_epoch(metrics: dict[str, float]) -> None:
+        record.epoch(metrics)
+        print(summary.epoch(metrics, experiment.epochs))
+
+    try:
+        outcome = fit(experiment, record.path, on_epoch)
+    except RequestError:
+        record.discard()
+        raise
+    except SIGTERMException:
+        record.close("interrupted")
+        print(f"terminated; what there is: {record.path}", file=sys.stderr)
+        raise SystemExit(143) from None
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        record.close("interrupted")
+        print(f"interrupted; what there is: {record.path}", file=sys.stderr)
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        traceback.print_exc(file=log)
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc(file=sys.__stderr__)
+        record.close("failed", error=f"{type(error).__name__}: {error}")
+        print(f"error: {type(error).__name__}: {first_line(error)}\n  the whole of it: {record.path}/log.txt", file=sys.stderr)
+        return 1
+    record.close("finished", metrics=outcome.metrics, best_epoch=outcome.best_epoch, steps=outcome.steps)
+    print(summary.finished(outcome.best_epoch, outcome.epochs, outcome.metrics, record.path))
+    return 0

@@ -1,0 +1,159 @@
+"""One epoch of batches: an index operation, one conversion, nothing per sample.
+
+Everything random is a pure function of counters, the permutation of (seed, epoch) and a sample's augmentation
+of (seed, epoch, index), so no random state has to be carried and the number of workers does not matter.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample, pad
+from torch.utils.data import DataLoader, Dataset
+
+from lamella.data.samples import Inputs, Samples
+
+Normalize = Callable[[Tensor], Tensor]
+
+ORDER, AUGMENT = 0, 1
+
+
+def generator(*counters: int) -> torch.Generator:
+    """A generator that depends on the counters alone; neighbouring counters give unrelated streams."""
+    state = np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes to each training image on its own, a whole batch at a time.
+
+    crop: pixels of black padding on each side, of which a random window of the old size is kept. flip: mirror
+    left to right, one image in two. rotation: the largest angle in degrees, either way.
+    """
+
+    crop: int = 0
+    flip: bool = False
+    rotation: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.crop or self.flip or self.rotation)
+
+    def draw(self, count: int, seed: int, epoch: int) -> Tensor:
+        """Uniform numbers (count, 4): down, right, flip and angle of each sample in this epoch."""
+        return torch.rand(count, 4, generator=generator(seed, epoch, AUGMENT))
+
+    def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Images (B, channels, height, width) and their draws (B, 4) in, images of the same shape out."""
+        count, _, height, width = images.shape
+        down, right, flip, angle = drawn.unbind(1)
+        if self.crop or self.flip:
+            span = 2 * self.crop + 1
+            rows = torch.arange(height, device=images.device) + (down * span).long()[:, None]
+            columns = torch.arange(width, device=images.device).expand(count, width)
+            if self.flip:
+                columns = torch.where(flip[:, None] < 0.5, columns.flip(1), columns)
+            columns = columns + (right * span).long()[:, None]
+            padded = pad(images, (self.crop,) * 4)
+            batch = torch.arange(count, device=images.device)[:, None, None]
+            images = padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        if self.rotation:
+            radians = (2 * angle - 1) * (self.rotation * torch.pi / 180)
+            sin, cos = radians.sin(), radians.cos()
+            # Pixels are square: the grid's unit is half a side, so the other side's share scales the sine.
+            ratio, zero = height / width, torch.zeros_like(sin)
+            matrix = torch.stack([cos, -sin * ratio, zero, sin / ratio, cos, zero], 1).view(count, 2, 3)
+            images = images.float()
+            images = grid_sample(images, affine_grid(matrix, list(images.shape), False), align_corners=False)
+        return images
+
+
+class Batches:
+    """Iterates over (inputs float (B, …), targets (B, …)) on `device`; each pass is one epoch.
+
+    Shuffled, every batch is cut from one permutation and each of `world` ranks takes its share of it; `batch_size`
+    counts all ranks. Up to world - 1 samples of the last batch sit out, so that the shares are equal and the mean of
+    the ranks' gradients is the batch's. Unshuffled, every sample is served once, on one of the ranks.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        batch_size: int,
+        *,
+        normalize: Normalize | None = None,
+        augment: Augment | None = None,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        epoch: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        num_workers: int | None = None,
+    ) -> None:
+        self.samples, self.normalize, self.augment = samples, normalize, augment
+        self.shuffle, self.seed, self.epoch = shuffle, seed, epoch
+        self.rank, self.world, self.num_workers = rank, world, num_workers
+        self.device = torch.device(device)
+        self.size = max(1, batch_size // world)
+        count = len(samples)
+        if shuffle:
+            count -= count % (batch_size if drop_last else world)
+        self.count = count
+        self.targets = samples.targets.to(self.device)
+        self.inputs: Inputs = samples.inputs
+        if isinstance(self.inputs, Tensor) and num_workers is None:
+            self.inputs = self.inputs.to(self.device)
+
+    def __len__(self) -> int:
+        share = len(range(self.rank, self.count, self.world))
+        return -(-share // self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = self.epoch()
+        order = torch.arange(len(self.samples))
+        if self.shuffle:
+            order = torch.randperm(len(self.samples), generator=generator(self.seed, epoch, ORDER))
+        share = order[: self.count][self.rank :: self.world]
+        drawn = None
+        if self.augment:
+            drawn = self.augment.draw(len(self.samples), self.seed, epoch).to(self.device)
+        for indices, inputs in self.read(share.split(self.size)):
+            if drawn is not None and self.augment:
+                inputs = self.augment(inputs, drawn[indices])
+            if self.normalize is not None:
+                inputs = self.normalize(inputs)
+            yield inputs, self.targets[indices]
+
+    def read(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices and raw inputs of each batch, on the device."""
+        if self.num_workers is None and isinstance(self.inputs, Tensor):
+            for indices in batches:
+                indices = indices.to(self.device)
+                yield indices, self.inputs.index_select(0, indices)
+            return
+        loader = DataLoader(
+            _Reader(self.inputs, batches),
+            batch_size=None,
+            num_workers=self.num_workers or 0,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # it would draw from the global one, which dropout uses
+        )
+        for indices, inputs in zip(batches, loader, strict=True):
+            yield indices.to(self.device), inputs.to(self.device, non_blocking=True)
+
+
+class _Reader(Dataset[Tensor]):
+    """What a worker does: whole batches, so that it takes one message a batch."""
+
+    def __init__(self, inputs: Inputs, batches: tuple[Tensor, ...]) -> None:
+        self.inputs, self.batches = inputs, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.inputs[self.batches[number]]

@@ -1,0 +1,108 @@
+"""Labelled samples, in memory or as files, and how they are split."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lamella.errors import RequestError
+
+
+class Inputs(Protocol):
+    """What a batch is taken from: indices (B,) in, a tensor (B, …) out. A tensor is one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, indices: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs with their targets.
+
+    inputs: images are uint8 (N, channels, height, width) and get normalised when they are served; floats (N, …)
+    are served as they are. targets: class indices int64 (N,), or floats (N, …).
+    """
+
+    inputs: Inputs
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, indices: Tensor) -> "Samples":
+        inputs = self.inputs.take(indices) if isinstance(self.inputs, ImageFiles) else self.inputs[indices]
+        return Samples(inputs, self.targets[indices])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a source gives. A split that it lacks is cut off from the training samples."""
+
+    train: Samples
+    val: Samples | None = None
+    test: Samples | None = None
+
+
+class ImageFiles:
+    """Image files that are decoded when they are indexed, to uint8 (B, *shape).
+
+    `shape` is (channels, height, width): 1 channel is grey, 3 are RGB; other sizes are resized (bilinear, antialiased).
+    """
+
+    def __init__(self, paths: Sequence[str], shape: Sequence[int]) -> None:
+        self.paths = np.array(paths)  # one block of memory, which forked workers share
+        self.shape = tuple(shape)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return torch.stack([self.decode(path) for path in self.paths[indices.numpy()]])
+
+    def take(self, indices: Tensor) -> "ImageFiles":
+        return ImageFiles(self.paths[indices.numpy()], self.shape)
+
+    def decode(self, path: str) -> Tensor:
+        """One image, uint8 (channels, height, width). Raises RequestError, which names the file."""
+        channels, height, width = self.shape
+        try:
+            with Image.open(path) as image:
+                image = image.convert("L" if channels == 1 else "RGB")
+                if image.size != (width, height):
+                    image = image.resize((width, height), Image.Resampling.BILINEAR)
+                pixels = np.array(image)
+        except Exception as error:
+            raise RequestError(f"data: {path} is no readable image ({error}); mend or remove it", "data.root") from error
+        return torch.from_numpy(pixels).reshape(height, width, channels).permute(2, 0, 1).contiguous()
+
+    def load(self) -> Tensor:
+        """Every image, uint8 (N, *shape)."""
+        out = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+        with ThreadPoolExecutor() as pool:
+            for number, pixels in enumerate(pool.map(self.decode, self.paths)):
+                out[number] = pixels
+        return out
+
+    def check(self) -> None:
+        """Decode every image once and keep none."""
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(self.decode, self.paths):
+                pass
+
+
+def split(samples: Samples, size: int | float, seed: int, key: str) -> tuple[Samples, Samples]:
+    """Cut `size` samples (a count, or a fraction below 1) off, chosen by `seed`. Returns the rest and the cut.
+
+    Raises RequestError when either part would be empty.
+    """
+    total = len(samples)
+    count = round(size * total) if isinstance(size, float) and size < 1 else int(size)
+    if not 0 < count < total:
+        raise RequestError(f"{key} is {size}; of {total} samples it must leave some on either side", key)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    return samples.take(order[count:].sort().values), samples.take(order[:count].sort().values)

@@ -1,0 +1,163 @@
+"""Data, as the Trainer takes it: splits checked against the config, and a loader for each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lamella.data.batches import Augment, Batches
+from lamella.data.samples import ImageFiles, Samples, Splits, split
+from lamella.errors import RequestError
+
+# Without gradients a batch needs a fraction of the memory, and fewer of them cost less.
+EVALUATION_FACTOR = 4
+
+
+class Data(pl.LightningDataModule):
+    """Training, validation and test batches of one data set.
+
+    source: the splits. shape: of one sample, without the batch dimension. mean, std: one number a channel, on the
+    scale 0 to 1, for uint8 inputs. batch_size: of one optimizer step, over all devices. val_size, test_size: a count
+    or a fraction, cut off the training samples by `split_seed` where the source has no such split. in_memory: hold
+    the inputs on the device; otherwise `num_workers` processes read them. seed: orders and augments.
+
+    Raises RequestError where the samples and the config do not fit.
+    """
+
+    def __init__(
+        self,
+        source: Splits,
+        shape: Sequence[int],
+        batch_size: int,
+        num_classes: int,
+        classes: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        val_size: int | float = 0.1,
+        test_size: int | float = 0.1,
+        split_seed: int = 0,
+        augment: Augment | None = None,
+        drop_last: bool = False,
+        in_memory: bool = True,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.shape, self.batch_size, self.num_classes = tuple(shape), batch_size, num_classes
+        self.classes = list(map(str, classes)) if classes is not None else list(map(str, range(num_classes)))
+        self.augment, self.drop_last, self.seed = augment, drop_last, seed
+        self.num_workers = None if in_memory else num_workers
+
+        train, val, test = source.train, source.val, source.test
+        if test is None:
+            train, test = split(train, test_size, split_seed + 1, "data.test_size")
+        if val is None:
+            train, val = split(train, val_size, split_seed, "data.val_size")
+        self.train, self.val, self.test = (_ready(samples, in_memory) for samples in (train, val, test))
+        self._check()
+        self._normalization = _normalization(mean, std, self.shape) if self._images else None
+
+    @property
+    def _images(self) -> bool:
+        inputs = self.train.inputs
+        return isinstance(inputs, ImageFiles) or inputs.dtype == torch.uint8  # type: ignore[attr-defined]
+
+    def _check(self) -> None:
+        if self.batch_size < 1:
+            raise RequestError(f"data.batch_size is {self.batch_size}; it takes 1 or more", "data.batch_size")
+        if len(self.classes) != self.num_classes:
+            raise RequestError(
+                f"data.num_classes is {self.num_classes}, but data.classes names {len(self.classes)}", "data.num_classes"
+            )
+        if self.drop_last and self.batch_size > len(self.train):
+            raise RequestError(
+                f"data.batch_size is {self.batch_size}, more than the {len(self.train)} training samples, and "
+                f"data.drop_last drops an unfinished batch: nothing would be trained",
+                "data.batch_size",
+            )
+        found = tuple(self.train.inputs[torch.tensor([0])].shape[1:])
+        if found != self.shape:
+            raise RequestError(f"data.shape is {list(self.shape)}, but the samples are {list(found)}", "data.shape")
+        for name, samples in (("training", self.train), ("validation", self.val), ("test", self.test)):
+            labels = samples.targets
+            if labels.dtype == torch.int64 and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+                wrong = int(labels.max()) if int(labels.max()) >= self.num_classes else int(labels.min())
+                raise RequestError(
+                    f"data.num_classes is {self.num_classes}, but a {name} label is {wrong}; "
+                    f"labels go from 0 to {self.num_classes - 1}",
+                    "data.num_classes",
+                )
+
+    def check_world(self, world: int) -> None:
+        """Raise RequestError where a batch cannot be shared equally by `world` devices."""
+        if self.batch_size % world:
+            raise RequestError(
+                f"data.batch_size is {self.batch_size}, which {world} devices cannot share equally; "
+                f"take a multiple of {world}",
+                "data.batch_size",
+            )
+
+    def normalize(self, inputs: Tensor) -> Tensor:
+        """uint8 or float pixels from 0 to 255 in, normalised floats of the same shape out."""
+        assert self._normalization is not None
+        scale, shift = (part.to(inputs.device) for part in self._normalization)
+        return inputs.to(torch.float32, copy=True).mul_(scale).sub_(shift)
+
+    def batches(self, samples: Samples, **options: Any) -> Batches:
+        trainer = self.trainer
+        return Batches(
+            samples,
+            options.pop("batch_size", self.batch_size),
+            normalize=self.normalize if self._images else None,
+            rank=trainer.global_rank if trainer else 0,
+            world=trainer.world_size if trainer else 1,
+            device=trainer.strategy.root_device if trainer else "cpu",
+            num_workers=self.num_workers,
+            **options,
+        )
+
+    def train_dataloader(self) -> Batches:
+        trainer = self.trainer
+        return self.batches(
+            self.train,
+            augment=self.augment,
+            shuffle=True,
+            drop_last=self.drop_last,
+            seed=self.seed,
+            epoch=lambda: trainer.current_epoch if trainer else 0,
+        )
+
+    def val_dataloader(self) -> Batches:
+        return self.batches(self.val, batch_size=EVALUATION_FACTOR * self.batch_size)
+
+    def test_dataloader(self) -> Batches:
+        return self.batches(self.test, batch_size=EVALUATION_FACTOR * self.batch_size)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches are made on the device; looking through each for tensors to move would cost a tenth of a step."""
+        return batch
+
+
+def _ready(samples: Samples, in_memory: bool) -> Samples:
+    if isinstance(samples.inputs, ImageFiles):
+        if in_memory:
+            return Samples(samples.inputs.load(), samples.targets)
+        samples.inputs.check()
+    return samples
+
+
+def _normalization(
+    mean: Sequence[float] | None, std: Sequence[float] | None, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """(x / 255 - mean) / std as one scale and one shift, each (channels, 1, 1)."""
+    channels = shape[0]
+    for key, values in (("data.mean", mean), ("data.std", std)):
+        if values is not None and len(values) != channels:
+            raise RequestError(f"{key} has {len(values)} numbers; data.shape has {channels} channels", key)
+    if std is not None and min(std) <= 0:
+        raise RequestError(f"data.std is {list(std)}; it takes numbers above 0", "data.std")
+    centre = torch.tensor(mean if mean is not None else [0.0] * channels).view(-1, 1, 1)
+    spread = torch.tensor(std if std is not None else [1.0] * channels).view(-1, 1, 1)
+    return 1 / (255 * spread), centre / spread

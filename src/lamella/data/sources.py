@@ -1,0 +1,99 @@
+"""Where samples come from. Each function returns Splits and raises RequestError for data that is missing or broken."""
+
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from lamella.data.samples import ImageFiles, Samples, Splits
+from lamella.errors import RequestError, first_line, nearest
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
+
+
+def digits(size: int = 28) -> Splits:
+    """1,797 handwritten digits that come inside scikit-learn, upscaled from 8×8 to 1×size×size.
+
+    The file is read where scikit-learn keeps it: importing the library would take longer than the training.
+    """
+    spec = find_spec("sklearn")
+    assert spec and spec.origin
+    with gzip.open(Path(spec.origin).parent / "datasets/data/digits.csv.gz", "rt") as file:
+        table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.uint8))
+    pixels = table[:, :64].reshape(-1, 1, 8, 8).float() * (255 / 16)
+    images = interpolate(pixels, size=(size, size), mode="bilinear").round().to(torch.uint8)
+    return Splits(Samples(images, table[:, 64].long()))
+
+
+def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Splits:
+    """A data set of torchvision with its standard test set: one of TORCHVISION, found or put below `root`."""
+    from torchvision import datasets
+
+    if dataset not in TORCHVISION:
+        raise RequestError(
+            f"data.source.dataset is {dataset!r}; {nearest(dataset, TORCHVISION)}", "data.source.dataset"
+        )
+    cls = getattr(datasets, dataset)
+
+    def part(train: bool) -> Samples:
+        loaded: Any = cls(root, train=train, download=download)
+        images = torch.as_tensor(loaded.data)
+        images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
+        return Samples(images, torch.as_tensor(loaded.targets))
+
+    try:
+        return Splits(train=part(True), test=part(False))
+    except Exception as error:
+        here = Path(root).absolute()
+        if "not found" in str(error) or "Error downloading" in str(error) or isinstance(error, OSError):
+            tried = "it could not be downloaded" if download else "data.download is false"
+            message = (
+                f"data.root is {str(root)!r}: there is no {dataset} in {here}, and {tried}\n"
+                f"  ({first_line(error)});\n  point data.root at the folder that holds it, or use data=digits"
+            )
+        else:
+            message = f"data.root is {str(root)!r}: the {dataset} files in {here} are damaged; remove them and try again"
+        raise RequestError(message, "data.root") from error
+
+
+def image_folder(root: str, shape: list[int], classes: list[str]) -> Splits:
+    """Images in `root/train/<class>/`, and in `root/val/` and `root/test/` where they are there."""
+    folder = Path(root)
+    if not (folder / "train").is_dir():
+        raise RequestError(
+            f"data.root is {root!r}: {folder.absolute()} has no folder train/ with one folder a class in it", "data.root"
+        )
+    parts = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
+    return Splits(**{name: _part(folder / name, shape, classes) for name in parts})
+
+
+def class_folders(root: str) -> list[str]:
+    """The classes of an image folder: the names of the folders in `root/train`, sorted."""
+    folder = Path(root) / "train"
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not names:
+        raise RequestError(
+            f"data.root is {root!r}: {folder.absolute()} holds no folders; put the images of each class into "
+            "train/<class>/",
+            "data.root",
+        )
+    return names
+
+
+def _part(folder: Path, shape: list[int], classes: list[str]) -> Samples:
+    unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in classes)
+    if unknown:
+        raise RequestError(f"data.classes has no {unknown[0]!r}, a folder in {folder}; {nearest(unknown[0], classes)}", "data.classes")
+    paths, targets = [], []
+    for number, name in enumerate(classes):
+        images = sorted(str(path) for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGES)
+        paths += images
+        targets += [number] * len(images)
+    if not paths:
+        raise RequestError(f"data.root: there are no images in {folder}/<class>/", "data.root")
+    return Samples(ImageFiles(paths, shape), torch.tensor(targets))

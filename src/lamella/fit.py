@@ -1,0 +1,80 @@
+"""One run, start to end: fit, then test the best checkpoint."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from lamella.build import Experiment
+from lamella.checkpoints import AtomicCheckpointIO, Checkpoints
+from lamella.errors import RequestError, first_line
+from lamella.progress import Bar, Board, EpochLog
+from lamella.task import DIRECTION
+
+# Lightning's advice on loggers, workers and tuning, which Lamella has followed or does not need.
+QUIET = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out. metrics: the best epoch's train/… and val/…, and the best checkpoint's test/…."""
+
+    metrics: dict[str, float]
+    best_epoch: int
+    epochs: int
+    steps: int
+
+
+def fit(
+    experiment: Experiment, directory: Path, on_epoch: Callable[[dict[str, float]], None] = lambda metrics: None
+) -> Outcome:
+    """Train and test, writing TensorBoard's events and `checkpoints/` into `directory`.
+
+    on_epoch: called on the first rank with each epoch's metrics. Raises RequestError where the Trainer refuses its
+    arguments, before any training, and NonFiniteLoss.
+    """
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    task, data, monitor = experiment.task, experiment.data, experiment.monitor
+    lines: dict[int, dict[str, float]] = {}
+
+    def keep(metrics: dict[str, float]) -> None:
+        lines[int(metrics["epoch"])] = metrics
+        on_epoch(metrics)
+
+    charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", task.metric)}
+    checkpoints = Checkpoints(directory / "checkpoints", monitor, DIRECTION[monitor.partition("/")[2]])
+    try:
+        trainer = experiment.trainer(
+            [Bar(), checkpoints],
+            [EpochLog(keep), Board(str(directory), charts)],
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=str(directory),
+            log_every_n_steps=0,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise RequestError(f"trainer: {first_line(error)}", "trainer") from error
+    data.check_world(trainer.world_size)
+    # Apart from the draws of the initial weights, and different on each rank, so that dropout is.
+    stream = np.random.SeedSequence((experiment.seed, trainer.global_rank)).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(stream) >> 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="|".join(QUIET))
+        trainer.fit(task, datamodule=data)
+        steps, epochs = trainer.global_step, trainer.current_epoch
+        best = str(checkpoints.best)
+        [tested] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    kept = lines.get(checkpoints.best_epoch, {})
+    metrics = {name: value for name, value in kept.items() if name.startswith(("train/", "val/"))}
+    return Outcome(metrics | dict(tested), checkpoints.best_epoch, epochs, steps)
+
+
+def rank() -> int:
+    """This process among those that share the run, 0 for the one that keeps the record."""
+    return int(os.environ.get("LOCAL_RANK", 0))

@@ -1,0 +1,337 @@
+"""The layer stack: a list of entries and the shape of a sample become a network and its shape trace.
+
+The entries are read once, with a batch on the meta device passed through, so that every input size is
+inferred and every mistake is found before a weight is allocated. What comes out is a plan; building it
+calls PyTorch's own constructors in the order in which they are written.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lamella import arguments, layers
+from lamella.errors import RequestError, first_line, nearest
+
+Make = Callable[[], nn.Module]
+
+COMPOSITES = ("Sequential", "Repeat", "Residual", "Concat")
+SPATIAL = {1: "(channels, length)", 2: "(channels, height, width)", 3: "(channels, depth, height, width)"}
+# Two, because one sample would fail in BatchNorm, and any more would only cost time.
+BATCH = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one layer did to the batch. Shapes are of one sample, without the batch dimension."""
+
+    place: str
+    layer: str
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    parameters: int
+
+
+class Network(layers.Sequential):
+    """The finished stack, printed under the name that its config gives."""
+
+    def __init__(self, children: Mapping[str, nn.Module], name: str) -> None:
+        super().__init__(children)
+        self.name = name
+
+    def _get_name(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network that is known in every size but not made yet. `build()` makes it, on the current device."""
+
+    build: Make
+    trace: list[Row]
+    output: tuple[int, ...]
+
+
+def plan(entries: Any, shape: Sequence[int], name: str = "Network", place: str = "network.layers") -> Plan:
+    """Plan the stack for samples of `shape`, which leaves out the batch dimension.
+
+    `entries` is a list (numbered) or a mapping (named). Raises RequestError, which names the place, the
+    layer's class, the shape that came in and the way out.
+    """
+    planner = _Planner()
+    makes, y = planner.children(entries, torch.empty(BATCH, *shape, device="meta"), place)
+    return Plan(lambda: Network(_made(makes), name), planner.trace, _sample(y))
+
+
+def plan_module(make: Make, shape: Sequence[int], place: str = "network") -> Plan:
+    """The same for a whole module that somebody else wrote, such as torchvision's resnet18."""
+    planner = _Planner()
+    y = planner.foreign(make, torch.empty(BATCH, *shape, device="meta"), place)
+    return Plan(make, planner.trace, _sample(y))
+
+
+def _made(makes: Mapping[str, Make]) -> dict[str, nn.Module]:
+    return {name: make() for name, make in makes.items()}
+
+
+def _sample(batch: Tensor) -> tuple[int, ...]:
+    return tuple(batch.shape[1:])
+
+
+# Which parameter of a torch.nn class is the size of what comes in, and where that size stands.
+# LayerNorm's default follows the two examples of its documentation: an image as a whole, else the last dimension.
+_INFERRED: dict[str, Callable[[Tensor], Any]] = {
+    "in_features": lambda x: x.shape[-1],
+    "input_size": lambda x: x.shape[-1],
+    "in_channels": lambda x: x.shape[1],
+    "num_features": lambda x: x.shape[1],
+    "num_channels": lambda x: x.shape[1],
+    "normalized_shape": lambda x: tuple(x.shape[1:]) if x.dim() > 3 else (x.shape[-1],),
+}
+
+
+def _layer_class(name: Any) -> type[nn.Module] | None:
+    found = getattr(nn, name, None) if isinstance(name, str) else None
+    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
+
+
+def _is_layer(name: Any) -> bool:
+    return name in COMPOSITES or _layer_class(name) is not None
+
+
+def _layer_names() -> list[str]:
+    return [*COMPOSITES, *(name for name in dir(nn) if _layer_class(name) and not name.startswith("Lazy"))]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+@dataclass
+class _Planner:
+    trace: list[Row] = field(default_factory=list)
+
+    def children(self, entries: Any, x: Tensor, place: str) -> tuple[dict[str, Make], Tensor]:
+        """Entries one after another; a null entry is no layer, so that `norm: null` leaves it out."""
+        makes: dict[str, Make] = {}
+        for name, entry in self.named(entries, place).items():
+            if entry is not None:
+                makes[name], x = self.entry(entry, x, f"{place}.{name}")
+        return makes, x
+
+    def named(self, entries: Any, place: str) -> dict[str, Any]:
+        if isinstance(entries, Mapping):
+            for name in entries:
+                if _is_layer(name):
+                    raise RequestError(
+                        f"{place}: {name} is a layer where a name is expected; write a list, `- {name}: …`, "
+                        "with one dash a layer",
+                        place,
+                    )
+                if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or hasattr(nn.Module(), str(name)):
+                    raise RequestError(f"{place}: {name!r} cannot name a layer; choose another name", place)
+            return dict(entries)
+        if isinstance(entries, Sequence) and not isinstance(entries, str):
+            return {str(number): entry for number, entry in enumerate(entries)}
+        raise RequestError(f"{place} is {entries!r}; it takes a list or a mapping of layers", place)
+
+    def entry(self, entry: Any, x: Tensor, place: str) -> tuple[Make, Tensor]:
+        if isinstance(entry, str):
+            return self.layer(entry, None, x, place)
+        if callable(entry):
+            return entry, self.foreign(entry, x, place)
+        if isinstance(entry, Mapping) and len(entry) == 1:
+            [(name, argument)] = entry.items()
+            if name in COMPOSITES:
+                return self.composite(name, argument, x, f"{place}.{name}")
+            if _is_layer(name) or str(name)[:1].isupper():
+                return self.layer(str(name), argument, x, place)
+        if isinstance(entry, Mapping | Sequence):
+            makes, x = self.children(entry, x, place)
+            return (lambda: layers.Sequential(_made(makes))), x
+        raise RequestError(f"{place} is {entry!r}; it takes a layer: {nearest(str(entry), _layer_names())}", place)
+
+    def composite(self, name: str, argument: Any, x: Tensor, place: str) -> tuple[Make, Tensor]:
+        """One of COMPOSITES. A list is its layers; for Repeat, which counts first, `[times, layers]`."""
+        if name == "Repeat" and isinstance(argument, Sequence) and not isinstance(argument, str):
+            argument = dict(zip(("times", "layers"), argument, strict=False))
+        keyword = isinstance(argument, Mapping) and "layers" in argument
+        options = dict(argument) if keyword else {"layers": argument}
+        body = f"{place}.layers" if keyword else place
+        arguments.check(_OPTIONS[name], options, place=place, title=name)
+
+        if name == "Sequential":
+            makes, y = self.children(options["layers"], x, body)
+            return (lambda: layers.Sequential(_made(makes))), y
+
+        if name == "Repeat":
+            repeats: dict[str, Make] = {}
+            for number in range(options["times"]):
+                inner, x = self.children(options["layers"], x, body)
+                repeats[str(number)] = partial(_stack, inner)
+            return (lambda: layers.Sequential(_made(repeats))), x
+
+        if name == "Residual":
+            inner, y = self.children(options["layers"], x, body)
+            shortcut, kept = None, x
+            if options.get("shortcut") is not None:
+                outer, kept = self.children(options["shortcut"], x, f"{place}.shortcut")
+                shortcut = partial(_stack, outer)
+            if y.shape != kept.shape:
+                raise RequestError(
+                    f"{place}: Residual adds {_sample(y)} to {_sample(kept)}; give both one shape, "
+                    "for instance with `shortcut: [Conv2d: [channels, 1]]`",
+                    place,
+                )
+            return (lambda: layers.Residual(_stack(inner), shortcut and shortcut())), y
+
+        branches: dict[str, Make] = {}
+        outputs = []
+        for number, entry in self.named(options["layers"], body).items():
+            branches[number], y = self.entry(entry, x, f"{body}.{number}")
+            outputs.append(y)
+        dim = options.get("dim", 1)
+        try:
+            joined = torch.cat(outputs, dim)
+        except (RuntimeError, IndexError) as error:
+            shapes = ", ".join(str(_sample(y)) for y in outputs)
+            raise RequestError(
+                f"{place}: Concat joins {shapes} along dimension {dim} (0 is the batch); "
+                "the other dimensions must agree",
+                place,
+            ) from error
+        return (lambda: layers.Concat(_made(branches), dim)), joined
+
+    def layer(self, name: str, argument: Any, x: Tensor, place: str) -> tuple[Make, Tensor]:
+        """A torch.nn class with its arguments, the size of its input added."""
+        cls = _layer_class(name)
+        if cls is None:
+            raise RequestError(f"{place}: no layer is called {name!r}; {nearest(name, _layer_names())}", place)
+        if name.startswith("Lazy"):
+            raise RequestError(f"{place}: write {name[4:]} for {name}; sizes are inferred here", place)
+        came = f"what comes in is {_sample(x)}"
+
+        spatial = re.search(r"([123])d$", name)
+        if spatial:
+            dimensions = int(spatial[1])
+            if x.dim() != dimensions + 2 and not (name == "BatchNorm1d" and x.dim() == 2):
+                raise RequestError(f"{place}: {name} expects {SPATIAL[dimensions]}, {came}", place)
+
+        expected = arguments.parameters(cls)
+        inferred = next((parameter for parameter in expected if parameter in _INFERRED), None)
+        keywords = self.keywords(name, argument, [p for p in expected if p != inferred], place)
+        if inferred:
+            size = _INFERRED[inferred](x)
+            written = keywords.setdefault(inferred, size)
+            if written != size and not (inferred == "normalized_shape" and _ends_with(x, written)):
+                raise RequestError(
+                    f"{place}: {name} has {inferred}={written}, {came}; leave it out, or write {size}", place
+                )
+        if "batch_first" in expected:
+            # Batches come first everywhere here, and a recurrent layer would mix the samples otherwise.
+            keywords.setdefault("batch_first", True)
+        arguments.check(cls, keywords, place=f"{place}.{name}")
+        make = partial(cls, **keywords)
+        try:
+            with torch.device("meta"):
+                module = make()
+        except Exception as error:
+            raise RequestError(f"{place}: {name}: {first_line(error)} ({came})", place) from error
+        try:
+            y = self.run(module, x, place)
+        except Exception as error:
+            raise RequestError(f"{place}: {name} cannot take {_sample(x)}: {first_line(error)}", place) from error
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        self.trace.append(Row(place, name, _sample(x), _sample(y), parameters))
+        return make, y
+
+    def keywords(self, name: str, argument: Any, names: list[str], place: str) -> dict[str, Any]:
+        if argument is None:
+            return {}
+        if isinstance(argument, Mapping):
+            return {str(key): _tuples(value) for key, value in argument.items()}
+        values = argument if isinstance(argument, list | tuple) else [argument]
+        names = [parameter for parameter in names if parameter not in ("device", "dtype")]
+        if len(values) > len(names):
+            hint = f"; for a list as one value write `{name}: {{{names[0]}: {list(values)}}}`" if names else ""
+            raise RequestError(
+                f"{place}: {name} takes {len(names)} arguments ({', '.join(names)}), got {list(values)}{hint}", place
+            )
+        return {parameter: _tuples(value) for parameter, value in zip(names, values, strict=False)}
+
+    def foreign(self, make: Make, x: Tensor, place: str) -> Tensor:
+        """A module from elsewhere: one row for each of its leaves, in the order in which they ran."""
+        try:
+            with torch.device("meta"):
+                module = make()
+            y = self.traced(module, x, place)
+        except Exception:
+            # Some modules compute with values as they are made or run; those need real tensors.
+            with torch.random.fork_rng(devices=[]):
+                try:
+                    module = make()
+                    y = self.traced(module, torch.zeros(x.shape), place)
+                except RequestError:
+                    raise
+                except Exception as error:
+                    raise RequestError(
+                        f"{place}: {type(error).__name__} on samples of shape {_sample(x)}: {first_line(error)}", place
+                    ) from error
+        return y.to("meta")
+
+    def traced(self, module: nn.Module, x: Tensor, place: str) -> Tensor:
+        rows: list[Row] = []
+
+        def note(name: str, leaf: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) else output
+            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+                size = sum(parameter.numel() for parameter in leaf.parameters())
+                where = f"{place}.{name}" if name else place
+                rows.append(Row(where, type(leaf).__name__, _sample(inputs[0]), _sample(output), size))
+
+        leaves = [(name, leaf) for name, leaf in module.named_modules() if not any(leaf.children())]
+        hooks = [leaf.register_forward_hook(partial(note, name)) for name, leaf in leaves]
+        try:
+            y = self.run(module, x, place)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.trace.extend(rows)
+        return y
+
+    def run(self, module: nn.Module, x: Tensor, place: str) -> Tensor:
+        with torch.no_grad():
+            output = module(x)
+        y = output[0] if isinstance(output, tuple) else output
+        if not isinstance(y, Tensor):
+            raise TypeError(f"returned a {type(y).__name__} where a tensor is expected")
+        return y
+
+
+def _stack(makes: Mapping[str, Make]) -> nn.Module:
+    """One layer stands for itself; several are a Sequential."""
+    return next(iter(makes.values()))() if len(makes) == 1 else layers.Sequential(_made(makes))
+
+
+def _ends_with(x: Tensor, written: Any) -> bool:
+    sizes = (written,) if isinstance(written, int) else tuple(written)
+    return tuple(x.shape[x.dim() - len(sizes) :]) == sizes
+
+
+# The options of each composite, as a signature that the arguments are checked against.
+def _layers(layers: Any) -> None: ...
+def _repeat(times: int, layers: Any) -> None: ...
+def _residual(layers: Any, shortcut: Any = None) -> None: ...
+def _concat(layers: Any, dim: int = 1) -> None: ...
+
+
+_OPTIONS: dict[str, Callable[..., None]] = {
+    "Sequential": _layers,
+    "Repeat": _repeat,
+    "Residual": _residual,
+    "Concat": _concat,
+}

@@ -1,0 +1,167 @@
+"""The run directory: what a run was asked, what it did and what came out."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TextIO
+
+from lamella.errors import RequestError
+
+LONGEST = 120  # bytes of a directory's name; file systems stop at 255
+PACKAGES = ("lamella", "torch", "torchvision", "pytorch-lightning", "hydra-core")
+
+
+def slug(overrides: Sequence[str]) -> str:
+    """A directory name for these overrides: legible, at most 120 bytes, and another one for other overrides.
+
+    The order of the overrides does not matter. What had to be changed or cut is made unique by a hash.
+    """
+    ordered = sorted(overrides)
+    text = ",".join(ordered) or "defaults"
+    name = re.sub(r"[^\w.,=+~@-]+", "-", text, flags=re.ASCII)
+    if name == text and len(name) <= LONGEST and not name.startswith("."):
+        return name
+    digest = hashlib.sha256("\0".join(ordered).encode()).hexdigest()[:8]
+    return f"{name.lstrip('.')[: LONGEST - 9]}-{digest}"
+
+
+def claim(parent: Path, name: str) -> Path:
+    """Make `parent/name`, or `parent/name_2` and so on where that exists: whoever made it owns it.
+
+    Raises RequestError where it cannot be written.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = parent / (name if number == 1 else f"{name}_{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return path
+    except OSError as error:
+        raise RequestError(f"outputs={parent}: cannot write there ({error.strerror})", "outputs") from error
+
+
+class Run:
+    """One run directory, open for writing.
+
+    Its `run.json` is replaced as a whole each time, so that a reader never sees half of one.
+    """
+
+    def __init__(self, path: Path, config: str, fields: Mapping[str, Any]) -> None:
+        self.path = path
+        self.fields: dict[str, Any] = {
+            "status": "running",
+            **fields,
+            "epochs": 0,
+            "steps": 0,
+            "seconds": 0.0,
+            "started": _now(),
+            "finished": None,
+            "metrics": {},
+            "best_epoch": None,
+            "versions": _versions(),
+            "git": _git(path / "git.patch"),
+            "error": None,
+        }
+        _write(path / "config.yaml", config)
+        self.update()
+
+    def update(self, **fields: Any) -> None:
+        """Change some fields of the record."""
+        self.fields |= fields
+        started = datetime.fromisoformat(self.fields["started"])
+        self.fields["seconds"] = round((datetime.now(UTC) - started).total_seconds(), 3)
+        _write(self.path / "run.json", json.dumps(self.fields, indent=2) + "\n")
+
+    def epoch(self, metrics: Mapping[str, float]) -> None:
+        """Add an epoch's line to `metrics.jsonl`; "epoch" is the number of epochs that are over."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+        self.fields["epochs"] = int(metrics["epoch"])
+
+    def close(self, status: str, **fields: Any) -> None:
+        """Say how it ended: finished, failed (with `error`) or interrupted."""
+        self.update(status=status, finished=_now(), **fields)
+
+    def discard(self) -> None:
+        """Remove a run that was refused before it trained."""
+        shutil.rmtree(self.path)
+
+    @contextmanager
+    def log(self) -> Iterator[TextIO]:
+        """Copy what is printed to `log.txt`, which is what `with` gives."""
+        with (self.path / "log.txt").open("a", buffering=1) as file:
+            streams = sys.stdout, sys.stderr
+            sys.stdout, sys.stderr = (_Tee(stream, file) for stream in streams)
+            try:
+                yield file
+            finally:
+                sys.stdout, sys.stderr = streams
+
+
+class _Tee:
+    """A stream that writes to a file as well; for everything else it is the stream."""
+
+    def __init__(self, stream: TextIO, file: TextIO) -> None:
+        self._stream, self._file = stream, file
+
+    def write(self, text: str) -> int:
+        self._file.write(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record in a run directory."""
+    record: dict[str, Any] = json.loads((path / "run.json").read_text())
+    return record
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a whole file or nothing: to a neighbour first, then renamed over it."""
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
+    with neighbour.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(neighbour, path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
+
+
+def _git(patch: Path) -> dict[str, Any] | None:
+    """The commit of the working directory; uncommitted changes go to `patch`. None outside a repository."""
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", *arguments], capture_output=True, check=True).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").decode().strip()
+        changes = git("diff", "--binary", "HEAD")
+        dirty = bool(git("status", "--porcelain", "--untracked-files=normal"))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    if changes:
+        patch.write_bytes(changes)
+    return {"commit": commit, "dirty": dirty}

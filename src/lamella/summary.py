@@ -1,0 +1,51 @@
+"""Rows for people: the epochs of a run, its end, and the members of a sweep side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def epoch(metrics: Mapping[str, float], epochs: int | None) -> str:
+    """One epoch in one line: `epoch  3/10  train loss 0.1234 accuracy 0.9612  val loss …  1.2 s`."""
+    count = f"{int(metrics['epoch']):>{len(str(epochs))}}/{epochs}" if epochs else f"{int(metrics['epoch'])}"
+    stages = [_stage(stage, metrics) for stage in ("train", "val")]
+    return "  ".join([f"epoch {count}", *filter(None, stages), f"{metrics['seconds']:.1f} s"])
+
+
+def finished(best_epoch: int, epochs: int, metrics: Mapping[str, float], path: Path) -> str:
+    """What came out of a run, where it is, and how to look at it."""
+    rows = {
+        "best epoch": f"{best_epoch} of {epochs}  {_stage('val', metrics)}",
+        "test": _stage("test", metrics).removeprefix("test "),
+        "directory": str(path),
+        "curves": f"lamella board {path.parts[0]}",
+    }
+    return "\n".join(f"{name:<12}{value}" for name, value in rows.items())
+
+
+def leaderboard(members: Sequence[Mapping[str, Any]]) -> str:
+    """The members of a sweep, best first: what varies, the monitored metric, the test metrics, the directory."""
+    monitor: str = members[0]["monitor"]
+    settings = [dict(override.lstrip("+~").partition("=")[::2] for override in member["overrides"]) for member in members]
+    varying = [key for key in settings[0] if len({setting.get(key) for setting in settings}) > 1]
+    columns = [monitor, *sorted({name for member in members for name in member["metrics"] if name.startswith("test/")})]
+    sign = -1 if monitor.endswith("accuracy") else 1
+    order = sorted(range(len(members)), key=lambda i: sign * members[i]["metrics"].get(monitor, -sign * float("inf")))
+    rows = [[*varying, *columns, "status", "directory"]]
+    for number in order:
+        metrics = members[number]["metrics"]
+        numbers = [f"{metrics[name]:.4f}" if name in metrics else "-" for name in columns]
+        values = [settings[number].get(key, "") for key in varying]
+        rows.append([*values, *numbers, members[number]["status"], str(members[number]["path"])])
+    return table(rows)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned, two spaces between them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _stage(stage: str, metrics: Mapping[str, float]) -> str:
+    values = {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith(f"{stage}/")}
+    return f"{stage} " + " ".join(f"{name} {value:.4f}" for name, value in values.items()) if values else ""
