@@ -47,10 +47,10 @@ def check(
                 continue
             choices = set(named) - set(supplied) - {"device", "dtype"}
             hint = nearest(name, choices)
-            raise RequestError(f"{place}: {title} has no argument {name!r}; {hint}", f"{place}.{name}")
+            raise RequestError(f"{place}.{name}: {title} has no such argument; {hint}", f"{place}.{name}")
         annotation = named[name].annotation
         if not _fits(value, annotation):
-            wanted = inspect.formatannotation(annotation).replace("typing.", "")
+            wanted = " or ".join(dict.fromkeys(_words(annotation)))
             raise RequestError(f"{place}.{name} is {value!r}; {title} takes {wanted}", f"{place}.{name}")
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in values and name not in supplied:
@@ -79,3 +79,18 @@ def _fits(value: Any, annotation: Any) -> bool:
         # YAML has one kind of list; whoever wants a tuple gets it converted.
         return isinstance(value, Sequence) and not isinstance(value, str)
     return isinstance(value, kind)
+
+
+def _words(annotation: Any) -> list[str]:
+    """An annotation as a reader of YAML would say it, one string an alternative."""
+    origin, options = get_origin(annotation), get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return [word for option in options for word in _words(option)]
+    if origin is typing.Literal:
+        return [str(option) for option in options]
+    if annotation in (None, types.NoneType):
+        return ["null"]
+    kind = origin or annotation
+    if isinstance(kind, type) and issubclass(kind, Sequence) and not issubclass(kind, str):
+        return ["a list"]
+    return [getattr(kind, "__name__", str(kind))]

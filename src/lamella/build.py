@@ -103,6 +103,7 @@ class _Builder:
         present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if accelerator == "auto":
             accelerator = next(name for name in ("cuda", "mps", "cpu") if present[name])
+        arguments.check(pl.Trainer, {"precision": node["precision"]}, place="device", title="Trainer")
         if accelerator not in present:
             raise RequestError(f"device.accelerator is {accelerator!r}; {nearest(accelerator, present)}", "device.accelerator")
         if not present[accelerator]:
@@ -263,11 +264,10 @@ def _target(path: Any, key: str, base: type) -> Any:
     allowed = (*ALLOWED, *own)
     root = str(path).partition(".")[0]
     if not isinstance(path, str) or not any(path.startswith(f"{prefix}.") for prefix in allowed):
-        raise RequestError(
-            f"{key} is {path!r}, which is not among what a config may build: {', '.join(allowed)};\n"
-            f'  for code of your own write into pyproject.toml: [tool.lamella] targets = ["{root}"]',
-            key,
-        )
+        here = Path(root).is_dir() or Path(f"{root}.py").is_file()
+        name = root if here else "PACKAGE"
+        hint = f';\n  to allow code of your own, write into pyproject.toml: [tool.lamella] targets = ["{name}"]'
+        raise RequestError(f"{key} is {path!r}; a config may build from {', '.join(allowed)}{hint}", key)
     try:
         target = get_object(path)
     except Exception as error:

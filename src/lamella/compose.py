@@ -69,6 +69,8 @@ def run(task: Callable[[Job], int], arguments: list[str]) -> int:
                 raise
             statuses.append(report(error, overrides, choices))
 
+    # argparse, which Hydra uses, takes no override after -m that others stand before.
+    arguments = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
     _resolvers(arguments)
     sys.path.insert(0, os.getcwd())
     sys.argv = ["lamella train", *arguments]
@@ -129,24 +131,24 @@ def _resolvers(arguments: list[str]) -> None:
 
 def explain(error: BaseException) -> RequestError | None:
     """The refusal that an exception of Hydra, OmegaConf or YAML amounts to; None for any other."""
-    chain = list(_chain(error))
-    for link in chain:
+    for link in _chain(error):
         if isinstance(link, RequestError):
             return link
         if isinstance(link, yaml.MarkedYAMLError):
             mark = link.problem_mark or link.context_mark
             where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a config file"
             return RequestError(f"{where}: this is no YAML: {link.problem or link.context}")
-    refusal = None
-    for link in chain:
-        refusal = _explained(link, str(error)) or refusal
-    return refusal
+    cause = error.__cause__ and _explained(error.__cause__, str(error))
+    return cause or _explained(error, str(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    """An exception and what led to it; OmegaConf hides the context, in which the cause may be."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
         yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        error = error.__cause__ or error.__context__
 
 
 def _explained(error: BaseException, outer: str) -> RequestError | None:
@@ -166,7 +168,8 @@ def _explained(error: BaseException, outer: str) -> RequestError | None:
             key = missing[1]
         return RequestError(f"{key} is ???: it must be set, as in {key}=…", key)
     if isinstance(error, InterpolationKeyError):
-        return RequestError(f"{error.full_key}: {message}", str(error.full_key))
+        unknown = re.sub(r".*'(.*)'.*", r"\1", message)
+        return RequestError(f"{error.full_key} is {error.child_node}, but there is no key {unknown}", str(error.full_key))
     if isinstance(error, ConfigIndexError):
         return RequestError(f"{error.full_key}: the list has {len(error.parent_node)} items, numbered from 0")
     if isinstance(error, ConfigKeyError) or type(error).__name__ == "ConfigAttributeError":

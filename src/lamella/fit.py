@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lamella.build import Experiment
 from lamella.checkpoints import AtomicCheckpointIO, Checkpoints
-from lamella.errors import RequestError, first_line
 from lamella.progress import Bar, Board, EpochLog
 from lamella.task import DIRECTION
 
@@ -50,16 +48,13 @@ def fit(
 
     charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", task.metric)}
     checkpoints = Checkpoints(directory / "checkpoints", monitor, DIRECTION[monitor.partition("/")[2]])
-    try:
-        trainer = experiment.trainer(
-            [Bar(), checkpoints],
-            [EpochLog(keep), Board(str(directory), charts)],
-            plugins=[AtomicCheckpointIO()],
-            default_root_dir=str(directory),
-            log_every_n_steps=0,
-        )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise RequestError(f"trainer: {first_line(error)}", "trainer") from error
+    trainer = experiment.trainer(
+        [Bar(), checkpoints],
+        [EpochLog(keep), Board(str(directory), charts)],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(directory),
+        log_every_n_steps=0,
+    )
     data.check_world(trainer.world_size)
     # Apart from the draws of the initial weights, and different on each rank, so that dropout is.
     stream = np.random.SeedSequence((experiment.seed, trainer.global_rank)).generate_state(1, np.uint64)[0]
