@@ -30,8 +30,8 @@ def check(
 ) -> None:
     """Check that `target(**values)` is a call that its signature allows.
 
-    `supplied` names the parameters that the caller adds later; `title` is what errors call the target. Raises RequestError for an unknown
-    name, for a value whose type is wrong, and for a required parameter that is missing.
+    `supplied` names the parameters that the caller adds later; `title` is what errors call the target. Raises
+    RequestError for an unknown name, for a value whose type is wrong, and for a required parameter that is missing.
     """
     expected = parameters(target)
     title = title or getattr(target, "__name__", str(target))

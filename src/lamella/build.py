@@ -1,31 +1,24 @@
-"""Config to objects: the one place that knows which class stands behind which key.
-
-Every target is checked against what may be built, and its arguments against its signature, before it is called.
-"""
+"""Config to objects: the one place that knows what each group of the config becomes."""
 
 import copy
-import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import get_object, instantiate
 from torch import nn
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from lamella import arguments
+from lamella import arguments, targets
 from lamella import network as stack
 from lamella.data import Data
 from lamella.errors import RequestError, first_line, nearest
 from lamella.task import INDEXED, Schedule, Task, metric_for
 
-ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
 ROOT = ("name", "seed", "monitor", "data", "network", "loss", "optimizer", "scheduler", "device", "trainer")
 # The arguments by which torch's schedulers are told how long the run is; left null, they are.
 LENGTHS = ("T_max", "total_steps", "total_iters")
@@ -105,7 +98,9 @@ class _Builder:
             accelerator = next(name for name in ("cuda", "mps", "cpu") if present[name])
         arguments.check(pl.Trainer, {"precision": node["precision"]}, place="device", title="Trainer")
         if accelerator not in present:
-            raise RequestError(f"device.accelerator is {accelerator!r}; {nearest(accelerator, present)}", "device.accelerator")
+            raise RequestError(
+                f"device.accelerator is {accelerator!r}; {nearest(accelerator, present)}", "device.accelerator"
+            )
         if not present[accelerator]:
             raise RequestError(
                 f"device.accelerator is {accelerator!r}, but this machine has none; use device=auto or device=cpu",
@@ -143,8 +138,8 @@ class _Builder:
         """Layer entries with each `_target_` node turned into a callable that makes the module."""
         if isinstance(entry, Mapping):
             if "_target_" in entry:
-                self.check(entry, key, nn.Module)
-                return partial(_instantiate, entry, key)
+                targets.check(entry, key, nn.Module)
+                return partial(targets.instantiate, entry, key)
             return {name: self.modules(child, f"{key}.{name}") for name, child in entry.items()}
         if isinstance(entry, list):
             return [self.modules(child, f"{key}.{number}") for number, child in enumerate(entry)]
@@ -166,7 +161,8 @@ class _Builder:
             raise RequestError(f"scheduler.interval is {interval!r}; it takes epoch or step", "scheduler.interval")
         if not isinstance(warmup_steps, int) or warmup_steps < 0:
             raise RequestError(
-                f"scheduler.warmup_steps is {warmup_steps!r}; it takes a number of optimizer steps", "scheduler.warmup_steps"
+                f"scheduler.warmup_steps is {warmup_steps!r}; it takes a number of optimizer steps",
+                "scheduler.warmup_steps",
             )
         lengths = [name for name in LENGTHS if name in node and node[name] is None]
         for name in lengths:
@@ -179,7 +175,8 @@ class _Builder:
         optimizer = make(params=[nn.Parameter(torch.zeros(1))])
         if warmup_steps and isinstance(make_scheduler(optimizer, 10), OneCycleLR):
             raise RequestError(
-                "scheduler.warmup_steps: one_cycle warms up by itself; set scheduler.pct_start", "scheduler.warmup_steps"
+                "scheduler.warmup_steps: one_cycle warms up by itself; set scheduler.pct_start",
+                "scheduler.warmup_steps",
             )
         make_scheduler(optimizer, 10)
         return (lambda parameters: make(params=parameters)), Schedule(make_scheduler, interval, warmup_steps)
@@ -195,13 +192,17 @@ class _Builder:
         node = dict(self.config["trainer"])
         strategy = str(node.get("strategy", "auto"))
         if strategy.startswith(("fsdp", "deepspeed")) and place.accelerator != "cuda":
-            raise RequestError(f"trainer.strategy is {strategy!r}, which needs CUDA; use trainer=ddp", "trainer.strategy")
+            raise RequestError(
+                f"trainer.strategy is {strategy!r}, which needs CUDA; use trainer=ddp", "trainer.strategy"
+            )
         callbacks, loggers = node.pop("callbacks", None) or [], node.pop("logger", None) or []
         for name, nodes in (("callbacks", callbacks), ("logger", loggers)):
             if not isinstance(nodes, list):
                 raise RequestError(f"trainer.{name} is {nodes!r}; it takes a list", f"trainer.{name}")
             for number, item in enumerate(nodes):
-                self.check(item, f"trainer.{name}.{number}", pl.Callback if name == "callbacks" else pl.loggers.Logger)
+                targets.check(
+                    item, f"trainer.{name}.{number}", pl.Callback if name == "callbacks" else pl.loggers.Logger
+                )
         if node.get("max_epochs") is not None and isinstance(node["max_epochs"], int) and node["max_epochs"] < 1:
             raise RequestError(f"trainer.max_epochs is {node['max_epochs']}; it takes 1 or more", "trainer.max_epochs")
         options = {
@@ -215,8 +216,8 @@ class _Builder:
         make = self.make("trainer", pl.Trainer, options | node)
 
         def make_trainer(callbacks_too: list[pl.Callback], loggers_too: list[Any], **more: Any) -> pl.Trainer:
-            made = [_instantiate(item, f"trainer.callbacks.{i}") for i, item in enumerate(callbacks)]
-            logs = [_instantiate(item, f"trainer.logger.{i}") for i, item in enumerate(loggers)]
+            made = [targets.instantiate(item, f"trainer.callbacks.{i}") for i, item in enumerate(callbacks)]
+            logs = [targets.instantiate(item, f"trainer.logger.{i}") for i, item in enumerate(loggers)]
             trainer: pl.Trainer = make(callbacks=made + callbacks_too, logger=logs + loggers_too, **more)
             return trainer
 
@@ -229,24 +230,12 @@ class _Builder:
         node = dict(self.config[group] if node is None else node)
         if "_target_" not in node:
             raise RequestError(f"{group}: it takes a `_target_`, the class to build", group)
-        expected = arguments.parameters(_target(node["_target_"], f"{group}._target_", base))
+        expected = arguments.parameters(targets.target(node["_target_"], f"{group}._target_", base))
         for name in list(node):
             if name not in expected and not name.startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]
-        self.check(node, group, base, supplied)
-        return partial(_instantiate, node, group)
-
-    def check(self, node: Any, key: str, base: type, supplied: Collection[str] = ()) -> None:
-        """Check a `_target_` node and those in it, without calling anything."""
-        if not isinstance(node, Mapping) or "_target_" not in node:
-            raise RequestError(f"{key} is {node!r}; it takes a mapping with a `_target_`", key)
-        given = {name: value for name, value in node.items() if not name.startswith("_")}
-        nested = {name: value for name, value in given.items() if isinstance(value, Mapping) and "_target_" in value}
-        for name, value in nested.items():
-            self.check(value, f"{key}.{name}", object)
-        target = _target(node["_target_"], f"{key}._target_", base)
-        plain = {name: value for name, value in given.items() if name not in nested}
-        arguments.check(target, plain, place=key, supplied={*supplied, *nested})
+        targets.check(node, group, base, supplied)
+        return partial(targets.instantiate, node, group)
 
     def read(self, key: str) -> bool:
         return self.references is None or any(
@@ -256,57 +245,6 @@ class _Builder:
 
 def _device(accelerator: str, precision: str | int, threads: int | None = None) -> None:
     """The signature of the device group."""
-
-
-def _target(path: Any, key: str, base: type) -> Any:
-    """The class or function that a `_target_` names, if it may be built."""
-    own = _project_targets()
-    allowed = (*ALLOWED, *own)
-    root = str(path).partition(".")[0]
-    if not isinstance(path, str) or not any(path.startswith(f"{prefix}.") for prefix in allowed):
-        here = Path(root).is_dir() or Path(f"{root}.py").is_file()
-        name = root if here else "PACKAGE"
-        hint = f';\n  to allow code of your own, write into pyproject.toml: [tool.lamella] targets = ["{name}"]'
-        raise RequestError(f"{key} is {path!r}; a config may build from {', '.join(allowed)}{hint}", key)
-    try:
-        target = get_object(path)
-    except Exception as error:
-        parent, _, name = path.rpartition(".")
-        try:
-            hint = nearest(name, (known for known in dir(get_object(parent)) if not known.startswith("_")))
-        except Exception:
-            hint = first_line(error)
-        raise RequestError(f"{key} is {path!r}, which cannot be imported; {hint}", key) from error
-    home = f"{getattr(target, '__module__', '')}."
-    if not callable(target) or not any(home.startswith(f"{prefix.partition('.')[0]}.") for prefix in allowed):
-        raise RequestError(f"{key} is {path!r}, which leads out of what a config may build", key)
-    if isinstance(target, type) and not issubclass(target, base):
-        raise RequestError(f"{key} is {path!r}; a {base.__name__} is expected here", key)
-    return target
-
-
-def _project_targets() -> list[str]:
-    """The packages that the project's own pyproject.toml lets a config build from."""
-    file = Path("pyproject.toml")
-    if not file.is_file():
-        return []
-    try:
-        targets = tomllib.loads(file.read_text()).get("tool", {}).get("lamella", {}).get("targets", [])
-    except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"pyproject.toml: {error}") from error
-    return list(map(str, targets))
-
-
-def _instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
-    try:
-        return instantiate(dict(node), _convert_="all", **supplied)
-    except Exception as error:
-        cause = error.__cause__ or error
-        while isinstance(cause, Exception) and not isinstance(cause, RequestError) and cause.__cause__:
-            cause = cause.__cause__
-        if isinstance(cause, RequestError):
-            raise cause from None
-        raise RequestError(f"{key}: {first_line(cause)}", key) from error
 
 
 def _check_output(plan: stack.Plan, loss: nn.Module, data: Data) -> None:
@@ -329,5 +267,3 @@ def _check_output(plan: stack.Plan, loss: nn.Module, data: Data) -> None:
         copy.deepcopy(loss)(output, target)
     except Exception as error:
         raise RequestError(f"loss: {first_line(error)}", "loss") from error
-
-

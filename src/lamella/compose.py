@@ -138,7 +138,7 @@ def explain(error: BaseException) -> RequestError | None:
             mark = link.problem_mark or link.context_mark
             where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a config file"
             return RequestError(f"{where}: this is no YAML: {link.problem or link.context}")
-    cause = error.__cause__ and _explained(error.__cause__, str(error))
+    cause = _explained(error.__cause__, str(error)) if error.__cause__ else None
     return cause or _explained(error, str(error))
 
 
@@ -169,20 +169,26 @@ def _explained(error: BaseException, outer: str) -> RequestError | None:
         return RequestError(f"{key} is ???: it must be set, as in {key}=…", key)
     if isinstance(error, InterpolationKeyError):
         unknown = re.sub(r".*'(.*)'.*", r"\1", message)
-        return RequestError(f"{error.full_key} is {error.child_node}, but there is no key {unknown}", str(error.full_key))
+        return RequestError(
+            f"{error.full_key} is {error.child_node}, but there is no key {unknown}", str(error.full_key)
+        )
     if isinstance(error, ConfigIndexError):
         return RequestError(f"{error.full_key}: the list has {len(error.parent_node)} items, numbered from 0")
     if isinstance(error, ConfigKeyError) or type(error).__name__ == "ConfigAttributeError":
         key = str(getattr(error, "full_key", ""))
         known = list(getattr(error, "parent_node", None) or [])
         hint = nearest(str(getattr(error, "key", "")), [name for name in known if name not in ("hydra", "_target_")])
-        return RequestError(f"{key}: there is no such key; {hint}\n  a key that no file states is added with a plus: +{key}=…")
+        return RequestError(
+            f"{key}: there is no such key; {hint}\n  a key that no file states is added with a plus: +{key}=…"
+        )
     if isinstance(error, ConfigCompositionException):
-        group = re.search(r"Could not override '([\w/@.]+)'. No match", str(error))
-        if group:
+        unmatched = re.search(r"Could not override '([\w/@.]+)'. No match", str(error))
+        if unmatched:
             place = re.search(r"In '([^']+)'", str(error))
             path = place and conf.find(place[1])
-            return RequestError(f"{path or 'defaults'}: there is no group {group[1]!r}; {nearest(group[1], GROUPS)}")
+            return RequestError(
+                f"{path or 'defaults'}: there is no group {unmatched[1]!r}; {nearest(unmatched[1], GROUPS)}"
+            )
         return RequestError(message)
     if isinstance(error, OmegaConfBaseException):
         key = str(getattr(error, "full_key", None) or "")

@@ -31,7 +31,7 @@ def origin(key: str, overrides: list[str], choices: dict[str, Any]) -> str | Non
     """
     for override in reversed(overrides):
         name = override.lstrip("+~").partition("=")[0].partition("@")[0]
-        if key == name or key.startswith(f"{name}.") and name not in choices:
+        if key == name or (key.startswith(f"{name}.") and name not in choices):
             return f"the command line: {override}"
     group, _, rest = key.partition(".")
     experiment = choices.get("experiment") and find(f"experiment/{choices['experiment']}")
@@ -43,7 +43,7 @@ def origin(key: str, overrides: list[str], choices: dict[str, Any]) -> str | Non
             if path and (_holds(raw(path), rest) or option == "default" or not rest):
                 return _shown(path)
         path = find(f"{group}/{choices[group]}")
-        return path and _shown(path)
+        return _shown(path) if path else None
     path = find("config")
     return _shown(path) if path and _holds(raw(path), key) else None
 

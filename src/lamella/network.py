@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from lamella import arguments, layers
 from lamella.errors import RequestError, first_line, nearest
+from lamella.sizes import layer_class, layer_names, sample, sized
 
 Make = Callable[[], nn.Module]
 
 COMPOSITES = ("Sequential", "Repeat", "Residual", "Concat")
-SPATIAL = {1: "(channels, length)", 2: "(channels, height, width)", 3: "(channels, depth, height, width)"}
 # Two, because one sample would fail in BatchNorm, and any more would only cost time.
 BATCH = 2
 
@@ -64,51 +64,22 @@ def plan(entries: Any, shape: Sequence[int], name: str = "Network", place: str =
     """
     planner = _Planner()
     makes, y = planner.children(entries, torch.empty(BATCH, *shape, device="meta"), place)
-    return Plan(lambda: Network(_made(makes), name), planner.trace, _sample(y))
+    return Plan(lambda: Network(_made(makes), name), planner.trace, sample(y))
 
 
 def plan_module(make: Make, shape: Sequence[int], place: str = "network") -> Plan:
     """The same for a whole module that somebody else wrote, such as torchvision's resnet18."""
     planner = _Planner()
     y = planner.foreign(make, torch.empty(BATCH, *shape, device="meta"), place)
-    return Plan(make, planner.trace, _sample(y))
+    return Plan(make, planner.trace, sample(y))
 
 
 def _made(makes: Mapping[str, Make]) -> dict[str, nn.Module]:
     return {name: make() for name, make in makes.items()}
 
 
-def _sample(batch: Tensor) -> tuple[int, ...]:
-    return tuple(batch.shape[1:])
-
-
-# Which parameter of a torch.nn class is the size of what comes in, and where that size stands.
-# LayerNorm's default follows the two examples of its documentation: an image as a whole, else the last dimension.
-_INFERRED: dict[str, Callable[[Tensor], Any]] = {
-    "in_features": lambda x: x.shape[-1],
-    "input_size": lambda x: x.shape[-1],
-    "in_channels": lambda x: x.shape[1],
-    "num_features": lambda x: x.shape[1],
-    "num_channels": lambda x: x.shape[1],
-    "normalized_shape": lambda x: tuple(x.shape[1:]) if x.dim() > 3 else (x.shape[-1],),
-}
-
-
-def _layer_class(name: Any) -> type[nn.Module] | None:
-    found = getattr(nn, name, None) if isinstance(name, str) else None
-    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
-
-
 def _is_layer(name: Any) -> bool:
-    return name in COMPOSITES or _layer_class(name) is not None
-
-
-def _layer_names() -> list[str]:
-    return [*COMPOSITES, *(name for name in dir(nn) if _layer_class(name) and not name.startswith("Lazy"))]
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+    return name in COMPOSITES or layer_class(name) is not None
 
 
 @dataclass
@@ -153,7 +124,9 @@ class _Planner:
         if isinstance(entry, Mapping | Sequence):
             makes, x = self.children(entry, x, place)
             return (lambda: layers.Sequential(_made(makes))), x
-        raise RequestError(f"{place} is {entry!r}; it takes a layer: {nearest(str(entry), _layer_names())}", place)
+        raise RequestError(
+            f"{place} is {entry!r}; it takes a layer: {nearest(str(entry), [*COMPOSITES, *layer_names()])}", place
+        )
 
     def composite(self, name: str, argument: Any, x: Tensor, place: str) -> tuple[Make, Tensor]:
         """One of COMPOSITES. A list is its layers; for Repeat, which counts first, `[times, layers]`."""
@@ -183,22 +156,22 @@ class _Planner:
                 shortcut = partial(_stack, outer)
             if y.shape != kept.shape:
                 raise RequestError(
-                    f"{place}: Residual adds {_sample(y)} to {_sample(kept)}; give both one shape, "
+                    f"{place}: Residual adds {sample(y)} to {sample(kept)}; give both one shape, "
                     "for instance with `shortcut: [Conv2d: [channels, 1]]`",
                     place,
                 )
-            return (lambda: layers.Residual(_stack(inner), shortcut and shortcut())), y
+            return (lambda: layers.Residual(_stack(inner), shortcut() if shortcut else None)), y
 
         branches: dict[str, Make] = {}
         outputs = []
-        for number, entry in self.named(options["layers"], body).items():
-            branches[number], y = self.entry(entry, x, f"{body}.{number}")
+        for branch, entry in self.named(options["layers"], body).items():
+            branches[branch], y = self.entry(entry, x, f"{body}.{branch}")
             outputs.append(y)
         dim = options.get("dim", 1)
         try:
             joined = torch.cat(outputs, dim)
         except (RuntimeError, IndexError) as error:
-            shapes = ", ".join(str(_sample(y)) for y in outputs)
+            shapes = ", ".join(str(sample(y)) for y in outputs)
             raise RequestError(
                 f"{place}: Concat joins {shapes} along dimension {dim} (0 is the batch); "
                 "the other dimensions must agree",
@@ -208,60 +181,16 @@ class _Planner:
 
     def layer(self, name: str, argument: Any, x: Tensor, place: str) -> tuple[Make, Tensor]:
         """A torch.nn class with its arguments, the size of its input added."""
-        cls = _layer_class(name)
-        if cls is None:
-            raise RequestError(f"{place}: no layer is called {name!r}; {nearest(name, _layer_names())}", place)
-        if name.startswith("Lazy"):
-            raise RequestError(f"{place}: write {name[4:]} for {name}; sizes are inferred here", place)
-        came = f"what comes in is {_sample(x)}"
-
-        spatial = re.search(r"([123])d$", name)
-        if spatial:
-            dimensions = int(spatial[1])
-            if x.dim() != dimensions + 2 and not (name == "BatchNorm1d" and x.dim() == 2):
-                raise RequestError(f"{place}: {name} expects {SPATIAL[dimensions]}, {came}", place)
-
-        expected = arguments.parameters(cls)
-        inferred = next((parameter for parameter in expected if parameter in _INFERRED), None)
-        keywords = self.keywords(name, argument, [p for p in expected if p != inferred], place)
-        if inferred:
-            size = _INFERRED[inferred](x)
-            written = keywords.setdefault(inferred, size)
-            if written != size and not (inferred == "normalized_shape" and _ends_with(x, written)):
-                raise RequestError(
-                    f"{place}: {name} has {inferred}={written}, {came}; leave it out, or write {size}", place
-                )
-        if "batch_first" in expected:
-            # Batches come first everywhere here, and a recurrent layer would mix the samples otherwise.
-            keywords.setdefault("batch_first", True)
-        arguments.check(cls, keywords, place=f"{place}.{name}")
-        make = partial(cls, **keywords)
+        make = sized(name, argument, x, place)
         try:
             with torch.device("meta"):
                 module = make()
+            y = self.run(module, x)
         except Exception as error:
-            raise RequestError(f"{place}: {name}: {first_line(error)} ({came})", place) from error
-        try:
-            y = self.run(module, x, place)
-        except Exception as error:
-            raise RequestError(f"{place}: {name} cannot take {_sample(x)}: {first_line(error)}", place) from error
+            raise RequestError(f"{place}: {name} cannot take {sample(x)}: {first_line(error)}", place) from error
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        self.trace.append(Row(place, name, _sample(x), _sample(y), parameters))
+        self.trace.append(Row(place, name, sample(x), sample(y), parameters))
         return make, y
-
-    def keywords(self, name: str, argument: Any, names: list[str], place: str) -> dict[str, Any]:
-        if argument is None:
-            return {}
-        if isinstance(argument, Mapping):
-            return {str(key): _tuples(value) for key, value in argument.items()}
-        values = argument if isinstance(argument, list | tuple) else [argument]
-        names = [parameter for parameter in names if parameter not in ("device", "dtype")]
-        if len(values) > len(names):
-            hint = f"; for a list as one value write `{name}: {{{names[0]}: {list(values)}}}`" if names else ""
-            raise RequestError(
-                f"{place}: {name} takes {len(names)} arguments ({', '.join(names)}), got {list(values)}{hint}", place
-            )
-        return {parameter: _tuples(value) for parameter, value in zip(names, values, strict=False)}
 
     def foreign(self, make: Make, x: Tensor, place: str) -> Tensor:
         """A module from elsewhere: one row for each of its leaves, in the order in which they ran."""
@@ -279,7 +208,7 @@ class _Planner:
                     raise
                 except Exception as error:
                     raise RequestError(
-                        f"{place}: {type(error).__name__} on samples of shape {_sample(x)}: {first_line(error)}", place
+                        f"{place}: {type(error).__name__} on samples of shape {sample(x)}: {first_line(error)}", place
                     ) from error
         return y.to("meta")
 
@@ -291,19 +220,19 @@ class _Planner:
             if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
                 size = sum(parameter.numel() for parameter in leaf.parameters())
                 where = f"{place}.{name}" if name else place
-                rows.append(Row(where, type(leaf).__name__, _sample(inputs[0]), _sample(output), size))
+                rows.append(Row(where, type(leaf).__name__, sample(inputs[0]), sample(output), size))
 
         leaves = [(name, leaf) for name, leaf in module.named_modules() if not any(leaf.children())]
         hooks = [leaf.register_forward_hook(partial(note, name)) for name, leaf in leaves]
         try:
-            y = self.run(module, x, place)
+            y = self.run(module, x)
         finally:
             for hook in hooks:
                 hook.remove()
         self.trace.extend(rows)
         return y
 
-    def run(self, module: nn.Module, x: Tensor, place: str) -> Tensor:
+    def run(self, module: nn.Module, x: Tensor) -> Tensor:
         with torch.no_grad():
             output = module(x)
         y = output[0] if isinstance(output, tuple) else output
@@ -315,11 +244,6 @@ class _Planner:
 def _stack(makes: Mapping[str, Make]) -> nn.Module:
     """One layer stands for itself; several are a Sequential."""
     return next(iter(makes.values()))() if len(makes) == 1 else layers.Sequential(_made(makes))
-
-
-def _ends_with(x: Tensor, written: Any) -> bool:
-    sizes = (written,) if isinstance(written, int) else tuple(written)
-    return tuple(x.shape[x.dim() - len(sizes) :]) == sizes
 
 
 # The options of each composite, as a signature that the arguments are checked against.

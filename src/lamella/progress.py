@@ -37,7 +37,12 @@ class Bar(pl.Callback):
         if self.bar is None:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.bar = Progress(
-                *columns, console=self.console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+                *columns,
+                console=self.console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
             self.bar.start()
             self.bar.add_task(f"epoch {trainer.current_epoch + 1}", total=trainer.num_training_batches)

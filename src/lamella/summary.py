@@ -26,7 +26,9 @@ def finished(best_epoch: int, epochs: int, metrics: Mapping[str, float], path: P
 def leaderboard(members: Sequence[Mapping[str, Any]]) -> str:
     """The members of a sweep, best first: what varies, the monitored metric, the test metrics, the directory."""
     monitor: str = members[0]["monitor"]
-    settings = [dict(override.lstrip("+~").partition("=")[::2] for override in member["overrides"]) for member in members]
+    settings = [
+        dict(override.lstrip("+~").partition("=")[::2] for override in member["overrides"]) for member in members
+    ]
     varying = [key for key in settings[0] if len({setting.get(key) for setting in settings}) > 1]
     columns = [monitor, *sorted({name for member in members for name in member["metrics"] if name.startswith("test/")})]
     sign = -1 if monitor.endswith("accuracy") else 1

@@ -104,7 +104,7 @@ class Task(pl.LightningModule):
         metrics["seconds"] = seconds
         metrics["samples_per_second"] = sum(counters.sizes) * self.trainer.world_size / (seconds - validating)
         # Loggers take "step" for their axis: here it counts the epochs that are over.
-        self.log_dict(metrics | {"step": float(self.current_epoch + 1)}, sync_dist=True)
+        self._log(metrics | {"step": float(self.current_epoch + 1)})
 
     def on_validation_start(self) -> None:
         self._eval = _Counters()
@@ -122,7 +122,12 @@ class Task(pl.LightningModule):
         self._count(batch, self._eval)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self._metrics("test", self._eval), sync_dist=True)
+        self._log(self._metrics("test", self._eval))
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        """Hand metrics that all ranks agree on to the loggers; Lightning would round plain floats to float32."""
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self.log_dict({name: torch.tensor(value, dtype=dtype) for name, value in metrics.items()}, sync_dist=True)
 
     def _count(self, batch: tuple[Tensor, Tensor], counters: "_Counters") -> Tensor:
         inputs, targets = batch

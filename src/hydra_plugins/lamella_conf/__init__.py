@@ -8,7 +8,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from lamella.conf import OWN, PROJECT
 
 
-class LamellaConf(SearchPathPlugin):  # type: ignore[misc]  # Hydra's base class has no types
+class LamellaConf(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         ours = any(Path(item.path.removeprefix("file://")) == OWN for item in search_path.get_path() if item.path)
         if ours and Path(PROJECT).is_dir():

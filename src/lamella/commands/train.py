@@ -32,7 +32,7 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
     strategy = str(job.config["trainer"].get("strategy"))
     if job.sweep and strategy.startswith(("ddp", "fsdp")):
         raise RequestError(
-            f"trainer.strategy is {strategy!r} in a sweep, where one member's processes would run into the next one's;\n"
+            f"trainer.strategy is {strategy!r} in a sweep: one member's processes would run into the next one's;\n"
             "  start each member as a `lamella train` of its own",
             "trainer.strategy",
         )
@@ -94,7 +94,10 @@ def _run(experiment: Any, record: Run, log: Any) -> int:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc(file=sys.__stderr__)
         record.close("failed", error=f"{type(error).__name__}: {error}")
-        print(f"error: {type(error).__name__}: {first_line(error)}\n  the whole of it: {record.path}/log.txt", file=sys.stderr)
+        print(
+            f"error: {type(error).__name__}: {first_line(error)}\n  the whole of it: {record.path}/log.txt",
+            file=sys.stderr,
+        )
         return 1
     record.close("finished", metrics=outcome.metrics, best_epoch=outcome.best_epoch, steps=outcome.steps)
     print(summary.finished(outcome.best_epoch, outcome.epochs, outcome.metrics, record.path))

@@ -121,7 +121,7 @@ class Batches:
         drawn = None
         if self.augment:
             drawn = self.augment.draw(len(self.samples), self.seed, epoch).to(self.device)
-        for indices, inputs in self.read(share.split(self.size)):
+        for indices, inputs in self.read(torch.split(share, self.size)):
             if drawn is not None and self.augment:
                 inputs = self.augment(inputs, drawn[indices])
             if self.normalize is not None:

@@ -71,13 +71,15 @@ class ImageFiles:
         """One image, uint8 (channels, height, width). Raises RequestError, which names the file."""
         channels, height, width = self.shape
         try:
-            with Image.open(path) as image:
-                image = image.convert("L" if channels == 1 else "RGB")
+            with Image.open(path) as file:
+                image = file.convert("L" if channels == 1 else "RGB")
                 if image.size != (width, height):
                     image = image.resize((width, height), Image.Resampling.BILINEAR)
                 pixels = np.array(image)
         except Exception as error:
-            raise RequestError(f"data: {path} is no readable image ({error}); mend or remove it", "data.root") from error
+            raise RequestError(
+                f"data: {path} is no readable image ({error}); mend or remove it", "data.root"
+            ) from error
         return torch.from_numpy(pixels).reshape(height, width, channels).permute(2, 0, 1).contiguous()
 
     def load(self) -> Tensor:

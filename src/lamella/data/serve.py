@@ -69,7 +69,8 @@ class Data(pl.LightningDataModule):
             raise RequestError(f"data.batch_size is {self.batch_size}; it takes 1 or more", "data.batch_size")
         if len(self.classes) != self.num_classes:
             raise RequestError(
-                f"data.num_classes is {self.num_classes}, but data.classes names {len(self.classes)}", "data.num_classes"
+                f"data.num_classes is {self.num_classes}, but data.classes names {len(self.classes)}",
+                "data.num_classes",
             )
         if self.drop_last and self.batch_size > len(self.train):
             raise RequestError(

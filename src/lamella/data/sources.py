@@ -22,7 +22,8 @@ def digits(size: int = 28) -> Splits:
     The file is read where scikit-learn keeps it: importing the library would take longer than the training.
     """
     spec = find_spec("sklearn")
-    assert spec and spec.origin
+    assert spec is not None
+    assert spec.origin is not None
     with gzip.open(Path(spec.origin).parent / "datasets/data/digits.csv.gz", "rt") as file:
         table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.uint8))
     pixels = table[:, :64].reshape(-1, 1, 8, 8).float() * (255 / 16)
@@ -57,7 +58,9 @@ def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Split
                 f"  ({first_line(error)});\n  point data.root at the folder that holds it, or use data=digits"
             )
         else:
-            message = f"data.root is {str(root)!r}: the {dataset} files in {here} are damaged; remove them and try again"
+            message = (
+                f"data.root is {str(root)!r}: the {dataset} files in {here} are damaged; remove them and try again"
+            )
         raise RequestError(message, "data.root") from error
 
 
@@ -66,7 +69,8 @@ def image_folder(root: str, shape: list[int], classes: list[str]) -> Splits:
     folder = Path(root)
     if not (folder / "train").is_dir():
         raise RequestError(
-            f"data.root is {root!r}: {folder.absolute()} has no folder train/ with one folder a class in it", "data.root"
+            f"data.root is {root!r}: {folder.absolute()} has no folder train/ with one folder a class in it",
+            "data.root",
         )
     parts = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
     return Splits(**{name: _part(folder / name, shape, classes) for name in parts})
@@ -88,7 +92,9 @@ def class_folders(root: str) -> list[str]:
 def _part(folder: Path, shape: list[int], classes: list[str]) -> Samples:
     unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in classes)
     if unknown:
-        raise RequestError(f"data.classes has no {unknown[0]!r}, a folder in {folder}; {nearest(unknown[0], classes)}", "data.classes")
+        raise RequestError(
+            f"data.classes has no {unknown[0]!r}, a folder in {folder}; {nearest(unknown[0], classes)}", "data.classes"
+        )
     paths, targets = [], []
     for number, name in enumerate(classes):
         images = sorted(str(path) for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGES)

@@ -1,0 +1,180 @@
+"""One MNIST epoch: a bare loop over tensors in memory, Lamella with everything on, and the tutorial way.
+
+    python bench/epoch.py ROOT [--threads 1 2] [--repeats 5]
+
+ROOT holds MNIST as torchvision lays it out. Each side is a program of its own that trains two epochs on 55,000 images
+and validates on 5,000 after each; the second epoch is timed, from outside, between the lines that the two print. The
+sides take turns. Printed are the medians with the fastest and slowest, the ratios, and the peak memory of each program.
+"""
+
+import argparse
+import os
+import platform
+import pty
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+NETWORKS = {
+    "neural_network": ["network=neural_network"],
+    "mlp": [
+        "network=mlp",
+        "network.layers=[Flatten,{Linear:64},BatchNorm1d,ReLU,{Linear:128},BatchNorm1d,ReLU,{Linear:64},BatchNorm1d,ReLU,{Linear:10}]",
+        "~network.depth",
+        "~network.width",
+        "~network.activation",
+        "~network.norm",
+        "~network.dropout",
+    ],
+}
+
+
+def network(name: str):
+    from torch import nn
+
+    def block(size_in: int, size_out: int) -> list[nn.Module]:
+        return [nn.Linear(size_in, size_out), nn.BatchNorm1d(size_out), nn.ReLU()]
+
+    if name == "mlp":
+        return nn.Sequential(nn.Flatten(), *block(784, 64), *block(64, 128), *block(128, 64), nn.Linear(64, 10))
+    layers = [nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+def bare(root: str, name: str, threads: int) -> None:
+    """A loop written by hand: normalised floats in memory, a fused optimizer, no metrics but the loss."""
+    import torch
+    from torchvision.datasets import MNIST
+
+    torch.set_num_threads(threads)
+    data = MNIST(root, train=True)
+    images = ((data.data / 255 - 0.1307) / 0.3081).unsqueeze(1)
+    inputs, targets, val_inputs, val_targets = images[5000:], data.targets[5000:], images[:5000], data.targets[:5000]
+    model, loss_function = network(name), torch.nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    for epoch in range(2):
+        model.train()
+        for indices in torch.randperm(len(inputs)).split(64):
+            loss = loss_function(model(inputs[indices]), targets[indices])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.eval()
+        with torch.no_grad():
+            batches = zip(val_inputs.split(256), val_targets.split(256), strict=True)
+            right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
+        print(f"epoch {epoch + 1}/2", right / len(val_inputs), flush=True)
+
+
+def tutorial(root: str, name: str, threads: int) -> None:
+    """As PyTorch's quickstart does it: a data set of torchvision, a DataLoader, the default optimizer."""
+    import torch
+    from torch.utils.data import DataLoader, Subset
+    from torchvision import transforms
+    from torchvision.datasets import MNIST
+
+    torch.set_num_threads(threads)
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    data = MNIST(root, train=True, transform=transform)
+    loader = DataLoader(Subset(data, range(5000, 60000)), batch_size=64, shuffle=True)
+    val_loader = DataLoader(Subset(data, range(5000)), batch_size=256)
+    model, loss_function = network(name), torch.nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters())
+    for epoch in range(2):
+        model.train()
+        for inputs, targets in loader:
+            loss = loss_function(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.eval()
+        with torch.no_grad():
+            right = sum(int((model(x).argmax(1) == y).sum()) for x, y in val_loader)
+        print(f"epoch {epoch + 1}/2", right / 5000, flush=True)
+
+
+def lamella(root: str, name: str, threads: int) -> list[str]:
+    options = ["data=mnist", f"data.root={os.path.abspath(root)}", "trainer.max_epochs=2", f"device.threads={threads}"]
+    return [sys.executable, "-m", "lamella", "train", "device=cpu", *options, *NETWORKS[name]]
+
+
+def measure(side: str, root: str, name: str, threads: int, directory: str) -> tuple[float, float]:
+    """Seconds of the second epoch, and the peak resident memory in MB."""
+    command = [sys.executable, os.path.abspath(__file__), os.path.abspath(root), "--side", side, "--network", name]
+    command = lamella(root, name, threads) if side == "lamella" else [*command, "--threads", str(threads)]
+    # Standard error is a terminal, so that Lamella draws its bar.
+    master, slave = pty.openpty()
+    threading.Thread(target=_drain, args=(master,), daemon=True).start()
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        text=True,
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
+    os.close(slave)
+    times = []
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("epoch "):
+            times.append(time.perf_counter())
+    _, status, usage = os.wait4(process.pid, 0)
+    if status or len(times) != 2:
+        sys.exit(f"{side} failed: {' '.join(command)}")
+    return times[1] - times[0], usage.ru_maxrss / 1024
+
+
+def _drain(master: int) -> None:
+    try:
+        while os.read(master, 65536):
+            pass
+    except OSError:
+        pass  # the other side has closed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--network", choices=NETWORKS, nargs="+", default=list(NETWORKS))
+    parser.add_argument("--side", choices=["bare", "tutorial"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        {"bare": bare, "tutorial": tutorial}[options.side](options.root, options.network[0], options.threads[0])
+        return
+
+    from importlib.metadata import version
+
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning", "lamella"))
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}, n={options.repeats}")
+    print("network         threads  side      seconds (min–max)      × bare  peak MB")
+    with tempfile.TemporaryDirectory() as directory:
+        for name in options.network:
+            for threads in options.threads:
+                sides = ("bare", "lamella", "tutorial")
+                results: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+                for _ in range(options.repeats):
+                    for side in sides:
+                        results[side].append(measure(side, options.root, name, threads, directory))
+                seconds = {side: [result[0] for result in results[side]] for side in sides}
+                for side in sides:
+                    middle = statistics.median(seconds[side])
+                    ratio = statistics.median(a / b for a, b in zip(seconds[side], seconds["bare"], strict=True))
+                    spread = f"{middle:6.2f} ({min(seconds[side]):.2f}–{max(seconds[side]):.2f})"
+                    memory = max(result[1] for result in results[side])
+                    print(f"{name:<15} {threads:>7}  {side:<8}  {spread:<22} {ratio:6.2f}  {memory:7.0f}", flush=True)
+                ratio = statistics.median(t / b for t, b in zip(seconds["tutorial"], seconds["lamella"], strict=True))
+                print(
+                    f"{name:<15} {threads:>7}  the tutorial way takes {ratio:.1f} times as long as Lamella", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()

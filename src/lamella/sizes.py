@@ -1,0 +1,95 @@
+"""torch.nn's layers by name: their arguments from YAML, and the input size that YAML leaves out."""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from lamella import arguments
+from lamella.errors import RequestError, nearest
+
+SPATIAL = {1: "(channels, length)", 2: "(channels, height, width)", 3: "(channels, depth, height, width)"}
+
+# Which parameter of a torch.nn class is the size of what comes in, and where that size stands.
+# LayerNorm follows the two examples of its documentation: an image as a whole, else the last dimension.
+INFERRED: dict[str, Callable[[Tensor], Any]] = {
+    "in_features": lambda x: x.shape[-1],
+    "input_size": lambda x: x.shape[-1],
+    "in_channels": lambda x: x.shape[1],
+    "num_features": lambda x: x.shape[1],
+    "num_channels": lambda x: x.shape[1],
+    "normalized_shape": lambda x: tuple(x.shape[1:]) if x.dim() > 3 else (x.shape[-1],),
+}
+
+
+def sample(batch: Tensor) -> tuple[int, ...]:
+    """The shape of one sample of a batch."""
+    return tuple(batch.shape[1:])
+
+
+def layer_class(name: Any) -> type[nn.Module] | None:
+    """The class of this name in torch.nn, None where there is none."""
+    found = getattr(nn, name, None) if isinstance(name, str) else None
+    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
+
+
+def layer_names() -> list[str]:
+    """The names of torch.nn's layers."""
+    return [name for name in dir(nn) if layer_class(name) and not name.startswith("Lazy")]
+
+
+def sized(name: str, argument: Any, x: Tensor, place: str) -> Callable[[], nn.Module]:
+    """What makes the torch.nn layer `name` with these arguments for a batch such as `x`.
+
+    argument: None, one value, a list (positional, after the inferred size) or a mapping (by keyword). Raises
+    RequestError for an unknown name or argument, and for a written size that `x` contradicts.
+    """
+    cls = layer_class(name)
+    if cls is None:
+        raise RequestError(f"{place}: no layer is called {name!r}; {nearest(name, layer_names())}", place)
+    if name.startswith("Lazy"):
+        raise RequestError(f"{place}: write {name[4:]} for {name}; sizes are inferred here", place)
+    came = f"what comes in is {sample(x)}"
+    spatial = re.search(r"([123])d$", name)
+    if spatial and x.dim() != int(spatial[1]) + 2 and not (name == "BatchNorm1d" and x.dim() == 2):
+        raise RequestError(f"{place}: {name} expects {SPATIAL[int(spatial[1])]}, {came}", place)
+
+    expected = [name for name in arguments.parameters(cls) if name not in ("device", "dtype")]
+    inferred = next((parameter for parameter in expected if parameter in INFERRED), None)
+    keywords = _keywords(name, argument, [parameter for parameter in expected if parameter != inferred], place)
+    if inferred:
+        size = INFERRED[inferred](x)
+        written = keywords.setdefault(inferred, size)
+        if written != size and not (inferred == "normalized_shape" and _ends_with(x, written)):
+            raise RequestError(
+                f"{place}: {name} has {inferred}={written}, {came}; leave it out, or write {size}", place
+            )
+    if "batch_first" in expected:
+        # Batches come first everywhere here, and a recurrent layer would mix the samples otherwise.
+        keywords.setdefault("batch_first", True)
+    arguments.check(cls, keywords, place=f"{place}.{name}")
+    return partial(cls, **keywords)
+
+
+def _keywords(name: str, argument: Any, names: list[str], place: str) -> dict[str, Any]:
+    if argument is None:
+        return {}
+    if isinstance(argument, Mapping):
+        return {str(key): _tuples(value) for key, value in argument.items()}
+    values = argument if isinstance(argument, list | tuple) else [argument]
+    if len(values) > len(names):
+        hint = f"; for a list as one value write `{name}: {{{names[0]}: {list(values)}}}`" if names else ""
+        took = f"{len(names)} arguments ({', '.join(names)})" if names else "no arguments"
+        raise RequestError(f"{place}: {name} takes {took}, got {list(values)}{hint}", place)
+    return {parameter: _tuples(value) for parameter, value in zip(names, values, strict=False)}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _ends_with(x: Tensor, written: Any) -> bool:
+    sizes = (written,) if isinstance(written, int) else tuple(written)
+    return tuple(x.shape[x.dim() - len(sizes) :]) == sizes

@@ -1,0 +1,87 @@
+"""What a `_target_` may name: looked up, checked and called here, the one place that calls Hydra's instantiate."""
+
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object
+from hydra.utils import instantiate as hydra_instantiate
+
+from lamella import arguments
+from lamella.errors import RequestError, first_line, nearest
+
+ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
+
+
+def target(path: Any, key: str, base: type) -> Any:
+    """The class or function that a `_target_` names; a class has to be a `base`.
+
+    Raises RequestError for what a config may not build, before it is imported, and for what is not there.
+    """
+    allowed = (*ALLOWED, *_project_targets())
+    if not isinstance(path, str) or not any(path.startswith(f"{prefix}.") for prefix in allowed):
+        root = str(path).partition(".")[0]
+        name = root if Path(root).is_dir() or Path(f"{root}.py").is_file() else "PACKAGE"
+        raise RequestError(
+            f"{key} is {path!r}; a config may build from {', '.join(allowed)};\n"
+            f'  to allow code of your own, write into pyproject.toml: [tool.lamella] targets = ["{name}"]',
+            key,
+        )
+    try:
+        found = get_object(path)
+    except Exception as error:
+        parent, _, name = path.rpartition(".")
+        try:
+            hint = nearest(name, (known for known in dir(get_object(parent)) if not known.startswith("_")))
+        except Exception:
+            hint = first_line(error.__cause__ or error)
+        raise RequestError(f"{key} is {path!r}, which cannot be imported; {hint}", key) from error
+    # An allowed module may lead on to others: torch.nn.modules.module.sys, say.
+    home = f"{getattr(found, '__module__', '')}."
+    if not callable(found) or not any(home.startswith(f"{prefix.partition('.')[0]}.") for prefix in allowed):
+        raise RequestError(f"{key} is {path!r}, which leads out of what a config may build", key)
+    if isinstance(found, type) and not issubclass(found, base):
+        raise RequestError(f"{key} is {path!r}; a {base.__name__} is expected here", key)
+    return found
+
+
+def check(node: Any, key: str, base: type, supplied: Collection[str] = ()) -> None:
+    """Check a `_target_` node and those inside it against what they name, without calling anything.
+
+    supplied: the arguments that the caller adds. Raises RequestError.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise RequestError(f"{key} is {node!r}; it takes a mapping with a `_target_`", key)
+    given = {name: value for name, value in node.items() if not name.startswith("_")}
+    nested = {name: value for name, value in given.items() if isinstance(value, Mapping) and "_target_" in value}
+    for name, value in nested.items():
+        check(value, f"{key}.{name}", object)
+    plain = {name: value for name, value in given.items() if name not in nested}
+    found = target(node["_target_"], f"{key}._target_", base)
+    arguments.check(found, plain, place=key, supplied={*supplied, *nested})
+
+
+def instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
+    """Call what a checked node names. What the call refuses is a RequestError that names the key."""
+    try:
+        return hydra_instantiate(dict(node), _convert_="all", **supplied)
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ and not isinstance(cause, RequestError):
+            cause = cause.__cause__
+        if isinstance(cause, RequestError):
+            raise cause from None
+        raise RequestError(f"{key}: {first_line(cause)}", key) from error
+
+
+def _project_targets() -> list[str]:
+    """The packages that the project's own pyproject.toml lets a config build from."""
+    file = Path("pyproject.toml")
+    if not file.is_file():
+        return []
+    try:
+        table = tomllib.loads(file.read_text()).get("tool", {}).get("lamella", {})
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"pyproject.toml: {error}") from error
+    return list(map(str, table.get("targets", [])))
