@@ -138,7 +138,9 @@ def explain(error: BaseException) -> RequestError | None:
             mark = link.problem_mark or link.context_mark
             where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a config file"
             return RequestError(f"{where}: this is no YAML: {link.problem or link.context}")
-    cause = _explained(error.__cause__, str(error)) if error.__cause__ else None
+    inner = error.__cause__ or error.__context__
+    wrapped = isinstance(error, ConfigCompositionException) and isinstance(inner, OmegaConfBaseException)
+    cause = _explained(inner, str(error)) if wrapped and inner else None
     return cause or _explained(error, str(error))
 
 

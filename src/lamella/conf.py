@@ -1,5 +1,6 @@
 """Where configs are: the project's own `conf/` first, then the one that comes with Lamella."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def raw(path: Path) -> Any:
 
 
 def origin(key: str, overrides: list[str], choices: dict[str, Any]) -> str | None:
-    """Which override or file a config key got its value from.
+    """Which override or file a config key got its value from; where that is an interpolation, what it reads.
 
     overrides: the command line's. choices: the option chosen in each group, None for none.
     """
@@ -34,30 +35,33 @@ def origin(key: str, overrides: list[str], choices: dict[str, Any]) -> str | Non
         if key == name or (key.startswith(f"{name}.") and name not in choices):
             return f"the command line: {override}"
     group, _, rest = key.partition(".")
-    experiment = choices.get("experiment") and find(f"experiment/{choices['experiment']}")
-    if experiment and _holds(raw(experiment), key):
-        return _shown(experiment)
-    if choices.get(group):
-        for option in (choices[group], "default"):
-            path = find(f"{group}/{option}")
-            if path and (_holds(raw(path), rest) or option == "default" or not rest):
-                return _shown(path)
-        path = find(f"{group}/{choices[group]}")
-        return _shown(path) if path else None
-    path = find("config")
-    return _shown(path) if path and _holds(raw(path), key) else None
+    option = choices.get(group)
+    # A file of a group states the keys below the group's; an experiment and the primary config state all.
+    candidates = [
+        (f"experiment/{choices.get('experiment')}", key),
+        (f"{group}/{option}", rest),
+        (f"{group}/default", rest),
+    ]
+    for name, inside in [*candidates, ("config", key)]:
+        path = find(name)
+        found, value = _look_up(raw(path), inside) if path else (False, None)
+        if path and found:
+            interpolated = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+            return (interpolated and origin(interpolated[1], overrides, choices)) or _shown(path)
+    path = find(f"{group}/{option}")
+    return _shown(path) if path else None
 
 
-def _holds(node: Any, key: str) -> bool:
-    """Whether a key, or the nearest thing above it that is not the top, stands in a file."""
-    return isinstance(node, dict) and key.partition(".")[0] in node and _deeper(node, key)
-
-
-def _deeper(node: Any, key: str) -> bool:
-    first, _, rest = key.partition(".")
-    if not isinstance(node, dict) or first not in node:
-        return not isinstance(node, dict)
-    return not rest or _deeper(node[first], rest)
+def _look_up(node: Any, key: str) -> tuple[bool, Any]:
+    """Whether a file states a key, and the deepest value on the way to it."""
+    for number, part in enumerate(key.split(".") if key else []):
+        if isinstance(node, dict) and part in node:
+            node = node[part]
+        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            return number > 0 and not isinstance(node, dict), node
+    return True, node
 
 
 def _shown(path: Path) -> str:

@@ -59,8 +59,9 @@ class Plan:
 def plan(entries: Any, shape: Sequence[int], name: str = "Network", place: str = "network.layers") -> Plan:
     """Plan the stack for samples of `shape`, which leaves out the batch dimension.
 
-    `entries` is a list (numbered) or a mapping (named). Raises RequestError, which names the place, the
-    layer's class, the shape that came in and the way out.
+    `entries` is a list (numbered) or a mapping (named) of entries as YAML gives them; a module, or a function that
+    makes one, is an entry too. Raises RequestError, which names the place, the layer's class, the shape that came in
+    and the way out.
     """
     planner = _Planner()
     makes, y = planner.children(entries, torch.empty(BATCH, *shape, device="meta"), place)
@@ -103,7 +104,7 @@ class _Planner:
                         "with one dash a layer",
                         place,
                     )
-                if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or hasattr(nn.Module(), str(name)):
+                if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or hasattr(Network({}, ""), str(name)):
                     raise RequestError(f"{place}: {name!r} cannot name a layer; choose another name", place)
             return dict(entries)
         if isinstance(entries, Sequence) and not isinstance(entries, str):
@@ -113,6 +114,8 @@ class _Planner:
     def entry(self, entry: Any, x: Tensor, place: str) -> tuple[Make, Tensor]:
         if isinstance(entry, str):
             return self.layer(entry, None, x, place)
+        if isinstance(entry, nn.Module):
+            return (lambda: entry), self.foreign(lambda: entry, x, place)
         if callable(entry):
             return entry, self.foreign(entry, x, place)
         if isinstance(entry, Mapping) and len(entry) == 1:

@@ -51,7 +51,7 @@ def claim(parent: Path, name: str) -> Path:
             else:
                 return path
     except OSError as error:
-        raise RequestError(f"outputs={parent}: cannot write there ({error.strerror})", "outputs") from error
+        raise RequestError(f"{parent}: cannot write there ({error.strerror})", "outputs") from error
 
 
 class Run:

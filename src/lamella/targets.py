@@ -42,7 +42,7 @@ def target(path: Any, key: str, base: type) -> Any:
     if not callable(found) or not any(home.startswith(f"{prefix.partition('.')[0]}.") for prefix in allowed):
         raise RequestError(f"{key} is {path!r}, which leads out of what a config may build", key)
     if isinstance(found, type) and not issubclass(found, base):
-        raise RequestError(f"{key} is {path!r}; a {base.__name__} is expected here", key)
+        raise RequestError(f"{key} is {path!r}; it takes a subclass of {base.__name__}", key)
     return found
 
 

@@ -1,0 +1,88 @@
+"""What the tests share: the command line called in this process, and real digits as files."""
+
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lamella.__main__ import main
+from lamella.data import digits
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command printed and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+Lamella = Callable[..., Result]
+
+
+@pytest.fixture
+def lamella(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lamella:
+    """Call `lamella` in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+
+    def call(*arguments: str) -> Result:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["lamella", *arguments])
+        threads = torch.get_num_threads()
+        try:
+            status = main()
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        finally:
+            torch.set_num_threads(threads)
+        return Result(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def digit_images() -> tuple[Tensor, Tensor]:
+    """300 handwritten digits, uint8 (300, 1, 28, 28), and their labels (300,)."""
+    samples = digits().train
+    assert isinstance(samples.inputs, Tensor)
+    return samples.inputs[:300], samples.targets[:300]
+
+
+@pytest.fixture(scope="session")
+def mnist_root(tmp_path_factory: pytest.TempPathFactory, digit_images: tuple[Tensor, Tensor]) -> Path:
+    """Real digits in the files that MNIST comes in: 200 to train on and 100 to test on."""
+    root = tmp_path_factory.mktemp("mnist")
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    images, labels = digit_images
+    for prefix, part in (("train", slice(0, 200)), ("t10k", slice(200, 300))):
+        pixels, classes = images[part, 0], labels[part].to(torch.uint8)
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 0x803, *pixels.shape) + pixels.numpy().tobytes()
+        )
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">II", 0x801, len(classes)) + classes.numpy().tobytes()
+        )
+    return root
+
+
+@pytest.fixture
+def image_root(tmp_path: Path, digit_images: tuple[Tensor, Tensor]) -> Path:
+    """Real digits 0, 1 and 2 as PNG files: root/train/<class>/<number>.png."""
+    images, labels = digit_images
+    root = tmp_path / "pictures"
+    names = ("zero", "one", "two")
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        if label < len(names):
+            folder = root / "train" / names[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(folder / f"{number:03}.png")
+    return root

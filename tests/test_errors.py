@@ -1,0 +1,174 @@
+"""Wrong requests: exit 2 before anything is trained, one short block that names the key, the value and the way out."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Lamella
+
+OWN = {
+    "network/broken": "name: X\nlayers:\n  - Linear: [1\n  - ReLU\n",
+    "network/tab": "name: X\nlayers:\n\t- ReLU\n",
+    "network/list": "- ReLU\n",
+    "network/unknown": "layers:\n  - Flatten\n  - Liner: 5\n",
+    "network/rank": "layers:\n  stem:\n    - Flatten\n    - Conv2d: [5, 3]\n",
+    "network/wide": "layers:\n  - Conv2d: [5, 3]\n  - Linear: 10\n",
+    "network/argument": "layers:\n  - Linear: {out_feature: 10}\n",
+    "network/foreign": "_target_: os.system\ncommand: touch hacked\n",
+    "network/absent": "_target_: torch.nn.Liner\n",
+    "network/escape": "_target_: torch.nn.modules.module.warnings.warn\nmessage: x\n",
+    "experiment/list_over_mapping": (
+        "# @package _global_\ndefaults:\n  - override /network: neural_network\n  - _self_\n"
+        "network:\n  layers: [ReLU]\n"
+    ),
+    "experiment/no_group": "# @package _global_\ndefaults:\n  - override /netwrk: mlp\n  - _self_\n",
+    "experiment/argument": "# @package _global_\noptimizer:\n  lrr: 1\n",
+    "experiment/unread": "# @package _global_\nnetwork:\n  dept: 1\n",
+    "experiment/root": "# @package _global_\nsed: 1\n",
+    "experiment/interpolation": "# @package _global_\noptimizer:\n  lr: ${foo.bar}\n",
+}
+
+CASES = {
+    # what is given: what the message says, in this order
+    "network=cnnn": ["network=cnnn: there is no such option; did you mean cnn?"],
+    "netwrk=cnn": ["netwrk: there is no such key; did you mean network?", "+netwrk=…"],
+    "optimizer.lrr=1": ["optimizer.lrr: there is no such key; did you mean lr?", "+optimizer.lrr=…"],
+    "+optimizer.lrr=1": [
+        "optimizer.lrr: Adam has no such argument; did you mean lr?",
+        "the command line: +optimizer.lrr=1",
+    ],
+    "trainer.max_epoch=2": ["trainer.max_epoch: there is no such key; did you mean max_epochs?"],
+    "+trainer.max_epoch=2": ["trainer.max_epoch: Trainer has no such argument; did you mean max_epochs"],
+    "+foo=1": ["foo: there is no such key; known: data, device, loss", "the command line: +foo=1"],
+    "+network.dept=3": ["network.dept: nothing in the network reads this key; did you mean depth?"],
+    "experiment=argument": ["optimizer.lrr: Adam has no such argument", "from conf/experiment/argument.yaml"],
+    "experiment=unread": ["network.dept: nothing in the network reads", "from conf/experiment/unread.yaml"],
+    "experiment=root": ["sed: there is no such key; did you mean seed?", "from conf/experiment/root.yaml"],
+    "experiment=no_group": ["conf/experiment/no_group.yaml: there is no group 'netwrk'; did you mean network?"],
+    "experiment=interpolation": ["optimizer.lr is ${foo.bar}, but there is no key foo.bar", "interpolation.yaml"],
+    "network=neural_network network.layers=[Flatten]": [
+        "network.layers is a mapping of names",
+        "conf/network/NAME.yaml",
+    ],
+    "experiment=list_over_mapping": [
+        "conf/experiment/list_over_mapping.yaml: network.layers is a mapping",
+        "network=mlp",
+    ],
+    "network.layers.9=ReLU": ["network.layers[9]: the list has 3 items, numbered from 0"],
+    "network=broken": ["conf/network/broken.yaml, line 5, column 1: this is no YAML: expected ',' or ']'"],
+    "network=tab": ["conf/network/tab.yaml, line 3, column 1: this is no YAML: found character '\\t'"],
+    "network=list": ["network=list: conf/network/list.yaml holds no keys"],
+    "network=unknown": [
+        "network.layers.1: no layer is called 'Liner'; did you mean Linear",
+        "conf/network/unknown.yaml",
+    ],
+    "network=rank": ["network.layers.stem.1: Conv2d expects (channels, height, width), what comes in is (784,)"],
+    "network=wide": ["network: it gives (5, 26, 10) for a sample, where 10 classes take (10,)", "Flatten and Linear"],
+    "network=argument": ["network.layers.0.Linear.out_feature: Linear has no such argument; did you mean out_features"],
+    "network=foreign": [
+        "network._target_ is 'os.system'; a config may build from torch.nn, ",
+        "[tool.lamella] targets",
+    ],
+    "network=absent": ["network._target_ is 'torch.nn.Liner', which cannot be imported; did you mean Linear"],
+    "network=escape": ["network._target_ is 'torch.nn.modules.module.warnings.warn', which leads out of"],
+    "network=resnet18": ["network: RuntimeError on samples of shape (1, 28, 28)", "3 channels, but got 1"],
+    "network.width=wide": ["Linear.out_features is 'wide'; Linear takes int", "the command line: network.width=wide"],
+    "network.name=3": ["network.name is 3; it is printed as a class name"],
+    "optimizer.lr=0.1, 0.2": ["the override 'optimizer.lr=0.1,' cannot be read; write key=value"],
+    "optimizer.lr=???": ["optimizer.lr is ???: it must be set, as in optimizer.lr=…", "optimizer.lr=???"],
+    "optimizer.lr=fast": ["optimizer.lr is 'fast'; Adam takes float", "the command line: optimizer.lr=fast"],
+    "optimizer.lr=-1": ["optimizer: Invalid learning rate: -1"],
+    "optimizer._target_=torch.nn.ReLU": ["optimizer._target_ is 'torch.nn.ReLU'; it takes a subclass of Optimizer"],
+    "seed=1.7": ["seed is 1.7; it takes a whole number from 0 on", "the command line: seed=1.7"],
+    "seed=-1": ["seed is -1"],
+    "name=../x": ["name is '../x'; it names a directory in outputs/"],
+    "monitor=val/acc": ["monitor is 'val/acc'; this loss and data give val/loss, val/accuracy"],
+    "data.batch_size=ten": ["data.batch_size is 'ten'; Data takes int", "the command line: data.batch_size=ten"],
+    "data.batch_size=5000 data.drop_last=true": ["data.batch_size is 5000, more than the 1294 training samples"],
+    "data.num_classes=5 data.classes=null": ["data.num_classes is 5, but a training label is 9"],
+    "data.shape=[3,28,28]": ["data.shape is [3, 28, 28], but the samples are [1, 28, 28]"],
+    "data=mnist data.root=nowhere data.download=false": [
+        "data.root is 'nowhere': there is no MNIST in",
+        "data.root=nowhere",
+    ],
+    "data=image_folder": ["data.root is ???: it must be set", "data/image_folder.yaml"],
+    "data=image_folder data.root=nowhere": [
+        "data.root is 'nowhere':",
+        "put the images of each class into train/<class>/",
+    ],
+    "loss.label_smoothing=2": ["loss: label_smoothing must be between 0.0 and 1.0"],
+    "loss.weight=[1,2]": ["loss: weight tensor should be defined"],
+    "scheduler.interval=day": ["scheduler.interval is 'day'; it takes epoch or step"],
+    "scheduler.warmup_steps=-1": ["scheduler.warmup_steps is -1; it takes a number of optimizer steps"],
+    "scheduler=one_cycle scheduler.warmup_steps=5": ["scheduler.warmup_steps: one_cycle warms up by itself"],
+    "device.threads=0": ["device.threads is 0; it takes 1 or more"],
+    "device.accelerator=gpu": ["device.accelerator is 'gpu'; "],
+    "device.precision=7": ["device.precision is 7; Trainer takes 64 or 32 or 16"],
+    "trainer.max_epochs=0": ["trainer.max_epochs is 0; it takes 1 or more", "the command line: trainer.max_epochs=0"],
+    "trainer.callbacks=[ReLU]": ["trainer.callbacks.0 is 'ReLU'; it takes a mapping with a `_target_`"],
+    "trainer.callbacks=3": ["trainer.callbacks is 3; it takes a list"],
+    "+trainer.gradient_clip_algorithm=foo": ["trainer: `gradient_clip_algorithm` foo is invalid"],
+    "trainer=fsdp device=cpu": ["trainer.strategy is 'fsdp', which needs CUDA; use trainer=ddp"],
+    "-m trainer=ddp seed=1": [
+        "trainer.strategy is 'ddp' in a sweep",
+        "start each member as a `lamella train` of its own",
+    ],
+    "trainer=ddp data.batch_size=65 device=cpu": ["data.batch_size is 65, which 2 devices cannot share equally"],
+}
+
+
+@pytest.mark.parametrize("given", CASES)
+def test_wrong_request(lamella: Lamella, given: str) -> None:
+    for name, text in OWN.items():
+        path = Path("conf") / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    result = lamella("train", *given.split(" "))
+    assert result.status == 2
+    block = result.err
+    assert block.startswith("error: ")
+    for part in CASES[given]:
+        assert part in block, block
+        block = block[block.index(part) + len(part) :]
+    assert len(result.err.splitlines()) <= 10
+    assert "Traceback" not in result.err
+    assert not list(Path("outputs").rglob("run.json"))
+    assert not Path("hacked").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_absent_device_is_refused_before_anything_is_built(lamella: Lamella) -> None:
+    result = lamella("train", "device=cuda", "network.layers=[Liner]")
+    assert result.status == 2
+    assert "device.accelerator is 'cuda', but this machine has none; use device=auto or device=cpu" in result.err
+
+
+def test_corrupt_image_is_named(lamella: Lamella, image_root: Path) -> None:
+    broken = next((image_root / "train" / "one").iterdir())
+    broken.write_bytes(broken.read_bytes()[:60])
+    for in_memory in ("true", "false"):
+        result = lamella("train", "data=image_folder", f"data.root={image_root}", f"data.in_memory={in_memory}")
+        assert result.status == 2
+        assert f"{broken} is no readable image" in result.err
+    assert not Path("outputs").exists()
+
+
+def test_outputs_that_cannot_be_written(lamella: Lamella) -> None:
+    Path("outputs").write_text("a file where a directory should be")
+    result = lamella("train")
+    assert result.status == 2
+    assert result.err.startswith("error: outputs/default: cannot write there (")
+
+
+def test_full_error_shows_the_traceback(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match=r"seed is 1\.7"):
+        lamella("train", "seed=1.7")
+
+
+def test_unknown_command_and_board_without_outputs(lamella: Lamella) -> None:
+    assert lamella("trian").err == "error: there is no command 'trian'; did you mean train?\n"
+    assert lamella("trian").status == 2
+    result = lamella("board", "nowhere")
+    assert result.status == 2
+    assert result.err == "error: nowhere is no directory; `lamella train` makes outputs/\n"

@@ -1,0 +1,289 @@
+"""`lamella train`: what a run leaves behind, and what it does when it cannot go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import Lamella
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lamella import build
+
+QUICK = ("trainer.max_epochs=2", "device=cpu", "device.threads=1")
+
+
+def record(path: Path) -> dict[str, Any]:
+    return json.loads((path / "run.json").read_text())
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(path: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return torch.load(path / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def run_directories() -> list[Path]:
+    return sorted(path.parent for path in Path("outputs").rglob("run.json"))
+
+
+def test_run_directory_holds_everything(lamella: Lamella) -> None:
+    result = lamella("train", *QUICK)
+    assert result.status == 0, result.err
+    assert result.out.startswith("Using cpu device\n")
+    [path] = run_directories()
+    assert path.parent == Path("outputs/default")
+    assert f"directory   {path}" in result.out
+    assert "lamella board outputs" in result.out
+
+    run = record(path)
+    assert run["status"] == "finished"
+    assert run["overrides"] == list(QUICK)
+    assert (run["name"], run["seed"], run["device"], run["error"]) == ("default", 0, "cpu", None)
+    assert (run["epochs"], run["steps"]) == (2, 42)
+    assert run["seconds"] > 0
+    assert run["started"] < run["finished"]
+    assert run["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert set(run["metrics"]) == {f"{s}/{m}" for s in ("train", "val", "test") for m in ("loss", "accuracy")}
+
+    epochs = lines(path)
+    assert [line["epoch"] for line in epochs] == [1, 2]
+    best = max(epochs, key=lambda line: line["val/accuracy"])
+    assert run["best_epoch"] == best["epoch"]
+    assert run["metrics"]["val/accuracy"] == best["val/accuracy"]
+
+    for name in ("last", "best"):
+        checkpoint = torch.load(path / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert (
+            sum(v.numel() for k, v in checkpoint["state_dict"].items() if "running" not in k and "num_" not in k)
+            == (run["parameters"])
+        )
+    assert (path / "log.txt").read_text() == result.out
+    assert len(list(path.glob("events.out.tfevents.*"))) == 1
+    assert not list(path.rglob(".*"))
+
+
+def test_run_can_be_rebuilt_from_its_config_alone(lamella: Lamella) -> None:
+    lamella("train", *QUICK, "network=cnn", "network.widths=[4,8]", "optimizer=sgd", "scheduler=cosine")
+    [path] = run_directories()
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    experiment = build.experiment(config)
+    experiment.task.load_state_dict(weights(path, "best"))
+    network = experiment.task.network.eval()
+    batches = list(experiment.data.test_dataloader())
+    with torch.no_grad():
+        right = sum(int((network(inputs).argmax(1) == targets).sum()) for inputs, targets in batches)
+    assert right / len(experiment.data.test) == record(path)["metrics"]["test/accuracy"]
+
+
+def test_metrics_are_those_of_a_loop_written_by_hand(lamella: Lamella) -> None:
+    """The same seed, data and order, trained with plain PyTorch: equal to the last bit."""
+    lamella("train", *QUICK, "network=neural_network", "data.drop_last=true")
+    [path] = run_directories()
+    experiment = build.experiment(yaml.safe_load((path / "config.yaml").read_text()))
+    network, data = experiment.task.network, experiment.data
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+    loss_function = torch.nn.CrossEntropyLoss()
+    batches = data.train_dataloader()
+    torch.set_num_threads(1)
+    for epoch in range(2):
+        batches.epoch = lambda epoch=epoch: epoch
+        losses = []
+        for inputs, targets in batches:
+            loss = loss_function(network(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert lines(path)[epoch]["train/loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-12)
+    for ours, by_hand in zip(weights(path).values(), network.state_dict().values(), strict=True):
+        assert torch.equal(ours, by_hand)
+
+
+def test_same_seed_same_weights_and_zero_is_a_seed(lamella: Lamella) -> None:
+    for seed in (0, 0, 1):
+        assert lamella("train", *QUICK, f"seed={seed}", "network.dropout=0.2").status == 0
+    first, second, other = run_directories()
+    assert all(torch.equal(weights(first)[name], weights(second)[name]) for name in weights(first))
+    assert not torch.equal(weights(first)["network.2.weight"], weights(other)["network.2.weight"])
+    assert record(first)["seed"] == 0
+
+
+def test_tensorboard_shows_epochs_with_train_and_val_in_one_chart(lamella: Lamella) -> None:
+    lamella("train", *QUICK)
+    [path] = run_directories()
+    events = EventAccumulator(str(path)).Reload()
+    expected = {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds", "samples_per_second"}
+    assert expected <= set(events.Tags()["scalars"])
+    points = events.Scalars("val/loss")
+    assert [point.step for point in points] == [1, 2]
+    assert [point.value for point in points] == pytest.approx([line["val/loss"] for line in lines(path)])
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    assert b"train/loss" in layout
+    assert b"val/loss" in layout
+
+
+def test_sweep_gives_each_member_a_directory_and_ends_with_a_leaderboard(lamella: Lamella) -> None:
+    result = lamella("train", "-m", "optimizer.lr=1e-2,1e-3", "network=mlp,linear", "trainer.max_epochs=1")
+    assert result.status == 0, result.err
+    members = run_directories()
+    assert len(members) == 4
+    assert len({path.parent for path in members}) == 1
+    assert members[0].parent.parent == Path("outputs/default")
+    assert "network=linear,optimizer.lr=0.01,trainer.max_epochs=1" in {path.name for path in members}
+    table = result.out[result.out.index("optimizer.lr  network") :].splitlines()
+    scores = [float(row.split()[2]) for row in table[1:]]
+    assert len(scores) == 4
+    assert scores == sorted(scores, reverse=True)
+    # One after another in one process, each member is what it is alone.
+    lamella("train", "optimizer.lr=0.001", "network=linear", "trainer.max_epochs=1")
+    [alone] = set(run_directories()) - set(members)
+    twin = next(path for path in members if "network=linear,optimizer.lr=0.001" in path.name)
+    assert lines(twin)[0]["val/loss"] == lines(alone)[0]["val/loss"]
+
+
+def test_sweep_goes_on_after_a_member_that_cannot_run(lamella: Lamella) -> None:
+    result = lamella("train", "-m", "optimizer.lr=-1,1e-3", "trainer.max_epochs=1")
+    assert result.status == 2
+    assert "error: optimizer: Invalid learning rate: -1" in result.err
+    [path] = run_directories()
+    assert record(path)["status"] == "finished"
+
+
+def test_own_conf_comes_first_and_own_code_is_allowed_by_name(lamella: Lamella) -> None:
+    Path("conf/network").mkdir(parents=True)
+    Path("conf/experiment").mkdir(parents=True)
+    Path("conf/network/mine.yaml").write_text("_target_: mine.Net\nclasses: ${data.num_classes}\nwidth: 8\n")
+    Path("conf/network/mlp.yaml").write_text("layers: [Flatten, {Linear: '${data.num_classes}'}]\n")
+    Path("conf/experiment/short.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /network: mine\n  - _self_\nname: short\nnetwork:\n  width: 5\n"
+        "trainer:\n  max_epochs: 1\n"
+    )
+    Path("mine.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n"
+        "    def __init__(self, classes: int, width: int) -> None:\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, classes))\n"
+    )
+    refused = lamella("train", "network=mine")
+    assert refused.status == 2
+    assert 'write into pyproject.toml: [tool.lamella] targets = ["mine"]' in refused.err
+    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+    result = lamella("train", "experiment=short", "seed=3")
+    assert result.status == 0, result.err
+    [path] = run_directories()
+    assert path.parent == Path("outputs/short")
+    assert record(path)["parameters"] == 784 * 5 + 5 + 5 * 10 + 10
+    result = lamella("train", "trainer.max_epochs=1")
+    assert result.status == 0, result.err
+    assert max(record(path)["parameters"] for path in run_directories()) == 7850
+
+
+def test_uncommitted_changes_are_kept(lamella: Lamella) -> None:
+    git = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org")
+    Path("notes.txt").write_text("one\n")
+    Path(".gitignore").write_text("outputs/\n")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "one")):
+        subprocess.run([*git, *command], check=True)
+    lamella("train", "trainer.max_epochs=1", "seed=1")
+    Path("notes.txt").write_text("two\n")
+    lamella("train", "trainer.max_epochs=1", "seed=2")
+    clean, dirty = run_directories()
+    assert record(clean)["git"]["dirty"] is False
+    assert len(record(clean)["git"]["commit"]) == 40
+    assert not (clean / "git.patch").exists()
+    assert record(dirty)["git"]["dirty"] is True
+    assert "+two" in (dirty / "git.patch").read_text()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(lamella: Lamella) -> None:
+    result = lamella("train", "optimizer=sgd", "optimizer.lr=1e25", "network=linear", "loss=mse", "scheduler=step")
+    assert result.status == 1
+    [path] = run_directories()
+    run = record(path)
+    assert run["status"] == "failed"
+    assert run["error"].startswith("NonFiniteLoss: the loss is inf at step 2 (epoch 1), with learning rate 1e+25;")
+    assert run["error"].split(": ", 1)[1] in result.err
+    assert "Traceback" not in result.err
+    assert "Traceback" in (path / "log.txt").read_text()
+
+    result = lamella(
+        "train", "network=linear", "optimizer=sgd", "optimizer.lr=1e-3", "scheduler=step", "scheduler.step_size=1",
+        "scheduler.gamma=1e40", "loss=mse",
+    )  # fmt: skip
+    assert result.status == 1
+    path = max(run_directories(), key=lambda path: path.stat().st_mtime)
+    assert record(path)["epochs"] == 1
+    assert "at step 2" in record(path)["error"]
+    assert torch.load(path / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+    assert all(value.isfinite().all() for value in weights(path).values())
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"])
+def test_signals_end_a_run_that_says_so(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=100000", "network=linear"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    while "epoch" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "Traceback" not in err
+    [path] = (path.parent for path in tmp_path.rglob("run.json"))
+    assert record(path)["status"] == "interrupted"
+    assert record(path)["epochs"] >= 1
+    assert weights(path)
+
+
+def test_two_processes_share_one_run(tmp_path: Path) -> None:
+    """Data parallel: the order of one process, each rank its share, metrics over both, one run directory."""
+    options = ["network=linear", "device=cpu", "trainer.max_epochs=2"]
+    for extra in (["trainer=ddp", "trainer.devices=2"], []):
+        command = [sys.executable, "-m", "lamella", "train", *options, *extra]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=180, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    single, double = sorted((path.parent for path in tmp_path.rglob("run.json")), key=lambda path: "ddp" in path.name)
+    for ours, other in zip(lines(double), lines(single), strict=True):
+        for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+            assert ours[name] == pytest.approx(other[name], rel=1e-4)
+    assert record(double)["metrics"]["test/accuracy"] == pytest.approx(record(single)["metrics"]["test/accuracy"])
+    assert record(double)["steps"] == record(single)["steps"]
+    for name, value in weights(double).items():
+        torch.testing.assert_close(value, weights(single)[name], rtol=1e-4, atol=1e-5)
+    assert len(list(double.glob("events.out.tfevents.*"))) == 1
+
+
+def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=1", "network=linear"]
+    processes = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(3)]
+    assert [process.wait(timeout=180) for process in processes] == [0, 0, 0]
+    names = sorted(path.parent.name for path in tmp_path.rglob("run.json"))
+    start = "network=linear,trainer.max_epochs=1"
+    assert names == [start, f"{start}_2", f"{start}_3"]
+
+
+def test_a_run_from_image_files(lamella: Lamella, image_root: Path) -> None:
+    result = lamella("train", "data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0.3]",
+                     "data.std=[0.3]", "trainer.max_epochs=8", "data.batch_size=16")  # fmt: skip
+    assert result.status == 0, result.err
+    [path] = run_directories()
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    assert config["data"]["classes"] == ["one", "two", "zero"]
+    assert config["data"]["num_classes"] == 3
+    assert record(path)["metrics"]["val/accuracy"] > 0.8
+
+
+def test_the_bar_and_the_log_are_readable_in_a_file(tmp_path: Path) -> None:
+    with (tmp_path / "printed").open("w") as file:
+        command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=2"]
+        subprocess.run(command, cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT, check=True, timeout=120)
+    text = (tmp_path / "printed").read_text()
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == 7
