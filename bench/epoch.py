@@ -3,7 +3,7 @@
     python bench/epoch.py ROOT [--threads 1 2] [--repeats 5]
 
 ROOT holds MNIST as torchvision lays it out. Each side is a program of its own that trains two epochs on 55,000 images
-and validates on 5,000 after each; the second epoch is timed, from outside, between the lines that the two print. The
+and validates on the other 5,000 after each; the second epoch is timed, from outside, between the lines that the two print. The
 sides take turns. Printed are the medians with the fastest and slowest, the ratios, and the peak memory of each program.
 """
 
@@ -52,7 +52,8 @@ def bare(root: str, name: str, threads: int) -> None:
     torch.set_num_threads(threads)
     data = MNIST(root, train=True)
     images = ((data.data / 255 - 0.1307) / 0.3081).unsqueeze(1)
-    inputs, targets, val_inputs, val_targets = images[5000:], data.targets[5000:], images[:5000], data.targets[:5000]
+    held = len(images) // 12
+    inputs, targets, val_inputs, val_targets = images[held:], data.targets[held:], images[:held], data.targets[:held]
     model, loss_function = network(name), torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for epoch in range(2):
@@ -79,8 +80,9 @@ def tutorial(root: str, name: str, threads: int) -> None:
     torch.set_num_threads(threads)
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     data = MNIST(root, train=True, transform=transform)
-    loader = DataLoader(Subset(data, range(5000, 60000)), batch_size=64, shuffle=True)
-    val_loader = DataLoader(Subset(data, range(5000)), batch_size=256)
+    held = len(data) // 12
+    loader = DataLoader(Subset(data, range(held, len(data))), batch_size=64, shuffle=True)
+    val_loader = DataLoader(Subset(data, range(held)), batch_size=256)
     model, loss_function = network(name), torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters())
     for epoch in range(2):
@@ -93,12 +95,14 @@ def tutorial(root: str, name: str, threads: int) -> None:
         model.eval()
         with torch.no_grad():
             right = sum(int((model(x).argmax(1) == y).sum()) for x, y in val_loader)
-        print(f"epoch {epoch + 1}/2", right / 5000, flush=True)
+        print(f"epoch {epoch + 1}/2", right / held, flush=True)
 
 
 def lamella(root: str, name: str, threads: int) -> list[str]:
-    options = ["data=mnist", f"data.root={os.path.abspath(root)}", "trainer.max_epochs=2", f"device.threads={threads}"]
-    return [sys.executable, "-m", "lamella", "train", "device=cpu", *options, *NETWORKS[name]]
+    held = (os.path.getsize(os.path.join(root, "MNIST/raw/train-labels-idx1-ubyte")) - 8) // 12
+    data = ["data=mnist", f"data.root={os.path.abspath(root)}", f"data.val_size={held}"]
+    options = ["device=cpu", f"device.threads={threads}", "trainer.max_epochs=2"]
+    return [sys.executable, "-m", "lamella", "train", *data, *options, *NETWORKS[name]]
 
 
 def measure(side: str, root: str, name: str, threads: int, directory: str) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """lamella board [DIR] [--port PORT]: TensorBoard on the outputs, on this machine only."""
 
 import argparse
-import subprocess
+import os
 import sys
 from pathlib import Path
 
@@ -15,4 +15,5 @@ def main(arguments: list[str]) -> int:
         print(f"error: {options.directory} is no directory; `lamella train` makes outputs/", file=sys.stderr)
         return 2
     where = ["--logdir", str(options.directory), "--host", "127.0.0.1", "--port", str(options.port)]
-    return subprocess.run([sys.executable, "-m", "tensorboard.main", *where]).returncode
+    # In place of this process, so that Ctrl-C and signals reach TensorBoard itself.
+    return os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *where])

@@ -1,0 +1,50 @@
+"""`lamella board`: a real TensorBoard, asked over HTTP."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from conftest import Lamella
+
+
+def get(url: str) -> str:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as response:
+                return response.read().decode()
+        except (urllib.error.URLError, ConnectionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def test_board_shows_the_runs_on_this_machine_only(lamella: Lamella, tmp_path: Path) -> None:
+    lamella("train", "-m", "seed=1,2", "trainer.max_epochs=1", "network=linear")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "lamella", "board", "--port", str(port)]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=quiet, stderr=quiet)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 60
+        while len(tags := json.loads(get(f"{url}/data/plugin/scalars/tags"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert len(tags) == 2
+        for run, shown in tags.items():
+            assert re.search(r"/network=linear,seed=[12],trainer.max_epochs=1$", run)
+            assert {"train/loss", "val/loss", "train/accuracy", "val/accuracy", "lr"} <= set(shown)
+        listening = Path("/proc/net/tcp").read_text()
+        assert f"0100007F:{port:04X}" in listening
+        assert f"00000000:{port:04X}" not in listening
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -1,0 +1,474 @@
+"""Data: what the sources read, how it is split, and that what is served is a pure function of the config."""
+
+import hashlib
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import chain
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.nn.functional import pad
+from torchvision import datasets
+
+from lamella.data import Augment, Batches, Data, Samples, Splits, digits, image_folder, torchvision_dataset
+from lamella.data.samples import split
+from lamella.data.sources import class_folders
+from lamella.errors import RequestError
+
+GREY = [1, 28, 28]
+CLASSES = ["one", "two", "zero"]  # of image_root
+EVERYTHING = Augment(crop=2, flip=True, rotation=20)
+
+
+@contextmanager
+def rejected(key: str, *parts: object) -> Iterator[None]:
+    with pytest.raises(RequestError) as caught:
+        yield
+    assert all(str(part) in str(caught.value) for part in parts), str(caught.value)
+    assert caught.value.key == key
+
+
+def pixels(samples: Samples | None) -> Tensor:
+    assert samples is not None
+    return samples.inputs[torch.arange(len(samples))]
+
+
+def numbered(count: int) -> Samples:
+    """Samples whose input and target are their index."""
+    return Samples(torch.arange(count).float(), torch.arange(count))
+
+
+def noise(*shape: int) -> Tensor:
+    """Images without two equal windows and without black."""
+    return torch.randint(1, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def order(batches: Batches) -> list[list[int]]:
+    return [targets.tolist() for _, targets in batches]
+
+
+def joined(batches: Batches) -> tuple[Tensor, Tensor]:
+    inputs, targets = zip(*batches, strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def test_digits_are_the_ones_of_scikit_learn() -> None:
+    original = load_digits()
+    splits, small, triple = digits(), digits(size=8).train, digits(size=24).train
+    images = pixels(splits.train)
+    assert images.dtype == torch.uint8
+    assert images.shape == (1797, 1, 28, 28)
+    assert images.max() == 255
+    assert (splits.val, splits.test) == (None, None)
+    assert torch.equal(splits.train.targets, torch.from_numpy(original.target).long())
+    assert torch.equal(pixels(small)[:, 0], torch.from_numpy(original.images * 255 / 16).round().byte())
+    assert torch.equal(pixels(triple)[:, :, 1::3, 1::3], pixels(small))
+    means = torch.stack([images[splits.train.targets == label].float().mean(0).flatten() for label in range(10)])
+    assert torch.pdist(means).min() > 500
+
+
+def test_mnist_has_its_own_test_set(mnist_root: Path, digit_images: tuple[Tensor, Tensor]) -> None:
+    images, labels = digit_images
+    splits = torchvision_dataset("MNIST", str(mnist_root), download=False)
+    assert splits.val is None
+    assert splits.test is not None
+    assert torch.equal(torch.cat([pixels(splits.train), pixels(splits.test)]), images)
+    assert torch.equal(torch.cat([splits.train.targets, splits.test.targets]), labels)
+    assert len(splits.train) == 200
+
+
+def test_cifar_is_served_channels_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+
+    def write(name: str, content: dict[str, Any]) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    images = noise(5, 3, 32, 32)
+    train = write("data_batch_1", {"data": images[:3].flatten(1).numpy(), "labels": [7, 0, 9]})
+    test = write("test_batch", {"data": images[3:].flatten(1).numpy(), "labels": [1, 2]})
+    meta = write("batches.meta", {"label_names": list("abcdefghij")})
+    # The checksums are of the 60,000 real pictures.
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [train])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [test])
+    monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
+    splits = torchvision_dataset("CIFAR10", str(tmp_path), download=False)
+    assert torch.equal(torch.cat([pixels(splits.train), pixels(splits.test)]), images)
+    assert splits.train.targets.tolist() == [7, 0, 9]
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+@pytest.mark.parametrize("kept", [0, 20], ids=["empty", "truncated"])
+def test_damaged_files_are_reported(mnist_root: Path, tmp_path: Path, name: str, kept: int) -> None:
+    root = shutil.copytree(mnist_root, tmp_path / "copy")
+    file = root / "MNIST" / "raw" / name
+    file.write_bytes(file.read_bytes()[:kept])
+    with rejected("data.root", f"the MNIST files in {root} are damaged"):
+        torchvision_dataset("MNIST", str(root), download=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("FashonMNIST", "did you mean FashionMNIST"), ("x", "known: CIFAR10, CIFAR100, FashionMNIST")]
+)
+def test_an_unknown_data_set_gets_its_nearest(tmp_path: Path, name: str, hint: str) -> None:
+    with rejected("data.source.dataset", f"data.source.dataset is '{name}'; {hint}"):
+        torchvision_dataset(name, str(tmp_path))
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """MNIST's only mirror has no files; the paths it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(404)
+            self.send_header("Content-Length", "0")  # torchvision leaves the connection of a longer answer open
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        yield asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("download", "paths", "why"),
+    [(True, ["/train-images-idx3-ubyte.gz"], "it could not be downloaded"), (False, [], "data.download is false")],
+    ids=["download", "no-download"],
+)
+def test_missing_files_are_reported(tmp_path: Path, mirror: list[str], download: bool, paths: list, why: str) -> None:
+    with rejected("data.root", f"data.root is '{tmp_path}': there is no MNIST in {tmp_path}, and {why}"):
+        torchvision_dataset("MNIST", str(tmp_path), download)
+    assert mirror == paths
+
+
+def test_grey_images_are_decoded_as_they_were(image_root: Path, digit_images: tuple[Tensor, Tensor]) -> None:
+    (image_root / "train" / "notes.txt").write_text("no class")
+    assert class_folders(str(image_root)) == CLASSES
+    images, labels = digit_images
+    train = image_folder(str(image_root), GREY, CLASSES).train
+    assert torch.equal(pixels(train), torch.cat([images[labels == label] for label in (1, 2, 0)]))
+    assert train.targets.bincount().tolist() == [int((labels == label).sum()) for label in (1, 2, 0)]
+    assert torch.equal(train.targets, train.targets.msort())
+
+
+@pytest.mark.parametrize("suffix", ["png", "JPG"])
+def test_colour_images_are_resized_as_pillow_does(tmp_path: Path, suffix: str) -> None:
+    paths = [tmp_path / "train" / name / "deeper" / f"a.{suffix}" for name in "ab"]
+    for path, image in zip(paths, noise(2, 37, 50, 3), strict=True):
+        path.parent.mkdir(parents=True)
+        Image.fromarray(image.numpy()).save(path)
+    for path, decoded in zip(paths, pixels(image_folder(str(tmp_path), [3, 20, 24], ["a", "b"]).train), strict=True):
+        with Image.open(path) as file:
+            expected = np.asarray(file.convert("RGB").resize((24, 20), Image.Resampling.BILINEAR))
+        assert np.array_equal(decoded.permute(1, 2, 0), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "LA", "1"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_modes_are_converted(tmp_path: Path, mode: str, channels: int) -> None:
+    image = Image.fromarray(noise(9, 7, 3).numpy()).convert(mode)
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    image.save(tmp_path / "train" / "a" / "1.png")
+    decoded = pixels(image_folder(str(tmp_path), [channels, 9, 7], ["a"]).train)[0]
+    expected = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(9, 7, channels)
+    assert np.array_equal(decoded.permute(1, 2, 0), expected)
+
+
+@pytest.mark.parametrize("in_memory", [True, False], ids=["in_memory", "files"])
+def test_a_folder_of_training_images_is_split(image_root: Path, in_memory: bool) -> None:
+    source = image_folder(str(image_root), GREY, CLASSES)
+    options = {"val_size": 10, "test_size": 0.2, "in_memory": in_memory}
+    first, again, other = (Data(source, GREY, 8, 3, split_seed=seed, **options) for seed in (0, 0, 1))
+    assert (len(first.val), len(first.test)) == (10, round(0.2 * len(source.train)))
+    parts = torch.cat([pixels(part) for part in (first.train, first.val, first.test)])
+    assert sorted(parts.flatten(1).tolist()) == sorted(pixels(source.train).flatten(1).tolist())
+    for part in ("val", "test"):
+        assert torch.equal(pixels(getattr(first, part)), pixels(getattr(again, part)))
+        assert not torch.equal(pixels(getattr(first, part)), pixels(getattr(other, part)))
+
+
+def test_folders_val_and_test_are_used(image_root: Path) -> None:
+    total = len(image_folder(str(image_root), GREY, CLASSES).train)
+    shutil.copytree(image_root / "train" / "two", image_root / "val" / "two")
+    shutil.copytree(image_root / "train" / "zero", image_root / "test" / "zero")
+    data = Data(image_folder(str(image_root), GREY, CLASSES), GREY, 8, 3)
+    assert len(data.train) == total
+    assert torch.equal(pixels(data.val), pixels(data.train)[data.train.targets == 1])
+    assert torch.equal(pixels(data.test), pixels(data.train)[data.train.targets == 2])
+    assert (set(data.val.targets.tolist()), set(data.test.targets.tolist())) == ({1}, {2})
+
+
+@pytest.mark.parametrize("in_memory", [True, False], ids=["in_memory", "files"])
+@pytest.mark.parametrize("content", ["truncated", "text"])
+def test_a_corrupt_image_is_named(image_root: Path, in_memory: bool, content: str) -> None:
+    broken = sorted((image_root / "train" / "two").iterdir())[3]
+    broken.write_bytes(broken.read_bytes()[:100] if content == "truncated" else b"no picture")
+    with rejected("data.root", f"{broken} is no readable image"):
+        Data(image_folder(str(image_root), GREY, CLASSES), GREY, 8, 3, in_memory=in_memory)
+
+
+def test_an_incomplete_image_folder_is_reported(tmp_path: Path, image_root: Path) -> None:
+    root = tmp_path / "empty"
+    for function in (lambda: image_folder(str(root), GREY, ["a"]), lambda: class_folders(str(root))):
+        with rejected("data.root", f"data.root is '{root}'", "train"):
+            function()
+    (root / "train").mkdir(parents=True)
+    with rejected("data.root", "holds no folders"):
+        class_folders(str(root))
+    (root / "train" / "a").mkdir()
+    (root / "train" / "a" / "notes.txt").write_text("no picture")
+    with rejected("data.root", f"there are no images in {root / 'train'}"):
+        image_folder(str(root), GREY, ["a"])
+    (image_root / "val" / "zeros").mkdir(parents=True)
+    with rejected("data.classes", f"no 'zeros', a folder in {image_root / 'val'}; did you mean zero?"):
+        image_folder(str(image_root), GREY, CLASSES)
+
+
+@given(total=st.integers(2, 200), size=st.integers(0, 210) | st.floats(0, 0.999), seed=st.integers(0, 2**31))
+@settings(deadline=None)
+def test_split_cuts_its_size_off(total: int, size: int | float, seed: int) -> None:
+    count = round(size * total) if isinstance(size, float) else size
+    if not 0 < count < total:
+        with rejected("data.val_size", f"data.val_size is {size}; of {total} samples"):
+            split(numbered(total), size, seed, "data.val_size")
+        return
+    rest, cut = split(numbered(total), size, seed, "data.val_size")
+    assert len(cut) == count
+    assert sorted(rest.targets.tolist() + cut.targets.tolist()) == list(range(total))
+    assert torch.equal(pixels(cut), cut.targets.float())
+    assert torch.equal(cut.targets, split(numbered(total), size, seed, "data.val_size")[1].targets)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    epoch = 0
+
+    def batches(seed: int) -> Batches:
+        return Batches(numbered(50), 8, shuffle=True, seed=seed, epoch=lambda: epoch)
+
+    kept = batches(3)
+    first = order(kept)
+    torch.manual_seed(1)
+    assert order(kept) == order(batches(3)) == first
+    seen = set()
+    for epoch in range(4):  # noqa: B007
+        assert order(kept) == order(batches(3))
+        seen |= {str(order(batches(seed))) for seed in range(4)}
+    assert len(seen) == 16
+
+
+def test_unshuffled_samples_keep_their_order() -> None:
+    batches = Batches(numbered(10), 4, drop_last=True)
+    assert order(batches) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    inputs, targets = joined(batches)
+    assert torch.equal(inputs, targets.float())
+
+
+@given(st.data(), st.integers(1, 4), st.integers(1, 6), st.booleans(), st.booleans())
+@settings(deadline=None)
+def test_ranks_share_the_batches_of_one(
+    data: st.DataObject, world: int, share: int, shuffle: bool, drop_last: bool
+) -> None:
+    size = world * share
+    count = data.draw(st.integers(size if drop_last else world, 60), label="count")
+    options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "seed": 5}
+    loaders = [Batches(numbered(count), size, rank=rank, world=world, **options) for rank in range(world)]
+    whole, ranks = order(Batches(numbered(count), size, **options)), [order(loader) for loader in loaders]
+    assert [len(loader) for loader in loaders] == [len(rank) for rank in ranks]
+    served = sorted(chain(*chain(*ranks)))
+    assert len(set(served)) == len(served)
+    if not shuffle:
+        assert served == list(range(count))
+        return
+    assert len({str([len(batch) for batch in rank]) for rank in ranks}) == 1
+    together = [set(chain(*parts)) for parts in zip(*ranks, strict=True)]
+    if drop_last:
+        assert together == [set(batch) for batch in whole]
+        assert len(served) == count - count % size
+    else:
+        assert all(part <= set(batch) for part, batch in zip(together, whole, strict=False))
+        assert len(served) == count - count % world
+        assert sorted(chain(*whole)) == list(range(count))
+
+
+@pytest.mark.parametrize("kind", ["tensor", "files"])
+def test_the_way_of_reading_changes_nothing(image_root: Path, kind: str) -> None:
+    train = image_folder(str(image_root), GREY, CLASSES).train
+    splits = Splits(Samples(pixels(train), train.targets) if kind == "tensor" else train)
+    state = torch.get_rng_state()
+    passes = []
+    for options in ({"in_memory": True}, *({"in_memory": False, "num_workers": number} for number in (0, 1, 2))):
+        data = Data(splits, GREY, 16, 3, mean=[0.3], std=[0.3], augment=EVERYTHING, **options)
+        passes.append([*data.train_dataloader(), *data.val_dataloader(), *data.test_dataloader()])
+    assert torch.equal(torch.get_rng_state(), state)
+    for other in passes[1:]:
+        for (inputs, targets), (same, labels) in zip(passes[0], other, strict=True):
+            assert torch.equal(inputs, same)
+            assert torch.equal(targets, labels)
+
+
+@pytest.mark.parametrize("options", [{}, {"crop": 1}, {"flip": True}, {"rotation": 0.5}], ids=str)
+def test_augment_is_true_where_it_changes_something(options: dict[str, Any]) -> None:
+    images, augment = noise(20, 1, 6, 9), Augment(**options)
+    assert bool(augment) == bool(options)
+    assert torch.equal(augment(images, augment.draw(20, 0, 0)), images) != bool(options)
+
+
+def test_crop_takes_each_window_of_the_padded_image() -> None:
+    images, crop = noise(600, 3, 5, 8), Augment(crop=2)
+    changed = crop(images, crop.draw(600, 0, 0))
+    windows = pad(images, (2, 2, 2, 2)).unfold(2, 5, 1).unfold(3, 8, 1)  # (B, channels, down, right, height, width)
+    found = (windows == changed[:, :, None, None]).all(-1).all(-1).all(1)
+    assert found.flatten(1).sum(1).eq(1).all()
+    # 24 of each are expected.
+    assert found.sum(0).min() > 8
+    assert found.sum(0).max() < 48
+
+
+def test_flip_mirrors_about_half_of_the_images() -> None:
+    images, flip = noise(600, 3, 5, 8), Augment(flip=True)
+    changed = flip(images, flip.draw(600, 0, 0))
+    kept, mirrored = ((changed == version).flatten(1).all(1) for version in (images, images.flip(3)))
+    assert (kept ^ mirrored).all()
+    assert 250 < int(mirrored.sum()) < 350
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10), (10, 6)])
+def test_rotation_reaches_its_limit_either_way(height: int, width: int) -> None:
+    images = noise(3, 2, height, width).float()
+    changed = Augment(rotation=90)(images, torch.tensor([0.0, 0.5, 1.0])[:, None].expand(3, 4))
+    # Quarter turns put pixels on pixels: the middle square turns, and what is beside it becomes black.
+    top, left = max(0, height - width) // 2, max(0, width - height) // 2
+    square = images[:, :, top : height - top, left : width - left]
+    turned = [pad(square[number].rot90(turn, (1, 2)), (left, left, top, top)) for number, turn in ((0, -1), (2, 1))]
+    assert torch.allclose(changed, torch.stack([turned[0], images[1], turned[1]]), atol=1e-2)
+
+
+def test_small_rotations_keep_the_brightness(digit_images: tuple[Tensor, Tensor]) -> None:
+    images, augment = digit_images[0], Augment(rotation=15)
+    changed = augment(images, augment.draw(len(images), 0, 0))
+    assert changed.shape == images.shape
+    assert torch.allclose(changed.flatten(1).sum(1), images.float().flatten(1).sum(1), rtol=0.1)
+    assert (changed - images).flatten(1).abs().amax(1).gt(1).float().mean() > 0.9
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_alone() -> None:
+    def augmented(size: int, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> Tensor:
+        samples, options = Samples(noise(60, 1, 6, 9), torch.arange(60)), {"seed": seed, "shuffle": shuffle}
+        inputs, numbers = joined(Batches(samples, size, augment=EVERYTHING, epoch=lambda: epoch, **options))
+        return inputs[numbers.argsort()]
+
+    first = augmented(60)
+    for same in (augmented(7), augmented(1), augmented(16, shuffle=False)):
+        assert torch.equal(same, first)
+    for other in (augmented(60, seed=1), augmented(60, epoch=1)):
+        assert (other != first).flatten(1).any(1).all()
+
+
+def serve(splits: Splits | None = None, **options: Any) -> Data:
+    source = splits or Splits(Samples(noise(40, 3, 4, 5), torch.arange(40) % 3))
+    return Data(source, **{"shape": [3, 4, 5], "batch_size": 8, "num_classes": 3, **options})
+
+
+@pytest.mark.parametrize("in_memory", [True, False], ids=["in_memory", "read"])
+@pytest.mark.parametrize(("mean", "std"), [([0.1, 0.5, 0.9], [0.2, 0.3, 0.4]), (None, None)], ids=["given", "default"])
+def test_images_are_normalised(in_memory: bool, mean: list[float] | None, std: list[float] | None) -> None:
+    data = serve(mean=mean, std=std, in_memory=in_memory)
+    inputs, targets = joined(data.test_dataloader())
+    centre, spread = (torch.tensor(values).double().view(3, 1, 1) for values in (mean or [0] * 3, std or [1] * 3))
+    expected = (pixels(data.test).double() / 255 - centre) / spread
+    assert inputs.dtype == torch.float32
+    assert torch.allclose(inputs.double(), expected, rtol=0, atol=1e-6)
+    assert torch.equal(targets, data.test.targets)
+
+
+def test_floats_are_served_as_they_are() -> None:
+    table = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    part = Samples(table, table[:, :2] * 3)
+    data = serve(Splits(part, part, part), shape=[6])
+    for batches in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        inputs, targets = joined(batches)
+        assert sorted(inputs.tolist()) == sorted(table.tolist())
+        assert torch.equal(targets, inputs[:, :2] * 3)
+
+
+def test_only_training_images_are_augmented() -> None:
+    plain, changed = serve(), serve(augment=EVERYTHING)
+    for name, same in (("val_dataloader", True), ("test_dataloader", True), ("train_dataloader", False)):
+        (images, labels), (others, targets) = (joined(getattr(data, name)()) for data in (plain, changed))
+        assert torch.equal(labels, targets)
+        assert torch.equal(images, others) == same
+
+
+def test_the_seed_orders_but_does_not_split() -> None:
+    first, second = serve(seed=0), serve(seed=1)
+    for name in ("train", "val", "test"):
+        assert torch.equal(pixels(getattr(first, name)), pixels(getattr(second, name)))
+    assert order(first.train_dataloader()) != order(second.train_dataloader())
+
+
+def test_a_fraction_is_of_what_is_left() -> None:
+    data = serve(test_size=10, val_size=0.5)
+    assert (len(data.train), len(data.val), len(data.test)) == (15, 15, 10)
+    assert len(data.train_dataloader()) == 2
+    assert len(serve(test_size=10, val_size=0.5, drop_last=True).train_dataloader()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "message"),
+    [
+        ({"batch_size": 0}, "batch_size", "is 0; it takes 1 or more"),
+        ({"batch_size": 33, "drop_last": True}, "batch_size", "is 33, more than the 32 training samples"),
+        ({"num_classes": 2}, "num_classes", "is 2, but a training label is 2; labels go from 0 to 1"),
+        ({"classes": ["a", "b"]}, "num_classes", "is 3, but data.classes names 2"),
+        ({"shape": [3, 5, 4]}, "shape", "is [3, 5, 4], but the samples are [3, 4, 5]"),
+        ({"mean": [0.5]}, "mean", "has 1 numbers; data.shape has 3 channels"),
+        ({"std": [0.5] * 4}, "std", "has 4 numbers; data.shape has 3 channels"),
+        ({"std": [0.5, 0.0, 0.5]}, "std", "is [0.5, 0.0, 0.5]; it takes numbers above 0"),
+        ({"val_size": 0}, "val_size", "is 0; of 36 samples it must leave some on either side"),
+        ({"test_size": 40}, "test_size", "is 40; of 40 samples it must leave some on either side"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_reported(options: dict[str, Any], key: str, message: str) -> None:
+    with rejected(f"data.{key}", f"data.{key} {message}"):
+        serve(**options)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+@pytest.mark.parametrize("part", ["training", "validation", "test"])
+def test_a_label_outside_the_classes_is_reported(label: int, part: str) -> None:
+    good, bad = (Samples(noise(3, 3, 4, 5), torch.tensor([0, 1, last])) for last in (2, label))
+    with rejected("data.num_classes", f"is 3, but a {part} label is {label}; labels go from 0 to 2"):
+        serve(Splits(*(bad if name == part else good for name in ("training", "validation", "test"))))
+
+
+def test_a_batch_must_be_shared_equally() -> None:
+    data = serve(batch_size=9)
+    data.check_world(3)
+    with rejected(
+        "data.batch_size", "data.batch_size is 9, which 2 devices cannot share equally; take a multiple of 2"
+    ):
+        data.check_world(2)

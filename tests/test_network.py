@@ -1,0 +1,317 @@
+"""The layer stack through `plan`: sizes, weights, trace, composites, modules from elsewhere, and every refusal."""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.modules import activation
+from torchvision.models import resnet18
+
+from lamella.errors import RequestError
+from lamella.network import Plan, Row, plan, plan_module
+
+IMAGE = (1, 28, 28)
+NOTE_STACK = [{"Linear": 512}, "ReLU", {"Linear": 512}, "ReLU", {"Linear": 10}, "ReLU"]
+NOTE = {"flatten": "Flatten", "linear_relu_stack": NOTE_STACK}
+NOTE_PRINTED = """\
+NeuralNetwork(
+  (flatten): Flatten(start_dim=1, end_dim=-1)
+  (linear_relu_stack): Sequential(
+    (0): Linear(in_features=784, out_features=512, bias=True)
+    (1): ReLU()
+    (2): Linear(in_features=512, out_features=512, bias=True)
+    (3): ReLU()
+    (4): Linear(in_features=512, out_features=10, bias=True)
+    (5): ReLU()
+  )
+)
+"""
+CNN = {
+    "features": [{"Conv2d": [8, 3]}, {"BatchNorm2d": {"momentum": 0.2}}, "ReLU", {"MaxPool2d": 2}],
+    "classifier": ["Flatten", {"Dropout": 0.25}, {"Linear": 10}],
+}
+RECURRENT = [{"Flatten": [1, 2]}, {"LSTM": {"hidden_size": 16, "num_layers": 2}}, "Flatten", {"Linear": 10}]
+BRANCH = [{"Conv2d": [4, 3, 2, 1]}, "BatchNorm2d", "ReLU", {"Conv2d": [4, 3, 1, 1]}]
+RESIDUAL = [{"Residual": {"shortcut": [{"Conv2d": [4, 1, 2]}], "layers": BRANCH}}, "Flatten", {"Linear": 10}]
+
+
+class NoteByHand(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        layers = nn.Linear(28 * 28, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10), nn.ReLU()
+        self.linear_relu_stack = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_relu_stack(self.flatten(x))
+
+
+class CNNByHand(nn.Sequential):
+    def __init__(self) -> None:
+        features = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8, momentum=0.2), nn.ReLU(), nn.MaxPool2d(2)
+        super().__init__(*features, nn.Flatten(), nn.Dropout(0.25), nn.Linear(8 * 13 * 13, 10))
+
+
+class RecurrentByHand(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(28, 16, num_layers=2, batch_first=True)
+        self.linear = nn.Linear(28 * 16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.lstm(x.flatten(1, 2))[0].flatten(1))
+
+
+class ResidualByHand(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1))
+        self.shortcut = nn.Conv2d(1, 4, 1, 2)
+        self.linear = nn.Linear(4 * 14 * 14, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear((self.branch(x) + self.shortcut(x)).flatten(1))
+
+
+class ComputesWithValues(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * (2.0 if x.sum().item() > 0 else 1.0)
+
+
+class Broken(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("this never works\nfor reasons of its own")
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+def parameters_add_up(planned: Plan) -> bool:
+    return sum(row.parameters for row in planned.trace) == sum(p.numel() for p in planned.build().parameters())
+
+
+def test_the_network_of_the_note_prints_as_in_the_note(capsys: pytest.CaptureFixture[str]) -> None:
+    print(plan(NOTE, IMAGE, name="NeuralNetwork").build())
+    assert capsys.readouterr().out == NOTE_PRINTED
+
+
+@pytest.mark.parametrize(
+    ("entries", "by_hand"),
+    [(NOTE, NoteByHand), (CNN, CNNByHand), (RECURRENT, RecurrentByHand), (RESIDUAL, ResidualByHand)],
+    ids=["note", "cnn", "lstm", "residual"],
+)
+def test_weights_and_outputs_are_those_of_a_hand_written_class(entries: Any, by_hand: type[nn.Module]) -> None:
+    torch.manual_seed(11)
+    network = plan(entries, IMAGE).build()
+    torch.manual_seed(11)
+    expected = by_hand()
+    assert same_weights(network, expected)
+    x = torch.rand(3, *IMAGE)
+    assert torch.equal(network.eval()(x), expected.eval()(x))
+
+
+@pytest.mark.parametrize("entries", [NOTE, CNN, RECURRENT, RESIDUAL], ids=["note", "cnn", "lstm", "residual"])
+def test_planning_consumes_no_random_numbers_and_building_does(entries: Any) -> None:
+    before = torch.get_rng_state()
+    planned = plan([entries, ["RReLU", lambda: nn.Linear(10, 4)], {"last": ComputesWithValues}], IMAGE)
+    plan_module(ResidualByHand, IMAGE)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not same_weights(planned.build(), planned.build())
+
+
+SIZES: dict[str, Any] = {
+    "linear-scalar": ({"Linear": 20}, (7,), "in_features", 7, (20,), 160),
+    "linear-list": ({"Linear": [20, False]}, (7,), "in_features", 7, (20,), 140),
+    "linear-mapping": ({"Linear": {"out_features": 20}}, (5, 7), "in_features", 7, (5, 20), 160),
+    "conv1d": ({"Conv1d": [4, 3]}, (2, 9), "in_channels", 2, (4, 7), 28),
+    "conv2d": ({"Conv2d": {"out_channels": 4, "kernel_size": [3, 1]}}, (2, 9, 9), "in_channels", 2, (4, 7, 9), 28),
+    "conv3d": ({"Conv3d": [4, 2]}, (2, 5, 5, 5), "in_channels", 2, (4, 4, 4, 4), 68),
+    "transpose1d": ({"ConvTranspose1d": [4, 3]}, (2, 9), "in_channels", 2, (4, 11), 28),
+    "transpose2d": ({"ConvTranspose2d": [4, 2, 2]}, (2, 5, 5), "in_channels", 2, (4, 10, 10), 36),
+    "transpose3d": ({"ConvTranspose3d": [4, 2]}, (2, 3, 3, 3), "in_channels", 2, (4, 4, 4, 4), 68),
+    "batchnorm1d-2d-input": ("BatchNorm1d", (6,), "num_features", 6, (6,), 12),
+    "batchnorm1d-3d-input": ("BatchNorm1d", (6, 4), "num_features", 6, (6, 4), 12),
+    "batchnorm2d": ("BatchNorm2d", (6, 4, 4), "num_features", 6, (6, 4, 4), 12),
+    "batchnorm3d": ("BatchNorm3d", (6, 4, 4, 4), "num_features", 6, (6, 4, 4, 4), 12),
+    "instancenorm2d": ({"InstanceNorm2d": {"affine": True}}, (6, 4, 4), "num_features", 6, (6, 4, 4), 12),
+    "layernorm-features": ("LayerNorm", (8,), "normalized_shape", (8,), (8,), 16),
+    "layernorm-sequence": ("LayerNorm", (5, 8), "normalized_shape", (8,), (5, 8), 16),
+    "layernorm-image": ("LayerNorm", (2, 4, 4), "normalized_shape", (2, 4, 4), (2, 4, 4), 64),
+    "groupnorm": ({"GroupNorm": 4}, (8, 5, 5), "num_channels", 8, (8, 5, 5), 16),
+    "rnn": ({"RNN": 4}, (5, 6), "input_size", 6, (5, 4), 48),
+    "lstm": ({"LSTM": 4}, (5, 6), "input_size", 6, (5, 4), 192),
+    "gru": ({"GRU": {"hidden_size": 4, "bidirectional": True}}, (5, 6), "input_size", 6, (5, 8), 288),
+}
+
+
+@pytest.mark.parametrize(
+    ("entry", "shape", "attribute", "size", "output", "parameters"), SIZES.values(), ids=list(SIZES)
+)
+def test_the_input_size_is_inferred(
+    entry: Any, shape: tuple[int, ...], attribute: str, size: Any, output: tuple[int, ...], parameters: int
+) -> None:
+    planned = plan([entry], shape)
+    network = planned.build()
+    assert getattr(network[0], attribute) == size
+    assert planned.trace == [Row("network.layers.0", type(network[0]).__name__, shape, output, parameters)]
+    assert parameters_add_up(planned)
+    assert planned.output == output
+    assert network(torch.rand(3, *shape)).shape == (3, *output)
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_recurrent_layers_take_the_batch_first_unless_told_otherwise(name: str) -> None:
+    default = plan([{name: 4}], (5, 6)).build()
+    told = plan([{name: {"hidden_size": 4, "batch_first": False}}], (5, 6)).build()
+    assert (default[0].batch_first, told[0].batch_first) == (True, False)
+    told.load_state_dict(default.state_dict())
+    x = torch.rand(3, 5, 6)
+    torch.testing.assert_close(told(x.transpose(0, 1)).transpose(0, 1), default(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "others", "key", "agrees", "contradicts"),
+    [
+        ("Linear", {"out_features": 3}, "in_features", 8, 4),
+        ("Conv2d", {"out_channels": 3, "kernel_size": 1}, "in_channels", 2, 3),
+        ("BatchNorm2d", {}, "num_features", 2, 8),
+        ("GroupNorm", {"num_groups": 1}, "num_channels", 2, 8),
+        ("LayerNorm", {}, "normalized_shape", [4, 8], [2, 8]),
+        ("LayerNorm", {}, "normalized_shape", 8, 4),
+    ],
+)
+def test_a_written_size_must_agree(layer: str, others: dict[str, int], key: str, agrees: Any, contradicts: Any) -> None:
+    assert plan([{layer: {key: agrees, **others}}], (2, 4, 8)).trace[0].input == (2, 4, 8)
+    with pytest.raises(RequestError, match=rf"^network.layers.0: {layer} has {key}=.* what comes in is \(2, 4, 8\)"):
+        plan([{layer: {key: contradicts, **others}}], (2, 4, 8))
+
+
+def test_the_trace_says_where_each_layer_stands_and_what_it_did() -> None:
+    planned = plan(NOTE, IMAGE)
+    stack = [f"network.layers.linear_relu_stack.{number}" for number in range(6)]
+    assert [row.place for row in planned.trace] == ["network.layers.flatten", *stack]
+    assert planned.trace[0] == Row("network.layers.flatten", "Flatten", (1, 28, 28), (784,), 0)
+    assert planned.trace[3] == Row("network.layers.linear_relu_stack.2", "Linear", (512,), (512,), 262656)
+    assert planned.output == (10,)
+    assert parameters_add_up(planned)
+
+
+def test_the_trace_goes_into_composites() -> None:
+    residual = {"Residual": {"layers": {"fc": {"Linear": 3}}, "shortcut": [{"Linear": 3}]}}
+    concat = {"Concat": ["ReLU", [{"Linear": 2}]]}
+    entries = [{"Repeat": {"times": 2, "layers": [{"Linear": 6}]}}, {"stage": residual}, concat]
+    planned = plan([*entries, {"Sequential": ["Tanh"]}], (4,), place="model")
+    assert planned.trace == [
+        Row("model.0.Repeat.layers.0", "Linear", (4,), (6,), 30),
+        Row("model.0.Repeat.layers.0", "Linear", (6,), (6,), 42),
+        Row("model.1.stage.Residual.layers.fc", "Linear", (6,), (3,), 21),
+        Row("model.1.stage.Residual.shortcut.0", "Linear", (6,), (3,), 21),
+        Row("model.2.Concat.0", "ReLU", (3,), (3,), 0),
+        Row("model.2.Concat.1.0", "Linear", (3,), (2,), 8),
+        Row("model.3.Sequential.0", "Tanh", (5,), (5,), 0),
+    ]
+    assert parameters_add_up(planned)
+
+
+BLOCK = [{"Linear": 4}, "Tanh"]
+COMPOSITES: dict[str, tuple[Any, Callable[[Any, Tensor], Tensor]]] = {
+    "repeat": ({"Repeat": {"times": 2, "layers": BLOCK}}, lambda made, x: made[1][0](made[0][0](x).tanh()).tanh()),
+    "repeat-list": ({"Repeat": [2, BLOCK]}, lambda made, x: made[1][0](made[0][0](x).tanh()).tanh()),
+    "residual-one": ({"Residual": [{"Linear": 4}]}, lambda made, x: made.layers(x) + x),
+    "residual-list": ({"Residual": BLOCK}, lambda made, x: made.layers[0](x).tanh() + x),
+    "residual-mapping": (
+        {"Residual": {"layers": {"fc": {"Linear": 4}, "act": "Tanh"}}},
+        lambda made, x: made.layers.fc(x).tanh() + x,
+    ),
+    "residual-shortcut": (
+        {"Residual": {"layers": [{"Linear": 7}, "Tanh"], "shortcut": [{"Linear": 7}]}},
+        lambda made, x: made.layers[0](x).tanh() + made.shortcut(x),
+    ),
+    "concat": (
+        {"Concat": [{"Conv1d": [3, 1]}, [{"Conv1d": [2, 1]}, "Tanh"]]},
+        lambda made, x: torch.cat([made.get_submodule("0")(x), made.get_submodule("1.0")(x).tanh()], 1),
+    ),
+    "concat-named": (
+        {"Concat": {"layers": {"a": {"Linear": 3}, "b": "Tanh"}, "dim": 2}},
+        lambda made, x: torch.cat([made.a(x), x.tanh()], 2),
+    ),
+    "sequential": ({"Sequential": BLOCK}, lambda made, x: made[0](x).tanh()),
+    "nested-list": (BLOCK, lambda made, x: made[0](x).tanh()),
+    "nested-mapping": ({"fc": {"Linear": 4}, "norm": None, "act": "Tanh"}, lambda made, x: made.fc(x).tanh()),
+}
+
+
+@pytest.mark.parametrize(("entry", "by_hand"), COMPOSITES.values(), ids=list(COMPOSITES))
+def test_a_composite_computes_what_its_layers_do_by_hand(entry: Any, by_hand: Callable[[Any, Tensor], Tensor]) -> None:
+    planned = plan([entry], (5, 4))
+    network = planned.build()
+    x = torch.rand(3, 5, 4)
+    assert torch.equal(network(x), by_hand(network[0], x))
+    assert network(x).shape == (3, *planned.output)
+    assert parameters_add_up(planned)
+
+
+def test_a_null_entry_is_no_layer() -> None:
+    network = plan([{"Linear": 4}, None, "ReLU"], (4,)).build()
+    assert [name for name, _ in network.named_children()] == ["0", "2"]
+    assert plan([None], (4,)).trace == []
+
+
+ACTIVATIONS = [
+    name
+    for name in activation.__all__
+    for parameters in [inspect.signature(getattr(nn, name)).parameters.values()]
+    if all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+]
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+def test_every_activation_can_be_named() -> None:
+    assert len(ACTIVATIONS) > 20
+    x = torch.randn(3, 4, 6, 6)
+    for name in ACTIVATIONS:
+        planned = plan([name], (4, 6, 6))
+        expected = getattr(nn, name)().eval()(x)
+        assert (planned.trace[0].layer, planned.output) == (name, expected.shape[1:])
+        assert torch.equal(planned.build().eval()(x), expected)
+
+
+def test_a_whole_module_from_elsewhere_is_traced() -> None:
+    planned = plan_module(lambda: resnet18(num_classes=10), (3, 32, 32))
+    assert planned.output == (10,)
+    assert planned.trace[0] == Row("network.conv1", "Conv2d", (3, 32, 32), (64, 16, 16), 9408)
+    assert planned.trace[-1] == Row("network.fc", "Linear", (512,), (10,), 5130)
+    assert parameters_add_up(planned)
+    assert planned.build()(torch.rand(3, 3, 32, 32)).shape == (3, 10)
+
+
+def test_modules_and_what_makes_them_are_entries() -> None:
+    module = nn.Linear(6, 3)
+    planned = plan([{"Linear": 6}, module, lambda: nn.Sequential(nn.Linear(3, 2), nn.ReLU())], (4,))
+    first, second = planned.build(), planned.build()
+    assert first[1] is second[1] is module
+    assert first[2] is not second[2]
+    assert planned.trace[1:] == [
+        Row("network.layers.1", "Linear", (6,), (3,), 21),
+        Row("network.layers.2.0", "Linear", (3,), (2,), 8),
+        Row("network.layers.2.1", "ReLU", (2,), (2,), 0),
+    ]
+
+
+@pytest.mark.parametrize("make", [ComputesWithValues, ComputesWithValues()], ids=["class", "instance"])
+def test_a_module_that_computes_with_values_is_an_entry(make: Any) -> None:
+    planned = plan(["ReLU", make], (4,))
+    assert planned.trace[1:] == [Row("network.layers.1.linear", "Linear", (4,), (2,), 10)]
+    assert planned.build()(torch.rand(3, 4)).shape == (3, *planned.output)

@@ -1,0 +1,40 @@
+"""Names of run directories."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamella.record import LONGEST, claim, slug
+
+KEYS = st.from_regex(r"[+~]?[a-z_./]{1,30}", fullmatch=True)
+VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
+OVERRIDES = st.lists(st.builds("{}={}".format, KEYS, VALUES), max_size=6)
+
+
+def test_slugs_are_legible() -> None:
+    assert slug([]) == "defaults"
+    assert slug(["seed=1", "optimizer.lr=0.01"]) == "optimizer.lr=0.01,seed=1"
+    assert slug(["data.root=/a/b"]).startswith("data.root=-a-b-")
+
+
+@given(OVERRIDES)
+def test_slugs_are_names_of_directories(overrides: list[str]) -> None:
+    name = slug(overrides)
+    assert 0 < len(name.encode()) <= LONGEST
+    assert "/" not in name
+    assert not name.startswith(".")
+    assert name == slug(overrides[::-1])
+
+
+@given(OVERRIDES, OVERRIDES)
+def test_slugs_differ_where_overrides_do(one: list[str], other: list[str]) -> None:
+    assert (slug(one) == slug(other)) == (sorted(one) == sorted(other))
+
+
+def test_a_claimed_directory_has_one_owner(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: claim(tmp_path / "runs", "run"), range(40)))
+    assert len(set(paths)) == 40
+    assert all(path.is_dir() for path in paths)
