@@ -3,8 +3,9 @@
     python bench/epoch.py ROOT [--threads 1 2] [--repeats 5]
 
 ROOT holds MNIST as torchvision lays it out. Each side is a program of its own that trains two epochs on 55,000 images
-and validates on the other 5,000 after each; the second epoch is timed, from outside, between the lines that the two print. The
-sides take turns. Printed are the medians with the fastest and slowest, the ratios, and the peak memory of each program.
+and validates on the other 5,000 after each; the second epoch is timed, from outside, between the lines that the two
+print. The sides take turns. Printed are the medians with the fastest and slowest, the ratios, and the peak memory of
+each program.
 """
 
 import argparse

@@ -79,18 +79,14 @@ class ResidualByHand(nn.Module):
         return self.linear((self.branch(x) + self.shortcut(x)).flatten(1))
 
 
-class ComputesWithValues(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x) * (2.0 if x.sum().item() > 0 else 1.0)
-
-
 class Broken(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise ValueError("this never works\nfor reasons of its own")
+
+
+class ComputesWithValues(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (2.0 if x.sum().item() > 0 else 1.0)
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
@@ -102,9 +98,16 @@ def parameters_add_up(planned: Plan) -> bool:
     return sum(row.parameters for row in planned.trace) == sum(p.numel() for p in planned.build().parameters())
 
 
-def test_the_network_of_the_note_prints_as_in_the_note(capsys: pytest.CaptureFixture[str]) -> None:
-    print(plan(NOTE, IMAGE, name="NeuralNetwork").build())
+def test_the_network_of_the_note(capsys: pytest.CaptureFixture[str]) -> None:
+    planned = plan(NOTE, IMAGE, name="NeuralNetwork")
+    print(planned.build())
     assert capsys.readouterr().out == NOTE_PRINTED
+    stack = [f"network.layers.linear_relu_stack.{number}" for number in range(6)]
+    assert [row.place for row in planned.trace] == ["network.layers.flatten", *stack]
+    assert planned.trace[0] == Row("network.layers.flatten", "Flatten", (1, 28, 28), (784,), 0)
+    assert planned.trace[3] == Row("network.layers.linear_relu_stack.2", "Linear", (512,), (512,), 262656)
+    assert planned.output == (10,)
+    assert parameters_add_up(planned)
 
 
 @pytest.mark.parametrize(
@@ -122,10 +125,10 @@ def test_weights_and_outputs_are_those_of_a_hand_written_class(entries: Any, by_
     assert torch.equal(network.eval()(x), expected.eval()(x))
 
 
-@pytest.mark.parametrize("entries", [NOTE, CNN, RECURRENT, RESIDUAL], ids=["note", "cnn", "lstm", "residual"])
-def test_planning_consumes_no_random_numbers_and_building_does(entries: Any) -> None:
+def test_planning_consumes_no_random_numbers_and_building_does() -> None:
     before = torch.get_rng_state()
-    planned = plan([entries, ["RReLU", lambda: nn.Linear(10, 4)], {"last": ComputesWithValues}], IMAGE)
+    for entries in (NOTE, CNN, RECURRENT, RESIDUAL, ["RReLU", lambda: ComputesWithValues(28, 4)]):
+        planned = plan(entries, IMAGE)
     plan_module(ResidualByHand, IMAGE)
     assert torch.equal(before, torch.get_rng_state())
     assert not same_weights(planned.build(), planned.build())
@@ -150,6 +153,8 @@ SIZES: dict[str, Any] = {
     "layernorm-sequence": ("LayerNorm", (5, 8), "normalized_shape", (8,), (5, 8), 16),
     "layernorm-image": ("LayerNorm", (2, 4, 4), "normalized_shape", (2, 4, 4), (2, 4, 4), 64),
     "groupnorm": ({"GroupNorm": 4}, (8, 5, 5), "num_channels", 8, (8, 5, 5), 16),
+    "batch-first": ({"RNN": 4}, (5, 6), "batch_first", True, (5, 4), 48),
+    "batch-second": ({"RNN": {"hidden_size": 4, "batch_first": False}}, (5, 6), "batch_first", False, (5, 4), 48),
     "rnn": ({"RNN": 4}, (5, 6), "input_size", 6, (5, 4), 48),
     "lstm": ({"LSTM": 4}, (5, 6), "input_size", 6, (5, 4), 192),
     "gru": ({"GRU": {"hidden_size": 4, "bidirectional": True}}, (5, 6), "input_size", 6, (5, 8), 288),
@@ -171,16 +176,6 @@ def test_the_input_size_is_inferred(
     assert network(torch.rand(3, *shape)).shape == (3, *output)
 
 
-@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
-def test_recurrent_layers_take_the_batch_first_unless_told_otherwise(name: str) -> None:
-    default = plan([{name: 4}], (5, 6)).build()
-    told = plan([{name: {"hidden_size": 4, "batch_first": False}}], (5, 6)).build()
-    assert (default[0].batch_first, told[0].batch_first) == (True, False)
-    told.load_state_dict(default.state_dict())
-    x = torch.rand(3, 5, 6)
-    torch.testing.assert_close(told(x.transpose(0, 1)).transpose(0, 1), default(x))
-
-
 @pytest.mark.parametrize(
     ("layer", "others", "key", "agrees", "contradicts"),
     [
@@ -196,16 +191,6 @@ def test_a_written_size_must_agree(layer: str, others: dict[str, int], key: str,
     assert plan([{layer: {key: agrees, **others}}], (2, 4, 8)).trace[0].input == (2, 4, 8)
     with pytest.raises(RequestError, match=rf"^network.layers.0: {layer} has {key}=.* what comes in is \(2, 4, 8\)"):
         plan([{layer: {key: contradicts, **others}}], (2, 4, 8))
-
-
-def test_the_trace_says_where_each_layer_stands_and_what_it_did() -> None:
-    planned = plan(NOTE, IMAGE)
-    stack = [f"network.layers.linear_relu_stack.{number}" for number in range(6)]
-    assert [row.place for row in planned.trace] == ["network.layers.flatten", *stack]
-    assert planned.trace[0] == Row("network.layers.flatten", "Flatten", (1, 28, 28), (784,), 0)
-    assert planned.trace[3] == Row("network.layers.linear_relu_stack.2", "Linear", (512,), (512,), 262656)
-    assert planned.output == (10,)
-    assert parameters_add_up(planned)
 
 
 def test_the_trace_goes_into_composites() -> None:
@@ -225,31 +210,27 @@ def test_the_trace_goes_into_composites() -> None:
     assert parameters_add_up(planned)
 
 
-BLOCK = [{"Linear": 4}, "Tanh"]
+FC = {"Linear": 4}
+BLOCK = [FC, "Tanh"]
+CONCAT = [{"Conv1d": [3, 1]}, [{"Conv1d": [2, 1]}, "Tanh"]]
 COMPOSITES: dict[str, tuple[Any, Callable[[Any, Tensor], Tensor]]] = {
-    "repeat": ({"Repeat": {"times": 2, "layers": BLOCK}}, lambda made, x: made[1][0](made[0][0](x).tanh()).tanh()),
-    "repeat-list": ({"Repeat": [2, BLOCK]}, lambda made, x: made[1][0](made[0][0](x).tanh()).tanh()),
-    "residual-one": ({"Residual": [{"Linear": 4}]}, lambda made, x: made.layers(x) + x),
-    "residual-list": ({"Residual": BLOCK}, lambda made, x: made.layers[0](x).tanh() + x),
-    "residual-mapping": (
-        {"Residual": {"layers": {"fc": {"Linear": 4}, "act": "Tanh"}}},
-        lambda made, x: made.layers.fc(x).tanh() + x,
+    "repeat": ({"Repeat": {"times": 2, "layers": BLOCK}}, lambda m, x: m[1][0](m[0][0](x).tanh()).tanh()),
+    "repeat-list": ({"Repeat": [2, BLOCK]}, lambda m, x: m[1][0](m[0][0](x).tanh()).tanh()),
+    "residual-one": ({"Residual": [FC]}, lambda m, x: m.layers(x) + x),
+    "residual-list": ({"Residual": BLOCK}, lambda m, x: m.layers[0](x).tanh() + x),
+    "residual-mapping": ({"Residual": {"fc": FC, "act": "Tanh"}}, lambda m, x: m.layers.fc(x).tanh() + x),
+    "shortcut": ({"Residual": {"layers": [FC], "shortcut": BLOCK}}, lambda m, x: m.layers(x) + m.shortcut(x)),
+    "concat": ({"Concat": CONCAT}, lambda m, x: torch.cat([branch(x) for branch in m.children()], 1)),
+    "concat-named": ({"Concat": {"a": FC, "b": "Tanh"}}, lambda m, x: torch.cat([m.a(x), x.tanh()], 1)),
+    "concat-dim": (
+        {"Concat": {"layers": [FC, "Tanh"], "dim": 2}},
+        lambda m, x: torch.cat([next(m.children())(x), x.tanh()], 2),
     ),
-    "residual-shortcut": (
-        {"Residual": {"layers": [{"Linear": 7}, "Tanh"], "shortcut": [{"Linear": 7}]}},
-        lambda made, x: made.layers[0](x).tanh() + made.shortcut(x),
-    ),
-    "concat": (
-        {"Concat": [{"Conv1d": [3, 1]}, [{"Conv1d": [2, 1]}, "Tanh"]]},
-        lambda made, x: torch.cat([made.get_submodule("0")(x), made.get_submodule("1.0")(x).tanh()], 1),
-    ),
-    "concat-named": (
-        {"Concat": {"layers": {"a": {"Linear": 3}, "b": "Tanh"}, "dim": 2}},
-        lambda made, x: torch.cat([made.a(x), x.tanh()], 2),
-    ),
-    "sequential": ({"Sequential": BLOCK}, lambda made, x: made[0](x).tanh()),
-    "nested-list": (BLOCK, lambda made, x: made[0](x).tanh()),
-    "nested-mapping": ({"fc": {"Linear": 4}, "norm": None, "act": "Tanh"}, lambda made, x: made.fc(x).tanh()),
+    "sequential": ({"Sequential": BLOCK}, lambda m, x: m[0](x).tanh()),
+    "nested-list": (BLOCK, lambda m, x: m[0](x).tanh()),
+    "nested-mapping": ({"fc": FC, "act": "Tanh"}, lambda m, x: m.fc(x).tanh()),
+    "null": ([None, FC, None, "Tanh"], lambda m, x: m.get_submodule("3")(m.get_submodule("1")(x))),
+    "null-named": ({"fc": FC, "norm": None, "act": "Tanh"}, lambda m, x: m.act(m.fc(x))),
 }
 
 
@@ -263,29 +244,19 @@ def test_a_composite_computes_what_its_layers_do_by_hand(entry: Any, by_hand: Ca
     assert parameters_add_up(planned)
 
 
-def test_a_null_entry_is_no_layer() -> None:
-    network = plan([{"Linear": 4}, None, "ReLU"], (4,)).build()
-    assert [name for name, _ in network.named_children()] == ["0", "2"]
-    assert plan([None], (4,)).trace == []
-
-
-ACTIVATIONS = [
-    name
-    for name in activation.__all__
-    for parameters in [inspect.signature(getattr(nn, name)).parameters.values()]
-    if all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
-]
-
-
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice")
 def test_every_activation_can_be_named() -> None:
-    assert len(ACTIVATIONS) > 20
+    names = []
     x = torch.randn(3, 4, 6, 6)
-    for name in ACTIVATIONS:
-        planned = plan([name], (4, 6, 6))
-        expected = getattr(nn, name)().eval()(x)
-        assert (planned.trace[0].layer, planned.output) == (name, expected.shape[1:])
-        assert torch.equal(planned.build().eval()(x), expected)
+    for name in activation.__all__:
+        parameters = inspect.signature(getattr(nn, name)).parameters.values()
+        if all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+            planned = plan([name], (4, 6, 6))
+            expected = getattr(nn, name)().eval()(x)
+            assert (planned.trace[0].layer, planned.output) == (name, expected.shape[1:])
+            assert torch.equal(planned.build().eval()(x), expected)
+            names.append(name)
+    assert len(names) > 20
 
 
 def test_a_whole_module_from_elsewhere_is_traced() -> None:
@@ -310,8 +281,78 @@ def test_modules_and_what_makes_them_are_entries() -> None:
     ]
 
 
-@pytest.mark.parametrize("make", [ComputesWithValues, ComputesWithValues()], ids=["class", "instance"])
-def test_a_module_that_computes_with_values_is_an_entry(make: Any) -> None:
-    planned = plan(["ReLU", make], (4,))
-    assert planned.trace[1:] == [Row("network.layers.1.linear", "Linear", (4,), (2,), 10)]
-    assert planned.build()(torch.rand(3, 4)).shape == (3, *planned.output)
+def test_a_module_that_computes_with_values_is_an_entry() -> None:
+    planned = plan([lambda: ComputesWithValues(4, 3), ComputesWithValues(3, 2)], (4,))
+    assert planned.trace[0] == Row("network.layers.0", "ComputesWithValues", (4,), (3,), 15)
+    assert planned.trace[1] == Row("network.layers.1", "ComputesWithValues", (3,), (2,), 8)
+    assert planned.build()(torch.rand(3, 4)).shape == (3, 2)
+
+
+WIDTHS = st.integers(1, 20)
+OTHERS = [{"ReLU": None}, {"Dropout": 0.3}, {"BatchNorm1d": None}, {"LayerNorm": None}]
+LAYERS = st.builds(dict, Linear=WIDTHS) | st.sampled_from(OTHERS)
+STACKS = st.lists(LAYERS | st.lists(LAYERS | st.lists(LAYERS, max_size=3), max_size=3), max_size=6)
+
+
+def flat(entries: list[Any]) -> list[Any]:
+    return [leaf for entry in entries for leaf in (flat(entry) if isinstance(entry, list) else [entry])]
+
+
+@settings(max_examples=50, deadline=None)
+@given(entries=STACKS, size=WIDTHS, seed=st.integers(0, 1000))
+def test_any_stack_is_what_it_would_be_by_hand(entries: list[Any], size: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    planned = plan(entries, (size,))
+    network = planned.build()
+    x = torch.rand(3, size)
+    torch.manual_seed(seed)
+    expected = nn.Sequential()
+    for [(name, argument)] in (entry.items() for entry in flat(entries)):
+        arguments = [size] * (name in ("Linear", "BatchNorm1d", "LayerNorm")) + [argument] * (argument is not None)
+        expected.append(getattr(nn, name)(*arguments))
+        size = argument if name == "Linear" else size
+    assert same_weights(network, expected)
+    assert torch.equal(network.eval()(x), expected.eval()(x))
+    assert network.train()(x).shape == (3, *planned.output) == (3, size)
+
+
+FLAT, CUBE = (4,), (3, 8, 8)
+SIZED = {"Linear": {"in_features": 4, "out_features": 1}}
+ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
+    "unknown": (["Liner"], FLAT, ".0: no layer is called 'Liner'; did you mean Linear…"),
+    "unknown-key": ([[{"Liner": 3}]], FLAT, ".0.0: no layer is called 'Liner'; did you mean Linear…"),
+    "lower-case": ({"fc": "linear"}, FLAT, ".fc: no layer is called 'linear'; did you mean Linear…"),
+    "argument": ([{"Linear": {"out": 3}}], FLAT, ".0.Linear.out: Linear has no such argument; …out_features…"),
+    "missing": ([{"Conv2d": 3}], CUBE, ".0.Conv2d: Conv2d needs a value for 'kernel_size'"),
+    "missing-all": (["ReLU", "Linear"], FLAT, ".1.Linear: Linear needs a value for 'out_features'"),
+    "type": ([{"Linear": "ten"}], FLAT, ".0.Linear.out_features is 'ten'; Linear takes int"),
+    "type-bool": ([{"Linear": True}], FLAT, ".0.Linear.out_features is True; Linear takes int"),
+    "type-union": ([{"Conv2d": [3, "x"]}], CUBE, ".0.Conv2d.kernel_size is 'x'; Conv2d takes int or a list"),
+    "too-many": ([{"Linear": [1, 2, 3]}], FLAT, ".0: Linear takes 2 arguments (out_features, bias), got [1, 2, 3]; …"),
+    "too-many-hint": ([{"ReLU": [1, 2]}], FLAT, ".0: ReLU takes … as one value write `ReLU: {inplace: [1, 2]}`"),
+    "size": ([{"Linear": 3}, SIZED], FLAT, ".1: Linear has in_features=4, what comes in is (3,); …or write 3"),
+    "rank": (["Flatten", {"Conv2d": [3, 3]}], CUBE, ".1: Conv2d expects (channels, height, width), … is (192,)"),
+    "window": (["ReLU", {"MaxPool2d": 9}], CUBE, ".1: MaxPool2d cannot take (3, 8, 8): …"),
+    "groups": ([{"GroupNorm": 2}], CUBE, ".0: GroupNorm cannot take (3, 8, 8): …"),
+    "residual": ([{"Residual": [{"Linear": 3}]}], FLAT, ".0.Residual: Residual adds (3,) to (4,); …"),
+    "inside": ([{"Repeat": [2, ["ReLU", "Bias"]]}], FLAT, ".0.Repeat.layers.1: no layer is called 'Bias'; …"),
+    "concat": ([{"Concat": [{"Conv2d": [3, 3]}, "ReLU"]}], CUBE, ".0.Concat: Concat joins (3, 6, 6), (3, 8, 8) …"),
+    "layer-as-name": ({"Linear": 10}, FLAT, ": Linear is a layer where a name is expected; write a list, `- Linear…"),
+    "two-in-one": ([{"Linear": 10, "ReLU": None}], FLAT, ".0: Linear is a layer where a name is expected; …"),
+    "name-taken": ({"training": "ReLU"}, FLAT, ": 'training' cannot name a layer; choose another name"),
+    "name-dotted": ([{"a.b": ["ReLU"], "c": "ReLU"}], FLAT, ".0: 'a.b' cannot name a layer; choose another name"),
+    "scalar": ([10], FLAT, ".0 is 10; it takes a layer…"),
+    "text": ("Linear", FLAT, " is 'Linear'; it takes a list or a mapping of layers"),
+    "lazy": ([{"LazyLinear": 3}], FLAT, ".0: write Linear for LazyLinear; sizes are inferred here"),
+    "repeat": ([{"Repeat": {"times": 2, "layers": [], "n": 1}}], FLAT, ".0.Repeat.n: Repeat has no such argument; …"),
+    "repeat-type": ([{"Repeat": ["two", ["ReLU"]]}], FLAT, ".0.Repeat.times is 'two'; Repeat takes int"),
+    "forward": (["Tanh", Broken], FLAT, ".1: ValueError on samples of shape (4,): this never works"),
+}
+
+
+@pytest.mark.parametrize(("entries", "shape", "message"), ERRORS.values(), ids=list(ERRORS))
+def test_every_refusal_names_the_place_and_the_way_out(entries: Any, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        plan(entries, shape)
+    pattern = ".*".join(map(re.escape, f"network.layers{message}".split("…")))
+    assert re.fullmatch(pattern, str(caught.value))
