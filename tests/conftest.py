@@ -56,21 +56,23 @@ def digit_images() -> tuple[Tensor, Tensor]:
     return samples.inputs[:300], samples.targets[:300]
 
 
+def write_mnist(root: Path, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> None:
+    """Write images uint8 (N, 1, 28, 28) and labels (N,) into the files that MNIST comes in."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, (images, labels) in (("train", train), ("t10k", test)):
+        header = struct.pack(">IIII", 0x803, len(images), 28, 28)
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.numpy().tobytes())
+        header = struct.pack(">II", 0x801, len(labels))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.to(torch.uint8).numpy().tobytes())
+
+
 @pytest.fixture(scope="session")
 def mnist_root(tmp_path_factory: pytest.TempPathFactory, digit_images: tuple[Tensor, Tensor]) -> Path:
     """Real digits in the files that MNIST comes in: 200 to train on and 100 to test on."""
     root = tmp_path_factory.mktemp("mnist")
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
     images, labels = digit_images
-    for prefix, part in (("train", slice(0, 200)), ("t10k", slice(200, 300))):
-        pixels, classes = images[part, 0], labels[part].to(torch.uint8)
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(
-            struct.pack(">IIII", 0x803, *pixels.shape) + pixels.numpy().tobytes()
-        )
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(
-            struct.pack(">II", 0x801, len(classes)) + classes.numpy().tobytes()
-        )
+    write_mnist(root, (images[:200], labels[:200]), (images[200:], labels[200:]))
     return root
 
 

@@ -33,10 +33,10 @@ EVERYTHING = Augment(crop=2, flip=True, rotation=20)
 
 
 @contextmanager
-def rejected(key: str, *parts: object) -> Iterator[None]:
+def rejected(key: str, message: str) -> Iterator[None]:
     with pytest.raises(RequestError) as caught:
         yield
-    assert all(str(part) in str(caught.value) for part in parts), str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.key == key
 
 
@@ -46,7 +46,6 @@ def pixels(samples: Samples | None) -> Tensor:
 
 
 def numbered(count: int) -> Samples:
-    """Samples whose input and target are their index."""
     return Samples(torch.arange(count).float(), torch.arange(count))
 
 
@@ -67,11 +66,9 @@ def joined(batches: Batches) -> tuple[Tensor, Tensor]:
 def test_digits_are_the_ones_of_scikit_learn() -> None:
     original = load_digits()
     splits, small, triple = digits(), digits(size=8).train, digits(size=24).train
-    images = pixels(splits.train)
-    assert images.dtype == torch.uint8
-    assert images.shape == (1797, 1, 28, 28)
-    assert images.max() == 255
     assert (splits.val, splits.test) == (None, None)
+    images = pixels(splits.train)
+    assert (images.dtype, images.shape, images.max()) == (torch.uint8, (1797, 1, 28, 28), 255)
     assert torch.equal(splits.train.targets, torch.from_numpy(original.target).long())
     assert torch.equal(pixels(small)[:, 0], torch.from_numpy(original.images * 255 / 16).round().byte())
     assert torch.equal(pixels(triple)[:, :, 1::3, 1::3], pixels(small))
@@ -83,10 +80,9 @@ def test_mnist_has_its_own_test_set(mnist_root: Path, digit_images: tuple[Tensor
     images, labels = digit_images
     splits = torchvision_dataset("MNIST", str(mnist_root), download=False)
     assert splits.val is None
-    assert splits.test is not None
+    assert (len(splits.train), len(splits.test)) == (200, 100)
     assert torch.equal(torch.cat([pixels(splits.train), pixels(splits.test)]), images)
     assert torch.equal(torch.cat([splits.train.targets, splits.test.targets]), labels)
-    assert len(splits.train) == 200
 
 
 def test_cifar_is_served_channels_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,9 +109,7 @@ def test_damaged_files_are_reported(mnist_root: Path, tmp_path: Path, name: str,
         torchvision_dataset("MNIST", str(root), download=False)
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"), [("FashonMNIST", "did you mean FashionMNIST"), ("x", "known: CIFAR10, CIFAR100, FashionMNIST")]
-)
+@pytest.mark.parametrize(("name", "hint"), [("FashonMNIST", "did you mean FashionMNIST"), ("x", "known: CIFAR10, ")])
 def test_an_unknown_data_set_gets_its_nearest(tmp_path: Path, name: str, hint: str) -> None:
     with rejected("data.source.dataset", f"data.source.dataset is '{name}'; {hint}"):
         torchvision_dataset(name, str(tmp_path))
@@ -130,21 +124,18 @@ def test_missing_files_are_asked_for_and_reported(tmp_path: Path, monkeypatch: p
             asked.append(self.path)
             self.send_error(404)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
+    missing = f"data.root is '{tmp_path}': there is no MNIST in {tmp_path}, and"
+    with rejected("data.root", f"{missing} data.download is false"):
+        torchvision_dataset("MNIST", str(tmp_path), download=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    for download, why in ((False, "data.download is false"), (True, "it could not be downloaded")):
-        with HTTPServer(("127.0.0.1", 0), Mirror) as server:
-            thread = Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
-            monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-            with rejected("data.root", f"data.root is '{tmp_path}': there is no MNIST in {tmp_path}, and {why}"):
-                torchvision_dataset("MNIST", str(tmp_path), download)
-            server.shutdown()
-            thread.join()
-        assert asked == ["/train-images-idx3-ubyte.gz"] * download
+    with HTTPServer(("127.0.0.1", 0), Mirror) as server:
+        Thread(target=server.serve_forever, args=(0.01,)).start()
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        with rejected("data.root", f"{missing} it could not be downloaded"):
+            torchvision_dataset("MNIST", str(tmp_path), download=True)
+        server.shutdown()
     gc.collect()
+    assert asked == ["/train-images-idx3-ubyte.gz"]
 
 
 def test_grey_images_are_decoded_as_they_were(image_root: Path, digit_images: tuple[Tensor, Tensor]) -> None:
@@ -157,27 +148,16 @@ def test_grey_images_are_decoded_as_they_were(image_root: Path, digit_images: tu
     assert torch.equal(train.targets, train.targets.msort())
 
 
-@pytest.mark.parametrize("suffix", ["png", "JPG"])
-def test_colour_images_are_resized_as_pillow_does(tmp_path: Path, suffix: str) -> None:
-    paths = [tmp_path / "train" / name / "deeper" / f"a.{suffix}" for name in "ab"]
-    for path, image in zip(paths, noise(2, 37, 50, 3), strict=True):
-        path.parent.mkdir(parents=True)
-        Image.fromarray(image.numpy()).save(path)
-    for path, decoded in zip(paths, pixels(image_folder(str(tmp_path), [3, 20, 24], ["a", "b"]).train), strict=True):
-        with Image.open(path) as file:
-            expected = np.asarray(file.convert("RGB").resize((24, 20), Image.Resampling.BILINEAR))
-        assert np.array_equal(decoded.permute(1, 2, 0), expected)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "LA", "1"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_other_modes_are_converted(tmp_path: Path, mode: str, channels: int) -> None:
-    image = Image.fromarray(noise(9, 7, 3).numpy()).convert(mode)
-    (tmp_path / "train" / "a").mkdir(parents=True)
-    image.save(tmp_path / "train" / "a" / "1.png")
-    decoded = pixels(image_folder(str(tmp_path), [channels, 9, 7], ["a"]).train)[0]
-    expected = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(9, 7, channels)
-    assert np.array_equal(decoded.permute(1, 2, 0), expected)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1"])
+@pytest.mark.parametrize(("shape", "target"), [([3, 20, 24], "RGB"), ([1, 37, 50], "L")], ids=["resized", "grey"])
+def test_images_are_converted_and_resized_as_pillow_does(tmp_path: Path, mode: str, shape: list, target: str) -> None:
+    path = tmp_path / "train" / "a" / "deeper" / ("1.JPG" if mode == "RGB" else "1.png")
+    path.parent.mkdir(parents=True)
+    Image.fromarray(noise(37, 50, 3).numpy()).convert(mode).save(path)
+    decoded = pixels(image_folder(str(tmp_path), shape, ["a"]).train)[0]
+    with Image.open(path) as file:
+        expected = np.asarray(file.convert(target).resize((shape[2], shape[1]), Image.Resampling.BILINEAR))
+    assert np.array_equal(decoded.permute(1, 2, 0).squeeze(2), expected)
 
 
 @pytest.mark.parametrize("in_memory", [True, False], ids=["in_memory", "files"])
@@ -194,14 +174,13 @@ def test_a_folder_of_training_images_is_split(image_root: Path, in_memory: bool)
 
 
 def test_folders_val_and_test_are_used(image_root: Path) -> None:
-    total = len(image_folder(str(image_root), GREY, CLASSES).train)
     shutil.copytree(image_root / "train" / "two", image_root / "val" / "two")
     shutil.copytree(image_root / "train" / "zero", image_root / "test" / "zero")
     data = Data(image_folder(str(image_root), GREY, CLASSES), GREY, 8, 3)
-    assert len(data.train) == total
-    assert torch.equal(pixels(data.val), pixels(data.train)[data.train.targets == 1])
-    assert torch.equal(pixels(data.test), pixels(data.train)[data.train.targets == 2])
-    assert (set(data.val.targets.tolist()), set(data.test.targets.tolist())) == ({1}, {2})
+    assert set(data.train.targets.tolist()) == {0, 1, 2}
+    for part, label in ((data.val, 1), (data.test, 2)):
+        assert torch.equal(pixels(part), pixels(data.train)[data.train.targets == label])
+        assert set(part.targets.tolist()) == {label}
 
 
 @pytest.mark.parametrize("in_memory", [True, False], ids=["in_memory", "files"])
@@ -215,12 +194,12 @@ def test_a_corrupt_image_is_named(image_root: Path, in_memory: bool, content: st
 
 def test_an_incomplete_image_folder_is_reported(tmp_path: Path, image_root: Path) -> None:
     root = tmp_path / "empty"
-    for function in (lambda: image_folder(str(root), GREY, ["a"]), lambda: class_folders(str(root))):
-        with rejected("data.root", f"data.root is '{root}'", "train"):
-            function()
-    (root / "train").mkdir(parents=True)
-    with rejected("data.root", "holds no folders"):
-        class_folders(str(root))
+    with rejected("data.root", f"data.root is '{root}': {root} has no folder train/"):
+        image_folder(str(root), GREY, ["a"])
+    for _ in ("no train/", "an empty train/"):
+        with rejected("data.root", f"data.root is '{root}': {root / 'train'} holds no folders"):
+            class_folders(str(root))
+        (root / "train").mkdir(parents=True, exist_ok=True)
     (root / "train" / "a").mkdir()
     (root / "train" / "a" / "notes.txt").write_text("no picture")
     with rejected("data.root", f"there are no images in {root / 'train'}"):
@@ -257,18 +236,9 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert len(set(map(str, chain(*(epochs(seed, 0, 1, 2, 3) for seed in range(4)))))) == 16
 
 
-def test_unshuffled_samples_keep_their_order() -> None:
-    batches = Batches(numbered(10), 4, drop_last=True)
-    assert order(batches) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    inputs, targets = joined(batches)
-    assert torch.equal(inputs, targets.float())
-
-
 @given(st.data(), st.integers(1, 4), st.integers(1, 6), st.booleans(), st.booleans())
 @settings(deadline=None)
-def test_ranks_share_the_batches_of_one(
-    data: st.DataObject, world: int, share: int, shuffle: bool, drop_last: bool
-) -> None:
+def test_ranks_share_batches(data: st.DataObject, world: int, share: int, shuffle: bool, drop_last: bool) -> None:
     size = world * share
     count = data.draw(st.integers(size if drop_last else world, 60), label="count")
     options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "seed": 5}
@@ -278,7 +248,7 @@ def test_ranks_share_the_batches_of_one(
     served = sorted(chain(*chain(*ranks)))
     assert len(set(served)) == len(served)
     if not shuffle:
-        assert served == list(range(count))
+        assert served == list(chain(*whole)) == list(range(count))
         return
     assert len({str([len(batch) for batch in rank]) for rank in ranks}) == 1
     together = [set(chain(*parts)) for parts in zip(*ranks, strict=True)]
@@ -291,6 +261,7 @@ def test_ranks_share_the_batches_of_one(
         assert sorted(chain(*whole)) == list(range(count))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.parametrize("kind", ["tensor", "files"])
 def test_the_way_of_reading_changes_nothing(image_root: Path, kind: str) -> None:
     train = image_folder(str(image_root), GREY, CLASSES).train
@@ -299,12 +270,10 @@ def test_the_way_of_reading_changes_nothing(image_root: Path, kind: str) -> None
     passes = []
     for options in ({"in_memory": True}, *({"in_memory": False, "num_workers": number} for number in (0, 1, 2))):
         data = Data(splits, GREY, 16, 3, mean=[0.3], std=[0.3], augment=EVERYTHING, **options)
-        passes.append([*data.train_dataloader(), *data.val_dataloader(), *data.test_dataloader()])
+        passes.append([*chain(*data.train_dataloader(), *data.val_dataloader(), *data.test_dataloader())])
     assert torch.equal(torch.get_rng_state(), state)
     for other in passes[1:]:
-        for (inputs, targets), (same, labels) in zip(passes[0], other, strict=True):
-            assert torch.equal(inputs, same)
-            assert torch.equal(targets, labels)
+        assert all(torch.equal(first, same) for first, same in zip(passes[0], other, strict=True))
 
 
 @pytest.mark.parametrize("options", [{}, {"crop": 1}, {"flip": True}, {"rotation": 0.5}], ids=str)
@@ -314,23 +283,16 @@ def test_augment_is_true_where_it_changes_something(options: dict[str, Any]) -> 
     assert torch.equal(augment(images, augment.draw(20, 0, 0)), images) != bool(options)
 
 
-def test_crop_takes_each_window_of_the_padded_image() -> None:
-    images, crop = noise(600, 3, 5, 8), Augment(crop=2)
-    changed = crop(images, crop.draw(600, 0, 0))
+def test_crop_takes_each_window_and_flip_either_side() -> None:
+    images = noise(600, 3, 5, 8)
     windows = pad(images, (2, 2, 2, 2)).unfold(2, 5, 1).unfold(3, 8, 1)  # (B, channels, down, right, height, width)
-    found = (windows == changed[:, :, None, None]).all(-1).all(-1).all(1)
-    assert found.flatten(1).sum(1).eq(1).all()
-    # 24 of each are expected.
-    assert found.sum(0).min() > 8
-    assert found.sum(0).max() < 48
-
-
-def test_flip_mirrors_about_half_of_the_images() -> None:
-    images, flip = noise(600, 3, 5, 8), Augment(flip=True)
-    changed = flip(images, flip.draw(600, 0, 0))
-    kept, mirrored = ((changed == version).flatten(1).all(1) for version in (images, images.flip(3)))
-    assert (kept ^ mirrored).all()
-    assert 250 < int(mirrored.sum()) < 350
+    versions = torch.stack([images, images.flip(3)], 2)[:, :, None]
+    for augment, expected in ((Augment(crop=2), windows), (Augment(flip=True), versions)):
+        changed = augment(images, augment.draw(600, 0, 0))
+        found = (expected == changed[:, :, None, None]).all(-1).all(-1).all(1).flatten(1)
+        assert found.sum(1).eq(1).all()
+        share = 600 / found.shape[1]
+        assert ((found.sum(0) - share).abs() < 4 * share**0.5).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10), (10, 6)])
@@ -377,8 +339,7 @@ def test_images_are_normalised(in_memory: bool, mean: list[float] | None, std: l
     inputs, targets = joined(data.test_dataloader())
     centre, spread = (torch.tensor(values).double().view(3, 1, 1) for values in (mean or [0] * 3, std or [1] * 3))
     expected = (pixels(data.test).double() / 255 - centre) / spread
-    assert inputs.dtype == torch.float32
-    assert torch.allclose(inputs.double(), expected, rtol=0, atol=1e-6)
+    assert torch.allclose(inputs, expected.float(), rtol=0, atol=1e-6)
     assert torch.equal(targets, data.test.targets)
 
 
@@ -413,11 +374,11 @@ def test_the_seed_orders_but_does_not_split() -> None:
     [
         ({"batch_size": 0}, "batch_size", "is 0; it takes 1 or more"),
         ({"batch_size": 33, "drop_last": True}, "batch_size", "is 33, more than the 32 training samples"),
+        ({"batch_size": 9}, "batch_size", "is 9, which 2 devices cannot share equally; take a multiple of 2"),
         ({"num_classes": 2}, "num_classes", "is 2, but a training label is 2; labels go from 0 to 1"),
         ({"classes": ["a", "b"]}, "num_classes", "is 3, but data.classes names 2"),
         ({"shape": [3, 5, 4]}, "shape", "is [3, 5, 4], but the samples are [3, 4, 5]"),
         ({"mean": [0.5]}, "mean", "has 1 numbers; data.shape has 3 channels"),
-        ({"std": [0.5] * 4}, "std", "has 4 numbers; data.shape has 3 channels"),
         ({"std": [0.5, 0.0, 0.5]}, "std", "is [0.5, 0.0, 0.5]; it takes numbers above 0"),
         ({"val_size": 0}, "val_size", "is 0; of 36 samples it must leave some on either side"),
         ({"test_size": 40}, "test_size", "is 40; of 40 samples it must leave some on either side"),
@@ -425,8 +386,9 @@ def test_the_seed_orders_but_does_not_split() -> None:
     ids=str,
 )
 def test_what_does_not_fit_is_reported(options: dict[str, Any], key: str, message: str) -> None:
+    serve().check_world(2)
     with rejected(f"data.{key}", f"data.{key} {message}"):
-        serve(**options)
+        serve(**options).check_world(2)
 
 
 @pytest.mark.parametrize("label", [-1, 3])
@@ -435,12 +397,3 @@ def test_a_label_outside_the_classes_is_reported(label: int, part: str) -> None:
     good, bad = (Samples(noise(3, 3, 4, 5), torch.tensor([0, 1, last])) for last in (2, label))
     with rejected("data.num_classes", f"is 3, but a {part} label is {label}; labels go from 0 to 2"):
         serve(Splits(*(bad if name == part else good for name in ("training", "validation", "test"))))
-
-
-def test_a_batch_must_be_shared_equally() -> None:
-    data = serve(batch_size=9)
-    data.check_world(3)
-    with rejected(
-        "data.batch_size", "data.batch_size is 9, which 2 devices cannot share equally; take a multiple of 2"
-    ):
-        data.check_world(2)

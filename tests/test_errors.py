@@ -110,7 +110,7 @@ CASES = {
     "+trainer.gradient_clip_algorithm=foo": ["trainer: `gradient_clip_algorithm` foo is invalid"],
     "trainer=fsdp device=cpu": ["trainer.strategy is 'fsdp', which needs CUDA; use trainer=ddp"],
     "-m trainer=ddp seed=1": [
-        "trainer.strategy is 'ddp' in a sweep",
+        "trainer: several processes in a sweep",
         "start each member as a `lamella train` of its own",
     ],
     "trainer=ddp data.batch_size=65 device=cpu": ["data.batch_size is 65, which 2 devices cannot share equally"],
@@ -164,6 +164,21 @@ def test_full_error_shows_the_traceback(lamella: Lamella, monkeypatch: pytest.Mo
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match=r"seed is 1\.7"):
         lamella("train", "seed=1.7")
+
+
+def test_a_sweep_over_the_number_of_processes_runs_the_single_one(lamella: Lamella) -> None:
+    result = lamella("train", "-m", "trainer.devices=1,2", "device=cpu", "trainer.max_epochs=1", "network=linear")
+    assert result.status == 2
+    assert "error: trainer: several processes in a sweep" in result.err
+    assert len(list(Path("outputs").rglob("run.json"))) == 1
+
+
+def test_a_process_of_somebody_elses_launcher(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.delenv("LAMELLA_RUN", raising=False)
+    result = lamella("train")
+    assert result.status == 2
+    assert result.err == "error: LOCAL_RANK is set: start `lamella train` alone, it starts the other processes itself\n"
 
 
 def test_unknown_command_and_board_without_outputs(lamella: Lamella) -> None:

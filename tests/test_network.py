@@ -79,11 +79,6 @@ class ResidualByHand(nn.Module):
         return self.linear((self.branch(x) + self.shortcut(x)).flatten(1))
 
 
-class Broken(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        raise ValueError("this never works\nfor reasons of its own")
-
-
 class ComputesWithValues(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * (2.0 if x.sum().item() > 0 else 1.0)
@@ -104,9 +99,7 @@ def test_the_network_of_the_note(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == NOTE_PRINTED
     stack = [f"network.layers.linear_relu_stack.{number}" for number in range(6)]
     assert [row.place for row in planned.trace] == ["network.layers.flatten", *stack]
-    assert planned.trace[0] == Row("network.layers.flatten", "Flatten", (1, 28, 28), (784,), 0)
     assert planned.trace[3] == Row("network.layers.linear_relu_stack.2", "Linear", (512,), (512,), 262656)
-    assert planned.output == (10,)
     assert parameters_add_up(planned)
 
 
@@ -135,41 +128,38 @@ def test_planning_consumes_no_random_numbers_and_building_does() -> None:
 
 
 SIZES: dict[str, Any] = {
-    "linear-scalar": ({"Linear": 20}, (7,), "in_features", 7, (20,), 160),
-    "linear-list": ({"Linear": [20, False]}, (7,), "in_features", 7, (20,), 140),
-    "linear-mapping": ({"Linear": {"out_features": 20}}, (5, 7), "in_features", 7, (5, 20), 160),
-    "conv1d": ({"Conv1d": [4, 3]}, (2, 9), "in_channels", 2, (4, 7), 28),
-    "conv2d": ({"Conv2d": {"out_channels": 4, "kernel_size": [3, 1]}}, (2, 9, 9), "in_channels", 2, (4, 7, 9), 28),
-    "conv3d": ({"Conv3d": [4, 2]}, (2, 5, 5, 5), "in_channels", 2, (4, 4, 4, 4), 68),
-    "transpose1d": ({"ConvTranspose1d": [4, 3]}, (2, 9), "in_channels", 2, (4, 11), 28),
-    "transpose2d": ({"ConvTranspose2d": [4, 2, 2]}, (2, 5, 5), "in_channels", 2, (4, 10, 10), 36),
-    "transpose3d": ({"ConvTranspose3d": [4, 2]}, (2, 3, 3, 3), "in_channels", 2, (4, 4, 4, 4), 68),
-    "batchnorm1d-2d-input": ("BatchNorm1d", (6,), "num_features", 6, (6,), 12),
-    "batchnorm1d-3d-input": ("BatchNorm1d", (6, 4), "num_features", 6, (6, 4), 12),
-    "batchnorm2d": ("BatchNorm2d", (6, 4, 4), "num_features", 6, (6, 4, 4), 12),
-    "batchnorm3d": ("BatchNorm3d", (6, 4, 4, 4), "num_features", 6, (6, 4, 4, 4), 12),
-    "instancenorm2d": ({"InstanceNorm2d": {"affine": True}}, (6, 4, 4), "num_features", 6, (6, 4, 4), 12),
-    "layernorm-features": ("LayerNorm", (8,), "normalized_shape", (8,), (8,), 16),
-    "layernorm-sequence": ("LayerNorm", (5, 8), "normalized_shape", (8,), (5, 8), 16),
-    "layernorm-image": ("LayerNorm", (2, 4, 4), "normalized_shape", (2, 4, 4), (2, 4, 4), 64),
-    "groupnorm": ({"GroupNorm": 4}, (8, 5, 5), "num_channels", 8, (8, 5, 5), 16),
-    "batch-first": ({"RNN": 4}, (5, 6), "batch_first", True, (5, 4), 48),
-    "batch-second": ({"RNN": {"hidden_size": 4, "batch_first": False}}, (5, 6), "batch_first", False, (5, 4), 48),
-    "rnn": ({"RNN": 4}, (5, 6), "input_size", 6, (5, 4), 48),
-    "lstm": ({"LSTM": 4}, (5, 6), "input_size", 6, (5, 4), 192),
-    "gru": ({"GRU": {"hidden_size": 4, "bidirectional": True}}, (5, 6), "input_size", 6, (5, 8), 288),
+    "linear-scalar": ({"Linear": 20}, (7,), {"in_features": 7}, (20,), 160),
+    "linear-list": ({"Linear": [20, False]}, (7,), {"in_features": 7}, (20,), 140),
+    "linear-mapping": ({"Linear": {"out_features": 20}}, (5, 7), {"in_features": 7}, (5, 20), 160),
+    "conv1d": ({"Conv1d": [4, 3]}, (2, 9), {"in_channels": 2}, (4, 7), 28),
+    "conv2d": ({"Conv2d": {"out_channels": 4, "kernel_size": 3}}, (2, 9, 9), {"in_channels": 2}, (4, 7, 7), 76),
+    "conv3d": ({"Conv3d": [4, 2]}, (2, 5, 5, 5), {"in_channels": 2}, (4, 4, 4, 4), 68),
+    "transpose1d": ({"ConvTranspose1d": [4, 3]}, (2, 9), {"in_channels": 2}, (4, 11), 28),
+    "transpose2d": ({"ConvTranspose2d": [4, 2, 2]}, (2, 5, 5), {"in_channels": 2}, (4, 10, 10), 36),
+    "transpose3d": ({"ConvTranspose3d": [4, 2]}, (2, 3, 3, 3), {"in_channels": 2}, (4, 4, 4, 4), 68),
+    "batchnorm1d-2d-input": ("BatchNorm1d", (6,), {"num_features": 6}, (6,), 12),
+    "batchnorm1d-3d-input": ("BatchNorm1d", (6, 4), {"num_features": 6}, (6, 4), 12),
+    "batchnorm2d": ("BatchNorm2d", (6, 4, 4), {"num_features": 6}, (6, 4, 4), 12),
+    "batchnorm3d": ("BatchNorm3d", (6, 4, 4, 4), {"num_features": 6}, (6, 4, 4, 4), 12),
+    "instancenorm2d": ({"InstanceNorm2d": {"affine": True}}, (6, 4, 4), {"num_features": 6}, (6, 4, 4), 12),
+    "layernorm-features": ("LayerNorm", (8,), {"normalized_shape": (8,)}, (8,), 16),
+    "layernorm-sequence": ("LayerNorm", (5, 8), {"normalized_shape": (8,)}, (5, 8), 16),
+    "layernorm-image": ("LayerNorm", (2, 4, 4), {"normalized_shape": (2, 4, 4)}, (2, 4, 4), 64),
+    "groupnorm": ({"GroupNorm": 4}, (8, 5, 5), {"num_channels": 8}, (8, 5, 5), 16),
+    "rnn": ({"RNN": 4}, (5, 6), {"input_size": 6, "batch_first": True}, (5, 4), 48),
+    "lstm": ({"LSTM": 4}, (5, 6), {"input_size": 6, "batch_first": True}, (5, 4), 192),
+    "gru": ({"GRU": [4, 1, False]}, (5, 6), {"input_size": 6, "batch_first": True}, (5, 4), 120),
+    "batch-second": ({"GRU": {"hidden_size": 4, "batch_first": False}}, (5, 6), {"batch_first": False}, (5, 4), 144),
 }
 
 
-@pytest.mark.parametrize(
-    ("entry", "shape", "attribute", "size", "output", "parameters"), SIZES.values(), ids=list(SIZES)
-)
+@pytest.mark.parametrize(("entry", "shape", "attributes", "output", "parameters"), SIZES.values(), ids=list(SIZES))
 def test_the_input_size_is_inferred(
-    entry: Any, shape: tuple[int, ...], attribute: str, size: Any, output: tuple[int, ...], parameters: int
+    entry: Any, shape: tuple[int, ...], attributes: dict[str, Any], output: tuple[int, ...], parameters: int
 ) -> None:
     planned = plan([entry], shape)
     network = planned.build()
-    assert getattr(network[0], attribute) == size
+    assert {name: getattr(network[0], name) for name in attributes} == attributes
     assert planned.trace == [Row("network.layers.0", type(network[0]).__name__, shape, output, parameters)]
     assert parameters_add_up(planned)
     assert planned.output == output
@@ -181,8 +171,6 @@ def test_the_input_size_is_inferred(
     [
         ("Linear", {"out_features": 3}, "in_features", 8, 4),
         ("Conv2d", {"out_channels": 3, "kernel_size": 1}, "in_channels", 2, 3),
-        ("BatchNorm2d", {}, "num_features", 2, 8),
-        ("GroupNorm", {"num_groups": 1}, "num_channels", 2, 8),
         ("LayerNorm", {}, "normalized_shape", [4, 8], [2, 8]),
         ("LayerNorm", {}, "normalized_shape", 8, 4),
     ],
@@ -210,9 +198,8 @@ def test_the_trace_goes_into_composites() -> None:
     assert parameters_add_up(planned)
 
 
-FC = {"Linear": 4}
+FC, CONV = {"Linear": 4}, {"Conv1d": [3, 1]}
 BLOCK = [FC, "Tanh"]
-CONCAT = [{"Conv1d": [3, 1]}, [{"Conv1d": [2, 1]}, "Tanh"]]
 COMPOSITES: dict[str, tuple[Any, Callable[[Any, Tensor], Tensor]]] = {
     "repeat": ({"Repeat": {"times": 2, "layers": BLOCK}}, lambda m, x: m[1][0](m[0][0](x).tanh()).tanh()),
     "repeat-list": ({"Repeat": [2, BLOCK]}, lambda m, x: m[1][0](m[0][0](x).tanh()).tanh()),
@@ -220,17 +207,13 @@ COMPOSITES: dict[str, tuple[Any, Callable[[Any, Tensor], Tensor]]] = {
     "residual-list": ({"Residual": BLOCK}, lambda m, x: m.layers[0](x).tanh() + x),
     "residual-mapping": ({"Residual": {"fc": FC, "act": "Tanh"}}, lambda m, x: m.layers.fc(x).tanh() + x),
     "shortcut": ({"Residual": {"layers": [FC], "shortcut": BLOCK}}, lambda m, x: m.layers(x) + m.shortcut(x)),
-    "concat": ({"Concat": CONCAT}, lambda m, x: torch.cat([branch(x) for branch in m.children()], 1)),
+    "concat": ({"Concat": [CONV, BLOCK]}, lambda m, x: torch.cat([branch(x) for branch in m.children()], 1)),
     "concat-named": ({"Concat": {"a": FC, "b": "Tanh"}}, lambda m, x: torch.cat([m.a(x), x.tanh()], 1)),
-    "concat-dim": (
-        {"Concat": {"layers": [FC, "Tanh"], "dim": 2}},
-        lambda m, x: torch.cat([next(m.children())(x), x.tanh()], 2),
-    ),
+    "concat-dim": ({"Concat": {"layers": ["Tanh"] * 2, "dim": 2}}, lambda m, x: torch.cat([x.tanh()] * 2, 2)),
     "sequential": ({"Sequential": BLOCK}, lambda m, x: m[0](x).tanh()),
     "nested-list": (BLOCK, lambda m, x: m[0](x).tanh()),
-    "nested-mapping": ({"fc": FC, "act": "Tanh"}, lambda m, x: m.fc(x).tanh()),
+    "nested-mapping": ({"fc": FC, "norm": None, "act": "Tanh"}, lambda m, x: m.act(m.fc(x))),
     "null": ([None, FC, None, "Tanh"], lambda m, x: m.get_submodule("3")(m.get_submodule("1")(x))),
-    "null-named": ({"fc": FC, "norm": None, "act": "Tanh"}, lambda m, x: m.act(m.fc(x))),
 }
 
 
@@ -261,11 +244,10 @@ def test_every_activation_can_be_named() -> None:
 
 def test_a_whole_module_from_elsewhere_is_traced() -> None:
     planned = plan_module(lambda: resnet18(num_classes=10), (3, 32, 32))
-    assert planned.output == (10,)
     assert planned.trace[0] == Row("network.conv1", "Conv2d", (3, 32, 32), (64, 16, 16), 9408)
     assert planned.trace[-1] == Row("network.fc", "Linear", (512,), (10,), 5130)
     assert parameters_add_up(planned)
-    assert planned.build()(torch.rand(3, 3, 32, 32)).shape == (3, 10)
+    assert planned.build()(torch.rand(3, 3, 32, 32)).shape == (3, *planned.output) == (3, 10)
 
 
 def test_modules_and_what_makes_them_are_entries() -> None:
@@ -274,17 +256,13 @@ def test_modules_and_what_makes_them_are_entries() -> None:
     first, second = planned.build(), planned.build()
     assert first[1] is second[1] is module
     assert first[2] is not second[2]
-    assert planned.trace[1:] == [
-        Row("network.layers.1", "Linear", (6,), (3,), 21),
-        Row("network.layers.2.0", "Linear", (3,), (2,), 8),
-        Row("network.layers.2.1", "ReLU", (2,), (2,), 0),
-    ]
+    rows = [(row.place, row.layer, row.parameters) for row in planned.trace[1:3]]
+    assert rows == [("network.layers.1", "Linear", 21), ("network.layers.2.0", "Linear", 8)]
 
 
 def test_a_module_that_computes_with_values_is_an_entry() -> None:
     planned = plan([lambda: ComputesWithValues(4, 3), ComputesWithValues(3, 2)], (4,))
-    assert planned.trace[0] == Row("network.layers.0", "ComputesWithValues", (4,), (3,), 15)
-    assert planned.trace[1] == Row("network.layers.1", "ComputesWithValues", (3,), (2,), 8)
+    assert [(row.output, row.parameters) for row in planned.trace] == [((3,), 15), ((2,), 8)]
     assert planned.build()(torch.rand(3, 4)).shape == (3, 2)
 
 
@@ -317,23 +295,17 @@ def test_any_stack_is_what_it_would_be_by_hand(entries: list[Any], size: int, se
 
 
 FLAT, CUBE = (4,), (3, 8, 8)
-SIZED = {"Linear": {"in_features": 4, "out_features": 1}}
 ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
     "unknown": (["Liner"], FLAT, ".0: no layer is called 'Liner'; did you mean Linear…"),
     "unknown-key": ([[{"Liner": 3}]], FLAT, ".0.0: no layer is called 'Liner'; did you mean Linear…"),
     "lower-case": ({"fc": "linear"}, FLAT, ".fc: no layer is called 'linear'; did you mean Linear…"),
     "argument": ([{"Linear": {"out": 3}}], FLAT, ".0.Linear.out: Linear has no such argument; …out_features…"),
     "missing": ([{"Conv2d": 3}], CUBE, ".0.Conv2d: Conv2d needs a value for 'kernel_size'"),
-    "missing-all": (["ReLU", "Linear"], FLAT, ".1.Linear: Linear needs a value for 'out_features'"),
     "type": ([{"Linear": "ten"}], FLAT, ".0.Linear.out_features is 'ten'; Linear takes int"),
-    "type-bool": ([{"Linear": True}], FLAT, ".0.Linear.out_features is True; Linear takes int"),
     "type-union": ([{"Conv2d": [3, "x"]}], CUBE, ".0.Conv2d.kernel_size is 'x'; Conv2d takes int or a list"),
-    "too-many": ([{"Linear": [1, 2, 3]}], FLAT, ".0: Linear takes 2 arguments (out_features, bias), got [1, 2, 3]; …"),
-    "too-many-hint": ([{"ReLU": [1, 2]}], FLAT, ".0: ReLU takes … as one value write `ReLU: {inplace: [1, 2]}`"),
-    "size": ([{"Linear": 3}, SIZED], FLAT, ".1: Linear has in_features=4, what comes in is (3,); …or write 3"),
+    "too-many": ([{"ReLU": [1, 2]}], FLAT, ".0: ReLU takes …, got [1, 2]; … write `ReLU: {inplace: [1, 2]}`"),
     "rank": (["Flatten", {"Conv2d": [3, 3]}], CUBE, ".1: Conv2d expects (channels, height, width), … is (192,)"),
     "window": (["ReLU", {"MaxPool2d": 9}], CUBE, ".1: MaxPool2d cannot take (3, 8, 8): …"),
-    "groups": ([{"GroupNorm": 2}], CUBE, ".0: GroupNorm cannot take (3, 8, 8): …"),
     "residual": ([{"Residual": [{"Linear": 3}]}], FLAT, ".0.Residual: Residual adds (3,) to (4,); …"),
     "inside": ([{"Repeat": [2, ["ReLU", "Bias"]]}], FLAT, ".0.Repeat.layers.1: no layer is called 'Bias'; …"),
     "concat": ([{"Concat": [{"Conv2d": [3, 3]}, "ReLU"]}], CUBE, ".0.Concat: Concat joins (3, 6, 6), (3, 8, 8) …"),
@@ -345,8 +317,7 @@ ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
     "text": ("Linear", FLAT, " is 'Linear'; it takes a list or a mapping of layers"),
     "lazy": ([{"LazyLinear": 3}], FLAT, ".0: write Linear for LazyLinear; sizes are inferred here"),
     "repeat": ([{"Repeat": {"times": 2, "layers": [], "n": 1}}], FLAT, ".0.Repeat.n: Repeat has no such argument; …"),
-    "repeat-type": ([{"Repeat": ["two", ["ReLU"]]}], FLAT, ".0.Repeat.times is 'two'; Repeat takes int"),
-    "forward": (["Tanh", Broken], FLAT, ".1: ValueError on samples of shape (4,): this never works"),
+    "forward": (["Tanh", lambda: nn.Linear(5, 2)], FLAT, ".1: RuntimeError on samples of shape (4,): …"),
 }
 
 

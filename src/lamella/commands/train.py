@@ -29,15 +29,16 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
     from lamella import build
     from lamella.fit import fit, rank
 
-    strategy = str(job.config["trainer"].get("strategy"))
-    if job.sweep and strategy.startswith(("ddp", "fsdp")):
+    if job.sweep and _several_processes(job.config["trainer"]):
         raise RequestError(
-            f"trainer.strategy is {strategy!r} in a sweep: one member's processes would run into the next one's;\n"
+            "trainer: several processes in a sweep: one member's would run into the next one's;\n"
             "  start each member as a `lamella train` of its own",
             "trainer.strategy",
         )
     experiment = build.experiment(job.config, job.references)
     if rank() > 0:
+        if DIRECTORY not in os.environ:
+            raise RequestError("LOCAL_RANK is set: start `lamella train` alone, it starts the other processes itself")
         fit(experiment, Path(os.environ[DIRECTORY]))
         return 0
     path = claim(job.sweep or OUTPUTS / experiment.name, slug(job.overrides))
@@ -61,6 +62,12 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
     if job.sweep:
         members.append({"path": path, "monitor": experiment.monitor, **record.fields})
     return status
+
+
+def _several_processes(trainer: dict[str, Any]) -> bool:
+    devices = trainer.get("devices", 1)
+    many = len(devices) > 1 if isinstance(devices, list) else devices not in (1, "1", "auto")
+    return many or str(trainer.get("strategy")).startswith(("ddp", "fsdp", "deepspeed"))
 
 
 def _run(experiment: Any, record: Run, log: Any) -> int:

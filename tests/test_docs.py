@@ -1,0 +1,136 @@
+"""The README and the docs: every file in them is written and every command in them is run, in their order."""
+
+import contextlib
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Lamella, write_mnist
+from PIL import Image
+
+from lamella.data import digits
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
+    """Language, text, and the file that a block is: named in its first line, or last before it."""
+    text = page.read_text()
+    for match in FENCE.finditer(text):
+        language, block = match[1], match[2]
+        named = re.match(r"# ([\w/]+\.\w+)\n", block) or re.search(
+            r"Write `([\w/.]+)`:\s*$", text[: match.start()].rstrip()
+        )
+        yield language, block, named[1] if named else ""
+
+
+def commands(block: str) -> list[str]:
+    lines = [re.sub(r"\s+#.*", "", line).strip() for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.fixture
+def workplace(lamella: Lamella) -> Lamella:
+    """A working directory with what the docs assume: MNIST in data/ and pictures in pictures/."""
+    samples = digits().train
+    repeated = samples.inputs[:1500].repeat(4, 1, 1, 1), samples.targets[:1500].repeat(4)  # type: ignore[index]
+    write_mnist(Path("data"), repeated, (samples.inputs[1500:], samples.targets[1500:]))  # type: ignore[index]
+    for number in range(150):
+        folder = Path("pictures/train") / ("cat", "dog")[int(samples.targets[number]) % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(samples.inputs[number][0].numpy()).save(folder / f"{number}.png")  # type: ignore[index]
+    return lamella
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(workplace: Lamella, page: Path) -> None:
+    for language, block, file in blocks(page):
+        if file:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            Path(file).write_text(block)
+        elif language == "python":
+            exec(compile(block, str(page), "exec"), {})
+        elif language == "sh":
+            for command in commands(block):
+                run(workplace, command)
+        else:
+            assert language in ("", "yaml"), block
+
+
+def run(lamella: Lamella, command: str) -> None:
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
+    elif program == "python":
+        script = [sys.executable, ROOT / arguments[0], *arguments[1:], "--threads", "1", "--repeats", "1"]
+        subprocess.run(script, check=True, timeout=300, capture_output=True)
+    elif command.startswith(("lamella board", "tensorboard")):
+        serve(program, arguments)
+    elif "trainer=ddp" in command:
+        subprocess.run([sys.executable, "-m", program, *arguments], check=True, timeout=300, capture_output=True)
+    else:
+        assert program == "lamella", command
+        result = lamella(*arguments)
+        assert result.status == 0, f"{command}\n{result.err}"
+
+
+def serve(program: str, arguments: list[str]) -> None:
+    """Start a server on a free port, see that it answers, and stop it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    module = [sys.executable, "-m", "lamella" if program == "lamella" else "tensorboard.main"]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([*module, *arguments, "--port", str(port)], stdout=quiet, stderr=quiet)
+    status, deadline = None, time.monotonic() + 60
+    while status is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5) as response:
+            status = response.status
+        time.sleep(0.2)
+    process.terminate()
+    process.wait(30)
+    assert status == 200
+
+
+def test_networks_of_the_docs_train(workplace: Lamella) -> None:
+    names = []
+    for _, block, file in blocks(ROOT / "docs" / "networks.md"):
+        if file:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            Path(file).write_text(block)
+            names += [Path(file).stem] if file.startswith("conf/network/") else []
+    assert len(names) == 6
+    pictures = ("data=image_folder", "data.root=pictures", "data.shape=[3,32,32]")
+    for name in names:
+        data = pictures if name == "photo" else ()
+        result = workplace("train", f"network={name}", "trainer=debug", *data)
+        assert result.status == 0, result.err
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_lists_every_option() -> None:
+    text = (ROOT / "README.md").read_text()
+    options = [path for path in (ROOT / "conf").glob("*/*.yaml") if path.stem != "default"]
+    assert [path.stem for path in options if f"`{path.stem}`" not in text] == []
+
+
+def test_what_the_readme_shows_is_what_is_printed(lamella: Lamella) -> None:
+    shown = next(block for language, block, _ in blocks(ROOT / "README.md") if block.startswith("epoch"))
+    printed = lamella("train").out
+    # The last digits depend on the machine.
+    forms = [re.sub(r"[\d.]+", "0", text).splitlines() for text in (shown, printed)]
+    assert forms[0] == forms[1][-len(forms[0]) :]
