@@ -120,7 +120,7 @@ def test_weights_and_outputs_are_those_of_a_hand_written_class(entries: Any, by_
 
 def test_planning_consumes_no_random_numbers_and_building_does() -> None:
     before = torch.get_rng_state()
-    for entries in (NOTE, CNN, RECURRENT, RESIDUAL, ["RReLU", lambda: ComputesWithValues(28, 4)]):
+    for entries in (NOTE, CNN, RECURRENT, RESIDUAL, ["RReLU", {"Repeat": [2, [FC]]}, lambda: ComputesWithValues(4, 3)]):
         planned = plan(entries, IMAGE)
     plan_module(ResidualByHand, IMAGE)
     assert torch.equal(before, torch.get_rng_state())

@@ -15,8 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from lamella.data.samples import Inputs, Samples
 
-Normalize = Callable[[Tensor], Tensor]
-
 ORDER, AUGMENT = 0, 1
 
 
@@ -70,6 +68,21 @@ class Augment:
         return images
 
 
+@dataclass(frozen=True)
+class Normalize:
+    """Pixels from 0 to 255 become `pixel * scale - shift`; scale and shift are (channels, 1, 1)."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def to(self, device: torch.device) -> "Normalize":
+        return Normalize(self.scale.to(device), self.shift.to(device))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """uint8 or float (B, channels, height, width) in, float32 of the same shape out."""
+        return pixels.to(torch.float32, copy=True).mul_(self.scale).sub_(self.shift)
+
+
 class Batches:
     """Iterates over (inputs float (B, …), targets (B, …)) on `device`; each pass is one epoch.
 
@@ -94,10 +107,11 @@ class Batches:
         device: torch.device | str = "cpu",
         num_workers: int | None = None,
     ) -> None:
-        self.samples, self.normalize, self.augment = samples, normalize, augment
+        self.samples, self.augment = samples, augment
         self.shuffle, self.seed, self.epoch = shuffle, seed, epoch
         self.rank, self.world, self.num_workers = rank, world, num_workers
         self.device = torch.device(device)
+        self.normalize = normalize.to(self.device) if normalize else None
         self.size = max(1, batch_size // world)
         count = len(samples)
         if shuffle:
@@ -121,20 +135,20 @@ class Batches:
         drawn = None
         if self.augment:
             drawn = self.augment.draw(len(self.samples), self.seed, epoch).to(self.device)
-        for indices, inputs in self.read(torch.split(share, self.size)):
+        for indices, inputs in self.read(share):
             if drawn is not None and self.augment:
                 inputs = self.augment(inputs, drawn[indices])
             if self.normalize is not None:
                 inputs = self.normalize(inputs)
             yield inputs, self.targets[indices]
 
-    def read(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    def read(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices and raw inputs of each batch, on the device."""
         if self.num_workers is None and isinstance(self.inputs, Tensor):
-            for indices in batches:
-                indices = indices.to(self.device)
+            for indices in torch.split(order.to(self.device), self.size):
                 yield indices, self.inputs.index_select(0, indices)
             return
+        batches = torch.split(order, self.size)
         loader = DataLoader(
             _Reader(self.inputs, batches),
             batch_size=None,

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
-from lamella.data.batches import Augment, Batches
+from lamella.data.batches import Augment, Batches, Normalize
 from lamella.data.samples import ImageFiles, Samples, Splits, split
 from lamella.errors import RequestError
 
@@ -57,7 +56,7 @@ class Data(pl.LightningDataModule):
             train, val = split(train, val_size, split_seed, "data.val_size")
         self.train, self.val, self.test = (_ready(samples, in_memory) for samples in (train, val, test))
         self._check()
-        self._normalization = _normalization(mean, std, self.shape) if self._images else None
+        self.normalize = _normalization(mean, std, self.shape) if self._images else None
 
     @property
     def _images(self) -> bool:
@@ -100,18 +99,12 @@ class Data(pl.LightningDataModule):
                 "data.batch_size",
             )
 
-    def normalize(self, inputs: Tensor) -> Tensor:
-        """uint8 or float pixels from 0 to 255 in, normalised floats of the same shape out."""
-        assert self._normalization is not None
-        scale, shift = (part.to(inputs.device) for part in self._normalization)
-        return inputs.to(torch.float32, copy=True).mul_(scale).sub_(shift)
-
     def batches(self, samples: Samples, **options: Any) -> Batches:
         trainer = self.trainer
         return Batches(
             samples,
             options.pop("batch_size", self.batch_size),
-            normalize=self.normalize if self._images else None,
+            normalize=self.normalize,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
             device=trainer.strategy.root_device if trainer else "cpu",
@@ -149,10 +142,8 @@ def _ready(samples: Samples, in_memory: bool) -> Samples:
     return samples
 
 
-def _normalization(
-    mean: Sequence[float] | None, std: Sequence[float] | None, shape: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """(x / 255 - mean) / std as one scale and one shift, each (channels, 1, 1)."""
+def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None, shape: tuple[int, ...]) -> Normalize:
+    """(x / 255 - mean) / std as one scale and one shift."""
     channels = shape[0]
     for key, values in (("data.mean", mean), ("data.std", std)):
         if values is not None and len(values) != channels:
@@ -161,4 +152,4 @@ def _normalization(
         raise RequestError(f"data.std is {list(std)}; it takes numbers above 0", "data.std")
     centre = torch.tensor(mean if mean is not None else [0.0] * channels).view(-1, 1, 1)
     spread = torch.tensor(std if std is not None else [1.0] * channels).view(-1, 1, 1)
-    return 1 / (255 * spread), centre / spread
+    return Normalize(1 / (255 * spread), centre / spread)
