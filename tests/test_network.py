@@ -302,22 +302,56 @@ ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
     "argument": ([{"Linear": {"out": 3}}], FLAT, ".0.Linear.out: Linear has no such argument; …out_features…"),
     "missing": ([{"Conv2d": 3}], CUBE, ".0.Conv2d: Conv2d needs a value for 'kernel_size'"),
     "type": ([{"Linear": "ten"}], FLAT, ".0.Linear.out_features is 'ten'; Linear takes int"),
-    "type-union": ([{"Conv2d": [3, "x"]}], CUBE, ".0.Conv2d.kernel_size is 'x'; Conv2d takes int or a list"),
+    "type-union": (
+        [{"Conv2d": [3, "x"]}],
+        CUBE,
+        ".0.Conv2d.kernel_size is 'x'; Conv2d takes int or a list; in_channels …",
+    ),
     "too-many": ([{"ReLU": [1, 2]}], FLAT, ".0: ReLU takes …, got [1, 2]; … write `ReLU: {inplace: [1, 2]}`"),
     "rank": (["Flatten", {"Conv2d": [3, 3]}], CUBE, ".1: Conv2d expects (channels, height, width), … is (192,)"),
     "window": (["ReLU", {"MaxPool2d": 9}], CUBE, ".1: MaxPool2d cannot take (3, 8, 8): …"),
-    "residual": ([{"Residual": [{"Linear": 3}]}], FLAT, ".0.Residual: Residual adds (3,) to (4,); …"),
-    "inside": ([{"Repeat": [2, ["ReLU", "Bias"]]}], FLAT, ".0.Repeat.layers.1: no layer is called 'Bias'; …"),
-    "concat": ([{"Concat": [{"Conv2d": [3, 3]}, "ReLU"]}], CUBE, ".0.Concat: Concat joins (3, 6, 6), (3, 8, 8) …"),
+    "residual": (
+        [{"Residual": [{"Linear": 3}]}],
+        FLAT,
+        ".0.Residual: Residual takes (4,) and adds (3,) to (4,); …[Linear: …",
+    ),
+    "inside": ([{"Repeat": [2, ["ReLU", "Bias"]]}], FLAT, ".0.Repeat.1.1: no layer is called 'Bias'; …"),
+    "concat": (
+        [{"Concat": [{"Conv2d": [3, 3]}, "ReLU"]}],
+        CUBE,
+        "…Concat takes (3, 8, 8) and joins (3, 6, 6), (3, 8, 8) …",
+    ),
     "layer-as-name": ({"Linear": 10}, FLAT, ": Linear is a layer where a name is expected; write a list, `- Linear…"),
     "two-in-one": ([{"Linear": 10, "ReLU": None}], FLAT, ".0: Linear is a layer where a name is expected; …"),
     "name-taken": ({"training": "ReLU"}, FLAT, ": 'training' cannot name a layer; choose another name"),
     "name-dotted": ([{"a.b": ["ReLU"], "c": "ReLU"}], FLAT, ".0: 'a.b' cannot name a layer; choose another name"),
-    "scalar": ([10], FLAT, ".0 is 10; it takes a layer…"),
+    "scalar": ([10], FLAT, ".0 is 10; it takes the name of a layer, with arguments or without"),
     "text": ("Linear", FLAT, " is 'Linear'; it takes a list or a mapping of layers"),
-    "lazy": ([{"LazyLinear": 3}], FLAT, ".0: write Linear for LazyLinear; sizes are inferred here"),
+    "lazy": ([{"LazyLinear": 3}], FLAT, ".0: no layer is called 'LazyLinear'; sizes are inferred here, write Linear"),
     "repeat": ([{"Repeat": {"times": 2, "layers": [], "n": 1}}], FLAT, ".0.Repeat.n: Repeat has no such argument; …"),
-    "forward": (["Tanh", lambda: nn.Linear(5, 2)], FLAT, ".1: RuntimeError on samples of shape (4,): …"),
+    "forward": (["Tanh", lambda: nn.Linear(5, 2)], FLAT, ".1: Linear cannot take (4,): …"),
+    "lower-case-key": ([{"linear": 3}], FLAT, ".0: no layer is called 'linear'; did you mean Linear…"),
+    "null-key": ([{"relu": None}], FLAT, ".0: no layer is called 'relu'; did you mean ReLU…"),
+    "composite": ([{"Residul": ["ReLU"]}], FLAT, ".0: no layer is called 'Residul'; did you mean Residual?…"),
+    "own-name": ([{"Stage1": ["ReLU"]}], FLAT, ".0: no layer is called 'Stage1'; …your own starts in lower case"),
+    "container": (["ModuleList"], FLAT, ".0: no layer is called 'ModuleList'; …"),
+    "bare": (["Residual"], FLAT, ".0: Residual takes layers, as in `- Residual: …`"),
+    "repeat-count": ([{"Repeat": [-1, ["ReLU"]]}], FLAT, ".0.Repeat: Repeat takes a count and layers, …"),
+    "repeat-three": ([{"Repeat": [2, ["ReLU"], ["Tanh"]]}], FLAT, ".0.Repeat: Repeat takes a count and layers, …"),
+    "repeat-layers": ([{"Repeat": {"times": 2}}], FLAT, ".0.Repeat: Repeat takes a count and layers, …"),
+    "concat-empty": ([{"Concat": []}], FLAT, ".0.Concat: Concat takes (4,) and joins nothing along dimension 1 …"),
+    "concat-batch": ([{"Concat": {"layers": ["ReLU", "ReLU"], "dim": 0}}], FLAT, ".0.Concat: Concat takes …"),
+    "concat-name": ([{"Concat": {"dim": "ReLU", "b": "ReLU"}}], FLAT, ".0.Concat…"),
+    "batch-flattened": ([{"Flatten": 0}], CUBE, ".0: Flatten cannot take (3, 8, 8): it changes the batch dimension…"),
+    "batch-unfolded": ([{"Unfold": 2}], (4, 4), ".0: Unfold cannot take (4, 4): it changes the batch dimension…"),
+    "recurrent": ([{"LSTM": 4}], FLAT, ".0: LSTM expects (length, features), what comes in is (4,)"),
+    "normalized": ([{"LayerNorm": [3, 4]}], (3, 4), "…LayerNorm takes bool; normalized_shape is inferred, …"),
+    "normalized-null": ([{"LayerNorm": {"normalized_shape": None}}], FLAT, "…normalized_shape is None; …"),
+    "written-text": (
+        [{"Linear": {"in_features": "4", "out_features": 3}}],
+        FLAT,
+        "…in_features is '4'; Linear takes int",
+    ),
 }
 
 
@@ -327,3 +361,25 @@ def test_every_refusal_names_the_place_and_the_way_out(entries: Any, shape: tupl
         plan(entries, shape)
     pattern = ".*".join(map(re.escape, f"network.layers{message}".split("…")))
     assert re.fullmatch(pattern, str(caught.value))
+
+
+def test_recurrent_layers_stand_in_composites() -> None:
+    entries = [{"Residual": [{"LSTM": 4}]}, {"Concat": {"layers": [{"GRU": 3}, "ReLU", None], "dim": 2}}, {"RNN": 5}]
+    network = plan(entries, (5, 4)).build()
+    x = torch.rand(3, 5, 4)
+    added = network[0].layers(x)[0] + x
+    joined = torch.cat([network[1].get_submodule("0")(added)[0], added.relu()], 2)
+    assert torch.equal(network(x), network[2](joined)[0])
+
+
+def test_planning_leaves_a_given_module_and_the_random_numbers_alone() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.rand(3)[0].item()
+
+    given = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    before, state = {name: value.clone() for name, value in given.state_dict().items()}, torch.get_rng_state()
+    planned = plan([given, Noisy], (4,))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in given.state_dict().items())
+    assert planned.build()[0] is given

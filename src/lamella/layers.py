@@ -1,13 +1,19 @@
 """Composite layers that torch.nn lacks."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
+def passed_on(output: Any) -> Any:
+    """What a layer hands to the next: of a tuple, such as an LSTM's, the first item, which is its output sequence."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 class Sequential(nn.Sequential):
-    """torch's Sequential; where a layer returns a tuple, as LSTM does, its first item is passed on.
+    """torch's Sequential, in which layers that return a tuple may stand.
 
     Shapes: whatever the layers take and give.
     """
@@ -20,8 +26,7 @@ class Sequential(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         for layer in self._modules.values():
             assert layer is not None
-            output = layer(input)
-            input = output[0] if isinstance(output, tuple) else output
+            input = passed_on(layer(input))
         return input
 
 
@@ -37,8 +42,8 @@ class Residual(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, input: Tensor) -> Tensor:
-        kept = input if self.shortcut is None else self.shortcut(input)
-        output: Tensor = self.layers(input) + kept
+        kept = input if self.shortcut is None else passed_on(self.shortcut(input))
+        output: Tensor = passed_on(self.layers(input)) + kept
         return output
 
 
@@ -55,7 +60,7 @@ class Concat(nn.Module):
             self.add_module(name, branch)
 
     def forward(self, input: Tensor) -> Tensor:
-        return torch.cat([branch(input) for branch in self.children()], self.dim)
+        return torch.cat([passed_on(branch(input)) for branch in self.children()], self.dim)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"

@@ -5,6 +5,7 @@ inferred and every mistake is found before a weight is allocated. What comes out
 calls PyTorch's own constructors in the order in which they are written.
 """
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lamella import arguments, layers
+from lamella import layers
 from lamella.errors import RequestError, first_line, nearest
 from lamella.sizes import layer_class, layer_names, sample, sized
 
 Make = Callable[[], nn.Module]
 
-COMPOSITES = ("Sequential", "Repeat", "Residual", "Concat")
+# The keys that each composite takes, and an example for errors.
+COMPOSITES = {
+    "Sequential": (("layers",), "[{Linear: 64}, ReLU]"),
+    "Repeat": (("times", "layers"), "{times: 2, layers: [{Linear: 64}, ReLU]}"),
+    "Residual": (("layers", "shortcut"), "[{Linear: 64}, ReLU]"),
+    "Concat": (("layers", "dim"), "[{Linear: 64}, {Linear: 32}]"),
+}
 # Two, because one sample would fail in BatchNorm, and any more would only cost time.
 BATCH = 2
 
@@ -83,6 +90,11 @@ def _is_layer(name: Any) -> bool:
     return name in COMPOSITES or layer_class(name) is not None
 
 
+def _taken(name: str) -> bool:
+    """Whether the modules that hold the children have an attribute of this name already."""
+    return hasattr(Network({}, ""), name) or hasattr(layers.Concat({}), name)
+
+
 @dataclass
 class _Planner:
     trace: list[Row] = field(default_factory=list)
@@ -104,7 +116,7 @@ class _Planner:
                         "with one dash a layer",
                         place,
                     )
-                if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or hasattr(Network({}, ""), str(name)):
+                if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or _taken(str(name)):
                     raise RequestError(f"{place}: {name!r} cannot name a layer; choose another name", place)
             return dict(entries)
         if isinstance(entries, Sequence) and not isinstance(entries, str):
@@ -115,30 +127,26 @@ class _Planner:
         if isinstance(entry, str):
             return self.layer(entry, None, x, place)
         if isinstance(entry, nn.Module):
-            return (lambda: entry), self.foreign(lambda: entry, x, place)
+            return (lambda: entry), self.foreign(lambda: copy.deepcopy(entry), x, place)
         if callable(entry):
             return entry, self.foreign(entry, x, place)
         if isinstance(entry, Mapping) and len(entry) == 1:
             [(name, argument)] = entry.items()
             if name in COMPOSITES:
                 return self.composite(name, argument, x, f"{place}.{name}")
-            if _is_layer(name) or str(name)[:1].isupper():
+            # A name of one's own stands for layers, and starts in lower case here; all else is meant as a layer.
+            if _is_layer(name) or str(name)[:1].isupper() or argument is None or isinstance(argument, int | float):
                 return self.layer(str(name), argument, x, place)
         if isinstance(entry, Mapping | Sequence):
             makes, x = self.children(entry, x, place)
             return (lambda: layers.Sequential(_made(makes))), x
-        raise RequestError(
-            f"{place} is {entry!r}; it takes a layer: {nearest(str(entry), [*COMPOSITES, *layer_names()])}", place
-        )
+        raise RequestError(f"{place} is {entry!r}; it takes the name of a layer, with arguments or without", place)
 
     def composite(self, name: str, argument: Any, x: Tensor, place: str) -> tuple[Make, Tensor]:
         """One of COMPOSITES. A list is its layers; for Repeat, which counts first, `[times, layers]`."""
-        if name == "Repeat" and isinstance(argument, Sequence) and not isinstance(argument, str):
-            argument = dict(zip(("times", "layers"), argument, strict=False))
-        keyword = isinstance(argument, Mapping) and "layers" in argument
-        options = dict(argument) if keyword else {"layers": argument}
-        body = f"{place}.layers" if keyword else place
-        arguments.check(_OPTIONS[name], options, place=place, title=name)
+        options = _options(name, argument, place)
+        written = isinstance(argument, Mapping) and "layers" in argument
+        body = f"{place}.layers" if written else f"{place}.1" if name == "Repeat" else place
 
         if name == "Sequential":
             makes, y = self.children(options["layers"], x, body)
@@ -158,9 +166,10 @@ class _Planner:
                 outer, kept = self.children(options["shortcut"], x, f"{place}.shortcut")
                 shortcut = partial(_stack, outer)
             if y.shape != kept.shape:
+                layer = "Linear: features" if x.dim() < 3 else f"Conv{x.dim() - 2}d: [channels, 1]"
                 raise RequestError(
-                    f"{place}: Residual adds {sample(y)} to {sample(kept)}; give both one shape, "
-                    "for instance with `shortcut: [Conv2d: [channels, 1]]`",
+                    f"{place}: Residual takes {sample(x)} and adds {sample(y)} to {sample(kept)}; give both one shape, "
+                    f"for instance with `shortcut: [{layer}]`",
                     place,
                 )
             return (lambda: layers.Residual(_stack(inner), shortcut() if shortcut else None)), y
@@ -168,15 +177,16 @@ class _Planner:
         branches: dict[str, Make] = {}
         outputs = []
         for branch, entry in self.named(options["layers"], body).items():
-            branches[branch], y = self.entry(entry, x, f"{body}.{branch}")
-            outputs.append(y)
+            if entry is not None:
+                branches[branch], y = self.entry(entry, x, f"{body}.{branch}")
+                outputs.append(y)
         dim = options.get("dim", 1)
         try:
-            joined = torch.cat(outputs, dim)
-        except (RuntimeError, IndexError) as error:
-            shapes = ", ".join(str(sample(y)) for y in outputs)
+            joined = self.kept(torch.cat(outputs, dim), x)
+        except Exception as error:
+            shapes = ", ".join(str(sample(y)) for y in outputs) or "nothing"
             raise RequestError(
-                f"{place}: Concat joins {shapes} along dimension {dim} (0 is the batch); "
+                f"{place}: Concat takes {sample(x)} and joins {shapes} along dimension {dim} (0 is the batch); "
                 "the other dimensions must agree",
                 place,
             ) from error
@@ -184,6 +194,14 @@ class _Planner:
 
     def layer(self, name: str, argument: Any, x: Tensor, place: str) -> tuple[Make, Tensor]:
         """A torch.nn class with its arguments, the size of its input added."""
+        if name in COMPOSITES:
+            raise RequestError(f"{place}: {name} takes layers, as in `- {name}: {COMPOSITES[name][1]}`", place)
+        if layer_class(name) is None:
+            hint = nearest(name, [*COMPOSITES, *layer_names()])
+            if name.startswith("Lazy"):
+                hint = f"sizes are inferred here, write {name[4:]}"
+            own = "; a name of your own starts in lower case" if isinstance(argument, list | Mapping) else ""
+            raise RequestError(f"{place}: no layer is called {name!r}; {hint}{own}", place)
         make = sized(name, argument, x, place)
         try:
             with torch.device("meta"):
@@ -197,29 +215,29 @@ class _Planner:
 
     def foreign(self, make: Make, x: Tensor, place: str) -> Tensor:
         """A module from elsewhere: one row for each of its leaves, in the order in which they ran."""
-        try:
-            with torch.device("meta"):
-                module = make()
-            y = self.traced(module, x, place)
-        except Exception:
-            # Some modules compute with values as they are made or run; those need real tensors.
-            with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
+            try:
+                with torch.device("meta"):
+                    module = make()
+                return self.traced(module, x, place)
+            except Exception:
+                # Some modules compute with values as they are made or run; those need real tensors.
+                title = "it"
                 try:
                     module = make()
-                    y = self.traced(module, torch.zeros(x.shape), place)
+                    title = type(module).__name__
+                    return self.traced(module, torch.zeros(x.shape), place).to("meta")
                 except RequestError:
                     raise
                 except Exception as error:
-                    raise RequestError(
-                        f"{place}: {type(error).__name__} on samples of shape {sample(x)}: {first_line(error)}", place
-                    ) from error
-        return y.to("meta")
+                    message = f"{place}: {title} cannot take {sample(x)}: {first_line(error)}"
+                    raise RequestError(message, place) from error
 
     def traced(self, module: nn.Module, x: Tensor, place: str) -> Tensor:
         rows: list[Row] = []
 
         def note(name: str, leaf: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            output = output[0] if isinstance(output, tuple) else output
+            output = layers.passed_on(output)
             if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
                 size = sum(parameter.numel() for parameter in leaf.parameters())
                 where = f"{place}.{name}" if name else place
@@ -237,10 +255,14 @@ class _Planner:
 
     def run(self, module: nn.Module, x: Tensor) -> Tensor:
         with torch.no_grad():
-            output = module(x)
-        y = output[0] if isinstance(output, tuple) else output
+            return self.kept(layers.passed_on(module(x)), x)
+
+    def kept(self, y: Any, x: Tensor) -> Tensor:
+        """`y`, if it is a batch of as many samples as `x`."""
         if not isinstance(y, Tensor):
-            raise TypeError(f"returned a {type(y).__name__} where a tensor is expected")
+            raise TypeError(f"it gives a {type(y).__name__}, where a tensor is expected")
+        if y.dim() < 1 or len(y) != len(x):
+            raise ValueError("it changes the batch dimension, which is the first")
         return y
 
 
@@ -249,16 +271,22 @@ def _stack(makes: Mapping[str, Make]) -> nn.Module:
     return next(iter(makes.values()))() if len(makes) == 1 else layers.Sequential(_made(makes))
 
 
-# The options of each composite, as a signature that the arguments are checked against.
-def _layers(layers: Any) -> None: ...
-def _repeat(times: int, layers: Any) -> None: ...
-def _residual(layers: Any, shortcut: Any = None) -> None: ...
-def _concat(layers: Any, dim: int = 1) -> None: ...
-
-
-_OPTIONS: dict[str, Callable[..., None]] = {
-    "Sequential": _layers,
-    "Repeat": _repeat,
-    "Residual": _residual,
-    "Concat": _concat,
-}
+def _options(name: str, argument: Any, place: str) -> dict[str, Any]:
+    """The arguments of a composite by name, checked."""
+    if name == "Repeat" and isinstance(argument, Sequence) and len(argument) == 2 and not isinstance(argument, str):
+        argument = {"times": argument[0], "layers": argument[1]}
+    known, example = COMPOSITES[name]
+    options = dict(argument) if isinstance(argument, Mapping) and set(argument) & set(known) else {"layers": argument}
+    for key in options:
+        if key not in known:
+            raise RequestError(f"{place}.{key}: {name} has no such argument; {nearest(key, known)}", f"{place}.{key}")
+    times = options.get("times", 0)
+    if (
+        "layers" not in options
+        or (name == "Repeat" and "times" not in options)
+        or not isinstance(times, int)
+        or times < 0
+    ):
+        what = "a count and layers" if name == "Repeat" else "layers"
+        raise RequestError(f"{place}: {name} takes {what}, as in `- {name}: {example}`", place)
+    return options

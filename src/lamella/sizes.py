@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lamella import arguments
-from lamella.errors import RequestError, nearest
+from lamella.errors import RequestError
 
 SPATIAL = {1: "(channels, length)", 2: "(channels, height, width)", 3: "(channels, depth, height, width)"}
 
@@ -30,46 +30,53 @@ def sample(batch: Tensor) -> tuple[int, ...]:
 
 
 def layer_class(name: Any) -> type[nn.Module] | None:
-    """The class of this name in torch.nn, None where there is none."""
-    found = getattr(nn, name, None) if isinstance(name, str) else None
-    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
+    """The layer of this name in torch.nn, None where there is none; containers such as ModuleList are none."""
+    found = getattr(nn, name, None) if isinstance(name, str) and not name.startswith("Lazy") else None
+    if not isinstance(found, type) or not issubclass(found, nn.Module) or issubclass(found, nn.Sequential):
+        return None
+    return None if found.forward is nn.Module.forward else found
 
 
 def layer_names() -> list[str]:
     """The names of torch.nn's layers."""
-    return [name for name in dir(nn) if layer_class(name) and not name.startswith("Lazy")]
+    return [name for name in dir(nn) if layer_class(name)]
 
 
 def sized(name: str, argument: Any, x: Tensor, place: str) -> Callable[[], nn.Module]:
     """What makes the torch.nn layer `name` with these arguments for a batch such as `x`.
 
     argument: None, one value, a list (positional, after the inferred size) or a mapping (by keyword). Raises
-    RequestError for an unknown name or argument, and for a written size that `x` contradicts.
+    RequestError for an unknown argument, for a shape of another rank than the layer takes, and for a written size
+    that `x` contradicts.
     """
     cls = layer_class(name)
-    if cls is None:
-        raise RequestError(f"{place}: no layer is called {name!r}; {nearest(name, layer_names())}", place)
-    if name.startswith("Lazy"):
-        raise RequestError(f"{place}: write {name[4:]} for {name}; sizes are inferred here", place)
+    assert cls is not None
+    expected = [name for name in arguments.parameters(cls) if name not in ("device", "dtype")]
     came = f"what comes in is {sample(x)}"
     spatial = re.search(r"([123])d$", name)
     if spatial and x.dim() != int(spatial[1]) + 2 and not (name == "BatchNorm1d" and x.dim() == 2):
-        raise RequestError(f"{place}: {name} expects {SPATIAL[int(spatial[1])]}, {came}", place)
+        also = "(features,) or " if name == "BatchNorm1d" else ""
+        raise RequestError(f"{place}: {name} expects {also}{SPATIAL[int(spatial[1])]}, {came}", place)
+    if "batch_first" in expected and x.dim() != 3:
+        raise RequestError(f"{place}: {name} expects (length, features), {came}", place)
+    if x.dim() < 2:
+        raise RequestError(f"{place}: {name} expects at least one dimension beside the batch, {came}", place)
 
-    expected = [name for name in arguments.parameters(cls) if name not in ("device", "dtype")]
     inferred = next((parameter for parameter in expected if parameter in INFERRED), None)
     keywords = _keywords(name, argument, [parameter for parameter in expected if parameter != inferred], place)
-    if inferred:
-        size = INFERRED[inferred](x)
-        written = keywords.setdefault(inferred, size)
-        if written != size and not (inferred == "normalized_shape" and _ends_with(x, written)):
-            raise RequestError(
-                f"{place}: {name} has {inferred}={written}, {came}; leave it out, or write {size}", place
-            )
     if "batch_first" in expected:
         # Batches come first everywhere here, and a recurrent layer would mix the samples otherwise.
         keywords.setdefault("batch_first", True)
-    arguments.check(cls, keywords, place=f"{place}.{name}")
+    size = INFERRED[inferred](x) if inferred else None
+    written = keywords.setdefault(inferred, size) if inferred else None
+    try:
+        arguments.check(cls, keywords, place=f"{place}.{name}")
+    except RequestError as error:
+        if not inferred or not isinstance(argument, list):
+            raise
+        raise RequestError(f"{error}; {inferred} is inferred, and what is listed follows it", error.key) from None
+    if written != size and not (inferred == "normalized_shape" and _ends_with(x, written)):
+        raise RequestError(f"{place}: {name} has {inferred}={written}, {came}; leave it out, or write {size}", place)
     return partial(cls, **keywords)
 
 
@@ -81,8 +88,8 @@ def _keywords(name: str, argument: Any, names: list[str], place: str) -> dict[st
     values = argument if isinstance(argument, list | tuple) else [argument]
     if len(values) > len(names):
         hint = f"; for a list as one value write `{name}: {{{names[0]}: {list(values)}}}`" if names else ""
-        took = f"{len(names)} arguments ({', '.join(names)})" if names else "no arguments"
-        raise RequestError(f"{place}: {name} takes {took}, got {list(values)}{hint}", place)
+        taken = f"at most {', '.join(names)}" if names else "no arguments"
+        raise RequestError(f"{place}: {name} takes {taken}, got {list(values)}{hint}", place)
     return {parameter: _tuples(value) for parameter, value in zip(names, values, strict=False)}
 
 
