@@ -14,6 +14,7 @@ from torch.nn.functional import affine_grid, grid_sample, pad
 from torch.utils.data import DataLoader, Dataset
 
 from lamella.data.samples import Inputs, Samples
+from lamella.errors import RequestError
 
 ORDER, AUGMENT = 0, 1
 
@@ -35,6 +36,11 @@ class Augment:
     crop: int = 0
     flip: bool = False
     rotation: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("crop", self.crop), ("rotation", self.rotation)):
+            if value < 0:
+                raise RequestError(f"data.augment.{name} is {value}; it takes 0 or more", f"data.augment.{name}")
 
     def __bool__(self) -> bool:
         return bool(self.crop or self.flip or self.rotation)
@@ -144,6 +150,8 @@ class Batches:
 
     def read(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices and raw inputs of each batch, on the device."""
+        if not len(order):
+            return
         if self.num_workers is None and isinstance(self.inputs, Tensor):
             for indices in torch.split(order.to(self.device), self.size):
                 yield indices, self.inputs.index_select(0, indices)

@@ -55,6 +55,10 @@ class ImageFiles:
     """
 
     def __init__(self, paths: Sequence[str], shape: Sequence[int]) -> None:
+        if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
+            raise RequestError(
+                f"data.shape is {list(shape)}; images take [channels, height, width] with 1 or 3 channels", "data.shape"
+            )
         self.paths = np.array(paths)  # one block of memory, which forked workers share
         self.shape = tuple(shape)
 
@@ -72,7 +76,7 @@ class ImageFiles:
         channels, height, width = self.shape
         try:
             with Image.open(path) as file:
-                image = file.convert("L" if channels == 1 else "RGB")
+                image = _eight_bits(file).convert("L" if channels == 1 else "RGB")
                 if image.size != (width, height):
                     image = image.resize((width, height), Image.Resampling.BILINEAR)
                 pixels = np.array(image)
@@ -95,6 +99,13 @@ class ImageFiles:
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(self.decode, self.paths):
                 pass
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Modes that Pillow would clip or warn about when it converts them to bytes, made harmless."""
+    if image.mode.startswith("I"):  # 16 bits a pixel
+        return Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+    return image.convert("RGBA") if image.mode == "P" else image
 
 
 def split(samples: Samples, size: int | float, seed: int, key: str) -> tuple[Samples, Samples]:

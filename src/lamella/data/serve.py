@@ -55,15 +55,12 @@ class Data(pl.LightningDataModule):
         if val is None:
             train, val = split(train, val_size, split_seed, "data.val_size")
         self.train, self.val, self.test = (_ready(samples, in_memory) for samples in (train, val, test))
-        self._check()
-        self.normalize = _normalization(mean, std, self.shape) if self._images else None
-
-    @property
-    def _images(self) -> bool:
         inputs = self.train.inputs
-        return isinstance(inputs, ImageFiles) or inputs.dtype == torch.uint8  # type: ignore[attr-defined]
+        images = isinstance(inputs, ImageFiles) or inputs.dtype == torch.uint8  # type: ignore[attr-defined]
+        self._check(images)
+        self.normalize = _normalization(mean, std, self.shape) if images else None
 
-    def _check(self) -> None:
+    def _check(self, images: bool) -> None:
         if self.batch_size < 1:
             raise RequestError(f"data.batch_size is {self.batch_size}; it takes 1 or more", "data.batch_size")
         if len(self.classes) != self.num_classes:
@@ -77,11 +74,21 @@ class Data(pl.LightningDataModule):
                 f"data.drop_last drops an unfinished batch: nothing would be trained",
                 "data.batch_size",
             )
-        found = tuple(self.train.inputs[torch.tensor([0])].shape[1:])
-        if found != self.shape:
-            raise RequestError(f"data.shape is {list(self.shape)}, but the samples are {list(found)}", "data.shape")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise RequestError(f"data.num_workers is {self.num_workers}; it takes 0 or more", "data.num_workers")
+        if self.augment and not images:
+            raise RequestError("data.augment changes images, and these samples are none", "data.augment")
         for name, samples in (("training", self.train), ("validation", self.val), ("test", self.test)):
             labels = samples.targets
+            if not len(labels) or len(samples.inputs) != len(labels):
+                raise RequestError(
+                    f"data.source: {len(samples.inputs)} {name} samples have {len(labels)} targets", "data"
+                )
+            found = tuple(samples.inputs[torch.tensor([0])].shape[1:])
+            if found != self.shape:
+                raise RequestError(
+                    f"data.shape is {list(self.shape)}, but the {name} samples are {list(found)}", "data.shape"
+                )
             if labels.dtype == torch.int64 and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
                 wrong = int(labels.max()) if int(labels.max()) >= self.num_classes else int(labels.min())
                 raise RequestError(
@@ -147,7 +154,7 @@ def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None, sh
     channels = shape[0]
     for key, values in (("data.mean", mean), ("data.std", std)):
         if values is not None and len(values) != channels:
-            raise RequestError(f"{key} has {len(values)} numbers; data.shape has {channels} channels", key)
+            raise RequestError(f"{key} is {list(values)}; data.shape has {channels} channels, each takes a number", key)
     if std is not None and min(std) <= 0:
         raise RequestError(f"data.std is {list(std)}; it takes numbers above 0", "data.std")
     centre = torch.tensor(mean if mean is not None else [0.0] * channels).view(-1, 1, 1)

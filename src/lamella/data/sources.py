@@ -54,7 +54,7 @@ def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Split
         if "not found" in str(error) or "Error downloading" in str(error) or isinstance(error, OSError):
             tried = "it could not be downloaded" if download else "data.download is false"
             message = (
-                f"data.root is {str(root)!r}: there is no {dataset} in {here}, and {tried}\n"
+                f"data.root is {str(root)!r}: there is no intact {dataset} in {here}, and {tried}\n"
                 f"  ({first_line(error)});\n  point data.root at the folder that holds it, or use data=digits"
             )
         else:
@@ -79,7 +79,7 @@ def image_folder(root: str, shape: list[int], classes: list[str]) -> Splits:
 def class_folders(root: str) -> list[str]:
     """The classes of an image folder: the names of the folders in `root/train`, sorted."""
     folder = Path(root) / "train"
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    names = _folders(folder) if folder.is_dir() else []
     if not names:
         raise RequestError(
             f"data.root is {root!r}: {folder.absolute()} holds no folders; put the images of each class into "
@@ -89,8 +89,12 @@ def class_folders(root: str) -> list[str]:
     return names
 
 
+def _folders(path: Path) -> list[str]:
+    return sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
 def _part(folder: Path, shape: list[int], classes: list[str]) -> Samples:
-    unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in classes)
+    unknown = [name for name in _folders(folder) if name not in classes]
     if unknown:
         raise RequestError(
             f"data.classes has no {unknown[0]!r}, a folder in {folder}; {nearest(unknown[0], classes)}", "data.classes"
