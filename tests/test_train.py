@@ -1,7 +1,10 @@
 """`lamella train`: what a run leaves behind, and what it does when it cannot go on."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -287,3 +290,19 @@ def test_the_bar_and_the_log_are_readable_in_a_file(tmp_path: Path) -> None:
     text = (tmp_path / "printed").read_text()
     assert "\x1b" not in text
     assert len(text.splitlines()) == 7
+
+
+def test_the_bar_is_drawn_on_a_terminal_and_kept_out_of_the_log(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "lamella", "train", "network=resnet", "trainer.max_epochs=1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=slave)
+    os.close(slave)
+    drawn = b""
+    with contextlib.suppress(OSError):  # the other side has closed
+        while part := os.read(master, 65536):
+            drawn += part
+    os.close(master)
+    assert process.wait(timeout=120) == 0
+    assert re.search(rb"epoch 1 .*/21", drawn)
+    [log] = tmp_path.rglob("log.txt")
+    assert "\x1b" not in log.read_text()
