@@ -71,3 +71,17 @@ def test_early_stopping_is_a_callback_of_lightning(lamella: Lamella) -> None:
     assert result.status == 0, result.err
     assert "best epoch  " in result.out
     assert " of 2  val" in result.out
+
+
+def test_epochs_without_validation_are_not_compared(lamella: Lamella) -> None:
+    result = lamella("train", "network=linear", "trainer.max_epochs=3", "+trainer.check_val_every_n_epoch=2")
+    assert result.status == 0, result.err
+    assert "best epoch  2 of 3  val loss" in result.out
+    assert lamella("train", "network=linear", "trainer.max_epochs=1", "+trainer.limit_val_batches=0").status == 0
+
+
+def test_limits_that_leave_nothing_to_do_are_refused(lamella: Lamella) -> None:
+    result = lamella("train", "network=linear", "+trainer.limit_train_batches=0")
+    assert result.status == 2
+    assert "error: trainer: its limits leave no step to take" in result.err
+    assert not list(Path("outputs").rglob("run.json"))

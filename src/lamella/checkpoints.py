@@ -31,7 +31,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Checkpoints(Checkpoint):
     """After each epoch `last.ckpt`, and `best.ckpt` where `monitor` is better than in all epochs before.
 
-    monitor: a metric's name. mode: "min" or "max". Of equal epochs the first is the best.
+    monitor: a metric's name. mode: "min" or "max". Of equal epochs the first is the best; one without the metric,
+    because it was not validated, is not compared, and as long as there is no other the first epoch is the best.
     """
 
     def __init__(self, directory: Path, monitor: str, mode: str) -> None:
@@ -40,7 +41,7 @@ class Checkpoints(Checkpoint):
         self.best_score, self.best_epoch = -math.inf, 0
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        score = self.sign * float(trainer.callback_metrics[self.monitor])
+        score = self.sign * float(trainer.callback_metrics.get(self.monitor, -self.sign * math.inf))
         better = score > self.best_score or self.best_epoch == 0
         if better:
             self.best_score, self.best_epoch = score, trainer.current_epoch + 1

@@ -12,6 +12,7 @@ import torch
 
 from lamella.build import Experiment
 from lamella.checkpoints import AtomicCheckpointIO, Checkpoints
+from lamella.errors import RequestError
 from lamella.progress import Bar, Board, EpochLog
 from lamella.task import DIRECTION
 
@@ -63,6 +64,8 @@ def fit(
         warnings.filterwarnings("ignore", module="|".join(QUIET))
         trainer.fit(task, datamodule=data)
         steps, epochs = trainer.global_step, trainer.current_epoch
+        if not steps:
+            raise RequestError("trainer: its limits leave no step to take", "trainer")
         best = str(checkpoints.best)
         [tested] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     kept = lines.get(checkpoints.best_epoch, {})

@@ -82,7 +82,7 @@ class Task(pl.LightningModule):
         return [optimizer], schedulers
 
     def on_train_epoch_start(self) -> None:
-        self._train = _Counters(self.global_step)
+        self._train, self._val = _Counters(self.global_step), {}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss = self._count(batch, self._train)
