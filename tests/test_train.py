@@ -189,6 +189,18 @@ def test_own_conf_comes_first_and_own_code_is_allowed_by_name(lamella: Lamella) 
     assert max(record(path)["parameters"] for path in run_directories()) == 7850
 
 
+def test_scalars_of_a_network_may_read_each_other(lamella: Lamella) -> None:
+    Path("conf/network").mkdir(parents=True)
+    Path("conf/network/mine.yaml").write_text(
+        "width: 8\nother-width: ${.width}\nlayers:\n  - Flatten\n  - Linear: ${network.other-width}\n"
+        "  - Linear: ${data.num_classes}\n"
+    )
+    result = lamella("train", "network=mine", "network.width=3", "trainer.max_epochs=1")
+    assert result.status == 0, result.err
+    [path] = run_directories()
+    assert record(path)["parameters"] == 784 * 3 + 3 + 3 * 10 + 10
+
+
 def test_uncommitted_changes_are_kept(lamella: Lamella) -> None:
     git = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org")
     Path("notes.txt").write_text("one\n")

@@ -238,8 +238,12 @@ class _Builder:
         return partial(targets.instantiate, node, group)
 
     def read(self, key: str) -> bool:
+        """Whether something interpolates a key, what is above it or what is in it; `${.width}` is relative."""
         return self.references is None or any(
-            key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in self.references
+            key.endswith(f".{name.lstrip('.')}")
+            if name.startswith(".")
+            else f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")
+            for name in self.references
         )
 
 

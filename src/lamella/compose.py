@@ -107,7 +107,7 @@ def _job(cfg: DictConfig, overrides: list[str]) -> Job:
     assert isinstance(config, dict)
     sweep = Path(HydraConfig.get().sweep.dir) if HydraConfig.get().mode == RunMode.MULTIRUN else None
     number = int(HydraConfig.get().job.num) if sweep else 0
-    references = frozenset(re.sub(r"\[.*", "", name) for name in re.findall(r"\$\{(?:\w+:)?([\w.\[\]]+)", written))
+    references = frozenset(re.sub(r"\[.*", "", name) for name in re.findall(r"\$\{(?:\w+:)?([\w.\[\]-]+)", written))
     resolved = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     return Job({str(key): value for key, value in config.items()}, resolved, overrides, sweep, number, references)
 
