@@ -22,6 +22,9 @@ OWN = {
         "network:\n  layers: [ReLU]\n"
     ),
     "experiment/no_group": "# @package _global_\ndefaults:\n  - override /netwrk: mlp\n  - _self_\n",
+    "network/brackets": "width: 8\nlayers:\n  - Conv2d: [${network.width}, 3]\n",
+    "network/short": "width: 8\nlayers:\n  - Flatten\n  - Linear: ${width}\n",
+    "experiment/no_package": "optimizer:\n  lr: 1\n",
     "experiment/argument": "# @package _global_\noptimizer:\n  lrr: 1\n",
     "experiment/unread": "# @package _global_\nnetwork:\n  dept: 1\n",
     "experiment/root": "# @package _global_\nsed: 1\n",
@@ -56,7 +59,13 @@ CASES = {
     ],
     "network.layers.9=ReLU": ["network.layers[9]: the list has 3 items, numbered from 0"],
     "network=broken": ["conf/network/broken.yaml, line 5, column 1: this is no YAML: expected ',' or ']'"],
-    "network=tab": ["conf/network/tab.yaml, line 3, column 1: this is no YAML: found character '\\t'"],
+    "network=tab": ["conf/network/tab.yaml, line 3, column 1: this is no YAML: found character '\\t'", "indentation"],
+    "network=brackets": ["brackets.yaml, line 3, column 15: this is no YAML", 'an interpolation is quoted: "${…}"'],
+    "network=short": ["network.layers[1].Linear is ${width}, but there is no key width; did you mean network.width?"],
+    "experiment=no_package": [
+        "experiment: the file has to start with the line `# @package _global_`",
+        "no_package.yaml",
+    ],
     "network=list": ["network=list: conf/network/list.yaml holds no keys"],
     "network=unknown": [
         "network.layers.1: no layer is called 'Liner'; did you mean Linear",

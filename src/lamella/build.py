@@ -80,6 +80,8 @@ class _Builder:
 
     def root(self) -> tuple[str, int]:
         for key in self.config:
+            if key == "experiment":
+                raise RequestError("experiment: the file has to start with the line `# @package _global_`", key)
             if key not in ROOT and not self.read(key):
                 raise RequestError(f"{key}: there is no such key; {nearest(key, ROOT)}", key)
         name, seed = self.config["name"], self.config["seed"]

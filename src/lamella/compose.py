@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import (
     ConfigIndexError,
     ConfigKeyError,
@@ -135,9 +136,7 @@ def explain(error: BaseException) -> RequestError | None:
         if isinstance(link, RequestError):
             return link
         if isinstance(link, yaml.MarkedYAMLError):
-            mark = link.problem_mark or link.context_mark
-            where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a config file"
-            return RequestError(f"{where}: this is no YAML: {link.problem or link.context}")
+            return _no_yaml(link)
     inner = error.__cause__ or error.__context__
     wrapped = isinstance(error, ConfigCompositionException) and isinstance(inner, OmegaConfBaseException)
     cause = _explained(inner, str(error)) if wrapped and inner else None
@@ -171,9 +170,11 @@ def _explained(error: BaseException, outer: str) -> RequestError | None:
         return RequestError(f"{key} is ???: it must be set, as in {key}=…", key)
     if isinstance(error, InterpolationKeyError):
         unknown = re.sub(r".*'(.*)'.*", r"\1", message)
-        return RequestError(
-            f"{error.full_key} is {error.child_node}, but there is no key {unknown}", str(error.full_key)
-        )
+        ends = {key.rpartition(".")[2]: key for key in _keys(error.parent_node)}
+        close = get_close_matches(unknown.rpartition(".")[2], ends, n=1)
+        hint = f"; did you mean {ends[close[0]]}?" if close else ""
+        key = str(error.full_key)
+        return RequestError(f"{key} is {error.child_node}, but there is no key {unknown}{hint}", key)
     if isinstance(error, ConfigIndexError):
         return RequestError(f"{error.full_key}: the list has {len(error.parent_node)} items, numbered from 0")
     if isinstance(error, ConfigKeyError) or type(error).__name__ == "ConfigAttributeError":
@@ -196,6 +197,32 @@ def _explained(error: BaseException, outer: str) -> RequestError | None:
         key = str(getattr(error, "full_key", None) or "")
         return RequestError(f"{key}: {message}" if key else message, key or None)
     return None
+
+
+def _no_yaml(error: yaml.MarkedYAMLError) -> RequestError:
+    """The file, the place and the line at which the parser gave up, which may be one after the mistake."""
+    mark, problem = error.problem_mark or error.context_mark, error.problem or error.context
+    if mark is None:
+        return RequestError(f"a config file is no YAML: {problem}")
+    path = Path(mark.name)
+    lines = path.read_text().splitlines() if path.is_file() else []
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    hint = "check the dashes, colons and indentation of this line and the one above"
+    if re.search(r"[\[{,]\s*\$\{", line):
+        hint = 'within brackets an interpolation is quoted: "${…}"'
+    where = f"{path}, line {mark.line + 1}, column {mark.column + 1}"
+    return RequestError(f"{where}: this is no YAML: {problem}\n  {line.strip()}\n  {hint}")
+
+
+def _keys(node: Any) -> Iterator[str]:
+    """Every dotted key of the config that a node is in."""
+    mappings = [("", node._get_root())] if isinstance(node, Node) else []
+    for prefix, mapping in mappings:
+        for name in mapping:
+            child = mapping._get_node(name)
+            yield f"{prefix}{name}"
+            if isinstance(child, DictConfig) and name != "hydra":
+                mappings.append((f"{prefix}{name}.", child))
 
 
 def _list_over_mapping(error: ConfigTypeError, outer: str) -> RequestError:

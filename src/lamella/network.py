@@ -200,8 +200,9 @@ class _Planner:
             hint = nearest(name, [*COMPOSITES, *layer_names()])
             if name.startswith("Lazy"):
                 hint = f"sizes are inferred here, write {name[4:]}"
-            own = "; a name of your own starts in lower case" if isinstance(argument, list | Mapping) else ""
-            raise RequestError(f"{place}: no layer is called {name!r}; {hint}{own}", place)
+            elif isinstance(argument, list | Mapping) and "?" not in hint:
+                hint = "a name of your own starts in lower case"
+            raise RequestError(f"{place}: no layer is called {name!r}; {hint}", place)
         make = sized(name, argument, x, place)
         try:
             with torch.device("meta"):
