@@ -71,7 +71,8 @@ def run(lamella: Lamella, command: str) -> None:
     if program == "make":
         subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
     elif program == "python":
-        script = [sys.executable, ROOT / arguments[0], *arguments[1:], "--threads", "1", "--repeats", "1"]
+        brief = ["--repeats", "1", *(["--threads", "1"] if "epoch" in arguments[0] else [])]
+        script = [sys.executable, ROOT / arguments[0], *arguments[1:], *brief]
         subprocess.run(script, check=True, timeout=300, capture_output=True)
     elif command.startswith(("lamella board", "tensorboard")):
         serve(program, arguments)
