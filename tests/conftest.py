@@ -2,7 +2,7 @@
 
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ Lamella = Callable[..., Result]
 
 
 @pytest.fixture
-def lamella(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lamella:
+def lamella(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Lamella]:
     """Call `lamella` in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
@@ -45,7 +45,11 @@ def lamella(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
             torch.set_num_threads(threads)
         return Result(status, *capsys.readouterr())
 
-    return call
+    yield call
+    # The next test's modules may have the same names.
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,6 @@ CASES = {
     "network=short": ["network.layers[1].Linear is ${width}, but there is no key width; did you mean network.width?"],
     "experiment=no_package": [
         "experiment: the file has to start with the line `# @package _global_`",
-        "no_package.yaml",
     ],
     "network=list": ["network=list: conf/network/list.yaml holds no keys"],
     "network=unknown": [
