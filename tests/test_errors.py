@@ -55,7 +55,7 @@ CASES = {
     ],
     "experiment=list_over_mapping": [
         "conf/experiment/list_over_mapping.yaml: network.layers is a mapping",
-        "network=mlp",
+        "network=linear",
     ],
     "network.layers.9=ReLU": ["network.layers[9]: the list has 3 items, numbered from 0"],
     "network=broken": ["conf/network/broken.yaml, line 5, column 1: this is no YAML: expected ',' or ']'"],

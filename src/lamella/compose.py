@@ -236,7 +236,7 @@ def _list_over_mapping(error: ConfigTypeError, outer: str) -> RequestError:
     advice = "write a mapping there too"
     if key.endswith("layers"):
         advice = (
-            "a mapping merges with a mapping only; start from a network whose layers are a list, as network=mlp, "
+            "a mapping merges with a mapping only; start from a network whose layers are a list, as network=linear, "
             "or put the list into a file of its own, conf/network/NAME.yaml"
         )
     return RequestError(f"{where}{key} is a mapping of names, and a list cannot be laid over it;\n  {advice}")
