@@ -81,9 +81,6 @@ def _run(experiment: Any, record: Run, log: Any) -> int:
 
     try:
         outcome = fit(experiment, record.path, on_epoch)
-    except RequestError:
-        record.discard()
-        raise
     except SIGTERMException:
         record.close("interrupted")
         print(f"terminated; what there is: {record.path}", file=sys.stderr)
@@ -97,6 +94,9 @@ def _run(experiment: Any, record: Run, log: Any) -> int:
         print(f"interrupted; what there is: {record.path}", file=sys.stderr)
         raise KeyboardInterrupt from None
     except Exception as error:
+        if isinstance(error, RequestError) and not (record.path / "checkpoints").exists():
+            record.discard()
+            raise
         traceback.print_exc(file=log)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc(file=sys.__stderr__)
