@@ -254,7 +254,7 @@ def _device(accelerator: str, precision: str | int, threads: int | None = None) 
 
 
 def _check_output(plan: stack.Plan, loss: nn.Module, data: Data) -> None:
-    """Run the loss once on the meta device: what the network gives has to suit it and the targets."""
+    """Run the loss once on zeros: what the network gives has to suit it and the targets."""
     sample = data.train.targets[:1]
     if sample.dtype == torch.int64 and plan.output != (data.num_classes,):
         raise RequestError(

@@ -126,12 +126,6 @@ class _Tee:
         return getattr(self._stream, name)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The record in a run directory."""
-    record: dict[str, Any] = json.loads((path / "run.json").read_text())
-    return record
-
-
 def _write(path: Path, text: str) -> None:
     """Write a whole file or nothing: to a neighbour first, then renamed over it."""
     neighbour = path.with_name(f".{path.name}.{os.getpid()}")
@@ -158,7 +152,7 @@ def _git(patch: Path) -> dict[str, Any] | None:
 
     try:
         commit = git("rev-parse", "HEAD").decode().strip()
-        changes = git("diff", "--binary", "HEAD")
+        changes = git("diff", "--no-color", "--no-ext-diff", "--binary", "HEAD")
         dirty = bool(git("status", "--porcelain", "--untracked-files=normal"))
     except (OSError, subprocess.CalledProcessError):
         return None
