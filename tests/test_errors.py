@@ -15,6 +15,9 @@ OWN = {
     "network/wide": "layers:\n  - Conv2d: [5, 3]\n  - Linear: 10\n",
     "network/argument": "layers:\n  - Linear: {out_feature: 10}\n",
     "network/foreign": "_target_: os.system\ncommand: touch hacked\n",
+    "network/hidden": (
+        "_target_: torch.nn.Sequential\n_args_:\n  - _target_: builtins.open\n    file: hacked\n    mode: w\n"
+    ),
     "network/absent": "_target_: torch.nn.Liner\n",
     "network/escape": "_target_: torch.nn.modules.module.warnings.warn\nmessage: x\n",
     "experiment/list_over_mapping": (
@@ -77,6 +80,7 @@ CASES = {
         "network._target_ is 'os.system'; a config may build from torch.nn, ",
         "[tool.lamella] targets",
     ],
+    "network=hidden": ["network._args_.0._target_ is 'builtins.open'; a config may build from torch.nn, "],
     "network=absent": ["network._target_ is 'torch.nn.Liner', which cannot be imported; did you mean Linear"],
     "network=escape": ["network._target_ is 'torch.nn.modules.module.warnings.warn', which leads out of"],
     "network=resnet18": ["network: ResNet cannot take (1, 28, 28)", "3 channels, but got 1"],

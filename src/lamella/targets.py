@@ -57,9 +57,25 @@ def check(node: Any, key: str, base: type, supplied: Collection[str] = ()) -> No
     nested = {name: value for name, value in given.items() if isinstance(value, Mapping) and "_target_" in value}
     for name, value in nested.items():
         check(value, f"{key}.{name}", object)
+    for name, value in node.items():
+        if name not in nested:
+            _check_inside(value, f"{key}.{name}")
     plain = {name: value for name, value in given.items() if name not in nested}
     found = target(node["_target_"], f"{key}._target_", base)
     arguments.check(found, plain, place=key, supplied={*supplied, *nested})
+
+
+def _check_inside(value: Any, key: str) -> None:
+    """Check the targets in lists and mappings, `_args_` too: Hydra would call them all."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            check(value, key, object)
+        else:
+            for name, inner in value.items():
+                _check_inside(inner, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            _check_inside(inner, f"{key}.{number}")
 
 
 def instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
