@@ -135,6 +135,7 @@ def test_missing_files_are_asked_for_and_reported(tmp_path: Path, monkeypatch: p
             torchvision_dataset("MNIST", str(tmp_path), download=True)
         server.shutdown()
     gc.collect()
+    assert not list(tmp_path.iterdir())
     assert asked == ["/train-images-idx3-ubyte.gz"]
 
 
@@ -205,6 +206,19 @@ def test_a_corrupt_image_is_named(image_root: Path, in_memory: bool, content: st
         Data(image_folder(str(image_root), GREY, CLASSES), GREY, 8, 3, in_memory=in_memory)
 
 
+def test_a_class_without_images_is_reported(image_root: Path) -> None:
+    (image_root / "train" / "three").mkdir()
+    empty = image_root / "train" / "three"
+    with rejected("data.root", f"data.root: there are no images in {empty}; put some there, or remove the folder"):
+        image_folder(str(image_root), [1, 28, 28], class_folders(str(image_root)))
+
+
+def test_a_root_may_begin_at_home(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(image_root.parent))
+    assert class_folders(f"~/{image_root.name}") == ["one", "two", "zero"]
+    assert image_folder(f"~/{image_root.name}", [1, 28, 28], ["one", "two", "zero"]).train
+
+
 def test_an_incomplete_image_folder_is_reported(tmp_path: Path, image_root: Path) -> None:
     root = tmp_path / "empty"
     with rejected("data.root", f"data.root is '{root}': {root} has no folder train/"):
@@ -261,6 +275,9 @@ def test_ranks_share_batches(data: st.DataObject, world: int, share: int, shuffl
     loaders = [Batches(numbered(count), size, rank=rank, world=world, **options) for rank in range(world)]
     whole, ranks = order(Batches(numbered(count), size, **options)), [order(loader) for loader in loaders]
     assert [len(loader) for loader in loaders] == [len(rank) for rank in ranks]
+    assert len({len(loader) for loader in loaders}) == 1
+    if count >= 2 * world and (shuffle or share > 1):
+        assert all(batch for rank in ranks for batch in rank)
     served = sorted(chain(*chain(*ranks)))
     assert len(set(served)) == len(served)
     if not shuffle:

@@ -17,6 +17,8 @@ def test_slugs_are_legible() -> None:
     assert slug([]) == "defaults"
     assert slug(["seed=1", "optimizer.lr=0.01"]) == "optimizer.lr=0.01,seed=1"
     assert slug(["data.root=/a/b"]).startswith("data.root=-a-b-")
+    long = [f"trainer.some.long.name.of.a.key.that.goes.on={n}" for n in range(3)] + ["optimizer.lr=0.1", "seed=1"]
+    assert slug(long).startswith("lr=0.1,seed=1,on=0,on=1,on=2-")
 
 
 @given(OVERRIDES)

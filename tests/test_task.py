@@ -124,6 +124,52 @@ def test_plateau_lowers_the_rate_when_validation_stops_improving(tmp_path: Path)
     assert rates[-1] < 0.01
 
 
+def test_warm_up_is_a_factor_of_what_the_schedule_gives(tmp_path: Path) -> None:
+    def cosine(optimizer: torch.optim.Optimizer, length: int | None) -> Any:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, length or 0, eta_min=1e-3)
+
+    def step(optimizer: torch.optim.Optimizer, length: int | None) -> Any:
+        return torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.5)
+
+    data = served()
+    for make in (cosine, step):
+        _, plain = train(linear(nn.CrossEntropyLoss(), Schedule(make, "step")), data, tmp_path)
+        task = linear(nn.CrossEntropyLoss(), Schedule(make, "step", warmup_steps=10))
+        _, warmed = train(task, data, tmp_path)
+        factors = [min(1, 0.001 + 0.999 * number / 10) for number in range(len(plain))]
+        assert warmed == pytest.approx([rate * factor for rate, factor in zip(plain, factors, strict=True)], rel=1e-9)
+
+
+def test_the_loss_of_an_epoch_counts_classes_by_their_weights(tmp_path: Path) -> None:
+    loss = nn.CrossEntropyLoss(weight=torch.arange(1.0, 11.0))
+    data, task = served(), linear(loss)
+    trainer, _ = train(task, data, tmp_path)
+    output, targets = everything(task, data.val, data)
+    assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(float(loss(output, targets)), rel=1e-6)
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    source = digits()
+    val = Samples(torch.full((10, 1, 28, 28), float("inf")), torch.zeros(10, dtype=torch.int64))
+    floats = Samples(source.train.inputs / 255, source.train.targets)  # type: ignore[operator]
+    with pytest.raises(
+        NonFiniteLoss, match=r"the loss of the validation is nan after step 23; try a smaller optimizer"
+    ):
+        train(linear(nn.CrossEntropyLoss()), served(Splits(floats, val), test_size=0.2), tmp_path)
+
+
+def test_early_stopping_sees_each_validation_within_an_epoch(tmp_path: Path) -> None:
+    stop = pl.callbacks.EarlyStopping("val/loss", min_delta=10, patience=1)
+    task = linear(nn.CrossEntropyLoss())
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=3, default_root_dir=tmp_path, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, callbacks=[stop],
+        val_check_interval=5,
+    )  # fmt: skip
+    trainer.fit(task, datamodule=served())
+    assert trainer.global_step == 10
+
+
 def test_warm_up_rises_in_a_line_to_the_rate(tmp_path: Path) -> None:
     data, task = served(), linear(nn.CrossEntropyLoss(), Schedule(constant, "epoch", warmup_steps=10))
     _, rates = train(task, data, tmp_path)

@@ -32,7 +32,7 @@ class Checkpoints(Checkpoint):
     """After each epoch `last.ckpt`, and `best.ckpt` where `monitor` is better than in all epochs before.
 
     monitor: a metric's name. mode: "min" or "max". Of equal epochs the first is the best; one without the metric,
-    because it was not validated, is not compared, and as long as there is no other the first epoch is the best.
+    because it was not validated, is not compared, and as long as there is no other the last epoch is the best.
     """
 
     def __init__(self, directory: Path, monitor: str, mode: str) -> None:
@@ -42,7 +42,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         score = self.sign * float(trainer.callback_metrics.get(self.monitor, -self.sign * math.inf))
-        better = score > self.best_score or self.best_epoch == 0
+        better = score > self.best_score or self.best_score == -math.inf
         if better:
             self.best_score, self.best_epoch = score, trainer.current_epoch + 1
         trainer.save_checkpoint(self.last)

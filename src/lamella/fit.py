@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ QUIET = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightnin
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out. metrics: the best epoch's train/… and val/…, and the best checkpoint's test/…."""
+    """What has come out. metrics: the best epoch's train/… and val/…, and in the end its checkpoint's test/…."""
 
     metrics: dict[str, float]
     best_epoch: int
@@ -30,22 +30,26 @@ class Outcome:
     steps: int
 
 
-def fit(
-    experiment: Experiment, directory: Path, on_epoch: Callable[[dict[str, float]], None] = lambda metrics: None
-) -> Outcome:
+OnEpoch = Callable[[dict[str, float], Outcome], None]
+
+
+def fit(experiment: Experiment, directory: Path, on_epoch: OnEpoch = lambda metrics, outcome: None) -> Outcome:
     """Train and test, writing TensorBoard's events and `checkpoints/` into `directory`.
 
-    on_epoch: called on the first rank with each epoch's metrics. Raises RequestError where the Trainer refuses its
-    arguments, before any training, and NonFiniteLoss.
+    on_epoch: called on the first rank with each epoch's metrics and the outcome so far. Raises RequestError where the
+    Trainer refuses its arguments, before any training, and NonFiniteLoss.
     """
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     task, data, monitor = experiment.task, experiment.data, experiment.monitor
-    lines: dict[int, dict[str, float]] = {}
+    latest = Outcome({}, 0, 0, 0)
 
     def keep(metrics: dict[str, float]) -> None:
-        lines[int(metrics["epoch"])] = metrics
-        on_epoch(metrics)
+        nonlocal latest
+        epoch, best = int(metrics["epoch"]), checkpoints.best_epoch
+        kept = {name: value for name, value in metrics.items() if name.startswith(("train/", "val/"))}
+        latest = Outcome(kept if epoch == best else latest.metrics, best, epoch, trainer.global_step)
+        on_epoch(metrics, latest)
 
     charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", task.metric)}
     checkpoints = Checkpoints(directory / "checkpoints", monitor, DIRECTION[monitor.partition("/")[2]])
@@ -63,14 +67,12 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="|".join(QUIET))
         trainer.fit(task, datamodule=data)
-        steps, epochs = trainer.global_step, trainer.current_epoch
-        if not steps:
+        if not trainer.global_step:
             raise RequestError("trainer: its limits leave no step to take", "trainer")
         best = str(checkpoints.best)
         [tested] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    kept = lines.get(checkpoints.best_epoch, {})
-    metrics = {name: value for name, value in kept.items() if name.startswith(("train/", "val/"))}
-    return Outcome(metrics | dict(tested), checkpoints.best_epoch, epochs, steps)
+    metrics = {name: value for name, value in tested.items() if name.startswith("test/")}
+    return replace(latest, metrics=latest.metrics | metrics)
 
 
 def rank() -> int:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,15 +23,22 @@ PACKAGES = ("lamella", "torch", "torchvision", "pytorch-lightning", "hydra-core"
 def slug(overrides: Sequence[str]) -> str:
     """A directory name for these overrides: legible, at most 120 bytes, and another one for other overrides.
 
-    The order of the overrides does not matter. What had to be changed or cut is made unique by a hash.
+    The order of the overrides does not matter. What had to be changed or cut is made unique by a hash; what is too
+    long loses the first parts of its keys before it loses its end.
     """
     ordered = sorted(overrides)
     text = ",".join(ordered) or "defaults"
-    name = re.sub(r"[^\w.,=+~@-]+", "-", text, flags=re.ASCII)
+    name = _legible(text)
     if name == text and len(name) <= LONGEST and not name.startswith("."):
         return name
+    if len(name) > LONGEST - 9:
+        name = _legible(",".join(re.sub(r"^[\w.@/]*\.(?=\w+=)", "", override) for override in ordered))
     digest = hashlib.sha256("\0".join(ordered).encode()).hexdigest()[:8]
     return f"{name.lstrip('.')[: LONGEST - 9]}-{digest}"
+
+
+def _legible(text: str) -> str:
+    return re.sub(r"[^\w.,=+~@-]+", "-", text, flags=re.ASCII)
 
 
 def claim(parent: Path, name: str) -> Path:
@@ -86,11 +93,11 @@ class Run:
         self.fields["seconds"] = round((datetime.now(UTC) - started).total_seconds(), 3)
         _write(self.path / "run.json", json.dumps(self.fields, indent=2) + "\n")
 
-    def epoch(self, metrics: Mapping[str, float]) -> None:
-        """Add an epoch's line to `metrics.jsonl`; "epoch" is the number of epochs that are over."""
+    def epoch(self, line: Mapping[str, float], **fields: Any) -> None:
+        """Add an epoch's line to `metrics.jsonl`, and change some fields of the record."""
         with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
-        self.fields["epochs"] = int(metrics["epoch"])
+            file.write(json.dumps(line) + "\n")
+        self.update(**fields)
 
     def close(self, status: str, **fields: Any) -> None:
         """Say how it ended: finished, failed (with `error`) or interrupted."""
@@ -119,8 +126,14 @@ class _Tee:
         self._stream, self._file = stream, file
 
     def write(self, text: str) -> int:
-        self._file.write(text)
-        return self._stream.write(text)
+        # The run does not end because nobody reads along any more.
+        with suppress(OSError):
+            self._stream.write(text)
+        return self._file.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lamella.errors import RequestError
 
 # The losses that read class indices; every other one reads targets of the output's shape.
 INDEXED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
@@ -19,6 +21,8 @@ INDEXED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 LABELS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
 DIRECTION = {"loss": "min", "accuracy": "max", "mae": "min"}
+STAGES = {"val": "validation", "test": "test"}
+SMALLER = "try a smaller optimizer.lr, or trainer.gradient_clip_val=1"
 
 
 class NonFiniteLoss(RuntimeError):
@@ -30,12 +34,17 @@ class Schedule:
     """How the learning rate moves.
 
     make: called as make(optimizer, length), where length is the run's number of optimizer steps or, with interval
-    "epoch", of epochs. warmup_steps: optimizer steps over which the rate first rises linearly from nearly nothing.
+    "epoch", of epochs; None where only time limits the run. warmup_steps: optimizer steps over which the rate rises
+    linearly, from nearly nothing to what the schedule gives.
     """
 
-    make: Callable[[Optimizer, int], LRScheduler | ReduceLROnPlateau]
+    make: Callable[[Optimizer, int | None], LRScheduler | ReduceLROnPlateau]
     interval: str = "epoch"
     warmup_steps: int = 0
+
+    def warmup(self, step: int) -> float:
+        """The factor by which optimizer step `step`, counted from 0, takes its learning rate."""
+        return min(1.0, 1e-3 + (1 - 1e-3) * step / self.warmup_steps) if self.warmup_steps else 1.0
 
 
 def metric_for(loss: nn.Module, targets: Tensor) -> str:
@@ -71,15 +80,31 @@ class Task(pl.LightningModule):
         return output
 
     def configure_optimizers(self) -> Any:
+        trainer, interval = self.trainer, self.schedule.interval
         optimizer = self.make_optimizer([p for p in self.network.parameters() if p.requires_grad])
-        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
-        interval = self.schedule.interval
-        scheduler = self.schedule.make(optimizer, steps if interval == "step" else epochs)
-        schedulers: list[dict[str, Any]] = [{"scheduler": scheduler, "interval": interval, "monitor": "val/loss"}]
-        if self.schedule.warmup_steps:
-            warmup = LinearLR(optimizer, 1e-3, total_iters=self.schedule.warmup_steps)
-            schedulers.append({"scheduler": warmup, "interval": "step"})
-        return [optimizer], schedulers
+        steps = trainer.estimated_stepping_batches
+        if interval == "epoch":
+            steps = steps / -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+        scheduler = self.schedule.make(optimizer, math.ceil(steps) if math.isfinite(steps) else None)
+        if isinstance(scheduler, ReduceLROnPlateau) and not trainer.enable_validation:
+            raise RequestError(
+                "scheduler: plateau follows val/loss, and the trainer's limits leave no validation", "trainer"
+            )
+        # Not strict: an epoch that is not validated leaves a plateau as it is.
+        return [optimizer], [{"scheduler": scheduler, "interval": interval, "monitor": "val/loss", "strict": False}]
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        # Beside the schedule, not chained to it: most of torch's schedulers compute a rate from the one before.
+        factor = self.schedule.warmup(self.global_step)
+        if factor == 1.0:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            return
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * factor
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
     def on_train_epoch_start(self) -> None:
         self._train, self._val = _Counters(self.global_step), {}
@@ -87,33 +112,34 @@ class Task(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss = self._count(batch, self._train)
         self._train.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
-        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+        # Alone: with several processes one would leave the others waiting for its gradients.
+        if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
             raise NonFiniteLoss(self._not_finite(batch_idx))
         return loss
 
     def on_train_epoch_end(self) -> None:
         counters, now = self._train, time.perf_counter()
+        self._check_training()
         metrics = self._metrics("train", counters)
-        if not math.isfinite(metrics["train/loss"]):
-            finite = torch.stack(counters.losses).isfinite()
-            raise NonFiniteLoss(self._not_finite(int((~finite).int().argmax())))
-        validating = now - self._eval.started if self._val else 0.0
         seconds = now - counters.started
         metrics |= self._val
-        metrics["lr"] = counters.rates[-1]
+        metrics["lr"] = counters.rates[-1] * self.schedule.warmup(self.global_step - 1)
         metrics["seconds"] = seconds
-        metrics["samples_per_second"] = sum(counters.sizes) * self.trainer.world_size / (seconds - validating)
-        # Loggers take "step" for their axis: here it counts the epochs that are over.
-        self._log(metrics | {"step": float(self.current_epoch + 1)})
+        metrics["samples_per_second"] = sum(counters.samples) * self.trainer.world_size / (seconds - counters.paused)
+        self._log(metrics, epoch=self.current_epoch + 1)
 
     def on_validation_start(self) -> None:
+        self._check_training()  # first, because it can name the step
         self._eval = _Counters()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._count(batch, self._eval)
 
-    def on_validation_end(self) -> None:
-        self._val = self._metrics("val", self._eval)
+    def on_validation_epoch_end(self) -> None:
+        self._val = self._finite("val", self._metrics("val", self._eval))
+        # For callbacks that look here already; the loggers get them with the training's, in one line an epoch.
+        self._log(self._val, logger=False)
+        self._train.paused += time.perf_counter() - self._eval.started
 
     def on_test_start(self) -> None:
         self._eval = _Counters()
@@ -122,12 +148,16 @@ class Task(pl.LightningModule):
         self._count(batch, self._eval)
 
     def on_test_epoch_end(self) -> None:
-        self._log(self._metrics("test", self._eval))
+        self._log(self._finite("test", self._metrics("test", self._eval)), epoch=self.current_epoch)
 
-    def _log(self, metrics: dict[str, float]) -> None:
-        """Hand metrics that all ranks agree on to the loggers; Lightning would round plain floats to float32."""
+    def _log(self, metrics: dict[str, float], epoch: int | None = None, logger: bool | None = None) -> None:
+        """Log metrics that all ranks agree on, at `epoch`, the number of epochs that are over."""
+        if epoch is not None:
+            metrics = metrics | {"step": float(epoch)}  # the name by which loggers take their axis
+        # Lightning would round plain floats to float32.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        self.log_dict({name: torch.tensor(value, dtype=dtype) for name, value in metrics.items()}, sync_dist=True)
+        tensors = {name: torch.tensor(value, dtype=dtype) for name, value in metrics.items()}
+        self.log_dict(tensors, sync_dist=True, logger=logger)
 
     def _count(self, batch: tuple[Tensor, Tensor], counters: "_Counters") -> Tensor:
         inputs, targets = batch
@@ -143,26 +173,54 @@ class Task(pl.LightningModule):
                 score = (output.argmax(1) == targets).sum()
             else:
                 score = ((output > 0) == (targets > 0.5)).sum()
+            if self._class_weights is not None:
+                counters.weights.append(self._class_weights[targets].sum())
         counters.losses.append(loss.detach())
         counters.scores.append(score)
-        counters.sizes.append(len(inputs))
+        counters.samples.append(len(inputs))
         counters.judged += targets.numel()
         return loss
+
+    @property
+    def _class_weights(self) -> Tensor | None:
+        """What the mean of an indexed loss is weighted with, where not every sample counts the same."""
+        weights: Tensor | None = self.loss.weight if isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss) else None
+        return weights
 
     def _metrics(self, stage: str, counters: "_Counters") -> dict[str, float]:
         """Means over the pass that has just ended, on all ranks."""
         totals = counters.totals()
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum").cpu()
-        loss, samples, score, judged = totals.tolist()
-        return {f"{stage}/loss": loss / samples, f"{stage}/{self.metric}": score / judged}
+        loss, weight, score, judged = totals.tolist()
+        return {f"{stage}/loss": loss / weight, f"{stage}/{self.metric}": score / judged}
+
+    def _finite(self, stage: str, metrics: dict[str, float]) -> dict[str, float]:
+        loss = metrics[f"{stage}/loss"]
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(f"the loss of the {STAGES[stage]} is {loss} after step {self.global_step}; {SMALLER}")
+        return metrics
+
+    def _check_training(self) -> None:
+        """Raise NonFiniteLoss for the first training loss of the epoch, on any rank, that is not finite."""
+        if not self._train.losses:
+            return
+        finite = torch.stack(self._train.losses).isfinite()
+        first = torch.where(finite.all(), len(finite), (~finite).int().argmax())
+        if self.trainer.world_size > 1:
+            first = self.trainer.strategy.reduce(first, reduce_op="min")
+        if int(first) < len(finite):
+            raise NonFiniteLoss(self._not_finite(int(first)))
 
     def _not_finite(self, batch_idx: int) -> str:
         counters = self._train
-        step = counters.first_step + batch_idx // self.trainer.accumulate_grad_batches + 1
+        step = counters.first_step + batch_idx // self.trainer.accumulate_grad_batches
+        rate = counters.rates[batch_idx] * self.schedule.warmup(step)
+        # Another rank's loss may be the one that is not finite.
+        losses = [float(loss) for loss in counters.losses[batch_idx:] if not loss.isfinite()]
         return (
-            f"the loss is {counters.losses[batch_idx].item()} at step {step} (epoch {self.current_epoch + 1}), with "
-            f"learning rate {counters.rates[batch_idx]:g}; try a smaller optimizer.lr, or trainer.gradient_clip_val=1"
+            f"the loss is {losses[0] if losses else math.nan} at step {step + 1} (epoch {self.current_epoch + 1}), "
+            f"with learning rate {rate:g}; {SMALLER}"
         )
 
 
@@ -172,15 +230,18 @@ class _Counters:
     def __init__(self, first_step: int = 0) -> None:
         self.first_step = first_step
         self.started = time.perf_counter()
+        self.paused = 0.0  # seconds that validation took in between
         self.losses: list[Tensor] = []
         self.scores: list[Tensor] = []
-        self.sizes: list[int] = []
+        self.samples: list[int] = []
+        self.weights: list[Tensor] = []  # the denominators of the losses, where they are not `samples`
         self.rates: list[float] = []
         self.judged = 0
 
     def totals(self) -> Tensor:
-        """Sums of loss, samples, score and answers judged, float64 (4,): they can be added over ranks."""
-        sizes = torch.tensor(self.sizes, dtype=torch.float64)
-        # A rank may have had no batch at all.
-        losses, scores = (torch.stack(kept).double().cpu() if kept else sizes for kept in (self.losses, self.scores))
-        return torch.tensor([(losses * sizes).sum(), sizes.sum(), scores.sum(), self.judged], dtype=torch.float64)
+        """Sums of weighted loss, weight, score and answers judged, float64 (4,): they can be added over ranks."""
+        weights = torch.stack(self.weights) if self.weights else torch.tensor(self.samples)
+        losses, weights, scores = (
+            kept.double().cpu() for kept in (torch.stack(self.losses), weights, torch.stack(self.scores))
+        )
+        return torch.tensor([(losses * weights).sum(), weights.sum(), scores.sum(), self.judged], dtype=torch.float64)

@@ -4,7 +4,7 @@ Everything random is a pure function of counters, the permutation of (seed, epoc
 of (seed, epoch, index), so no random state has to be carried and the number of workers does not matter.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +94,8 @@ class Batches:
 
     Shuffled, every batch is cut from one permutation and each of `world` ranks takes its share of it; `batch_size`
     counts all ranks. Up to world - 1 samples of the last batch sit out, so that the shares are equal and the mean of
-    the ranks' gradients is the batch's. Unshuffled, every sample is served once, on one of the ranks.
+    the ranks' gradients is the batch's. Unshuffled, every sample is served once, on one of the ranks. All ranks have
+    the same number of batches, since they meet in each.
     """
 
     def __init__(
@@ -129,8 +130,8 @@ class Batches:
             self.inputs = self.inputs.to(self.device)
 
     def __len__(self) -> int:
-        share = len(range(self.rank, self.count, self.world))
-        return -(-share // self.size)
+        largest_share = -(-self.count // self.world)
+        return -(-largest_share // self.size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch()
@@ -150,13 +151,11 @@ class Batches:
 
     def read(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices and raw inputs of each batch, on the device."""
-        if not len(order):
-            return
         if self.num_workers is None and isinstance(self.inputs, Tensor):
-            for indices in torch.split(order.to(self.device), self.size):
+            for indices in self.cut(order.to(self.device)):
                 yield indices, self.inputs.index_select(0, indices)
             return
-        batches = torch.split(order, self.size)
+        batches = self.cut(order)
         loader = DataLoader(
             _Reader(self.inputs, batches),
             batch_size=None,
@@ -167,11 +166,18 @@ class Batches:
         for indices, inputs in zip(batches, loader, strict=True):
             yield indices.to(self.device), inputs.to(self.device, non_blocking=True)
 
+    def cut(self, share: Tensor) -> Sequence[Tensor]:
+        """A rank's share in as many batches as the others have, though it may be smaller by a sample."""
+        count = len(self)
+        if len(share) > self.size * (count - 1):
+            return torch.split(share, self.size) if count else ()
+        return share.tensor_split(count)
+
 
 class _Reader(Dataset[Tensor]):
     """What a worker does: whole batches, so that it takes one message a batch."""
 
-    def __init__(self, inputs: Inputs, batches: tuple[Tensor, ...]) -> None:
+    def __init__(self, inputs: Inputs, batches: Sequence[Tensor]) -> None:
         self.inputs, self.batches = inputs, batches
 
     def __len__(self) -> int:

@@ -66,7 +66,7 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        return torch.stack([self.decode(path) for path in self.paths[indices.numpy()]])
+        return torch.stack([self.decode(str(path)) for path in self.paths[indices.numpy()]])
 
     def take(self, indices: Tensor) -> "ImageFiles":
         return ImageFiles(self.paths[indices.numpy()], self.shape)
@@ -90,14 +90,14 @@ class ImageFiles:
         """Every image, uint8 (N, *shape)."""
         out = torch.empty(len(self), *self.shape, dtype=torch.uint8)
         with ThreadPoolExecutor() as pool:
-            for number, pixels in enumerate(pool.map(self.decode, self.paths)):
+            for number, pixels in enumerate(pool.map(self.decode, map(str, self.paths))):
                 out[number] = pixels
         return out
 
     def check(self) -> None:
         """Decode every image once and keep none."""
         with ThreadPoolExecutor() as pool:
-            for _ in pool.map(self.decode, self.paths):
+            for _ in pool.map(self.decode, map(str, self.paths)):
                 pass
 
 

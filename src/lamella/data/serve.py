@@ -78,6 +78,12 @@ class Data(pl.LightningDataModule):
             raise RequestError(f"data.num_workers is {self.num_workers}; it takes 0 or more", "data.num_workers")
         if self.augment and not images:
             raise RequestError("data.augment changes images, and these samples are none", "data.augment")
+        if self.augment and self.augment.crop >= min(self.shape[1:]):
+            raise RequestError(
+                f"data.augment.crop is {self.augment.crop}; on images of {self.shape[1]}×{self.shape[2]} it would "
+                "leave nothing of some",
+                "data.augment.crop",
+            )
         for name, samples in (("training", self.train), ("validation", self.val), ("test", self.test)):
             labels = samples.targets
             if not len(labels) or len(samples.inputs) != len(labels):
@@ -98,13 +104,18 @@ class Data(pl.LightningDataModule):
                 )
 
     def check_world(self, world: int) -> None:
-        """Raise RequestError where a batch cannot be shared equally by `world` devices."""
+        """Raise RequestError where a batch cannot be shared equally by `world` devices, or one would be left idle."""
         if self.batch_size % world:
             raise RequestError(
                 f"data.batch_size is {self.batch_size}, which {world} devices cannot share equally; "
                 f"take a multiple of {world}",
                 "data.batch_size",
             )
+        for name, samples in (("training", self.train), ("validation", self.val), ("test", self.test)):
+            if len(samples) < world:
+                raise RequestError(
+                    f"data: {len(samples)} {name} samples leave some of {world} devices without any", "data"
+                )
 
     def batches(self, samples: Samples, **options: Any) -> Batches:
         trainer = self.trainer

@@ -1,6 +1,7 @@
 """Where samples come from. Each function returns Splits and raises RequestError for data that is missing or broken."""
 
 import gzip
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from lamella.data.samples import ImageFiles, Samples, Splits
-from lamella.errors import RequestError, first_line, nearest
+from lamella.errors import RequestError, nearest
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
@@ -40,9 +41,11 @@ def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Split
             f"data.source.dataset is {dataset!r}; {nearest(dataset, TORCHVISION)}", "data.source.dataset"
         )
     cls = getattr(datasets, dataset)
+    folder = Path(root).expanduser()
+    made = [path for path in (folder / dataset / "raw", folder / dataset, folder) if not path.exists()]
 
     def part(train: bool) -> Samples:
-        loaded: Any = cls(root, train=train, download=download)
+        loaded: Any = cls(folder, train=train, download=download)
         images = torch.as_tensor(loaded.data)
         images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
         return Samples(images, torch.as_tensor(loaded.targets))
@@ -50,12 +53,16 @@ def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Split
     try:
         return Splits(train=part(True), test=part(False))
     except Exception as error:
-        here = Path(root).absolute()
+        for path in made:
+            with suppress(OSError):  # it holds something, or was not made
+                path.rmdir()
+        here = folder.absolute()
         if "not found" in str(error) or "Error downloading" in str(error) or isinstance(error, OSError):
             tried = "it could not be downloaded" if download else "data.download is false"
+            cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             message = (
                 f"data.root is {str(root)!r}: there is no intact {dataset} in {here}, and {tried}\n"
-                f"  ({first_line(error)});\n  point data.root at the folder that holds it, or use data=digits"
+                f"  ({cause});\n  point data.root at the folder that holds it, or use data=digits"
             )
         else:
             message = (
@@ -66,7 +73,7 @@ def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Split
 
 def image_folder(root: str, shape: list[int], classes: list[str]) -> Splits:
     """Images in `root/train/<class>/`, and in `root/val/` and `root/test/` where they are there."""
-    folder = Path(root)
+    folder = Path(root).expanduser()
     if not (folder / "train").is_dir():
         raise RequestError(
             f"data.root is {root!r}: {folder.absolute()} has no folder train/ with one folder a class in it",
@@ -78,7 +85,7 @@ def image_folder(root: str, shape: list[int], classes: list[str]) -> Splits:
 
 def class_folders(root: str) -> list[str]:
     """The classes of an image folder: the names of the folders in `root/train`, sorted."""
-    folder = Path(root) / "train"
+    folder = Path(root).expanduser() / "train"
     names = _folders(folder) if folder.is_dir() else []
     if not names:
         raise RequestError(
@@ -102,6 +109,10 @@ def _part(folder: Path, shape: list[int], classes: list[str]) -> Samples:
     paths, targets = [], []
     for number, name in enumerate(classes):
         images = sorted(str(path) for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGES)
+        if not images and folder.name == "train":
+            raise RequestError(
+                f"data.root: there are no images in {folder / name}; put some there, or remove the folder", "data.root"
+            )
         paths += images
         targets += [number] * len(images)
     if not paths:

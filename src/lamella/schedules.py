@@ -1,0 +1,61 @@
+"""The `scheduler` group of a config: how the learning rate moves, tried out before it is needed."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+
+from lamella.errors import RequestError, first_line
+from lamella.task import Schedule
+
+# The arguments by which torch's schedulers are told how long the run is; left null, they are.
+LENGTHS = ("T_max", "total_steps", "total_iters")
+
+
+def schedule(node: Mapping[str, Any], make: Callable[..., Callable[..., Any]]) -> Schedule:
+    """The schedule that a config describes.
+
+    make: called with the scheduler's own arguments and the names of those that are supplied later, gives what makes
+    the scheduler. Raises RequestError.
+    """
+    node = dict(node)
+    interval, warmup_steps = node.pop("interval", "epoch"), node.pop("warmup_steps", 0)
+    if interval not in ("epoch", "step"):
+        raise RequestError(f"scheduler.interval is {interval!r}; it takes epoch or step", "scheduler.interval")
+    if not isinstance(warmup_steps, int) or warmup_steps < 0:
+        raise RequestError(
+            f"scheduler.warmup_steps is {warmup_steps!r}; it takes a number of optimizer steps",
+            "scheduler.warmup_steps",
+        )
+    lengths = [name for name in LENGTHS if name in node and node[name] is None]
+    for name in lengths:
+        del node[name]
+    make_scheduler = make(node, supplied={"optimizer", *lengths})
+
+    def of_length(optimizer: Optimizer, length: int | None) -> Any:
+        if lengths and length is None:
+            key = f"scheduler.{lengths[0]}"
+            raise RequestError(f"{key} is null, for the whole run, which has no end; set it or trainer.max_epochs", key)
+        return make_scheduler(optimizer=optimizer, **dict.fromkeys(lengths, length))
+
+    return Schedule(of_length, interval, warmup_steps)
+
+
+def try_out(schedule: Schedule, optimizer: Optimizer) -> None:
+    """Take one step, with an optimizer that is thrown away, and raise RequestError for what would fail in the run."""
+    scheduler = schedule.make(optimizer, 10)
+    if isinstance(scheduler, OneCycleLR) and schedule.warmup_steps:
+        raise RequestError(
+            "scheduler.warmup_steps: one_cycle warms up by itself; set scheduler.pct_start", "scheduler.warmup_steps"
+        )
+    if isinstance(scheduler, ReduceLROnPlateau) and schedule.interval == "step":
+        raise RequestError(
+            "scheduler.interval is 'step', but plateau follows val/loss, which comes once an epoch",
+            "scheduler.interval",
+        )
+    optimizer.step()
+    try:
+        scheduler.step(0) if isinstance(scheduler, ReduceLROnPlateau) else scheduler.step()
+    except Exception as error:
+        raise RequestError(f"scheduler: it cannot take a step: {first_line(error)}", "scheduler") from error
