@@ -1,5 +1,7 @@
 """What the tests share: the command line called in this process, and real digits as files."""
 
+import logging
+import signal
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -32,17 +34,19 @@ def lamella(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """Call `lamella` in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(logging.root, "handlers", logging.root.handlers[:])  # Hydra adds one for this test's output
 
     def call(*arguments: str) -> Result:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["lamella", *arguments])
-        threads = torch.get_num_threads()
+        threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGINT)
         try:
             status = main()
         except SystemExit as exit:
             status = int(exit.code or 0)
         finally:
             torch.set_num_threads(threads)
+            signal.signal(signal.SIGINT, handler)
         return Result(status, *capsys.readouterr())
 
     yield call

@@ -80,6 +80,31 @@ def test_epochs_without_validation_are_not_compared(lamella: Lamella) -> None:
     assert lamella("train", "network=linear", "trainer.max_epochs=1", "+trainer.limit_val_batches=0").status == 0
 
 
+def test_without_validation_the_last_epoch_is_the_best(lamella: Lamella) -> None:
+    result = lamella("train", "network=linear", "trainer.max_epochs=3", "+trainer.limit_val_batches=0")
+    assert result.status == 0, result.err
+    assert "best epoch  3 of 3" in result.out
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        "{_target_: torch.optim.lr_scheduler.MultiStepLR, milestones: [1]}",
+        "{_target_: torch.optim.lr_scheduler.CyclicLR, base_lr: 1e-4, max_lr: 1e-3, cycle_momentum: false}",
+    ],
+)
+def test_schedulers_of_torch_are_targets(lamella: Lamella, scheduler: str) -> None:
+    Path("conf/scheduler").mkdir(parents=True)
+    Path("conf/scheduler/own.yaml").write_text(scheduler)
+    result = lamella("train", "scheduler=own", "network=linear", "trainer.max_epochs=2")
+    assert result.status == 0, result.err
+
+
+def test_time_may_be_the_only_limit(lamella: Lamella) -> None:
+    result = lamella("train", "network=linear", "trainer.max_epochs=null", "+trainer.max_time=00:00:00:02")
+    assert result.status == 0, result.err
+
+
 def test_limits_that_leave_nothing_to_do_are_refused(lamella: Lamella) -> None:
     result = lamella("train", "network=linear", "+trainer.limit_train_batches=0")
     assert result.status == 2

@@ -6,6 +6,8 @@ import pytest
 import torch
 from conftest import Lamella
 
+from lamella import conf
+
 OWN = {
     "network/broken": "name: X\nlayers:\n  - Linear: [1\n  - ReLU\n",
     "network/tab": "name: X\nlayers:\n\t- ReLU\n",
@@ -31,13 +33,23 @@ OWN = {
     "experiment/argument": "# @package _global_\noptimizer:\n  lrr: 1\n",
     "experiment/unread": "# @package _global_\nnetwork:\n  dept: 1\n",
     "experiment/root": "# @package _global_\nsed: 1\n",
+    "experiment/mapping": "# @package _global_\ndefaults:\n  network: mlp\n",
+    "experiment/no_slash": "# @package _global_\ndefaults:\n  - override network: mlp\n",
+    "experiment/no_header": "defaults:\n  - override /network: mlp\noptimizer:\n  lr: 1\n",
+    "experiment/group_as_value": "# @package _global_\nnetwork: mlp\n",
+    "experiment/misspelt": "# @package _global_\noptimizer:\n  lrr: ${data.batch_size}\n",
+    "network/epsilon": "layers:\n  - Flatten\n  - Linear: 10\n  - BatchNorm1d: 10\n",
+    "network/dotted": "layers:\n  - nn.Flatten\n  - Linear: 10\n",
+    "network/called": "layers:\n  - Flatten\n  - Linear(10)\n",
+    "network/bare_key": "layers:\n  - Flatten\n  - Linear: data.num_classes\n",
+    "network/function": "_target_: torchvision.io.read_image\npath: x.png\n",
     "experiment/interpolation": "# @package _global_\noptimizer:\n  lr: ${foo.bar}\n",
 }
 
 CASES = {
     # what is given: what the message says, in this order
     "network=cnnn": ["network=cnnn: there is no such option; did you mean cnn?"],
-    "netwrk=cnn": ["netwrk: there is no such key; did you mean network?", "+netwrk=…"],
+    "netwrk=cnn": ["netwrk: there is no such key; did you mean network?"],
     "optimizer.lrr=1": ["optimizer.lrr: there is no such key; did you mean lr?", "+optimizer.lrr=…"],
     "+optimizer.lrr=1": [
         "optimizer.lrr: Adam has no such argument; did you mean lr?",
@@ -50,7 +62,9 @@ CASES = {
     "experiment=argument": ["optimizer.lrr: Adam has no such argument", "from conf/experiment/argument.yaml"],
     "experiment=unread": ["network.dept: nothing in the network reads", "from conf/experiment/unread.yaml"],
     "experiment=root": ["sed: there is no such key; did you mean seed?", "from conf/experiment/root.yaml"],
-    "experiment=no_group": ["conf/experiment/no_group.yaml: there is no group 'netwrk'; did you mean network?"],
+    "experiment=no_group": [
+        "conf/experiment/no_group.yaml: there is no group 'netwrk' to override; did you mean network?"
+    ],
     "experiment=interpolation": ["optimizer.lr is ${foo.bar}, but there is no key foo.bar", "interpolation.yaml"],
     "network=neural_network network.layers=[Flatten]": [
         "network.layers is a mapping of names",
@@ -68,17 +82,51 @@ CASES = {
     "experiment=no_package": [
         "experiment: the file has to start with the line `# @package _global_`",
     ],
-    "network=list": ["network=list: conf/network/list.yaml holds no keys"],
+    "network=list": ["network=list: it holds no keys"],
+    "network=null": ["network=null: a run needs every group; write network=OPTION"],
+    "~optimizer": ["~optimizer: a run needs every group; write optimizer=OPTION"],
+    "~name": ["name: it is not there any more, and a run needs it", "the command line: ~name"],
+    "name=${name}": ["name: Recursive interpolation detected", "the command line: name=${name}"],
+    "optimizer.lr=${optimizer.lr}": ["optimizer.lr: Recursive interpolation detected"],
+    "--config-dir=nowhere": ["Additional config directory", "nowhere' not found"],
+    "--optimizer.lr=3": ["--optimizer.lr=3: overrides have no dashes; write optimizer.lr=3"],
+    "optimizer.lr=1e-3,1e-4": ["several values are a sweep, which takes -m; a list is optimizer.lr=[1e-3,1e-4]"],
+    "lr=3e-3": ["lr: there is no such key; did you mean optimizer.lr?"],
+    "experiment=mapping": ["conf/experiment/mapping.yaml: `defaults` takes a list; write a dash before each"],
+    "experiment=no_slash": ["conf/experiment/no_slash.yaml: there is no group", "write `- override /network: …`"],
+    "experiment=no_header": ["conf/experiment/no_header.yaml: there is no group", "as the first line of the file"],
+    "experiment=group_as_value": ["network is 'mlp'; an option is chosen with", "- override /network: OPTION"],
+    "experiment=misspelt": ["optimizer.lrr: Adam has no such argument", "from conf/experiment/misspelt.yaml"],
+    "network=epsilon": ["network.layers.2: BatchNorm1d has its num_features=10 inferred, and its first value is eps"],
+    "network=dotted": ["network.layers.0: no layer is called 'nn.Flatten'; write `Flatten`"],
+    "network=called": ["network.layers.1: no layer is called 'Linear(10)'; write `Linear: 10`"],
+    "network=bare_key": ["out_features is 'data.num_classes'; Linear takes int", "written ${data.num_classes}"],
+    "network=function": ["network._target_ is 'torchvision.io.read_image', a function; here it takes a class"],
+    "network.width=0": ["network.layers.1.Repeat.layers.0: Linear has out_features=0; it takes 1 or more"],
+    "device=gpu": ["device=gpu: there is no such option; known: auto, cpu, cuda, mps"],
+    "optimizer.lr=nan": ["optimizer.lr is not a number (nan)", "the command line: optimizer.lr=nan"],
+    "scheduler=cosine scheduler.T_max=0": ["scheduler: it cannot take a step: integer modulo by zero"],
+    "scheduler=cosine trainer.max_epochs=null +trainer.max_time=00:00:01:00": [
+        "scheduler.T_max is null, for the whole run, which has no end; set it or trainer.max_epochs",
+    ],
+    "scheduler=plateau scheduler.interval=step": ["scheduler.interval is 'step', but plateau follows val/loss"],
+    "scheduler=plateau +trainer.limit_val_batches=0": ["scheduler: plateau follows val/loss, and the trainer's limits"],
+    "+loss.reduction=sum": ["loss.reduction is 'sum'; a step takes the mean of its batch", "+loss.reduction=sum"],
+    "data.augment.crop=28": ["data.augment.crop is 28; on images of 28×28 it would leave nothing of some"],
     "network=unknown": [
         "network.layers.1: no layer is called 'Liner'; did you mean Linear",
         "conf/network/unknown.yaml",
     ],
     "network=rank": ["network.layers.stem.1: Conv2d expects (channels, height, width), what comes in is (784,)"],
-    "network=wide": ["network: it gives (5, 26, 10) for a sample, where 10 classes take (10,)", "Flatten and Linear"],
+    "network=wide": [
+        "network: it gives (5, 26, 10) for a sample, where 10 classes take (10,)",
+        "it ends with Linear at network.layers.1, which takes (5, 26, 26)",
+        "Flatten and Linear",
+    ],
     "network=argument": ["network.layers.0.Linear.out_feature: Linear has no such argument; did you mean out_features"],
     "network=foreign": [
         "network._target_ is 'os.system'; a config may build from torch.nn, ",
-        "[tool.lamella] targets",
+        "[tool.lamella]\n  targets = [",
     ],
     "network=hidden": ["network._args_.0._target_ is 'builtins.open'; a config may build from torch.nn, "],
     "network=absent": ["network._target_ is 'torch.nn.Liner', which cannot be imported; did you mean Linear"],
@@ -89,7 +137,9 @@ CASES = {
     "optimizer.lr=0.1, 0.2": ["the override 'optimizer.lr=0.1,' cannot be read; write key=value"],
     "optimizer.lr=???": ["optimizer.lr is ???: it must be set, as in optimizer.lr=…", "optimizer.lr=???"],
     "optimizer.lr=fast": ["optimizer.lr is 'fast'; Adam takes float", "the command line: optimizer.lr=fast"],
-    "optimizer.lr=-1": ["optimizer: Invalid learning rate: -1"],
+    "optimizer.lr=-1": ["optimizer: Invalid learning rate: -1", "the command line: optimizer.lr=-1"],
+    "experiment=mnist_cnn data=digits optimizer.lr=-1": ["Invalid learning rate: -1", "line: optimizer.lr=-1"],
+    "optimizer.betas=[0.9,1.5]": ["optimizer: Invalid beta parameter", "the command line: optimizer.betas=[0.9,1.5]"],
     "optimizer._target_=torch.nn.ReLU": ["optimizer._target_ is 'torch.nn.ReLU'; it takes a subclass of Optimizer"],
     "seed=1.7": ["seed is 1.7; it takes a whole number from 0 on", "the command line: seed=1.7"],
     "seed=-1": ["seed is -1"],
@@ -182,11 +232,11 @@ def test_full_error_shows_the_traceback(lamella: Lamella, monkeypatch: pytest.Mo
         lamella("train", "seed=1.7")
 
 
-def test_a_sweep_over_the_number_of_processes_runs_the_single_one(lamella: Lamella) -> None:
+def test_a_sweep_over_the_number_of_processes_is_refused(lamella: Lamella) -> None:
     result = lamella("train", "-m", "trainer.devices=1,2", "device=cpu", "trainer.max_epochs=1", "network=linear")
     assert result.status == 2
     assert "error: trainer: several processes in a sweep" in result.err
-    assert len(list(Path("outputs").rglob("run.json"))) == 1
+    assert not list(Path("outputs").rglob("run.json"))
 
 
 def test_a_process_of_somebody_elses_launcher(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,3 +253,35 @@ def test_unknown_command_and_board_without_outputs(lamella: Lamella) -> None:
     result = lamella("board", "nowhere")
     assert result.status == 2
     assert result.err == "error: nowhere is no directory; `lamella train` makes outputs/\n"
+
+
+def test_a_file_that_is_not_utf8_is_named(lamella: Lamella) -> None:
+    Path("conf/network").mkdir(parents=True)
+    Path("conf/network/odd.yaml").write_bytes("layers: [Flatten]\n".encode("utf-16"))
+    result = lamella("train", "network=odd")
+    assert result.status == 2
+    assert result.err.startswith("error: a config file is no text in UTF-8 (")
+    assert result.err.endswith("conf/network/odd.yaml\n")
+
+
+def test_a_primary_config_that_hides_lamellas_own_is_named(lamella: Lamella) -> None:
+    Path("conf").mkdir()
+    Path("conf/config.yaml").write_text("seed: 3\n")
+    result = lamella("train")
+    assert result.status == 2
+    assert result.err.startswith(
+        "error: conf/config.yaml takes the place of Lamella's own, and its defaults lack `data`;\n"
+    )
+    assert "put what differs into conf/experiment/NAME.yaml" in result.err
+    assert not Path("outputs").exists()
+    Path("conf/config.yaml").write_text((conf.OWN / "config.yaml").read_text().replace("seed: 0", "seed: 3"))
+    assert "seed: 3\n" in lamella("train", "--cfg", "job").out
+
+
+@pytest.mark.parametrize("value", ['"mine"', '["mine", 3]', '["mine/net.py"]'])
+def test_targets_of_the_project_are_names_of_packages(lamella: Lamella, value: str) -> None:
+    Path("pyproject.toml").write_text(f"[tool.lamella]\ntargets = {value}\n")
+    result = lamella("train")
+    assert result.status == 2
+    assert "error: pyproject.toml: [tool.lamella] targets is " in result.err
+    assert 'it takes names of packages, ["mine"]' in result.err

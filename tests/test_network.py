@@ -345,7 +345,11 @@ ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
     "batch-flattened": ([{"Flatten": 0}], CUBE, ".0: Flatten cannot take (3, 8, 8): it changes the batch dimension…"),
     "batch-unfolded": ([{"Unfold": 2}], (4, 4), ".0: Unfold cannot take (4, 4): it changes the batch dimension…"),
     "recurrent": ([{"LSTM": 4}], FLAT, ".0: LSTM expects (length, features), what comes in is (4,)"),
-    "normalized": ([{"LayerNorm": [3, 4]}], (3, 4), "…LayerNorm takes bool; normalized_shape is inferred, …"),
+    "normalized": (
+        [{"LayerNorm": [3, 4]}],
+        (3, 4),
+        "….0: LayerNorm has its normalized_shape=(4,) inferred, …",
+    ),
     "normalized-null": ([{"LayerNorm": {"normalized_shape": None}}], FLAT, "…normalized_shape is None; …"),
     "written-text": (
         [{"Linear": {"in_features": "4", "out_features": 3}}],

@@ -87,6 +87,15 @@ def test_run_can_be_rebuilt_from_its_config_alone(lamella: Lamella) -> None:
     assert right / len(experiment.data.test) == record(path)["metrics"]["test/accuracy"]
 
 
+def test_a_network_that_takes_any_keyword_can_be_rebuilt(lamella: Lamella, image_root: Path) -> None:
+    data = ("data=image_folder", f"data.root={image_root}", "data.shape=[3,32,32]")
+    result = lamella("train", *data, "network=resnet18", "trainer=debug")
+    assert result.status == 0, result.err
+    [path] = run_directories()
+    experiment = build.experiment(yaml.safe_load((path / "config.yaml").read_text()))
+    experiment.task.load_state_dict(weights(path, "best"))
+
+
 def test_metrics_are_those_of_a_loop_written_by_hand(lamella: Lamella) -> None:
     """The same seed, data and order, trained with plain PyTorch: equal to the last bit."""
     lamella("train", *QUICK, "network=neural_network", "data.drop_last=true")
@@ -153,12 +162,27 @@ def test_sweep_gives_each_member_a_directory_and_ends_with_a_leaderboard(lamella
     assert lines(twin)[0]["val/loss"] == lines(alone)[0]["val/loss"]
 
 
-def test_sweep_goes_on_after_a_member_that_cannot_run(lamella: Lamella) -> None:
-    result = lamella("train", "-m", "optimizer.lr=-1,1e-3", "trainer.max_epochs=1")
+def test_a_sweep_with_a_member_that_cannot_run_is_refused_as_a_whole(lamella: Lamella) -> None:
+    result = lamella("train", "-m", "optimizer.lr=1e-3,-1", "seed=1,2", "network=linear,cnn", "data.batch_size=1e3,64")
     assert result.status == 2
-    assert "error: optimizer: Invalid learning rate: -1" in result.err
-    [path] = run_directories()
-    assert record(path)["status"] == "finished"
+    assert result.err == (
+        "error: data.batch_size is 1000.0; Data takes int\n  from the command line: data.batch_size=1000.0\n"
+        "  in the job optimizer.lr=0.001 seed=1 network=linear data.batch_size=1000.0\n"
+        "error: optimizer: Invalid learning rate: -1\n  from the command line: optimizer.lr=-1\n"
+        "  in the job optimizer.lr=-1 seed=1 network=linear data.batch_size=64\n"
+    )
+    assert not list(Path("outputs").rglob("*=*"))
+
+
+def test_a_sweep_stands_in_one_directory_whatever_its_members_are_called(lamella: Lamella) -> None:
+    Path("conf/experiment").mkdir(parents=True)
+    for name in ("one", "two"):
+        text = f"# @package _global_\nname: {name}\ntrainer:\n  max_epochs: 1\n"
+        Path(f"conf/experiment/{name}.yaml").write_text(text)
+    result = lamella("train", "-m", "experiment=one,two", "network=linear")
+    assert result.status == 0, result.err
+    assert len(run_directories()) == 2
+    assert len({path.parent for path in run_directories()}) == 1
 
 
 def test_own_conf_comes_first_and_own_code_is_allowed_by_name(lamella: Lamella) -> None:
@@ -177,7 +201,7 @@ def test_own_conf_comes_first_and_own_code_is_allowed_by_name(lamella: Lamella) 
     )
     refused = lamella("train", "network=mine")
     assert refused.status == 2
-    assert 'write into pyproject.toml: [tool.lamella] targets = ["mine"]' in refused.err
+    assert 'write into pyproject.toml:\n  [tool.lamella]\n  targets = ["mine"]\n' in refused.err
     Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
     result = lamella("train", "experiment=short", "seed=3")
     assert result.status == 0, result.err
@@ -187,6 +211,16 @@ def test_own_conf_comes_first_and_own_code_is_allowed_by_name(lamella: Lamella) 
     result = lamella("train", "trainer.max_epochs=1")
     assert result.status == 0, result.err
     assert max(record(path)["parameters"] for path in run_directories()) == 7850
+
+
+def test_arguments_by_position_are_those_of_the_signature(lamella: Lamella) -> None:
+    Path("conf/network").mkdir(parents=True)
+    text = "layers:\n  - Flatten\n  - {_target_: torch.nn.Linear, _args_: [784, %s]}\n"
+    Path("conf/network/own.yaml").write_text(text % 10)
+    result = lamella("train", "network=own", "trainer.max_epochs=1")
+    assert result.status == 0, result.err
+    Path("conf/network/own.yaml").write_text(text % "ten")
+    assert "error: network.layers.1.out_features is 'ten'; Linear takes int" in lamella("train", "network=own").err
 
 
 def test_scalars_of_a_network_may_read_each_other(lamella: Lamella) -> None:
@@ -253,8 +287,12 @@ def test_signals_end_a_run_that_says_so(tmp_path: Path, number: signal.Signals, 
     assert process.returncode == status
     assert "Traceback" not in err
     [path] = (path.parent for path in tmp_path.rglob("run.json"))
-    assert record(path)["status"] == "interrupted"
-    assert record(path)["epochs"] >= 1
+    run, epochs = record(path), lines(path)
+    assert run["status"] == "interrupted"
+    assert run["epochs"] == len(epochs) >= 1
+    assert run["steps"] == 21 * len(epochs)
+    best = epochs[run["best_epoch"] - 1]
+    assert run["metrics"] == {name: value for name, value in best.items() if name.startswith(("train/", "val/"))}
     assert weights(path)
 
 
@@ -273,6 +311,42 @@ def test_two_processes_share_one_run(tmp_path: Path) -> None:
     for name, value in weights(double).items():
         torch.testing.assert_close(value, weights(single)[name], rtol=1e-4, atol=1e-5)
     assert len(list(double.glob("events.out.tfevents.*"))) == 1
+
+
+def test_processes_with_uneven_shares_of_a_network_with_buffers(tmp_path: Path) -> None:
+    """261 test samples in two batches on one process and, without care, one on the other."""
+    command = [sys.executable, "-m", "lamella", "train", "trainer=ddp", "trainer.devices=2", "device=cpu"]
+    sizes = ["data.test_size=261", "data.batch_size=32", "data.val_size=129", "trainer.max_epochs=1"]
+    subprocess.run([*command, *sizes], cwd=tmp_path, check=True, timeout=180)
+    [path] = (path.parent for path in tmp_path.rglob("run.json"))
+    [batches] = {round(record(path)["metrics"]["test/accuracy"] * 261, 6)}
+    assert batches == round(batches)
+
+
+def test_a_process_whose_loss_is_not_finite_does_not_leave_the_others_waiting(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lamella", "train", "trainer=ddp", "trainer.devices=2", "device=cpu"]
+    options = ["optimizer=sgd", "optimizer.lr=1e25", "network=linear", "loss=mse"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 1
+    [path] = (path.parent for path in tmp_path.rglob("run.json"))
+    assert re.match(r"NonFiniteLoss: the loss is (inf|nan) at step 2 \(epoch 1\)", record(path)["error"])
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=3", "network=linear"]
+    for output in ("closed", "/dev/full"):
+        if output == "closed":
+            reader, writer = os.pipe()
+            os.close(reader)
+        else:
+            writer = os.open(output, os.O_WRONLY)
+        done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, timeout=120)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (0, b"")
+    for path in (path.parent for path in tmp_path.rglob("run.json")):
+        assert record(path)["status"] == "finished"
+        assert len((path / "log.txt").read_text().splitlines()) == 8
 
 
 def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The console script: the table of commands, each imported when it is called."""
 
+import os
+import signal
 import sys
 from importlib import import_module
 
@@ -25,10 +27,18 @@ def main() -> int:
 
         print(f"error: there is no command {name!r}; {nearest(name, COMMANDS)}", file=sys.stderr)
         return 2
+    # Ctrl-C in the middle of an import would show as whatever that import makes of it; there is nothing to save yet.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        return int(import_module(f"lamella.commands.{name}").main(arguments))
+        status = int(import_module(f"lamella.commands.{name}").main(arguments))
     except KeyboardInterrupt:
         return 130
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Whoever read along is gone, or the disk is full; Python would complain once more as it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 def _usage() -> str:

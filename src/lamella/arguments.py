@@ -16,7 +16,11 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """
     function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     overloads = typing.get_overloads(function)
-    signature = inspect.signature(overloads[0] if overloads else target, eval_str=True)
+    described = overloads[0] if overloads else target
+    try:
+        signature = inspect.signature(described, eval_str=True)
+    except NameError:  # an annotation that is imported for type checkers alone
+        signature = inspect.signature(described)
     return {name: parameter for name, parameter in signature.parameters.items() if name != "self"}
 
 
@@ -47,7 +51,7 @@ def check(
                 continue
             choices = set(named) - set(supplied) - {"device", "dtype"}
             hint = nearest(name, choices)
-            raise RequestError(f"{place}.{name}: {title} has no such argument; {hint}", f"{place}.{name}")
+            raise RequestError(f"{place}.{name}: {title} has no such argument; {hint}", f"{place}.{name}", unknown=True)
         annotation = named[name].annotation
         if not _fits(value, annotation):
             wanted = " or ".join(dict.fromkeys(_words(annotation)))

@@ -1,6 +1,7 @@
 """Config to objects: the one place that knows what each group of the config becomes."""
 
 import copy
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,17 +12,16 @@ import torch
 from torch import nn
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 
-from lamella import arguments, targets
+from lamella import arguments, schedules, targets
 from lamella import network as stack
 from lamella.data import Data
 from lamella.errors import RequestError, first_line, nearest
 from lamella.task import INDEXED, Schedule, Task, metric_for
 
 ROOT = ("name", "seed", "monitor", "data", "network", "loss", "optimizer", "scheduler", "device", "trainer")
-# The arguments by which torch's schedulers are told how long the run is; left null, they are.
-LENGTHS = ("T_max", "total_steps", "total_iters")
+THREADS = torch.get_num_threads()  # what torch takes by itself
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,15 @@ class _Builder:
         self.config, self.references = config, references
 
     def root(self) -> tuple[str, int]:
-        for key in self.config:
+        for key, node in self.config.items():
             if key == "experiment":
                 raise RequestError("experiment: the file has to start with the line `# @package _global_`", key)
+            _check_numbers(node, key)
             if key not in ROOT and not self.read(key):
                 raise RequestError(f"{key}: there is no such key; {nearest(key, ROOT)}", key)
+        for key in ROOT:
+            if key not in self.config:
+                raise RequestError(f"{key}: it is not there any more, and a run needs it", key)
         name, seed = self.config["name"], self.config["seed"]
         if not isinstance(name, str) or name.startswith(".") or "/" in name or not name.strip():
             raise RequestError(f"name is {name!r}; it names a directory in outputs/", "name")
@@ -108,10 +112,10 @@ class _Builder:
                 f"device.accelerator is {accelerator!r}, but this machine has none; use device=auto or device=cpu",
                 "device.accelerator",
             )
-        if node["threads"] is not None:
-            if node["threads"] < 1:
-                raise RequestError(f"device.threads is {node['threads']}; it takes 1 or more", "device.threads")
-            torch.set_num_threads(node["threads"])
+        threads = THREADS if node["threads"] is None else node["threads"]
+        if threads < 1:
+            raise RequestError(f"device.threads is {threads}; it takes 1 or more", "device.threads")
+        torch.set_num_threads(threads)
         return Device(accelerator, node["precision"])
 
     def data(self) -> Data:
@@ -128,6 +132,7 @@ class _Builder:
             raise RequestError(
                 f"network.{unread[0]}: nothing in the network reads this key; {nearest(unread[0], known)}",
                 f"network.{unread[0]}",
+                unknown=True,
             )
         if "layers" not in node:
             raise RequestError("network: it takes `layers`, a list or a mapping, or a `_target_`", "network")
@@ -153,35 +158,16 @@ class _Builder:
             if isinstance(node.get(key), list):
                 node[key] = torch.tensor(node[key], dtype=torch.float32)
         loss: nn.Module = self.make("loss", nn.Module, node)()
+        reduction = getattr(loss, "reduction", "mean")
+        if reduction not in ("mean", "batchmean"):
+            raise RequestError(f"loss.reduction is {reduction!r}; a step takes the mean of its batch", "loss.reduction")
         return loss
 
     def optimizer(self) -> tuple[Callable[..., Optimizer], Schedule]:
         make = self.make("optimizer", Optimizer, supplied={"params"})
-        node = dict(self.config["scheduler"])
-        interval, warmup_steps = node.pop("interval", "epoch"), node.pop("warmup_steps", 0)
-        if interval not in ("epoch", "step"):
-            raise RequestError(f"scheduler.interval is {interval!r}; it takes epoch or step", "scheduler.interval")
-        if not isinstance(warmup_steps, int) or warmup_steps < 0:
-            raise RequestError(
-                f"scheduler.warmup_steps is {warmup_steps!r}; it takes a number of optimizer steps",
-                "scheduler.warmup_steps",
-            )
-        lengths = [name for name in LENGTHS if name in node and node[name] is None]
-        for name in lengths:
-            del node[name]
-        schedule = self.make("scheduler", LRScheduler, node, supplied={"optimizer", *lengths})
-
-        def make_scheduler(optimizer: Optimizer, length: int) -> Any:
-            return schedule(optimizer=optimizer, **dict.fromkeys(lengths, length))
-
-        optimizer = make(params=[nn.Parameter(torch.zeros(1))])
-        if warmup_steps and isinstance(make_scheduler(optimizer, 10), OneCycleLR):
-            raise RequestError(
-                "scheduler.warmup_steps: one_cycle warms up by itself; set scheduler.pct_start",
-                "scheduler.warmup_steps",
-            )
-        make_scheduler(optimizer, 10)
-        return (lambda parameters: make(params=parameters)), Schedule(make_scheduler, interval, warmup_steps)
+        schedule = schedules.schedule(self.config["scheduler"], partial(self.make, "scheduler", LRScheduler))
+        schedules.try_out(schedule, make(params=[nn.Parameter(torch.zeros(1))]))
+        return (lambda parameters: make(params=parameters)), schedule
 
     def monitor(self, metric: str) -> str:
         monitor: str = self.config["monitor"]
@@ -233,8 +219,9 @@ class _Builder:
         if "_target_" not in node:
             raise RequestError(f"{group}: it takes a `_target_`, the class to build", group)
         expected = arguments.parameters(targets.target(node["_target_"], f"{group}._target_", base))
+        variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
         for name in list(node):
-            if name not in expected and not name.startswith("_") and self.read(f"{group}.{name}"):
+            if name not in expected and not variadic and not name.startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]
         targets.check(node, group, base, supplied)
         return partial(targets.instantiate, node, group)
@@ -249,17 +236,27 @@ class _Builder:
         )
 
 
+def _check_numbers(value: Any, key: str) -> None:
+    """Raise RequestError for a number that is none: most of what takes one would not notice."""
+    if isinstance(value, float) and math.isnan(value):
+        raise RequestError(f"{key} is not a number (nan)", key)
+    if isinstance(value, Mapping | list):
+        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _check_numbers(inner, f"{key}.{name}")
+
+
 def _device(accelerator: str, precision: str | int, threads: int | None = None) -> None:
     """The signature of the device group."""
 
 
 def _check_output(plan: stack.Plan, loss: nn.Module, data: Data) -> None:
     """Run the loss once on zeros: what the network gives has to suit it and the targets."""
-    sample = data.train.targets[:1]
+    sample, last = data.train.targets[:1], plan.trace[-1]
     if sample.dtype == torch.int64 and plan.output != (data.num_classes,):
         raise RequestError(
             f"network: it gives {plan.output} for a sample, where {data.num_classes} classes take "
-            f"({data.num_classes},); end it with Flatten and Linear: ${{data.num_classes}}",
+            f"({data.num_classes},);\n  it ends with {last.layer} at {last.place}, which takes {last.input}; "
+            "end it with Flatten and Linear: ${data.num_classes}",
             "network.layers",
         )
     output, target = torch.zeros(1, *plan.output), sample

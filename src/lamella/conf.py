@@ -1,11 +1,13 @@
 """Where configs are: the project's own `conf/` first, then the one that comes with Lamella."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+GROUPS = ("data", "network", "loss", "optimizer", "scheduler", "device", "trainer")
 PROJECT = Path("conf")
 # Beside this module in a wheel, at the top of the repository in an editable install.
 OWN = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
@@ -21,14 +23,15 @@ def raw(path: Path) -> Any:
     """A config file as it is written, before composition."""
     try:
         return yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
 
 
-def origin(key: str, overrides: list[str], choices: dict[str, Any]) -> str | None:
-    """Which override or file a config key got its value from; where that is an interpolation, what it reads.
+def origin(key: str, overrides: Sequence[str], choices: Mapping[str, Any], follow: bool = True) -> str | None:
+    """Which override or file a config key got its value from.
 
-    overrides: the command line's. choices: the option chosen in each group, None for none.
+    overrides: the command line's. choices: the option chosen in each group, None for none. follow: where the value
+    is an interpolation, tell where what it reads comes from.
     """
     for override in reversed(overrides):
         name = override.lstrip("+~").partition("=")[0].partition("@")[0]
@@ -46,7 +49,7 @@ def origin(key: str, overrides: list[str], choices: dict[str, Any]) -> str | Non
         path = find(name)
         found, value = _look_up(raw(path), inside) if path else (False, None)
         if path and found:
-            interpolated = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+            interpolated = re.fullmatch(r"\$\{([\w.]+)\}", value) if follow and isinstance(value, str) else None
             return (interpolated and origin(interpolated[1], overrides, choices)) or _shown(path)
     path = find(f"{group}/{option}")
     return _shown(path) if path else None

@@ -202,6 +202,9 @@ class _Planner:
                 hint = f"sizes are inferred here, write {name[4:]}"
             elif isinstance(argument, list | Mapping) and "?" not in hint:
                 hint = "a name of your own starts in lower case"
+            written = re.fullmatch(r"(?:torch\.)?(?:nn\.)?(\w+)(?:\((.*)\))?", name)
+            if written and layer_class(written[1]):
+                hint = f"write `{written[1]}: {written[2]}`" if written[2] else f"write `{written[1]}`"
             raise RequestError(f"{place}: no layer is called {name!r}; {hint}", place)
         make = sized(name, argument, x, place)
         try:

@@ -23,6 +23,9 @@ INFERRED: dict[str, Callable[[Tensor], Any]] = {
     "normalized_shape": lambda x: tuple(x.shape[1:]) if x.dim() > 3 else (x.shape[-1],),
 }
 
+# The parameters that say how much there is of something; torch makes layers of nothing without a word.
+SIZES = ("out_features", "out_channels", "hidden_size", "num_", "kernel_size")
+
 
 def sample(batch: Tensor) -> tuple[int, ...]:
     """The shape of one sample of a batch."""
@@ -69,9 +72,21 @@ def sized(name: str, argument: Any, x: Tensor, place: str) -> Callable[[], nn.Mo
         keywords.setdefault("batch_first", True)
     size = INFERRED[inferred](x) if inferred else None
     written = keywords.setdefault(inferred, size) if inferred else None
+    first = next(iter(keywords), None)
+    if first == "eps" and isinstance(keywords[first], int) and not isinstance(argument, Mapping):
+        raise RequestError(
+            f"{place}: {name} has its {inferred}={size} inferred, and its first value is eps; write `{name}` alone",
+            place,
+        )
+    for parameter, value in keywords.items():
+        if isinstance(value, int) and value < 1 and parameter.startswith(SIZES):
+            raise RequestError(f"{place}: {name} has {parameter}={value}; it takes 1 or more", f"{place}.{name}")
     try:
         arguments.check(cls, keywords, place=f"{place}.{name}")
     except RequestError as error:
+        value = argument if isinstance(argument, str) else None
+        if value and re.fullmatch(r"[a-z_]+(\.\w+)+", value):
+            raise RequestError(f"{error}; the value of a key is written ${{{value}}}", error.key) from None
         if not inferred or not isinstance(argument, list):
             raise
         raise RequestError(f"{error}; {inferred} is inferred, and what is listed follows it", error.key) from None

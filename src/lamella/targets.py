@@ -1,17 +1,20 @@
 """What a `_target_` may name: looked up, checked and called here, the one place that calls Hydra's instantiate."""
 
+import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
 
 from lamella import arguments
 from lamella.errors import RequestError, first_line, nearest
 
 ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
+# Of the functions in there these build something; others read files, load archives or call the network.
+FUNCTIONS = ("torchvision.models", "lamella.data")
 
 
 def target(path: Any, key: str, base: type) -> Any:
@@ -19,31 +22,39 @@ def target(path: Any, key: str, base: type) -> Any:
 
     Raises RequestError for what a config may not build, before it is imported, and for what is not there.
     """
-    allowed = (*ALLOWED, *_project_targets())
-    if not isinstance(path, str) or not any(path.startswith(f"{prefix}.") for prefix in allowed):
+    own = _project_targets()
+    allowed = (*ALLOWED, *own)
+    if not isinstance(path, str) or not _within(path, allowed):
         root = str(path).partition(".")[0]
         name = root if Path(root).is_dir() or Path(f"{root}.py").is_file() else "PACKAGE"
         raise RequestError(
             f"{key} is {path!r}; a config may build from {', '.join(allowed)};\n"
-            f'  to allow code of your own, write into pyproject.toml: [tool.lamella] targets = ["{name}"]',
+            f'  to allow code of your own, write into pyproject.toml:\n  [tool.lamella]\n  targets = ["{name}"]',
             key,
         )
     try:
-        found = get_object(path)
+        found = resolve_name(path)
     except Exception as error:
         parent, _, name = path.rpartition(".")
         try:
-            hint = nearest(name, (known for known in dir(get_object(parent)) if not known.startswith("_")))
+            hint = nearest(name, (known for known in dir(resolve_name(parent)) if not known.startswith("_")))
         except Exception:
-            hint = first_line(error.__cause__ or error)
+            hint = first_line(error)
         raise RequestError(f"{key} is {path!r}, which cannot be imported; {hint}", key) from error
     # An allowed module may lead on to others: torch.nn.modules.module.sys, say.
-    home = f"{getattr(found, '__module__', '')}."
-    if not callable(found) or not any(home.startswith(f"{prefix.partition('.')[0]}.") for prefix in allowed):
+    home = str(getattr(found, "__module__", ""))
+    roots = [prefix.partition(".")[0] for prefix in allowed]
+    if not callable(found) or not _within(home, roots):
         raise RequestError(f"{key} is {path!r}, which leads out of what a config may build", key)
+    if not isinstance(found, type) and not _within(home, (*FUNCTIONS, *roots[len(ALLOWED) :])):
+        raise RequestError(f"{key} is {path!r}, a function; here it takes a class", key)
     if isinstance(found, type) and not issubclass(found, base):
         raise RequestError(f"{key} is {path!r}; it takes a subclass of {base.__name__}", key)
     return found
+
+
+def _within(path: str, packages: Collection[str]) -> bool:
+    return any(f"{path}.".startswith(f"{package}.") for package in packages)
 
 
 def check(node: Any, key: str, base: type, supplied: Collection[str] = ()) -> None:
@@ -62,7 +73,15 @@ def check(node: Any, key: str, base: type, supplied: Collection[str] = ()) -> No
             _check_inside(value, f"{key}.{name}")
     plain = {name: value for name, value in given.items() if name not in nested}
     found = target(node["_target_"], f"{key}._target_", base)
-    arguments.check(found, plain, place=key, supplied={*supplied, *nested})
+    positional = node.get("_args_", [])
+    names = [
+        name
+        for name, parameter in arguments.parameters(found).items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    bound = dict(zip(names, positional, strict=False))
+    plain |= {name: value for name, value in bound.items() if not isinstance(value, Mapping)}
+    arguments.check(found, plain, place=key, supplied={*supplied, *nested, *bound})
 
 
 def _check_inside(value: Any, key: str) -> None:
@@ -88,7 +107,21 @@ def instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, RequestError):
             raise cause from None
-        raise RequestError(f"{key}: {first_line(cause)}", key) from error
+        message = first_line(cause)
+        # The value that the message quotes is to blame, where it is one key's alone.
+        quoted = [
+            inner for inner, value in _scalars(node, key) if re.search(rf"(?<![\w.]){re.escape(str(value))}$", message)
+        ]
+        raise RequestError(f"{key}: {message}", quoted[0] if len(quoted) == 1 else key) from error
+
+
+def _scalars(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else None
+    if children is None:
+        yield key, node
+        return
+    for name, value in children:
+        yield from _scalars(value, f"{key}.{name}")
 
 
 def _project_targets() -> list[str]:
@@ -97,7 +130,12 @@ def _project_targets() -> list[str]:
     if not file.is_file():
         return []
     try:
-        table = tomllib.loads(file.read_text()).get("tool", {}).get("lamella", {})
-    except tomllib.TOMLDecodeError as error:
+        tool = tomllib.loads(file.read_text()).get("tool", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"pyproject.toml: {error}") from error
-    return list(map(str, table.get("targets", [])))
+    names = tool.get("lamella", {}).get("targets", [])
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and re.fullmatch(r"[\w.]+", name) for name in names
+    ):
+        raise RequestError(f'pyproject.toml: [tool.lamella] targets is {names!r}; it takes names of packages, ["mine"]')
+    return names

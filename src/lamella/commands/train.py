@@ -18,29 +18,46 @@ DIRECTORY = "LAMELLA_RUN"
 
 def main(arguments: list[str]) -> int:
     members: list[dict[str, Any]] = []
-    status = run(lambda job: train(job, members), arguments)
+    status = run(lambda job: train(job, members), arguments, check)
     if members:
         print(f"\n{summary.leaderboard(members)}")
     return status
 
 
-def train(job: Job, members: list[dict[str, Any]]) -> int:
-    """Build everything, then train: a wrong request shows before a run directory is made."""
+def check(job: Job) -> None:
+    """Build a member of a sweep, and let it go. Raises RequestError where it cannot be run."""
     from lamella import build
-    from lamella.fit import fit, rank
 
-    if job.sweep and _several_processes(job.config["trainer"]):
+    if _several_processes(job.config):
         raise RequestError(
             "trainer: several processes in a sweep: one member's would run into the next one's;\n"
             "  start each member as a `lamella train` of its own",
             "trainer.strategy",
         )
+    build.experiment(job.config, job.references)
+
+
+def _several_processes(config: dict[str, Any]) -> bool:
+    """Whether a config asks for more processes than this one."""
+    import torch
+
+    trainer, accelerator = config["trainer"], config["device"].get("accelerator")
+    devices = trainer.get("devices", 1)
+    if devices in ("auto", -1, "-1"):
+        devices = torch.cuda.device_count() if accelerator in ("auto", "cuda") else 1
+    many = len(devices) > 1 if isinstance(devices, list) else str(devices) not in ("0", "1")
+    return many or str(trainer.get("strategy")).startswith(("ddp", "fsdp", "deepspeed"))
+
+
+def train(job: Job, members: list[dict[str, Any]]) -> int:
+    """Build everything, then train: a wrong request shows before a run directory is made."""
+    from lamella import build
+    from lamella.fit import rank
+
     experiment = build.experiment(job.config, job.references)
     if rank() > 0:
-        if DIRECTORY not in os.environ:
-            raise RequestError("LOCAL_RANK is set: start `lamella train` alone, it starts the other processes itself")
-        fit(experiment, Path(os.environ[DIRECTORY]))
-        return 0
+        return _take_part(experiment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     path = claim(job.sweep or OUTPUTS / experiment.name, slug(job.overrides))
     os.environ[DIRECTORY] = str(path)
     record = Run(
@@ -64,10 +81,21 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
     return status
 
 
-def _several_processes(trainer: dict[str, Any]) -> bool:
-    devices = trainer.get("devices", 1)
-    many = len(devices) > 1 if isinstance(devices, list) else devices not in (1, "1", "auto")
-    return many or str(trainer.get("strategy")).startswith(("ddp", "fsdp", "deepspeed"))
+def _take_part(experiment: Any) -> int:
+    """What a process does that Lightning has started beside the first one, which keeps the record."""
+    from lamella.fit import fit, rank
+
+    if DIRECTORY not in os.environ:
+        raise RequestError("LOCAL_RANK is set: start `lamella train` alone, it starts the other processes itself")
+    path = Path(os.environ[DIRECTORY])
+    try:
+        fit(experiment, path)
+    except Exception as error:
+        with (path / "log.txt").open("a") as log:
+            traceback.print_exc(file=log)
+        print(f"error: process {rank()}: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _run(experiment: Any, record: Run, log: Any) -> int:
@@ -75,8 +103,8 @@ def _run(experiment: Any, record: Run, log: Any) -> int:
 
     from lamella.fit import fit
 
-    def on_epoch(metrics: dict[str, float]) -> None:
-        record.epoch(metrics)
+    def on_epoch(metrics: dict[str, float], outcome: Any) -> None:
+        record.epoch(metrics, **vars(outcome))
         print(summary.epoch(metrics, experiment.epochs))
 
     try:
@@ -106,6 +134,6 @@ def _run(experiment: Any, record: Run, log: Any) -> int:
             file=sys.stderr,
         )
         return 1
-    record.close("finished", metrics=outcome.metrics, best_epoch=outcome.best_epoch, steps=outcome.steps)
+    record.close("finished", **vars(outcome))
     print(summary.finished(outcome.best_epoch, outcome.epochs, outcome.metrics, record.path))
     return 0
