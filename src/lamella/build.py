@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -100,6 +101,10 @@ class _Builder:
         arguments.check(_device, node, place="device", title="device")
         accelerator = node["accelerator"]
         present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not present["cuda"]:
+            # torch's optimizers look for a GPU in every step; told that there is none, they open no library for it,
+            # which takes as long as the step of a small layer.
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
         if accelerator == "auto":
             accelerator = next(name for name in ("cuda", "mps", "cpu") if present[name])
         arguments.check(pl.Trainer, {"precision": node["precision"]}, place="device", title="Trainer")

@@ -75,6 +75,13 @@ class Task(pl.LightningModule):
         self._train, self._eval = _Counters(), _Counters()
         self._val: dict[str, float] = {}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the running hook here, forty times a step, and nn.Module would look for parameters each time.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, inputs: Tensor) -> Tensor:
         output: Tensor = self.network(inputs)
         return output
