@@ -24,7 +24,8 @@ from lamella.explain import refusal
 from lamella.record import claim, slug
 
 OUTPUTS = Path("outputs")
-# Hydra's options that are written with an equals sign.
+# Hydra's options that print something and run nothing, and those that are written with an equals sign.
+PRINTING = {"-c", "--cfg", "-h", "--help", "--hydra-help", "-i", "--info", "--version"}
 HYDRA_OPTIONS = ("cfg", "c", "info", "i", "package", "p", "config-path", "cp", "config-name", "cn", "config-dir", "cd")
 
 
@@ -51,13 +52,13 @@ def run(task: Callable[[Job], int], arguments: list[str], check: Callable[[Job],
     """
     # argparse, which Hydra uses, takes no override after -m that others stand before.
     arguments = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
-    options = [argument for argument in arguments if argument.startswith("-")]
+    options = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
     for wrong in filter(None, (_hidden(), *map(_misread, arguments))):
         print(f"error: {wrong}", file=sys.stderr)
         return 2
     sweeps = _resolvers(arguments)
     sys.path.insert(0, os.getcwd())
-    if options in (["-m"], ["--multirun"]):
+    if options & {"-m", "--multirun"} and not options & PRINTING:
 
         def checked(job: Job) -> int:
             check(job)
