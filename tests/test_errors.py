@@ -20,6 +20,13 @@ OWN = {
     "network/hidden": (
         "_target_: torch.nn.Sequential\n_args_:\n  - _target_: builtins.open\n    file: hacked\n    mode: w\n"
     ),
+    "network/late": (
+        "layers:\n  - Flatten\n  - {_target_: torch.nn.Linear, in_features: 784, out_features: 10,\n"
+        "     device: '\\${oc.create:{_target_: shutil.copy, _args_: [conf, hacked]}}'}\n"
+    ),
+    "network/arguments": "layers:\n  - Flatten\n  - {_target_: torch.nn.Linear, _args_: 784}\n",
+    "network/builtin": "_target_: torch.nn.modules.module.torch._C.PyTorchFileReader\n",
+    "experiment/circle": "# @package _global_\nname: ${monitor}\nmonitor: ${name}\n",
     "network/absent": "_target_: torch.nn.Liner\n",
     "network/escape": "_target_: torch.nn.modules.module.warnings.warn\nmessage: x\n",
     "experiment/list_over_mapping": (
@@ -129,6 +136,18 @@ CASES = {
         "[tool.lamella]\n  targets = [",
     ],
     "network=hidden": ["network._args_.0._target_ is 'builtins.open'; a config may build from torch.nn, "],
+    "network=late": ["network.layers.1.device is '${oc.create:", "no interpolation", "conf/network/late.yaml"],
+    "network=arguments": ["network.layers.1._args_ is 784; it takes a list"],
+    "network=builtin": ["network._target_ is 'torch.nn.modules.module.torch._C.PyTorchFileReader', which leads out of"],
+    "experiment=circle": ["Recursive interpolation detected", "conf/experiment/circle.yaml"],
+    "hydra.job.chdir=true": ["hydra.job.chdir is true; run directories are made below the working directory"],
+    "trainer.strategy=foo": ["trainer: ", "the command line: trainer.strategy=foo"],
+    "trainer.accumulate_grad_batches=0": ["trainer.accumulate_grad_batches is 0; it takes more than 0"],
+    "+trainer.val_check_interval=0": ["trainer.val_check_interval is 0; it takes more than 0"],
+    "-m name=../evil seed=1,2": ["name is '../evil'; it names a directory in outputs/"],
+    "hydra.mode=MULTIRUN optimizer.lr=1,-1": ["optimizer: Invalid learning rate: -1"],
+    "--multi optimizer.lr=1,-1": ["optimizer: Invalid learning rate: -1"],
+    "-m trainer.devices=1 +trainer.num_nodes=1,2": ["trainer: several processes in a sweep"],
     "network=absent": ["network._target_ is 'torch.nn.Liner', which cannot be imported; did you mean Linear"],
     "network=escape": ["network._target_ is 'torch.nn.modules.module.warnings.warn', which leads out of"],
     "network=resnet18": ["network: ResNet cannot take (1, 28, 28)", "3 channels, but got 1"],
@@ -200,6 +219,7 @@ def test_wrong_request(lamella: Lamella, given: str) -> None:
     assert "Traceback" not in result.err
     assert not list(Path("outputs").rglob("run.json"))
     assert not Path("hacked").exists()
+    assert not Path("../evil").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
@@ -276,6 +296,17 @@ def test_a_primary_config_that_hides_lamellas_own_is_named(lamella: Lamella) -> 
     assert not Path("outputs").exists()
     Path("conf/config.yaml").write_text((conf.OWN / "config.yaml").read_text().replace("seed: 0", "seed: 3"))
     assert "seed: 3\n" in lamella("train", "--cfg", "job").out
+
+
+@pytest.mark.parametrize("text", ["hello\n", "defaults: [null]\n", "defaults: [3]\n", "defaults: 3\n", ""])
+def test_a_primary_config_of_another_kind_is_refused(lamella: Lamella, text: str) -> None:
+    Path("conf").mkdir()
+    Path("conf/config.yaml").write_text(text)
+    result = lamella("train")
+    assert result.status == 2
+    assert result.err.startswith(
+        "error: conf/config.yaml takes the place of Lamella's own, and its defaults lack `data`"
+    )
 
 
 @pytest.mark.parametrize("value", ['"mine"', '["mine", 3]', '["mine/net.py"]'])

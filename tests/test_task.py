@@ -57,6 +57,18 @@ def everything(task: Task, samples: Samples, data: Data) -> tuple[Tensor, Tensor
         return task.eval()(data.normalize(samples.inputs)), samples.targets
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [nn.CrossEntropyLoss(ignore_index=3), nn.CrossEntropyLoss(weight=torch.arange(1.0, 11.0), ignore_index=3)],
+    ids=["plain", "weighted"],
+)
+def test_samples_that_do_not_count_are_left_out_of_the_mean(loss: nn.Module, tmp_path: Path) -> None:
+    data, task = served(), linear(loss)
+    trainer, _ = train(task, data, tmp_path)
+    output, targets = everything(task, data.val, data)
+    assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(float(loss(output, targets)), rel=1e-6)
+
+
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.BCEWithLogitsLoss(), nn.MSELoss()], ids=lambda x: str(x))
 def test_validation_metrics_are_those_of_the_whole_set(loss: nn.Module, tmp_path: Path) -> None:
     data, task = served(), linear(loss)

@@ -349,6 +349,61 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
         assert len((path / "log.txt").read_text().splitlines()) == 8
 
 
+def test_the_learning_rate_in_the_record_is_that_of_the_last_step(lamella: Lamella) -> None:
+    lamella("train", "network=linear", "trainer.max_epochs=2", "scheduler.warmup_steps=84", "optimizer.lr=0.1")
+    [path] = run_directories()
+    assert [line["lr"] for line in lines(path)] == pytest.approx([0.1 * (0.001 + 0.999 * n / 84) for n in (20, 41)])
+
+
+def test_plateau_waits_for_validations(lamella: Lamella) -> None:
+    options = ("scheduler=plateau", "scheduler.patience=1", "+scheduler.threshold=0.0", "trainer.max_epochs=7")
+    lamella("train", "network=linear", *options, "+trainer.check_val_every_n_epoch=4")
+    [path] = run_directories()
+    assert {line["lr"] for line in lines(path)} == {1e-3}
+
+
+def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
+    weights_of_classes = "+loss.ignore_index=3 loss.weight=[1,2,3,40,5,6,7,80,9,10]"
+    options = [*weights_of_classes.split(), "network=linear", "device=cpu", "optimizer=sgd", "data.batch_size=16"]
+    for extra in (["trainer=ddp", "trainer.devices=2"], []):
+        command = [
+            sys.executable,
+            "-m",
+            "lamella",
+            "train",
+            *options,
+            *extra,
+            "trainer.max_epochs=1",
+            "data.drop_last=true",
+        ]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=180, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    single, double = sorted((path.parent for path in tmp_path.rglob("run.json")), key=lambda path: "ddp" in str(path))
+    for name in ("train/loss", "val/loss", "test/loss"):
+        assert record(double)["metrics"][name] == pytest.approx(record(single)["metrics"][name], rel=1e-4)
+
+
+def test_what_several_processes_refuse_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lamella", "train", "trainer=ddp", "trainer.devices=2", "device=cpu"]
+    options = ["scheduler=plateau", "+trainer.limit_val_batches=0", "network=linear"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: scheduler: plateau follows val/loss")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_ctrl_c_while_a_sweep_is_checked_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lamella", "train", "-m", "seed=range(1,4000)"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.rglob("multirun.yaml")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("multirun.yaml"))
+
+
 def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=1", "network=linear"]
     processes = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(3)]

@@ -15,12 +15,14 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     torch.nn's recurrent layers take `*args, **kwargs` and state their parameters in an overload.
     """
     function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
-    overloads = typing.get_overloads(function)
+    overloads = typing.get_overloads(function) if inspect.isfunction(function) else []
     described = overloads[0] if overloads else target
     try:
         signature = inspect.signature(described, eval_str=True)
     except NameError:  # an annotation that is imported for type checkers alone
         signature = inspect.signature(described)
+    except ValueError as error:
+        raise RequestError(f"{described} does not say what arguments it takes, so a config cannot build it") from error
     return {name: parameter for name, parameter in signature.parameters.items() if name != "self"}
 
 

@@ -19,6 +19,7 @@ from lamella import arguments, schedules, targets
 from lamella import network as stack
 from lamella.data import Data
 from lamella.errors import RequestError, first_line, nearest
+from lamella.record import check_name
 from lamella.task import INDEXED, Schedule, Task, metric_for
 
 ROOT = ("name", "seed", "monitor", "data", "network", "loss", "optimizer", "scheduler", "device", "trainer")
@@ -89,9 +90,7 @@ class _Builder:
         for key in ROOT:
             if key not in self.config:
                 raise RequestError(f"{key}: it is not there any more, and a run needs it", key)
-        name, seed = self.config["name"], self.config["seed"]
-        if not isinstance(name, str) or name.startswith(".") or "/" in name or not name.strip():
-            raise RequestError(f"name is {name!r}; it names a directory in outputs/", "name")
+        name, seed = check_name(self.config["name"]), self.config["seed"]
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise RequestError(f"seed is {seed!r}; it takes a whole number from 0 on", "seed")
         return name, seed
@@ -198,6 +197,9 @@ class _Builder:
                 )
         if node.get("max_epochs") is not None and isinstance(node["max_epochs"], int) and node["max_epochs"] < 1:
             raise RequestError(f"trainer.max_epochs is {node['max_epochs']}; it takes 1 or more", "trainer.max_epochs")
+        for name in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
+            if node.get(name) is not None and isinstance(node[name], int | float) and node[name] <= 0:
+                raise RequestError(f"trainer.{name} is {node[name]}; it takes more than 0", f"trainer.{name}")
         options = {
             "accelerator": place.accelerator,
             "precision": place.precision,

@@ -6,6 +6,7 @@ Nothing here imports torch, so that `lamella train --cfg job` answers within a s
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from lamella import conf
 from lamella.errors import RequestError
 from lamella.explain import refusal
-from lamella.record import claim, slug
+from lamella.record import check_name, claim, slug
 
 OUTPUTS = Path("outputs")
 # Hydra's options that print something and run nothing, and those that are written with an equals sign.
@@ -58,16 +59,22 @@ def run(task: Callable[[Job], int], arguments: list[str], check: Callable[[Job],
         return 2
     sweeps = _resolvers(arguments)
     sys.path.insert(0, os.getcwd())
-    if options & {"-m", "--multirun"} and not options & PRINTING:
+    multirun = any(option == "-m" or (option[:4] == "--mu" and "--multirun".startswith(option)) for option in options)
+    if (multirun or "hydra.mode=MULTIRUN" in arguments) and not options & PRINTING:
 
         def checked(job: Job) -> int:
             check(job)
             return 0
 
-        status = _composed(checked, arguments)
+        status = None
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # there is a directory to take away
+        try:
+            status = _composed(checked, arguments)
+        finally:
+            if status != 0:
+                for path in sweeps:
+                    shutil.rmtree(path, ignore_errors=True)
         if status:
-            for path in sweeps:
-                shutil.rmtree(path)
             return status
     return _composed(task, arguments)
 
@@ -77,7 +84,11 @@ def _hidden() -> str | None:
     path = conf.PROJECT / "config.yaml"
     if not path.is_file():
         return None
-    defaults = [key for item in (conf.raw(path) or {}).get("defaults") or [] for key in item if isinstance(item, dict)]
+    written = conf.raw(path)
+    if written is None and path.read_bytes().strip():
+        return None  # no YAML, which is reported with its line
+    items = written.get("defaults") if isinstance(written, dict) else None
+    defaults = [key for item in items or [] if isinstance(item, dict) for key in item]
     missing = [key for key in (*conf.GROUPS, "override hydra/job_logging") if key not in defaults]
     if not missing:
         return None
@@ -162,6 +173,10 @@ def _job(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Job:
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     running = HydraConfig.get()
+    if running.job.chdir:
+        raise RequestError(
+            "hydra.job.chdir is true; run directories are made below the working directory, leave it out"
+        )
     sweep = Path(running.sweep.dir) if running.mode == RunMode.MULTIRUN else None
     number = int(running.job.num) if sweep else 0
     # A network's file reads its own scalars, also where the layers that do so are overridden.
@@ -182,9 +197,9 @@ def _resolvers(arguments: list[str]) -> list[Path]:
 
         return class_folders(root)
 
-    def sweep_dir(name: str) -> str:
+    def sweep_dir(name: Any) -> str:
         if not sweeps:
-            sweeps.append(claim(OUTPUTS / name, slug([a for a in arguments if not a.startswith("-")])))
+            sweeps.append(claim(OUTPUTS / check_name(name), slug([a for a in arguments if not a.startswith("-")])))
         return str(sweeps[0])
 
     OmegaConf.register_new_resolver("length", len, replace=True)

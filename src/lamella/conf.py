@@ -50,7 +50,8 @@ def origin(key: str, overrides: Sequence[str], choices: Mapping[str, Any], follo
         found, value = _look_up(raw(path), inside) if path else (False, None)
         if path and found:
             interpolated = re.fullmatch(r"\$\{([\w.]+)\}", value) if follow and isinstance(value, str) else None
-            return (interpolated and origin(interpolated[1], overrides, choices)) or _shown(path)
+            # One step: an interpolation may lead back to itself.
+            return (interpolated and origin(interpolated[1], overrides, choices, follow=False)) or _shown(path)
     path = find(f"{group}/{option}")
     return _shown(path) if path else None
 

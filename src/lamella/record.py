@@ -41,6 +41,13 @@ def _legible(text: str) -> str:
     return re.sub(r"[^\w.,=+~@-]+", "-", text, flags=re.ASCII)
 
 
+def check_name(name: Any) -> str:
+    """`name`, if it can be that of a directory in `outputs/`. Raises RequestError."""
+    if not isinstance(name, str) or name.startswith(".") or "/" in name or not name.strip():
+        raise RequestError(f"name is {name!r}; it names a directory in outputs/, and takes a word", "name")
+    return name
+
+
 def claim(parent: Path, name: str) -> Path:
     """Make `parent/name`, or `parent/name_2` and so on where that exists: whoever made it owns it.
 
@@ -105,7 +112,7 @@ class Run:
 
     def discard(self) -> None:
         """Remove a run that was refused before it trained."""
-        shutil.rmtree(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
     def log(self) -> Iterator[TextIO]:

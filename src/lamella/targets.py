@@ -42,11 +42,10 @@ def target(path: Any, key: str, base: type) -> Any:
             hint = first_line(error)
         raise RequestError(f"{key} is {path!r}, which cannot be imported; {hint}", key) from error
     # An allowed module may lead on to others: torch.nn.modules.module.sys, say.
-    home = str(getattr(found, "__module__", ""))
-    roots = [prefix.partition(".")[0] for prefix in allowed]
-    if not callable(found) or not _within(home, roots):
+    home, roots = str(getattr(found, "__module__", "")), [name.partition(".")[0] for name in own]
+    if not callable(found) or not _within(home, (*ALLOWED, *roots)):
         raise RequestError(f"{key} is {path!r}, which leads out of what a config may build", key)
-    if not isinstance(found, type) and not _within(home, (*FUNCTIONS, *roots[len(ALLOWED) :])):
+    if not isinstance(found, type) and not _within(home, (*FUNCTIONS, *roots)):
         raise RequestError(f"{key} is {path!r}, a function; here it takes a class", key)
     if isinstance(found, type) and not issubclass(found, base):
         raise RequestError(f"{key} is {path!r}; it takes a subclass of {base.__name__}", key)
@@ -64,6 +63,10 @@ def check(node: Any, key: str, base: type, supplied: Collection[str] = ()) -> No
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise RequestError(f"{key} is {node!r}; it takes a mapping with a `_target_`", key)
+    for inner, value in _scalars(node, key):
+        if isinstance(value, str) and "${" in value:
+            # Hydra would resolve it as it calls the target, and an interpolation may call anything.
+            raise RequestError(f"{inner} is {value!r}; what is called takes values, no interpolation", inner)
     given = {name: value for name, value in node.items() if not name.startswith("_")}
     nested = {name: value for name, value in given.items() if isinstance(value, Mapping) and "_target_" in value}
     for name, value in nested.items():
@@ -74,6 +77,8 @@ def check(node: Any, key: str, base: type, supplied: Collection[str] = ()) -> No
     plain = {name: value for name, value in given.items() if name not in nested}
     found = target(node["_target_"], f"{key}._target_", base)
     positional = node.get("_args_", [])
+    if not isinstance(positional, list | tuple):
+        raise RequestError(f"{key}._args_ is {positional!r}; it takes a list", f"{key}._args_")
     names = [
         name
         for name, parameter in arguments.parameters(found).items()
@@ -110,7 +115,9 @@ def instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
         message = first_line(cause)
         # The value that the message quotes is to blame, where it is one key's alone.
         quoted = [
-            inner for inner, value in _scalars(node, key) if re.search(rf"(?<![\w.]){re.escape(str(value))}$", message)
+            inner
+            for inner, value in _scalars(node, key)
+            if re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w.])", message)
         ]
         raise RequestError(f"{key}: {message}", quoted[0] if len(quoted) == 1 else key) from error
 

@@ -74,6 +74,10 @@ class Task(pl.LightningModule):
         self.make_optimizer, self.schedule = optimizer, schedule
         self._train, self._eval = _Counters(), _Counters()
         self._val: dict[str, float] = {}
+        self._rate: float | None = None  # the schedule's, while the warm-up's stands in the optimizer
+        # Whether the loss is a weighted mean: by class, or because some samples do not count.
+        classes = isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
+        self._weighted = classes and (loss.weight is not None or loss.ignore_index >= 0)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the running hook here, forty times a step, and nn.Module would look for parameters each time.
@@ -107,21 +111,33 @@ class Task(pl.LightningModule):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
             return
         rates = [group["lr"] for group in optimizer.param_groups]
+        self._rate = rates[0]
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * factor
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+        self._rate = None
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not isinstance(scheduler, ReduceLROnPlateau) or self._val:  # no news from an epoch without validation
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_train_epoch_start(self) -> None:
         self._train, self._val = _Counters(self.global_step), {}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss = self._count(batch, self._train)
-        self._train.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"] if self._rate is None else self._rate
+        self._train.rates.append(rate)
         # Alone: with several processes one would leave the others waiting for its gradients.
         if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
             raise NonFiniteLoss(self._not_finite(batch_idx))
+        if self._weighted and self.trainer.world_size > 1:
+            # The mean of the ranks' means is not the batch's where their samples weigh differently.
+            own = self._train.weights[-1]
+            total = self.trainer.strategy.reduce(own.clone(), reduce_op="sum")
+            loss = loss * own * self.trainer.world_size / total
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -180,18 +196,20 @@ class Task(pl.LightningModule):
                 score = (output.argmax(1) == targets).sum()
             else:
                 score = ((output > 0) == (targets > 0.5)).sum()
-            if self._class_weights is not None:
-                counters.weights.append(self._class_weights[targets].sum())
+            if self._weighted:
+                counters.weights.append(self._weights(output.shape[1])[targets].sum())
         counters.losses.append(loss.detach())
         counters.scores.append(score)
         counters.samples.append(len(inputs))
         counters.judged += targets.numel()
         return loss
 
-    @property
-    def _class_weights(self) -> Tensor | None:
-        """What the mean of an indexed loss is weighted with, where not every sample counts the same."""
-        weights: Tensor | None = self.loss.weight if isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss) else None
+    def _weights(self, classes: int) -> Tensor:
+        """What a sample of each class counts in the loss's mean (classes,)."""
+        loss: Any = self.loss
+        weights: Tensor = torch.ones(classes, device=self.device) if loss.weight is None else loss.weight.clone()
+        if 0 <= loss.ignore_index < classes:
+            weights[loss.ignore_index] = 0
         return weights
 
     def _metrics(self, stage: str, counters: "_Counters") -> dict[str, float]:

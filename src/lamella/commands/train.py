@@ -28,17 +28,11 @@ def check(job: Job) -> None:
     """Build a member of a sweep, and let it go. Raises RequestError where it cannot be run."""
     from lamella import build
 
-    if _several_processes(job.config):
-        raise RequestError(
-            "trainer: several processes in a sweep: one member's would run into the next one's;\n"
-            "  start each member as a `lamella train` of its own",
-            "trainer.strategy",
-        )
+    _refuse_several_processes(job.config)
     build.experiment(job.config, job.references)
 
 
-def _several_processes(config: dict[str, Any]) -> bool:
-    """Whether a config asks for more processes than this one."""
+def _refuse_several_processes(config: dict[str, Any]) -> None:
     import torch
 
     trainer, accelerator = config["trainer"], config["device"].get("accelerator")
@@ -46,7 +40,13 @@ def _several_processes(config: dict[str, Any]) -> bool:
     if devices in ("auto", -1, "-1"):
         devices = torch.cuda.device_count() if accelerator in ("auto", "cuda") else 1
     many = len(devices) > 1 if isinstance(devices, list) else str(devices) not in ("0", "1")
-    return many or str(trainer.get("strategy")).startswith(("ddp", "fsdp", "deepspeed"))
+    many = many or trainer.get("num_nodes", 1) != 1
+    if many or str(trainer.get("strategy")).startswith(("ddp", "fsdp", "deepspeed")):
+        raise RequestError(
+            "trainer: several processes in a sweep: one member's would run into the next one's;\n"
+            "  start each member as a `lamella train` of its own",
+            "trainer.strategy",
+        )
 
 
 def train(job: Job, members: list[dict[str, Any]]) -> int:
@@ -54,6 +54,8 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
     from lamella import build
     from lamella.fit import rank
 
+    if job.sweep:
+        _refuse_several_processes(job.config)
     experiment = build.experiment(job.config, job.references)
     if rank() > 0:
         return _take_part(experiment)
@@ -90,6 +92,8 @@ def _take_part(experiment: Any) -> int:
     path = Path(os.environ[DIRECTORY])
     try:
         fit(experiment, path)
+    except RequestError:
+        return 2  # the first process says it, and takes the directory away
     except Exception as error:
         with (path / "log.txt").open("a") as log:
             traceback.print_exc(file=log)
