@@ -336,7 +336,7 @@ ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
     "own-name": ([{"Stage1": ["ReLU"]}], FLAT, ".0: no layer is called 'Stage1'; …your own starts in lower case"),
     "container": (["ModuleList"], FLAT, ".0: no layer is called 'ModuleList'; …"),
     "bare": (["Residual"], FLAT, ".0: Residual takes layers, as in `- Residual: …`"),
-    "repeat-count": ([{"Repeat": [-1, ["ReLU"]]}], FLAT, ".0.Repeat: Repeat takes a count and layers, …"),
+    "repeat-count": ([{"Repeat": [-1, ["ReLU"]]}], FLAT, ".0.Repeat.times is -1; it takes a whole number from 0 on"),
     "repeat-three": ([{"Repeat": [2, ["ReLU"], ["Tanh"]]}], FLAT, ".0.Repeat: Repeat takes a count and layers, …"),
     "repeat-layers": ([{"Repeat": {"times": 2}}], FLAT, ".0.Repeat: Repeat takes a count and layers, …"),
     "concat-empty": ([{"Concat": []}], FLAT, ".0.Concat: Concat takes (4,) and joins nothing along dimension 1 …"),

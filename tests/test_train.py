@@ -364,7 +364,14 @@ def test_plateau_waits_for_validations(lamella: Lamella) -> None:
 
 def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
     weights_of_classes = "+loss.ignore_index=3 loss.weight=[1,2,3,40,5,6,7,80,9,10]"
-    options = [*weights_of_classes.split(), "network=linear", "device=cpu", "optimizer=sgd", "data.batch_size=16"]
+    options = [
+        *weights_of_classes.split(),
+        "network=linear",
+        "device=cpu",
+        "optimizer=sgd",
+        "optimizer.lr=0.001",
+        "data.batch_size=16",
+    ]
     for extra in (["trainer=ddp", "trainer.devices=2"], []):
         command = [
             sys.executable,

@@ -88,7 +88,7 @@ def _hidden() -> str | None:
     if written is None and path.read_bytes().strip():
         return None  # no YAML, which is reported with its line
     items = written.get("defaults") if isinstance(written, dict) else None
-    defaults = [key for item in items or [] if isinstance(item, dict) for key in item]
+    defaults = [key for item in (items if isinstance(items, list) else []) if isinstance(item, dict) for key in item]
     missing = [key for key in (*conf.GROUPS, "override hydra/job_logging") if key not in defaults]
     if not missing:
         return None
@@ -100,6 +100,10 @@ def _hidden() -> str | None:
 
 def _misread(argument: str) -> str | None:
     """What is wrong with an argument that argparse or Hydra would misread."""
+    if argument[:1] in "–—":
+        return (
+            f"{argument}: this begins with a dash of the wrong kind; write -{'-' * (len(argument) > 2)}{argument[1:]}"
+        )
     name, _, value = argument.partition("=")
     key = name.lstrip("-~")
     if name.startswith("-") and value and key not in HYDRA_OPTIONS:
@@ -163,7 +167,8 @@ def _job(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Job:
     for group in conf.GROUPS:
         node, choice = cfg.get(group), choices.get(group)
         if not isinstance(node, DictConfig):
-            given = f"{group} is {node!r}" if isinstance(node, str) else f"{group}={choice}: it holds no keys"
+            path = conf.find(f"{group}/{choice}")
+            given = f"{group} is {node!r}" if isinstance(node, str) else f"{group}={choice}: {path} holds no keys"
             raise RequestError(
                 f"{given}; an option is chosen with `{group}=OPTION`, and in an experiment with\n"
                 f"  `- override /{group}: OPTION` in its list of defaults",

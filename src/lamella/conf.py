@@ -33,10 +33,9 @@ def origin(key: str, overrides: Sequence[str], choices: Mapping[str, Any], follo
     overrides: the command line's. choices: the option chosen in each group, None for none. follow: where the value
     is an interpolation, tell where what it reads comes from.
     """
-    for override in reversed(overrides):
-        name = override.lstrip("+~").partition("=")[0].partition("@")[0]
-        if key == name or (key.startswith(f"{name}.") and name not in choices):
-            return f"the command line: {override}"
+    given = _override(key, overrides, choices)
+    if given:
+        return given
     group, _, rest = key.partition(".")
     option = choices.get(group)
     # A file of a group states the keys below the group's; an experiment and the primary config state all.
@@ -50,10 +49,24 @@ def origin(key: str, overrides: Sequence[str], choices: Mapping[str, Any], follo
         found, value = _look_up(raw(path), inside) if path else (False, None)
         if path and found:
             interpolated = re.fullmatch(r"\$\{([\w.]+)\}", value) if follow and isinstance(value, str) else None
+            # A mapping is to blame for what it reads, where that was given by hand.
+            for inner in value.values() if isinstance(value, dict) else ():
+                read = re.fullmatch(r"\$\{([\w.]+)\}", inner) if isinstance(inner, str) else None
+                given = read and _override(read[1], overrides, choices)
+                if given:
+                    return given
             # One step: an interpolation may lead back to itself.
             return (interpolated and origin(interpolated[1], overrides, choices, follow=False)) or _shown(path)
     path = find(f"{group}/{option}")
     return _shown(path) if path else None
+
+
+def _override(key: str, overrides: Sequence[str], choices: Mapping[str, Any]) -> str | None:
+    for override in reversed(overrides):
+        name = override.lstrip("+~").partition("=")[0].partition("@")[0]
+        if key == name or (key.startswith(f"{name}.") and name not in choices):
+            return f"the command line: {override}"
+    return None
 
 
 def _look_up(node: Any, key: str) -> tuple[bool, Any]:

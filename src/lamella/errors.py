@@ -23,7 +23,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     close = [folded[match] for match in get_close_matches(str(name).lower(), folded, n=3, cutoff=0.7)]
     if close:
         return f"did you mean {' or '.join(close)}?"
-    if len(known) > 20:
+    if len(known) > 40:
         return f"there are {len(known)} names, none of them close"
     return f"known: {', '.join(known)}" if known else "there are none"
 

@@ -77,6 +77,13 @@ def _explained(error: BaseException, outer: str) -> RequestError | None:
         return RequestError(f"the override {error.override!r} cannot be read; write key=value; {hint}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        inner = group.rpartition("/")[2]
+        if group != inner and inner in conf.GROUPS:
+            outer = group.rpartition("/")[0]
+            return RequestError(
+                f"conf/{outer}/…: its defaults choose {inner}: {option} inside of {outer}; write "
+                f"`- override /{inner}: {option}`"
+            )
         # The base of a group's options, which is one itself for the trainer only.
         options = [name for name in error.options or [] if name != "default" or group == "trainer"]
         return RequestError(f"{group}={option}: there is no such option; {nearest(option, options)}")

@@ -167,9 +167,12 @@ class _Planner:
                 shortcut = partial(_stack, outer)
             if y.shape != kept.shape:
                 layer = "Linear: features" if x.dim() < 3 else f"Conv{x.dim() - 2}d: [channels, 1]"
+                way = f"`shortcut: [{layer}]`"
+                if y.shape[2:] != kept.shape[2:]:
+                    way = "`padding` in its convolutions, or their `stride` in the shortcut's"
                 raise RequestError(
                     f"{place}: Residual takes {sample(x)} and adds {sample(y)} to {sample(kept)}; give both one shape, "
-                    f"for instance with `shortcut: [{layer}]`",
+                    f"for instance with {way}",
                     place,
                 )
             return (lambda: layers.Residual(_stack(inner), shortcut() if shortcut else None)), y
@@ -202,14 +205,19 @@ class _Planner:
                 hint = f"sizes are inferred here, write {name[4:]}"
             elif isinstance(argument, list | Mapping) and "?" not in hint:
                 hint = "a name of your own starts in lower case"
-            written = re.fullmatch(r"(?:torch\.)?(?:nn\.)?(\w+)(?:\((.*)\))?", name)
+            written = re.fullmatch(r"(?:torch\.)?(?:nn\.)?(\w+)(?:\((.*)\)| +(.*))?", name)
             if written and layer_class(written[1]):
-                hint = f"write `{written[1]}: {written[2]}`" if written[2] else f"write `{written[1]}`"
+                given = written[2] or written[3]
+                given = f": [{given}]" if given and "," in given else f": {given}" if given else ""
+                hint = f"write `{written[1]}{given}`"
             raise RequestError(f"{place}: no layer is called {name!r}; {hint}", place)
         make = sized(name, argument, x, place)
         try:
             with torch.device("meta"):
                 module = make()
+        except Exception as error:
+            raise RequestError(f"{place}: {name}: {first_line(error)}", place) from error
+        try:
             y = self.run(module, x)
         except Exception as error:
             raise RequestError(f"{place}: {name} cannot take {sample(x)}: {first_line(error)}", place) from error
@@ -281,16 +289,12 @@ def _options(name: str, argument: Any, place: str) -> dict[str, Any]:
         argument = {"times": argument[0], "layers": argument[1]}
     known, example = COMPOSITES[name]
     options = dict(argument) if isinstance(argument, Mapping) and set(argument) & set(known) else {"layers": argument}
-    for key in options:
-        if key not in known:
-            raise RequestError(f"{place}.{key}: {name} has no such argument; {nearest(key, known)}", f"{place}.{key}")
+    for key in set(options) - set(known):
+        raise RequestError(f"{place}.{key}: {name} has no such argument; {nearest(key, known)}", f"{place}.{key}")
     times = options.get("times", 0)
-    if (
-        "layers" not in options
-        or (name == "Repeat" and "times" not in options)
-        or not isinstance(times, int)
-        or times < 0
-    ):
+    if not isinstance(times, int) or times < 0:
+        raise RequestError(f"{place}.times is {times!r}; it takes a whole number from 0 on", f"{place}.times")
+    if "layers" not in options or (name == "Repeat" and "times" not in options):
         what = "a count and layers" if name == "Repeat" else "layers"
         raise RequestError(f"{place}: {name} takes {what}, as in `- {name}: {example}`", place)
     return options

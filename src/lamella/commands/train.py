@@ -18,10 +18,11 @@ DIRECTORY = "LAMELLA_RUN"
 
 def main(arguments: list[str]) -> int:
     members: list[dict[str, Any]] = []
-    status = run(lambda job: train(job, members), arguments, check)
-    if members:
-        print(f"\n{summary.leaderboard(members)}")
-    return status
+    try:
+        return run(lambda job: train(job, members), arguments, check)
+    finally:
+        if members:  # also when the sweep is interrupted
+            print(f"\n{summary.leaderboard(members)}")
 
 
 def check(job: Job) -> None:

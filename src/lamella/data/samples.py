@@ -114,6 +114,8 @@ def split(samples: Samples, size: int | float, seed: int, key: str) -> tuple[Sam
     Raises RequestError when either part would be empty.
     """
     total = len(samples)
+    if isinstance(size, float) and size >= 1 and not size.is_integer():
+        raise RequestError(f"{key} is {size}; it takes a count, or a fraction below 1", key)
     count = round(size * total) if isinstance(size, float) and size < 1 else int(size)
     if not 0 < count < total:
         raise RequestError(f"{key} is {size}; of {total} samples it must leave some on either side", key)
