@@ -94,7 +94,7 @@ CASES = {
     "experiment=no_package": [
         "experiment: the file has to start with the line `# @package _global_`",
     ],
-    "network=list": ["network=list: conf/network/list.yaml holds no keys"],
+    "network=list": ["conf/network/list.yaml holds a list, where keys are expected"],
     "network=null": ["network=null: a run needs every group; write network=OPTION"],
     "~optimizer": ["~optimizer: a run needs every group; write optimizer=OPTION"],
     "~name": ["name: it is not there any more, and a run needs it", "the command line: ~name"],

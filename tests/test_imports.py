@@ -12,16 +12,20 @@ SOURCE = Path(__file__).parents[1] / "src" / "lamella"
 # Who may import whom: strictly downward. Modules of one row do not know each other.
 LEVELS = [
     {"errors"},
-    {"arguments", "layers", "conf", "data", "record", "summary", "task"},
-    {"sizes", "targets", "checkpoints", "progress"},
-    {"network", "schedules", "explain"},
+    {"arguments", "layers", "conf", "data", "record", "summary", "task", "pictures", "graph"},
+    {"sizes", "targets", "checkpoints", "progress", "activations", "gradients"},
+    {"trace", "schedules", "trainers", "explain", "visuals"},
+    {"network"},
     {"build", "compose"},
     {"fit"},
     {"commands"},
     {"__main__"},
 ]
 # The parts that are usable from a notebook: they take plain values.
-PLAIN = ("network", "sizes", "layers", "data", "task", "record", "summary", "arguments", "errors")
+PLAIN = (
+    "network", "trace", "sizes", "layers", "activations", "gradients", "graph", "pictures", "data", "task", "record",
+    "summary", "arguments", "errors",
+)  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:

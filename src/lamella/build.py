@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,14 +15,15 @@ from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lamella import arguments, schedules, targets
+from lamella import arguments, schedules, targets, trainers
 from lamella import network as stack
+from lamella.conf import GROUPS
 from lamella.data import Data
 from lamella.errors import RequestError, first_line, nearest
 from lamella.record import check_name
 from lamella.task import INDEXED, Schedule, Task, metric_for
 
-ROOT = ("name", "seed", "monitor", "data", "network", "loss", "optimizer", "scheduler", "device", "trainer")
+ROOT = ("name", "seed", "monitor", *GROUPS)
 THREADS = torch.get_num_threads()  # what torch takes by itself
 
 
@@ -36,7 +37,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a run needs, made from one config."""
+    """Everything that a run needs, made from one config; only the network's weights are left for `task`.
+
+    freeze: patterns of the names of parameters that are not trained.
+    """
 
     name: str
     seed: int
@@ -44,13 +48,28 @@ class Experiment:
     device: Device
     data: Data
     plan: stack.Plan
-    task: Task
+    freeze: list[str]
+    loss: nn.Module
+    metric: str
+    optimizer: Callable[..., Optimizer]
+    schedule: Schedule
     trainer: Callable[..., pl.Trainer]
     epochs: int | None
 
+    @cached_property
+    def task(self) -> Task:
+        """Network and loss; the weights are drawn after `torch.manual_seed(seed)`. Raises RequestError."""
+        torch.manual_seed(self.seed)
+        try:
+            network = self.plan.build()
+        except (RuntimeError, MemoryError) as error:
+            raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
+        stack.freeze(network, self.freeze)
+        return Task(network, self.loss, self.optimizer, self.schedule, self.metric)
+
 
 def experiment(config: Mapping[str, Any], references: Collection[str] | None = None) -> Experiment:
-    """Build what a resolved config describes; the network's weights are drawn after `torch.manual_seed(seed)`.
+    """Build what a resolved config describes.
 
     references: the keys that are read by interpolation. A key that is no argument and that nothing reads is an
     error; None leaves this unchecked, for a config that has been composed before. Raises RequestError.
@@ -59,21 +78,17 @@ def experiment(config: Mapping[str, Any], references: Collection[str] | None = N
     place = builder.device()
     name, seed = builder.root()
     data = builder.data()
-    plan = builder.network(data.shape)
+    plan, freeze = builder.network(data.shape), builder.freeze()
     loss = builder.loss()
     metric = metric_for(loss, data.train.targets)
     _check_output(plan, loss, data)
     optimizer, schedule = builder.optimizer()
     monitor = builder.monitor(metric)
     trainer = builder.trainer(place)
-    torch.manual_seed(seed)
-    try:
-        network = plan.build()
-    except (RuntimeError, MemoryError) as error:
-        raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
-    task = Task(network, loss, optimizer, schedule, metric)
     epochs = config["trainer"].get("max_epochs")
-    return Experiment(name, seed, monitor, place, data, plan, task, trainer, epochs)
+    return Experiment(
+        name, seed, monitor, place, data, plan, freeze, loss, metric, optimizer, schedule, trainer, epochs
+    )
 
 
 class _Builder:
@@ -127,9 +142,9 @@ class _Builder:
         return data
 
     def network(self, shape: tuple[int, ...]) -> stack.Plan:
-        node = self.config["network"]
+        node = {key: value for key, value in self.config["network"].items() if key != "freeze"}
         if "_target_" in node:
-            return stack.plan_module(self.make("network", nn.Module), shape)
+            return stack.plan_module(self.make("network", nn.Module, node), shape)
         unread = [key for key in node if key not in ("name", "layers") and not self.read(f"network.{key}")]
         if unread:
             known = ["name", "layers", *(key for key in node if key not in unread)]
@@ -144,6 +159,14 @@ class _Builder:
         if not isinstance(name, str) or not name.isidentifier():
             raise RequestError(f"network.name is {name!r}; it is printed as a class name", "network.name")
         return stack.plan(self.modules(node["layers"], "network.layers"), shape, name)
+
+    def freeze(self) -> list[str]:
+        patterns = self.config["network"].get("freeze", [])
+        if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise RequestError(
+                f"network.freeze is {patterns!r}; it takes a list of patterns, as [features.*]", "network.freeze"
+            )
+        return patterns
 
     def modules(self, entry: Any, key: str) -> Any:
         """Layer entries with each `_target_` node turned into a callable that makes the module."""
@@ -181,42 +204,10 @@ class _Builder:
         return monitor
 
     def trainer(self, place: Device) -> Callable[..., pl.Trainer]:
-        node = dict(self.config["trainer"])
-        strategy = str(node.get("strategy", "auto"))
-        if strategy.startswith(("fsdp", "deepspeed")) and place.accelerator != "cuda":
-            raise RequestError(
-                f"trainer.strategy is {strategy!r}, which needs CUDA; use trainer=ddp", "trainer.strategy"
-            )
-        callbacks, loggers = node.pop("callbacks", None) or [], node.pop("logger", None) or []
-        for name, nodes in (("callbacks", callbacks), ("logger", loggers)):
-            if not isinstance(nodes, list):
-                raise RequestError(f"trainer.{name} is {nodes!r}; it takes a list", f"trainer.{name}")
-            for number, item in enumerate(nodes):
-                targets.check(
-                    item, f"trainer.{name}.{number}", pl.Callback if name == "callbacks" else pl.loggers.Logger
-                )
-        if node.get("max_epochs") is not None and isinstance(node["max_epochs"], int) and node["max_epochs"] < 1:
-            raise RequestError(f"trainer.max_epochs is {node['max_epochs']}; it takes 1 or more", "trainer.max_epochs")
-        for name in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
-            if node.get(name) is not None and isinstance(node[name], int | float) and node[name] <= 0:
-                raise RequestError(f"trainer.{name} is {node[name]}; it takes more than 0", f"trainer.{name}")
-        options = {
-            "accelerator": place.accelerator,
-            "precision": place.precision,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,
-        }
-        make = self.make("trainer", pl.Trainer, options | node)
-
-        def make_trainer(callbacks_too: list[pl.Callback], loggers_too: list[Any], **more: Any) -> pl.Trainer:
-            made = [targets.instantiate(item, f"trainer.callbacks.{i}") for i, item in enumerate(callbacks)]
-            logs = [targets.instantiate(item, f"trainer.logger.{i}") for i, item in enumerate(loggers)]
-            trainer: pl.Trainer = make(callbacks=made + callbacks_too, logger=logs + loggers_too, **more)
-            return trainer
-
-        return make_trainer
+        make = partial(self.make, "trainer", pl.Trainer)
+        return trainers.trainer(
+            self.config["trainer"], self.config["visuals"], place.accelerator, place.precision, make
+        )
 
     def make(
         self, group: str, base: type, node: Mapping[str, Any] | None = None, supplied: Collection[str] = ()

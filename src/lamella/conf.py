@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-GROUPS = ("data", "network", "loss", "optimizer", "scheduler", "device", "trainer")
+GROUPS = ("data", "network", "loss", "optimizer", "scheduler", "device", "trainer", "visuals")
 PROJECT = Path("conf")
 # Beside this module in a wheel, at the top of the repository in an editable install.
 OWN = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())

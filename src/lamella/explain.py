@@ -179,6 +179,11 @@ def _list_over_mapping(error: ConfigTypeError, outer: str) -> RequestError:
     if path:
         base = OmegaConf.to_container(error.parent_node, resolve=False) if error.parent_node is not None else {}
         key = next(_clashes(conf.raw(path), base), key)
+    if not key:
+        # A whole file is a list, which nothing can be laid over.
+        files = [file for group in conf.GROUPS for file in sorted((conf.PROJECT / group).glob("*.yaml"))]
+        lists = [str(file) for file in files if isinstance(conf.raw(file), list)]
+        return RequestError(f"{' and '.join(lists) or 'a config file'} holds a list, where keys are expected")
     where = f"{path}: " if path else ""
     advice = "write a mapping there too"
     if key.endswith("layers"):

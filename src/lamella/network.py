@@ -9,6 +9,7 @@ import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from lamella import layers
 from lamella.errors import RequestError, first_line, nearest
 from lamella.sizes import layer_class, layer_names, sample, sized
+from lamella.trace import Row, Trace, batch_kept
 
 Make = Callable[[], nn.Module]
 
@@ -30,17 +32,6 @@ COMPOSITES = {
 }
 # Two, because one sample would fail in BatchNorm, and any more would only cost time.
 BATCH = 2
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one layer did to the batch. Shapes are of one sample, without the batch dimension."""
-
-    place: str
-    layer: str
-    input: tuple[int, ...]
-    output: tuple[int, ...]
-    parameters: int
 
 
 class Network(layers.Sequential):
@@ -71,15 +62,34 @@ def plan(entries: Any, shape: Sequence[int], name: str = "Network", place: str =
     and the way out.
     """
     planner = _Planner()
-    makes, y = planner.children(entries, torch.empty(BATCH, *shape, device="meta"), place)
-    return Plan(lambda: Network(_made(makes), name), planner.trace, sample(y))
+    with planner.trace:
+        makes, y = planner.children(entries, torch.empty(BATCH, *shape, device="meta"), place)
+    return Plan(lambda: Network(_made(makes), name), planner.trace.rows, sample(y))
 
 
 def plan_module(make: Make, shape: Sequence[int], place: str = "network") -> Plan:
     """The same for a whole module that somebody else wrote, such as torchvision's resnet18."""
     planner = _Planner()
-    y = planner.foreign(make, torch.empty(BATCH, *shape, device="meta"), place)
-    return Plan(make, planner.trace, sample(y))
+    with planner.trace:
+        y = planner.foreign(make, torch.empty(BATCH, *shape, device="meta"), place)
+    return Plan(make, planner.trace.rows, sample(y))
+
+
+def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
+    """Take the parameters whose names match one of `patterns` (with * and ?) out of training.
+
+    Raises RequestError for a pattern that matches none, and where nothing would be left to train.
+    """
+    parameters = dict(network.named_parameters())
+    for pattern in patterns:
+        matched = [name for name in parameters if fnmatchcase(name, pattern)]
+        if not matched:
+            hint = nearest(pattern.replace("*", ""), parameters)
+            raise RequestError(f"network.freeze: no parameter is called like {pattern!r}; {hint}", "network.freeze")
+        for name in matched:
+            parameters[name].requires_grad_(False)
+    if patterns and not any(parameter.requires_grad for parameter in parameters.values()):
+        raise RequestError("network.freeze: it leaves no parameter to train", "network.freeze")
 
 
 def _made(makes: Mapping[str, Make]) -> dict[str, nn.Module]:
@@ -97,7 +107,7 @@ def _taken(name: str) -> bool:
 
 @dataclass
 class _Planner:
-    trace: list[Row] = field(default_factory=list)
+    trace: Trace = field(default_factory=Trace)
 
     def children(self, entries: Any, x: Tensor, place: str) -> tuple[dict[str, Make], Tensor]:
         """Entries one after another; a null entry is no layer, so that `norm: null` leaves it out."""
@@ -185,7 +195,7 @@ class _Planner:
                 outputs.append(y)
         dim = options.get("dim", 1)
         try:
-            joined = self.kept(torch.cat(outputs, dim), x)
+            joined = batch_kept(torch.cat(outputs, dim), x)
         except Exception as error:
             shapes = ", ".join(str(sample(y)) for y in outputs) or "nothing"
             raise RequestError(
@@ -218,11 +228,9 @@ class _Planner:
         except Exception as error:
             raise RequestError(f"{place}: {name}: {first_line(error)}", place) from error
         try:
-            y = self.run(module, x)
+            y = self.trace.whole(module, x, place)
         except Exception as error:
             raise RequestError(f"{place}: {name} cannot take {sample(x)}: {first_line(error)}", place) from error
-        parameters = sum(parameter.numel() for parameter in module.parameters())
-        self.trace.append(Row(place, name, sample(x), sample(y), parameters))
         return make, y
 
     def foreign(self, make: Make, x: Tensor, place: str) -> Tensor:
@@ -231,51 +239,19 @@ class _Planner:
             try:
                 with torch.device("meta"):
                     module = make()
-                return self.traced(module, x, place)
+                return self.trace.leaves(module, x, place)
             except Exception:
                 # Some modules compute with values as they are made or run; those need real tensors.
                 title = "it"
                 try:
                     module = make()
                     title = type(module).__name__
-                    return self.traced(module, torch.zeros(x.shape), place).to("meta")
+                    return self.trace.leaves(module, torch.zeros(x.shape), place).to("meta")
                 except RequestError:
                     raise
                 except Exception as error:
                     message = f"{place}: {title} cannot take {sample(x)}: {first_line(error)}"
                     raise RequestError(message, place) from error
-
-    def traced(self, module: nn.Module, x: Tensor, place: str) -> Tensor:
-        rows: list[Row] = []
-
-        def note(name: str, leaf: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            output = layers.passed_on(output)
-            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                size = sum(parameter.numel() for parameter in leaf.parameters())
-                where = f"{place}.{name}" if name else place
-                rows.append(Row(where, type(leaf).__name__, sample(inputs[0]), sample(output), size))
-
-        leaves = [(name, leaf) for name, leaf in module.named_modules() if not any(leaf.children())]
-        hooks = [leaf.register_forward_hook(partial(note, name)) for name, leaf in leaves]
-        try:
-            y = self.run(module, x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        self.trace.extend(rows)
-        return y
-
-    def run(self, module: nn.Module, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.kept(layers.passed_on(module(x)), x)
-
-    def kept(self, y: Any, x: Tensor) -> Tensor:
-        """`y`, if it is a batch of as many samples as `x`."""
-        if not isinstance(y, Tensor):
-            raise TypeError(f"it gives a {type(y).__name__}, where a tensor is expected")
-        if y.dim() < 1 or len(y) != len(x):
-            raise ValueError("it changes the batch dimension, which is the first")
-        return y
 
 
 def _stack(makes: Mapping[str, Make]) -> nn.Module:

@@ -30,7 +30,7 @@ def check(job: Job) -> None:
     from lamella import build
 
     _refuse_several_processes(job.config)
-    build.experiment(job.config, job.references)
+    _ = build.experiment(job.config, job.references).task
 
 
 def _refuse_several_processes(config: dict[str, Any]) -> None:
@@ -60,6 +60,7 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
     experiment = build.experiment(job.config, job.references)
     if rank() > 0:
         return _take_part(experiment)
+    parameters = sum(parameter.numel() for parameter in experiment.task.parameters())
     signal.signal(signal.SIGINT, signal.default_int_handler)
     path = claim(job.sweep or OUTPUTS / experiment.name, slug(job.overrides))
     os.environ[DIRECTORY] = str(path)
@@ -71,7 +72,7 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
             "overrides": job.overrides,
             "seed": experiment.seed,
             "device": experiment.device.accelerator,
-            "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
+            "parameters": parameters,
         },
     )
     with record.log() as log:
@@ -113,7 +114,8 @@ def _run(experiment: Any, record: Run, log: Any) -> int:
         print(summary.epoch(metrics, experiment.epochs))
 
     try:
-        outcome = fit(experiment, record.path, on_epoch)
+        settings = {key: summary.number(value) for key, value in summary.settings(record.fields["overrides"]).items()}
+        outcome = fit(experiment, record.path, on_epoch, settings)
     except SIGTERMException:
         record.close("interrupted")
         print(f"terminated; what there is: {record.path}", file=sys.stderr)

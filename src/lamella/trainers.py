@@ -1,0 +1,59 @@
+"""The `trainer` and `visuals` groups of a config: Lightning's Trainer, its callbacks and its loggers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+
+from lamella import targets
+from lamella.errors import RequestError
+
+# What Lamella does itself or has no use for.
+OPTIONS = {
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+}
+
+
+def trainer(
+    node: Mapping[str, Any],
+    visuals: Mapping[str, Any],
+    accelerator: str,
+    precision: str,
+    make: Callable[[Mapping[str, Any]], Callable[..., Any]],
+) -> Callable[..., pl.Trainer]:
+    """What makes the Trainer, called with further callbacks, loggers and arguments.
+
+    make: called with the Trainer's own arguments, gives what makes it. Raises RequestError.
+    """
+    node = dict(node)
+    strategy = str(node.get("strategy", "auto"))
+    if strategy.startswith(("fsdp", "deepspeed")) and accelerator != "cuda":
+        raise RequestError(f"trainer.strategy is {strategy!r}, which needs CUDA; use trainer=ddp", "trainer.strategy")
+    lists: dict[str, Mapping[str, Any]] = {"visuals": visuals}
+    for name in ("callbacks", "logger"):
+        nodes = node.pop(name, None) or []
+        if not isinstance(nodes, list):
+            raise RequestError(f"trainer.{name} is {nodes!r}; it takes a list", f"trainer.{name}")
+        lists[f"trainer.{name}"] = {str(number): item for number, item in enumerate(nodes)}
+    for name, items in lists.items():
+        for inner, item in items.items():
+            targets.check(item, f"{name}.{inner}", pl.loggers.Logger if name == "trainer.logger" else pl.Callback)
+    if isinstance(node.get("max_epochs"), int) and node["max_epochs"] < 1:
+        raise RequestError(f"trainer.max_epochs is {node['max_epochs']}; it takes 1 or more", "trainer.max_epochs")
+    for name in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
+        if isinstance(node.get(name), int | float) and node[name] <= 0:
+            raise RequestError(f"trainer.{name} is {node[name]}; it takes more than 0", f"trainer.{name}")
+    make_trainer = make({"accelerator": accelerator, "precision": precision, **OPTIONS, **node})
+
+    def made(name: str) -> list[Any]:
+        return [targets.instantiate(item, f"{name}.{inner}") for inner, item in lists[name].items()]
+
+    def with_more(callbacks: list[pl.Callback], loggers: list[Any], **more: Any) -> pl.Trainer:
+        callbacks = made("visuals") + made("trainer.callbacks") + callbacks
+        made_trainer: pl.Trainer = make_trainer(callbacks=callbacks, logger=made("trainer.logger") + loggers, **more)
+        return made_trainer
+
+    return with_more
