@@ -5,8 +5,11 @@ import signal
 import sys
 from importlib import import_module
 
+from lamella.errors import RequestError, nearest
+
 COMMANDS = {
     "train": "[OVERRIDE…]      fit, then test the best checkpoint; -m: one run per combination",
+    "inspect": "[OVERRIDE… | RUN]  structure, shapes, one forward and backward pass, the graph",
     "board": "[DIR]            TensorBoard on the outputs, on this machine only",
 }
 
@@ -23,8 +26,6 @@ def main() -> int:
         print(f"lamella {__version__}")
         return 0
     if name not in COMMANDS:
-        from lamella.errors import nearest
-
         print(f"error: there is no command {name!r}; {nearest(name, COMMANDS)}", file=sys.stderr)
         return 2
     # Ctrl-C in the middle of an import would show as whatever that import makes of it; there is nothing to save yet.
@@ -33,6 +34,11 @@ def main() -> int:
         status = int(import_module(f"lamella.commands.{name}").main(arguments))
     except KeyboardInterrupt:
         return 130
+    except RequestError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
     try:
         sys.stdout.flush()
     except OSError:

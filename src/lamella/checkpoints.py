@@ -10,6 +10,20 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
+from lamella.errors import RequestError, first_line
+
+
+def weights(path: Path) -> dict[str, Any]:
+    """The state dict of a checkpoint. Raises RequestError for a file that is not there or not whole."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = checkpoint["state_dict"]
+    except FileNotFoundError:
+        raise RequestError(f"{path}: there is no such checkpoint; the run has not finished an epoch") from None
+    except Exception as error:
+        raise RequestError(f"{path}: this is no whole checkpoint ({first_line(error)})") from error
+    return state
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a neighbour and renames it: a crash or a full disk leaves the checkpoint that was there."""

@@ -64,3 +64,18 @@ class Concat(nn.Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
+
+
+class Affine(nn.Module):
+    """`x @ w + b` as it is written on paper: w is (in_features, out_features), the transpose of what nn.Linear holds.
+
+    Shapes: (B, in_features) in, (B, out_features) out. w and b are drawn from a standard normal distribution.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(in_features, out_features))
+        self.b = nn.Parameter(torch.randn(out_features))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.matmul(input, self.w) + self.b

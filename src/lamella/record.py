@@ -14,10 +14,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
+
 from lamella.errors import RequestError
 
 LONGEST = 120  # bytes of a directory's name; file systems stop at 255
 PACKAGES = ("lamella", "torch", "torchvision", "pytorch-lightning", "hydra-core")
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's record and its config. Raises RequestError where `path` is no run directory."""
+    try:
+        record = json.loads((path / "run.json").read_text())
+        config = yaml.safe_load((path / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        problem = "holds no" if isinstance(error, FileNotFoundError) else "holds a damaged"
+        file = Path(str(getattr(error, "filename", None) or "run.json or config.yaml")).name
+        raise RequestError(f"{path} is no run directory: it {problem} {file}; `lamella train` makes one") from error
+    return record, config
 
 
 def slug(overrides: Sequence[str]) -> str:

@@ -26,10 +26,8 @@ def finished(best_epoch: int, epochs: int, metrics: Mapping[str, float], path: P
 def leaderboard(members: Sequence[Mapping[str, Any]]) -> str:
     """The members of a sweep, best first: what varies, the monitored metric, the test metrics, the directory."""
     monitor: str = members[0]["monitor"]
-    settings = [
-        dict(override.lstrip("+~").partition("=")[::2] for override in member["overrides"]) for member in members
-    ]
-    varying = [key for key in settings[0] if len({setting.get(key) for setting in settings}) > 1]
+    chosen = [settings(member["overrides"]) for member in members]
+    varying = [key for key in chosen[0] if len({setting.get(key) for setting in chosen}) > 1]
     columns = [monitor, *sorted({name for member in members for name in member["metrics"] if name.startswith("test/")})]
     sign = -1 if monitor.endswith("accuracy") else 1
     order = sorted(range(len(members)), key=lambda i: sign * members[i]["metrics"].get(monitor, -sign * float("inf")))
@@ -37,9 +35,51 @@ def leaderboard(members: Sequence[Mapping[str, Any]]) -> str:
     for number in order:
         metrics = members[number]["metrics"]
         numbers = [f"{metrics[name]:.4f}" if name in metrics else "-" for name in columns]
-        values = [settings[number].get(key, "") for key in varying]
+        values = [chosen[number].get(key, "") for key in varying]
         rows.append([*values, *numbers, members[number]["status"], str(members[number]["path"])])
     return table(rows)
+
+
+def layers(rows: Sequence[Any], batch: int, width: int = 80) -> str:
+    """The shape trace as a table at most `width` wide, with the shapes of a batch.
+
+    Where it does not fit, shapes are written without brackets, and then long places lose their middle.
+    """
+    totals = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
+    for separator in (", ", "×"):
+        lines: list[list[str]] = [["layer", "class", "input", "output", "parameters", "mult-adds"]]
+        for row in rows:
+            shapes = [separator.join(map(str, (batch, *sample))) for sample in (row.input, row.output)]
+            shapes = [f"({shape})" if separator == ", " else shape for shape in shapes]
+            place = row.place.removeprefix("network.layers.")
+            lines.append([place, row.layer, *shapes, f"{row.parameters:,}", f"{row.multiply_adds:,}"])
+        lines.append(["total", "", "", "", *(f"{total:,}" for total in totals)])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        room = width - sum(widths[1:]) - 2 * (len(widths) - 1)
+        if room >= widths[0]:
+            break
+    widths[0] = max(8, min(widths[0], room))
+    aligned = []
+    for line in lines:
+        place, most = line[0], widths[0]
+        if len(place) > most:
+            place = f"{place[: most // 2]}…{place[len(place) - (most - most // 2 - 1) :]}"
+        cells = [*map(str.ljust, [place, *line[1:4]], widths), *map(str.rjust, line[4:], widths[4:])]
+        aligned.append("  ".join(cells).rstrip())
+    return "\n".join(aligned)
+
+
+def settings(overrides: Sequence[str]) -> dict[str, str]:
+    """What overrides set, by key."""
+    return dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+
+
+def number(text: str) -> float | str:
+    """A value of `settings` as a number where it is one, so that it sorts and plots as one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

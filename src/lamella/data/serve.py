@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from lamella.data.batches import Augment, Batches, Normalize
 from lamella.data.samples import ImageFiles, Samples, Splits, split
@@ -146,6 +147,14 @@ class Data(pl.LightningDataModule):
 
     def test_dataloader(self) -> Batches:
         return self.batches(self.test, batch_size=EVALUATION_FACTOR * self.batch_size)
+
+    def pixels(self, inputs: Tensor) -> Tensor:
+        """Images as they were served, (B, channels, height, width), back on the scale from 0 to 1."""
+        if self.normalize is not None:
+            normalize = self.normalize.to(inputs.device)
+            return (inputs + normalize.shift) / normalize.scale / 255
+        low, high = inputs.aminmax()
+        return (inputs - low) / (high - low).clamp(min=1e-12)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Batches are made on the device; looking through each for tensors to move would cost a tenth of a step."""

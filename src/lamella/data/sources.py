@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from lamella.data.samples import ImageFiles, Samples, Splits
-from lamella.errors import RequestError, nearest
+from lamella.errors import RequestError, first_line, nearest
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
@@ -30,6 +30,22 @@ def digits(size: int = 28) -> Splits:
     pixels = table[:, :64].reshape(-1, 1, 8, 8).float() * (255 / 16)
     images = interpolate(pixels, size=(size, size), mode="bilinear").round().to(torch.uint8)
     return Splits(Samples(images, table[:, 64].long()))
+
+
+def tensors(inputs: list[Any], targets: list[Any]) -> Splits:
+    """Samples written in the config, for computations that one wants to follow by hand.
+
+    inputs: nested lists of numbers (N, …). targets: class indices (N,), or nested lists of floats (N, …). Validation
+    and test use the same samples: there are too few to hold any back.
+    """
+    try:
+        values, labels = torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets)
+    except (TypeError, ValueError) as error:
+        raise RequestError(
+            f"data: inputs and targets take nested lists of numbers ({first_line(error)})", "data"
+        ) from error
+    samples = Samples(values, labels if labels.dim() == 1 and not labels.is_floating_point() else labels.float())
+    return Splits(samples, samples, samples)
 
 
 def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Splits:

@@ -1,0 +1,259 @@
+"""lamella inspect [OVERRIDE… | RUN]: structure, shapes, one forward and backward pass, the computational graph.
+
+lamella inspect network=neural_network
+lamella inspect outputs/default/defaults --activations
+lamella inspect experiment=autograd --gradients --graph graph.svg
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lamella import compose, record, summary
+from lamella.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lamella.build import Experiment
+    from lamella.gradients import Backward, Check
+    from lamella.trace import Row
+
+SHOWN = 3  # samples
+SHOWN_VALUES = 6  # of a tensor, for programs
+RECTIFIERS = ("ReLU", "ReLU6")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("lamella inspect", description="What a network is and what it does to a batch.")
+    parser.add_argument("given", nargs="*", metavar="OVERRIDE | RUN", help="as for `lamella train`, or a run directory")
+    parser.add_argument("--parameters", action="store_true", help="every parameter: name, size, first values")
+    parser.add_argument("--activations", action="store_true", help="the values before and after each layer")
+    parser.add_argument("--gradients", action="store_true", help="forward, loss, backward: what lands in .grad")
+    parser.add_argument("--graph", type=Path, metavar="FILE", help="draw the computational graph: .svg, .png or .dot")
+    parser.add_argument("--json", action="store_true", help="all of it, for programs")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="of a RUN; default: best")
+    options = parser.parse_intermixed_args(arguments)
+
+    run = _run(options.given)
+    if run is None:
+
+        def inspect(job: compose.Job) -> int:
+            from lamella import build
+
+            _show(build.experiment(job.config, job.references), options)
+            return 0
+
+        return compose.run(inspect, options.given, lambda job: None)
+
+    from lamella import build
+    from lamella.checkpoints import weights
+
+    _, config = record.read(run)
+    experiment = build.experiment(config)
+    experiment.task.load_state_dict(weights(run / "checkpoints" / f"{options.checkpoint}.ckpt"))
+    _show(experiment, options)
+    return 0
+
+
+def _run(given: list[str]) -> Path | None:
+    """The run directory among the arguments, None where they are overrides."""
+    paths = [Path(argument) for argument in given if "=" not in argument.partition("/")[0] and argument[0] not in "~+"]
+    paths += [Path(argument) for argument in given if (Path(argument) / "run.json").is_file()]
+    if not paths:
+        return None
+    if len(given) > 1:
+        raise RequestError(f"{paths[0]}: a run is inspected as it was recorded, without overrides; give it alone")
+    return paths[0]
+
+
+def _show(experiment: "Experiment", options: argparse.Namespace) -> None:
+    """Print what was asked for, section by section, or all of it as JSON."""
+    import torch
+
+    torch.set_printoptions(threshold=60, edgeitems=3, linewidth=80)  # type: ignore[no-untyped-call]
+    sections = dict(_sections(experiment, options))
+    if options.json:
+        print(json.dumps({name: data for name, (data, _) in sections.items()}))
+    else:
+        print("\n\n".join(text for _, text in sections.values()))
+
+
+def _sections(experiment: "Experiment", options: argparse.Namespace) -> Iterator[tuple[str, tuple[Any, str]]]:
+    """The name of each section, its values for programs and its text for people."""
+    import torch
+
+    from lamella import gradients
+    from lamella import graph as computation
+
+    device, rows, data = experiment.device.accelerator, experiment.plan.trace, experiment.data
+    yield "device", (device, f"Using {device} device")
+    reason = _too_big(sum(row.parameters for row in rows))
+    if reason:
+        with torch.device("meta"):
+            network = experiment.plan.build()
+    else:
+        network = experiment.task.network.to({"cuda": "cuda", "mps": "mps"}.get(device, "cpu"))
+    yield "structure", (str(network), str(network))
+    yield "layers", ([vars(row) for row in rows], _layers(rows, network, min(data.batch_size, len(data.train))))
+    if reason:
+        yield "left_out", (reason, f"The batch, activations, gradients and graph are left out: {reason}")
+        return
+
+    inputs, targets = (values.to(next(network.parameters()).device) for values in next(iter(data.train_dataloader())))
+    yield "batch", _batch(experiment, inputs, targets)
+    if options.parameters or options.json:
+        yield "parameters", _parameters(network)
+    if options.activations or options.json:
+        yield "activations", _activations(network, inputs)
+    if options.gradients or options.graph or options.json:
+        passed = gradients.backward(experiment.task, inputs, targets)
+        if options.gradients or options.json:
+            yield "gradients", _gradients(passed, gradients.check(experiment.task, inputs, targets))
+        graph = computation.nodes(passed.loss, passed.parameters)
+        if options.graph:
+            computation.draw(graph, options.graph)
+        if options.graph or options.json:
+            lines = ["The computational graph, from the loss to the leaves (grad_fn)", *computation.text(graph)]
+            written = [f"drawn in {options.graph}"] if options.graph else []
+            yield "graph", ([vars(node) for node in graph], "\n".join([*lines, *written]))
+
+
+def _too_big(parameters: int) -> str | None:
+    """Why a network cannot be made here: float32 weights, gradients and a copy of both have to fit."""
+    needed = 4 * 4 * parameters
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):  # not told on this system
+        return None
+    if needed < free:
+        return None
+    return f"they take {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free"
+
+
+def _layers(rows: "list[Row]", network: "nn.Module", batch: int) -> str:
+    values = sum(math.prod(row.output) for row in rows)
+    frozen = sum(parameter.numel() for parameter in network.parameters() if not parameter.requires_grad)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    lines = [
+        summary.layers(rows, batch, max(80, shutil.get_terminal_size().columns)),
+        f"mult-adds are of one sample; weights {weights / 1e6:.3g} MB; "
+        f"activations of a batch {4 * batch * values / 1e6:.3g} MB",
+    ]
+    if frozen:
+        names = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+        lines.append(f"frozen: {frozen:,} parameters ({', '.join(names)})")
+    return "\n".join(lines)
+
+
+def _batch(experiment: "Experiment", inputs: "Tensor", targets: "Tensor") -> tuple[Any, str]:
+    import torch
+
+    from lamella.task import LABELS
+
+    network, classes = experiment.task.network, experiment.data.classes
+    with torch.no_grad():
+        output = network.eval()(inputs)
+    network.train()
+    shape, indices = tuple(output.shape), targets.dtype == torch.int64
+    data: dict[str, Any] = {
+        "output": output.tolist(),
+        "targets": targets.tolist(),
+        "requires_grad": output.requires_grad,
+    }
+    lines = [
+        f"A batch of {len(inputs)} training samples (at most {SHOWN} shown), in evaluation:\n"
+        f"no gradient is tracked, requires_grad={output.requires_grad}",
+        f"{'logits' if indices else 'output'} {shape}\n{output[:SHOWN].cpu()}",
+    ]
+    if indices:
+        probabilities = output.softmax(1)
+        predicted = probabilities.argmax(1)
+        data |= {
+            "probabilities": probabilities.tolist(),
+            "predicted": [classes[number] for number in predicted.tolist()],
+            "true": [classes[number] for number in targets.tolist()],
+        }
+        lines.append(f"probabilities {shape}: softmax, each row sums to 1\n{probabilities[:SHOWN].cpu()}")
+        lines += [
+            f"sample {number}: predicted {data['predicted'][number]} ({float(probabilities[number].max()):.4f}), "
+            f"true {data['true'][number]}"
+            for number in range(min(SHOWN, len(inputs)))
+        ]
+    elif isinstance(experiment.loss, LABELS):
+        data["probabilities"] = output.sigmoid().tolist()
+        lines.append(f"probabilities {shape}: sigmoid, one label at a time\n{output[:SHOWN].sigmoid().cpu()}")
+    if not indices:
+        lines.append(f"targets {tuple(targets.shape)}\n{targets[:SHOWN].cpu()}")
+    return data, "\n".join(lines)
+
+
+def _first(tensor: "Tensor") -> "Tensor":
+    """The first two rows, as the study note shows parameters; a small tensor whole."""
+    tensor = tensor.detach().cpu()
+    return tensor if tensor.numel() <= 60 else tensor[:2]
+
+
+def _parameters(network: "nn.Module") -> tuple[Any, str]:
+    lines, data = [], []
+    for number, (name, value) in enumerate(network.named_parameters()):
+        frozen = "" if value.requires_grad else " | frozen"
+        lines.append(f"{number}  {name} | Size: {value.size()}{frozen}\n{_first(value)}")
+        first = value.detach().flatten()[:6].tolist()
+        data.append({"name": name, "size": list(value.shape), "frozen": not value.requires_grad, "first": first})
+    return data, "\n".join(["Parameters", *lines])
+
+
+def _activations(network: "nn.Module", inputs: "Tensor") -> tuple[Any, str]:
+    from lamella.activations import activations
+
+    lines = ["Activations before and after each layer: the first sample's values, the batch's", "statistics"]
+    data = []
+    for item in activations(network, inputs):
+        lines.append(f"{item.name}  {item.layer}  {item.before.shape} -> {item.after.shape}")
+        for word, values in (("before", item.before), ("after", item.after)):
+            numbers = " ".join(f"{value:8.4f}" for value in values.first[:3].tolist())
+            lines.append(
+                f"  {word:<6} {numbers} …  zeros {values.zeros:6.1%}  mean {values.mean:8.4f}  std {values.std:.4f}"
+            )
+        dead = item.dead if item.layer in RECTIFIERS else 0
+        if dead:
+            lines.append(f"  dead: {dead} of {item.units} units are 0 for every sample of the batch")
+        data.append(
+            {
+                "name": item.name,
+                "layer": item.layer,
+                "dead": dead,
+                "units": item.units,
+                "before": vars(item.before) | {"first": item.before.first[:SHOWN_VALUES].tolist()},
+                "after": vars(item.after) | {"first": item.after.first[:SHOWN_VALUES].tolist()},
+            }
+        )
+    return data, "\n".join(lines)
+
+
+def _gradients(passed: "Backward", check: "Check") -> tuple[Any, str]:
+    z, loss = passed.output, passed.loss
+    lines = ["Forward, loss, backward", f"z {tuple(z.shape)}, requires_grad={z.requires_grad}\n{_first(z)}"]
+    lines.append(f"loss = {loss.item():.6f}, grad_fn={loss.grad_fn and loss.grad_fn.name()}")
+    data: list[Any] = []
+    for name, value in passed.parameters.items():
+        gradient = value.grad
+        if gradient is None:
+            lines.append(f"{name}.grad is None: {'no gradient reaches it' if value.requires_grad else 'frozen'}")
+            data.append({"name": name, "size": list(value.shape), "gradient": None})
+            continue
+        norm = float(gradient.norm())
+        lines.append(f"{name}.grad {tuple(gradient.shape)}, norm {norm:.6f}\n{_first(gradient)}")
+        first = gradient.flatten()[:SHOWN_VALUES].tolist()
+        data.append({"name": name, "size": list(value.shape), "norm": norm, "first": first})
+    verdict = "agrees" if check.passed else "DISAGREES"
+    lines.append(
+        f"{check.entries} entries by finite differences, float64: largest error {check.error:.0e}; gradcheck {verdict}"
+    )
+    return {"loss": loss.item(), "parameters": data, "check": vars(check)}, "\n".join(lines)

@@ -1,0 +1,84 @@
+"""One forward and backward pass: the loss, what lands in `.grad`, and whether finite differences agree."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import gradcheck
+from torch.func import functional_call
+
+from lamella.task import Task
+
+# What finite differences are taken on: each entry costs two forward passes in double precision.
+SAMPLES, ENTRIES = 8, 30
+STEP = 1e-6
+
+
+@dataclass(frozen=True)
+class Backward:
+    """output: what the network gives (B, …), with its graph. loss: a scalar with its graph.
+
+    parameters: with their `.grad`, which is None for one that is frozen or that the loss does not depend on.
+    """
+
+    output: Tensor
+    loss: Tensor
+    parameters: dict[str, nn.Parameter]
+
+
+@dataclass(frozen=True)
+class Check:
+    """How the gradients compare with finite differences on `entries` entries of the parameters.
+
+    error: the largest difference. passed: whether `torch.autograd.gradcheck` agrees.
+    """
+
+    entries: int
+    error: float
+    passed: bool
+
+
+def backward(task: Task, inputs: Tensor, targets: Tensor) -> Backward:
+    """Forward, loss and `backward()` as in a training step, on a copy: `task` stays as it is."""
+    task = copy.deepcopy(task).train()
+    output = task.network(inputs)
+    loss: Tensor = task.loss(output, task.targets_for(output, targets))
+    loss.backward()  # type: ignore[no-untyped-call]
+    return Backward(output, loss, dict(task.network.named_parameters()))
+
+
+def check(task: Task, inputs: Tensor, targets: Tensor, seed: int = 0) -> Check:
+    """Compare the gradients with central differences, in double precision, on entries chosen by `seed`."""
+    task = copy.deepcopy(task).cpu().double().train()
+    inputs, targets = (values[:SAMPLES].cpu() for values in (inputs, targets))
+    inputs, targets = (values.double() if values.is_floating_point() else values for values in (inputs, targets))
+    trained = {name: value.detach() for name, value in task.network.named_parameters() if value.requires_grad}
+    generator = torch.Generator().manual_seed(seed)
+    chosen: list[tuple[str, int]] = []
+    names = list(trained)
+    for number in range(min(ENTRIES, sum(value.numel() for value in trained.values()))):
+        name = names[number * len(names) // ENTRIES] if len(names) > ENTRIES else names[number % len(names)]
+        chosen.append((name, int(torch.randint(trained[name].numel(), (), generator=generator))))
+    chosen = list(dict.fromkeys(chosen))
+
+    def loss(values: Tensor) -> Tensor:
+        parameters = {name: value.flatten().clone() for name, value in trained.items()}
+        for (name, index), value in zip(chosen, values, strict=True):
+            parameters[name] = parameters[name].index_put((torch.tensor(index),), value)
+        state = {name: value.view(trained[name].shape) for name, value in parameters.items()}
+        state |= {name: value.clone() for name, value in task.network.named_buffers()}
+        # The same draws each time, for Dropout.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            output = functional_call(task.network, state, (inputs,))
+        result: Tensor = task.loss(output, task.targets_for(output, targets))
+        return result
+
+    start = torch.stack([trained[name].flatten()[index] for name, index in chosen]).requires_grad_()
+    [exact] = torch.autograd.grad(loss(start), start)
+    with torch.no_grad():
+        steps = STEP * torch.eye(len(chosen), dtype=torch.float64)
+        differences = torch.stack([(loss(start + step) - loss(start - step)) / (2 * STEP) for step in steps])
+    passed = bool(gradcheck(loss, start, eps=STEP, raise_exception=False))
+    return Check(len(chosen), float((exact - differences).abs().max()), passed)
