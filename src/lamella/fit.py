@@ -3,9 +3,10 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +34,17 @@ class Outcome:
 OnEpoch = Callable[[dict[str, float], Outcome], None]
 
 
-def fit(experiment: Experiment, directory: Path, on_epoch: OnEpoch = lambda metrics, outcome: None) -> Outcome:
+def fit(
+    experiment: Experiment,
+    directory: Path,
+    on_epoch: OnEpoch = lambda metrics, outcome: None,
+    settings: Mapping[str, Any] | None = None,
+) -> Outcome:
     """Train and test, writing TensorBoard's events and `checkpoints/` into `directory`.
 
-    on_epoch: called on the first rank with each epoch's metrics and the outcome so far. Raises RequestError where the
-    Trainer refuses its arguments, before any training, and NonFiniteLoss.
+    on_epoch: called on the first rank with each epoch's metrics and the outcome so far. settings: what TensorBoard's
+    HPARAMS shows beside the best metrics. Raises RequestError where the Trainer refuses its arguments, before any
+    training, and NonFiniteLoss.
     """
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -53,9 +60,10 @@ def fit(experiment: Experiment, directory: Path, on_epoch: OnEpoch = lambda metr
 
     charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", task.metric)}
     checkpoints = Checkpoints(directory / "checkpoints", monitor, DIRECTION[monitor.partition("/")[2]])
+    board = Board(str(directory), charts)
     trainer = experiment.trainer(
         [Bar(), checkpoints],
-        [EpochLog(keep), Board(str(directory), charts)],
+        [EpochLog(keep), board],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(directory),
         log_every_n_steps=0,
@@ -72,7 +80,11 @@ def fit(experiment: Experiment, directory: Path, on_epoch: OnEpoch = lambda metr
         best = str(checkpoints.best)
         [tested] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     metrics = {name: value for name, value in tested.items() if name.startswith("test/")}
-    return replace(latest, metrics=latest.metrics | metrics)
+    outcome = replace(latest, metrics=latest.metrics | metrics)
+    order = [name for stage in ("val", "test", "train") for name in outcome.metrics if name.startswith(stage)]
+    shown = {f"best/{name}": outcome.metrics[name] for name in order}
+    board.log_hyperparams({"seed": experiment.seed, **(settings or {})}, shown, outcome.best_epoch)
+    return outcome
 
 
 def rank() -> int:

@@ -95,6 +95,12 @@ class Board(TensorBoardLogger):
         super().log_metrics(dict(metrics), step)
 
     @rank_zero_only
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
+        """Nothing but what is called with metrics, at the end: written without them, a run would show -1."""
+        if metrics:
+            super().log_hyperparams(params, metrics, step)
+
+    @rank_zero_only
     def save(self) -> None:
         self.experiment.flush()
 

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -127,7 +128,7 @@ class Task(pl.LightningModule):
         self._train, self._val = _Counters(self.global_step), {}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = self._count(batch, self._train)
+        loss, _ = self._count(batch, self._train)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"] if self._rate is None else self._rate
         self._train.rates.append(rate)
         # Alone: with several processes one would leave the others waiting for its gradients.
@@ -147,16 +148,21 @@ class Task(pl.LightningModule):
         seconds = now - counters.started
         metrics |= self._val
         metrics["lr"] = counters.rates[-1] * self.schedule.warmup(self.global_step - 1)
+        gradients = [value.grad for value in self.network.parameters() if value.grad is not None]
+        metrics["grad_norm"] = float(get_total_norm(gradients))  # of the epoch's last step
         metrics["seconds"] = seconds
         metrics["samples_per_second"] = sum(counters.samples) * self.trainer.world_size / (seconds - counters.paused)
         self._log(metrics, epoch=self.current_epoch + 1)
+
+    def on_validation_model_zero_grad(self) -> None:
+        """The gradients of the last step are kept: their norm and histograms are read after the validation."""
 
     def on_validation_start(self) -> None:
         self._check_training()  # first, because it can name the step
         self._eval = _Counters()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._count(batch, self._eval)
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._count(batch, self._eval)[1]
 
     def on_validation_epoch_end(self) -> None:
         self._val = self._finite("val", self._metrics("val", self._eval))
@@ -182,12 +188,17 @@ class Task(pl.LightningModule):
         tensors = {name: torch.tensor(value, dtype=dtype) for name, value in metrics.items()}
         self.log_dict(tensors, sync_dist=True, logger=logger)
 
-    def _count(self, batch: tuple[Tensor, Tensor], counters: "_Counters") -> Tensor:
+    def targets_for(self, output: Tensor, targets: Tensor) -> Tensor:
+        """What the loss compares `output` with: class indices become one-hot floats where it does not read indices."""
+        if targets.dtype == torch.int64 and not isinstance(self.loss, INDEXED):
+            return one_hot(targets, output.shape[1]).to(output.dtype)
+        return targets
+
+    def _count(self, batch: tuple[Tensor, Tensor], counters: "_Counters") -> tuple[Tensor, Tensor]:
+        """The loss and the network's output."""
         inputs, targets = batch
         output = self.network(inputs)
-        compared = targets
-        if targets.dtype == torch.int64 and not isinstance(self.loss, INDEXED):
-            compared = one_hot(targets, output.shape[1]).to(output.dtype)
+        compared = self.targets_for(output, targets)
         loss: Tensor = self.loss(output, compared)
         with torch.no_grad():
             if self.metric == "mae":
@@ -202,7 +213,7 @@ class Task(pl.LightningModule):
         counters.scores.append(score)
         counters.samples.append(len(inputs))
         counters.judged += targets.numel()
-        return loss
+        return loss, output
 
     def _weights(self, classes: int) -> Tensor:
         """What a sample of each class counts in the loss's mean (classes,)."""

@@ -1,0 +1,92 @@
+"""TensorBoard in a real browser, after a real sweep: each tab shows what the runs wrote.
+
+The screenshots in docs/ come from here: LAMELLA_WRITE_DOCS=1 keeps them.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PICTURED = ("custom_scalars", "images", "hparams")
+DOCS = Path(__file__).parents[1] / "docs"
+# What each tab shows of the sweep, and the picture's name in the docs.
+TABS = {
+    "timeseries": ["train/accuracy", "val/accuracy"],
+    "custom_scalars": ["accuracy", "loss"],
+    "images": ["confusion", "mistakes", "samples", "weights"],
+    "graphs": ["input", "Network", "output"],
+    "histograms": ["activations/1", "gradients/1.bias", "weights"],
+    "hparams": ["optimizer.lr", "best/val/accuracy"],
+    "text": ["structure", "config"],
+    "pr_curves": ["precision_recall/3"],
+}
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a TensorBoard over the sweep of two runs."""
+    directory = tmp_path_factory.mktemp("browser")
+    command = [
+        sys.executable,
+        "-m",
+        "lamella",
+        "train",
+        "-m",
+        "optimizer.lr=1e-1,1e-2",
+        "network=linear",
+        "visuals=full",
+    ]
+    subprocess.run([*command, "trainer.max_epochs=5"], cwd=directory, check=True, timeout=300)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "lamella", "board", "--port", str(port)]
+    with (directory / "board.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def page(board: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        profile = tmp_path_factory.mktemp("profile")
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=CHROMIUM, headless=True, args=FLAGS, viewport={"width": 1600, "height": 900}
+        )
+        yield context.pages[0]
+        context.close()
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_tab(page: Page, board: str, tab: str) -> None:
+    page.goto(f"{board}/?tagFilter=accuracy#{tab}", wait_until="domcontentloaded")
+    page.reload(wait_until="domcontentloaded")
+    for text in TABS[tab]:
+        found = page.locator("svg text", has_text=text) if tab == "graphs" else page.get_by_text(text)
+        found.locator("visible=true").first.wait_for(timeout=60_000)
+    if os.environ.get("LAMELLA_WRITE_DOCS") == "1" and tab in PICTURED:
+        page.wait_for_timeout(4000)
+        page.screenshot(path=DOCS / f"board-{tab}.png")

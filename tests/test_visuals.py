@@ -1,0 +1,172 @@
+"""What a run draws, read back from TensorBoard's events."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Lamella
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+from torch import nn
+
+from lamella import build, pictures
+
+DEFAULT = ("samples", "mistakes", "confusion", "weights")
+
+
+def events(path: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(path), size_guidance={"images": 0, "tensors": 0, "histograms": 0, "scalars": 0})
+    return accumulator.Reload()
+
+
+def trained(lamella: Lamella, *overrides: str) -> tuple[Path, EventAccumulator]:
+    result = lamella("train", "trainer.max_epochs=2", *overrides)
+    assert result.status == 0, result.err
+    path = max((path.parent for path in Path("outputs").rglob("run.json")), key=lambda path: path.stat().st_mtime)
+    return path, events(path)
+
+
+def picture(found: EventAccumulator, tag: str, number: int = -1) -> Any:
+    return np.asarray(Image.open(io.BytesIO(found.Images(tag)[number].encoded_image_string)))
+
+
+def hparams(found: EventAccumulator) -> tuple[dict[str, Any], list[str]]:
+    """The values that HPARAMS shows for a run, and the tags of its metrics."""
+    plugin = found.summary_metadata
+    session = plugin_data_pb2.HParamsPluginData.FromString(
+        plugin["_hparams_/session_start_info"].plugin_data.content
+    ).session_start_info
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(
+        plugin["_hparams_/experiment"].plugin_data.content
+    ).experiment
+    values = {name: getattr(value, value.WhichOneof("kind")) for name, value in session.hparams.items()}
+    return values, [info.name.tag for info in experiment.metric_infos]
+
+
+def test_default_draws_once_an_epoch(lamella: Lamella) -> None:
+    _, found = trained(lamella)
+    tags = found.Tags()
+    assert set(tags["images"]) == set(DEFAULT)
+    for tag in DEFAULT:
+        assert [event.step for event in found.Images(tag)] == [1, 2]
+    assert tags["graph"]
+    assert tags["histograms"] == []
+    assert {"structure/text_summary", "config/text_summary"} <= set(tags["tensors"])
+    assert {"lr", "grad_norm", "samples_per_second", "seconds", "train/loss", "val/accuracy"} <= set(tags["scalars"])
+
+
+def test_full_adds_histograms_and_curves(lamella: Lamella) -> None:
+    _, found = trained(lamella, "visuals=full", "network=neural_network")
+    tags = found.Tags()
+    for group in ("weights", "gradients"):
+        assert f"{group}/linear_relu_stack.0.weight" in tags["histograms"]
+    assert "activations/linear_relu_stack.5" in tags["histograms"]
+    assert {f"precision_recall/{number}" for number in range(10)} <= set(tags["tensors"])
+    histogram = found.Histograms("weights/linear_relu_stack.4.bias")[-1].histogram_value
+    assert histogram.num == sum(histogram.bucket) == 10
+
+
+def test_none_draws_nothing(lamella: Lamella) -> None:
+    _, found = trained(lamella, "visuals=none")
+    tags = found.Tags()
+    assert tags["images"] == tags["histograms"] == []
+    assert not tags["graph"]
+    assert "train/loss" in tags["scalars"]
+
+
+def test_one_picture_can_be_left_out(lamella: Lamella) -> None:
+    _, found = trained(lamella, "~visuals.graph", "visuals.samples.count=4")
+    assert not found.Tags()["graph"]
+    assert set(found.Tags()["images"]) == set(DEFAULT)
+
+
+def test_a_histogram_holds_the_values(lamella: Lamella) -> None:
+    path, found = trained(lamella, "visuals=full", "network=linear")
+    weight = torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.1.weight"]
+    value = found.Histograms("weights/1.weight")[-1].histogram_value
+    assert (value.min, value.max, value.num) == pytest.approx((float(weight.min()), float(weight.max()), 7840))
+    assert value.sum == pytest.approx(float(weight.sum()), rel=1e-4)
+    expected = torch.histc(weight, len(value.bucket), float(weight.min()), float(weight.max()))
+    assert value.bucket == expected.tolist()
+
+
+def test_hparams_hold_what_was_set_and_the_best_metrics(lamella: Lamella) -> None:
+    result = lamella("train", "-m", "optimizer.lr=1e-2,1e-3", "network=linear", "trainer.max_epochs=2")
+    assert result.status == 0, result.err
+    rates = set()
+    for path in (path.parent for path in Path("outputs").rglob("run.json")):
+        found, run = events(path), json.loads((path / "run.json").read_text())
+        values, metrics = hparams(found)
+        assert values["network"] == "linear"
+        assert values["seed"] == 0
+        rates.add(values["optimizer.lr"])
+        assert sorted(metrics) == sorted(f"best/{name}" for name in run["metrics"])
+        for name, value in run["metrics"].items():
+            assert found.Scalars(f"best/{name}")[-1].value == pytest.approx(value)
+    assert rates == {0.01, 0.001}
+
+
+def test_the_confusion_matrix_counts_the_validation(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[torch.Tensor] = []
+    draw = pictures.confusion
+    monkeypatch.setattr(pictures, "confusion", lambda matrix, classes: drawn.append(matrix) or draw(matrix, classes))
+    path, _ = trained(lamella, "network=linear")
+    line = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert int(drawn[-1].sum()) == 144
+    assert float(drawn[-1].trace() / drawn[-1].sum()) == pytest.approx(line["val/accuracy"])
+
+
+def test_samples_show_what_the_network_gets(lamella: Lamella) -> None:
+    _, plain = trained(lamella, "network=linear")
+    _, augmented = trained(lamella, "network=linear", "data.augment.rotation=45")
+    _, unscaled = trained(lamella, "network=linear", "data.std=[0.001]")
+    assert picture(plain, "samples").shape == picture(augmented, "samples").shape
+    assert not np.array_equal(picture(plain, "samples"), picture(augmented, "samples"))
+    shades = [np.isin(picture(found, "samples")[20:], (0, 255)).mean() for found in (plain, unscaled)]
+    assert shades[0] < 0.4 < 0.9 < shades[1]
+
+
+def test_data_that_are_no_images_draw_none(lamella: Lamella) -> None:
+    _, found = trained(lamella, "experiment=autograd")
+    assert found.Tags()["images"] == []
+    assert found.Tags()["graph"]
+
+
+@pytest.mark.parametrize("network", ["cnn", "resnet"])
+def test_pictures_of_convolutions(lamella: Lamella, network: str) -> None:
+    _, found = trained(lamella, f"network={network}", "+trainer.limit_train_batches=2", "visuals=full")
+    assert set(found.Tags()["images"]) == set(DEFAULT)
+
+
+def test_weights_are_drawn_as_images_on_one_scale() -> None:
+    layer = nn.Linear(4, 3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(12.0).view(3, 4))
+    drawn = pictures.weights(layer.weight, (1, 2, 2))
+    assert drawn is not None
+    assert drawn.dtype == torch.uint8
+    assert drawn[:, -3, -3].tolist() == [255, 255, 255]
+    assert drawn[:, 20, 3].tolist() == [0, 0, 0]
+    assert pictures.weights(layer.weight, (1, 3, 2)) is None
+
+
+def test_many_classes_are_drawn_without_their_names() -> None:
+    for count in (2, 10, 30, 31, 100, 1000):
+        names = [f"class number {number}" for number in range(count)]
+        drawn = pictures.confusion(torch.eye(count, dtype=torch.int64), names)
+        assert drawn.shape[0] == 3
+        assert max(drawn.shape) < 2500
+
+
+def test_pixels_are_those_before_normalisation(lamella: Lamella) -> None:
+    import yaml
+
+    config = yaml.safe_load(lamella("train", "--cfg", "job", "--resolve").out)
+    data = build.experiment(config).data
+    inputs, _ = next(iter(data.val_dataloader()))
+    torch.testing.assert_close(data.pixels(inputs) * 255, data.val.inputs[: len(inputs)].float())
