@@ -1,6 +1,10 @@
-"""The README and the docs: every file in them is written and every command in them is run, in their order."""
+"""The README and the docs: every file in them is written and every command in them is run, in their order.
+
+What a `console` block shows is what its command prints; LAMELLA_WRITE_DOCS=1 writes it anew into the pages.
+"""
 
 import contextlib
+import os
 import re
 import shlex
 import socket
@@ -62,8 +66,31 @@ def test_page(workplace: Lamella, page: Path) -> None:
         elif language == "sh":
             for command in commands(block):
                 run(workplace, command)
+        elif language == "console":
+            command, _, shown = block.partition("\n")
+            result = workplace(*shlex.split(command.removeprefix("$ lamella ")))
+            assert result.status == 0, f"{command}\n{result.err}"
+            if os.environ.get("LAMELLA_WRITE_DOCS") == "1":
+                written = f"```console\n{command}\n{result.out.rstrip()}\n```"
+                page.write_text(page.read_text().replace(f"```console\n{block}```", written))
+            else:
+                assert_same(result.out.rstrip(), shown.rstrip())
         else:
             assert language in ("", "yaml"), block
+
+
+NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
+
+
+def assert_same(printed: str, shown: str) -> None:
+    """The same text, and the same numbers but for what another processor rounds otherwise; times are let be."""
+    texts = [re.sub(r"\d+\.\d s$", "… s", text, flags=re.M) for text in (printed, shown)]
+    texts = [re.sub(r"largest error \S+;", "largest error …;", text) for text in texts]
+    # Rounding may change a number's width, and with it the spaces around.
+    words = [re.sub(r"\s+", " ", NUMBER.sub("#", text)) for text in texts]
+    assert words[0] == words[1]
+    numbers = [list(map(float, NUMBER.findall(text))) for text in texts]
+    assert numbers[0] == pytest.approx(numbers[1], abs=2e-3, rel=1e-2)
 
 
 def run(lamella: Lamella, command: str) -> None:
