@@ -148,6 +148,8 @@ def _no_yaml(error: yaml.MarkedYAMLError) -> RequestError:
     lines = path.read_text().splitlines() if path.is_file() else []
     line = lines[mark.line] if mark.line < len(lines) else ""
     hint = "check the dashes, colons and indentation of this line and the one above"
+    if str(problem).startswith("expected <block end>"):
+        hint = "lines with a dash (a list) and lines without (a mapping) cannot be mixed on one level"
     if re.search(r"[\[{,]\s*\$\{", line):
         hint = 'within brackets an interpolation is quoted: "${…}"'
     where = f"{path}, line {mark.line + 1}, column {mark.column + 1}"
@@ -166,8 +168,9 @@ def _keys(node: Any) -> Iterator[str]:
 
 
 def _nearest_anywhere(name: str, node: Any) -> str | None:
-    """The full key whose last part is nearest to that of `name`, in the config that a node is in."""
-    ends = {key.rpartition(".")[2]: key for key in _keys(node)}
+    """The full key that is nearest to `name` in the config that a node is in: a neighbour, or for a bare name any."""
+    place = name.rpartition(".")[0]
+    ends = {key.rpartition(".")[2]: key for key in _keys(node) if place in ("", key.rpartition(".")[0])}
     close = get_close_matches(name.rpartition(".")[2], ends, n=1, cutoff=0.7)
     return ends[close[0]] if close else None
 

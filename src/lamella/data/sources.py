@@ -104,9 +104,9 @@ def class_folders(root: str) -> list[str]:
     folder = Path(root).expanduser() / "train"
     names = _folders(folder) if folder.is_dir() else []
     if not names:
+        state = "holds no folders" if folder.is_dir() else "is not there"
         raise RequestError(
-            f"data.root is {root!r}: {folder.absolute()} holds no folders; put the images of each class into "
-            "train/<class>/",
+            f"data.root is {root!r}: {folder.absolute()} {state}; put the images of each class into train/<class>/",
             "data.root",
         )
     return names
