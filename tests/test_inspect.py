@@ -12,7 +12,8 @@ from conftest import Lamella
 from torch import nn
 
 from lamella import build, summary
-from lamella.network import plan
+from lamella.activations import activations, outputs
+from lamella.network import plan, plan_module
 
 NOTE = """NeuralNetwork(
   (flatten): Flatten(start_dim=1, end_dim=-1)
@@ -254,7 +255,7 @@ def test_frozen_parameters_are_shown_and_stay(lamella: Lamella) -> None:
     freeze = "network.freeze=[linear_relu_stack.0.*]"
     result = lamella("inspect", "network=neural_network", freeze, "--gradients", "--parameters")
     assert result.status == 0, result.err
-    assert "frozen: 401,920 parameters (linear_relu_stack.0.weight, linear_relu_stack.0.bias)" in result.out
+    assert "frozen: 401,920 parameters (linear_relu_stack.0.weight,\n  linear_relu_stack.0.bias)" in result.out
     assert "linear_relu_stack.0.weight.grad is None: frozen" in result.out
     assert "0  linear_relu_stack.0.weight | Size: torch.Size([512, 784]) | frozen" in result.out
 
@@ -290,9 +291,70 @@ def test_what_cannot_be_frozen_is_refused(lamella: Lamella, freeze: str, message
 def test_a_network_that_does_not_fit_is_still_described(lamella: Lamella) -> None:
     result = lamella("inspect", "network.width=400000", "network.depth=3", "--gradients")
     assert result.status == 0, result.err
-    assert "(1): Linear(in_features=400000, out_features=400000, bias=True)" in result.out or "400000" in result.out
-    assert "320,000,000,000" in result.out or "160,000,400,000" in result.out
-    assert "The batch, activations, gradients and graph are left out: they take" in result.out
+    assert "Linear(in_features=400000, out_features=400000, bias=True)" in result.out
+    assert "160,000,000,000" in result.out
+    assert "The batch, and what it would be run for, is left out: weights and gradients take" in result.out
+
+
+def test_parameters_and_work_outside_of_leaves_are_counted() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1, 1, 8))
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.shared = nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.attention(x + self.token, x, x, need_weights=False)[0]
+            return self.shared(self.shared(x)).reshape(-1, 8).sum(1).view(len(x), -1)
+
+    rows = plan_module(Attending, (5, 8)).trace
+    assert sum(row.parameters for row in rows) == sum(value.numel() for value in Attending().parameters())
+    projections, attending, twice = 5 * 8 * 8 * 4, 2 * 5 * 5 * 8, 2 * 5 * 8 * 8
+    assert sum(row.multiply_adds for row in rows) == projections + attending + twice
+    assert rows[-1].layer == "Attending, other"
+
+
+def test_inspecting_changes_neither_modes_nor_random_numbers() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4).eval(), nn.Dropout(0.5))
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    for run in (activations, outputs):
+        run(network, torch.rand(5, 4, generator=torch.Generator().manual_seed(0)))
+    assert [module.training for module in network] == [True, False, True]
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_features_of_sequences_are_units() -> None:
+    layer = nn.Linear(4, 3)
+    with torch.no_grad():
+        layer.bias[1] = -1e6
+    item = activations(nn.Sequential(layer, nn.ReLU()), torch.rand(5, 7, 4))[-1]
+    assert (item.dead >= 1, item.units) == (True, 3)
+
+
+def test_kinks_are_left_out_of_the_check(lamella: Lamella) -> None:
+    # Black pixels and no bias: every ReLU gets exactly 0 at the image's borders.
+    layers = "[{Conv2d: {out_channels: 4, kernel_size: 3, bias: true}},ReLU,Flatten,{Linear: 10}]"
+    options = ("network=linear", f"network.layers={layers}", "data.mean=[0]", "data.std=[1]")
+    check = inspected(lamella, *options)["gradients"]["check"]
+    assert check["passed"] is True
+    assert check["error"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "network=mlp,cnn"], "inspect looks at one network; leave -m out, and give each key one value"),
+        (["--checkpoint", "last"], "--checkpoint is that of a run; give its directory"),
+        (["network=mlp", "data.batch_size=1", "--gradients"], "a step of training fails on this batch: Expected more"),
+    ],
+)
+def test_what_cannot_be_inspected_is_refused(lamella: Lamella, arguments: list[str], message: str) -> None:
+    result = lamella("inspect", *arguments)
+    assert result.status == 2
+    assert result.err.startswith(f"error: {message}")
 
 
 def test_other_tasks_are_shown_in_their_own_terms(lamella: Lamella) -> None:

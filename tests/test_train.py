@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def test_run_directory_holds_everything(lamella: Lamella) -> None:
     assert (path / "log.txt").read_text() == result.out
     assert len(list(path.glob("events.out.tfevents.*"))) == 1
     assert not list(path.rglob(".*"))
+    assert not [thread for thread in threading.enumerate() if "Event" in type(thread).__name__]
 
 
 def test_run_can_be_rebuilt_from_its_config_alone(lamella: Lamella) -> None:

@@ -95,6 +95,36 @@ def test_a_histogram_holds_the_values(lamella: Lamella) -> None:
     assert value.bucket == expected.tolist()
 
 
+def test_drawing_does_not_change_what_is_trained(lamella: Lamella) -> None:
+    """Bit for bit, with a network that is random in evaluation too and keeps a layer out of training mode."""
+    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+    Path("mine.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.Linear(16, 10))\n"
+        "        self[2].eval()\n\n    def forward(self, x):\n"
+        "        return nn.functional.dropout(super().forward(x), 0.2, True)\n"
+    )
+    Path("conf/network").mkdir(parents=True)
+    Path("conf/network/mine.yaml").write_text("_target_: mine.Net\n")
+    states = []
+    for visuals in ("none", "full"):
+        path, _ = trained(lamella, "network=mine", f"visuals={visuals}")
+        states.append(torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_pictures_in_low_precision(lamella: Lamella) -> None:
+    _, found = trained(lamella, "device.precision=bf16-true", "visuals=full", "network=linear")
+    assert found.Tags()["graph"]
+    assert "activations/1" in found.Tags()["histograms"]
+
+
+def test_no_picture_of_nothing(lamella: Lamella) -> None:
+    result = lamella("train", "visuals.samples.count=0")
+    assert result.status == 2
+    assert result.err.startswith("error: visuals.samples.count is 0; it takes 1 or more\n")
+
+
 def test_hparams_hold_what_was_set_and_the_best_metrics(lamella: Lamella) -> None:
     result = lamella("train", "-m", "optimizer.lr=1e-2,1e-3", "network=linear", "trainer.max_epochs=2")
     assert result.status == 0, result.err

@@ -1,6 +1,7 @@
 """What each layer makes of a batch: the values before and after it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -44,7 +45,9 @@ def activations(network: nn.Module, inputs: Tensor) -> list[Activation]:
         entered[name] = _values(given)
 
     def leave(name: str, layer: nn.Module, output: Tensor) -> None:
-        units = output.transpose(0, 1).flatten(1) if output.dim() > 1 else output[None]
+        # Channels are the second dimension, features the last one, of sequences too.
+        units = output.movedim(-1 if output.dim() in (1, 3) else 1, 0)
+        units = units.reshape(len(units), -1)
         dead = int((units == 0).all(1).sum())
         found.append(Activation(name, type(layer).__name__, entered[name], _values(output), dead, len(units)))
 
@@ -61,6 +64,20 @@ def outputs(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
 
     _run(network, inputs, lambda name, layer, given: None, leave)
     return found
+
+
+@contextmanager
+def evaluation(network: nn.Module) -> Iterator[None]:
+    """Evaluation without gradients, which leaves every module's mode and the random numbers as they were."""
+    modes = {module: module.training for module in network.modules()}
+    devices = {value.device for value in network.parameters() if value.device.type == "cuda"}
+    with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
+        network.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
 
 
 def _run(
@@ -85,12 +102,10 @@ def _run(
         if not any(layer.children()):
             hooks.append(layer.register_forward_pre_hook(partial(before, name)))
             hooks.append(layer.register_forward_hook(partial(after, name)))
-    training = network.training
     try:
-        with torch.no_grad():
-            network.eval()(inputs)
+        with evaluation(network):
+            network(inputs)
     finally:
-        network.train(training)
         for hook in hooks:
             hook.remove()
 

@@ -60,7 +60,7 @@ def fit(
 
     charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", task.metric)}
     checkpoints = Checkpoints(directory / "checkpoints", monitor, DIRECTION[monitor.partition("/")[2]])
-    board = Board(str(directory), charts)
+    board = Board(str(directory.absolute()), charts)
     trainer = experiment.trainer(
         [Bar(), checkpoints],
         [EpochLog(keep), board],
@@ -72,19 +72,22 @@ def fit(
     # Apart from the draws of the initial weights, and different on each rank, so that dropout is.
     stream = np.random.SeedSequence((experiment.seed, trainer.global_rank)).generate_state(1, np.uint64)[0]
     torch.manual_seed(int(stream) >> 1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="|".join(QUIET))
-        trainer.fit(task, datamodule=data)
-        if not trainer.global_step:
-            raise RequestError("trainer: its limits leave no step to take", "trainer")
-        best = str(checkpoints.best)
-        [tested] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    metrics = {name: value for name, value in tested.items() if name.startswith("test/")}
-    outcome = replace(latest, metrics=latest.metrics | metrics)
-    order = [name for stage in ("val", "test", "train") for name in outcome.metrics if name.startswith(stage)]
-    shown = {f"best/{name}": outcome.metrics[name] for name in order}
-    board.log_hyperparams({"seed": experiment.seed, **(settings or {})}, shown, outcome.best_epoch)
-    return outcome
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="|".join(QUIET))
+            trainer.fit(task, datamodule=data)
+            if not trainer.global_step:
+                raise RequestError("trainer: its limits leave no step to take", "trainer")
+            best = str(checkpoints.best)
+            [tested] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+        metrics = {name: value for name, value in tested.items() if name.startswith("test/")}
+        outcome = replace(latest, metrics=latest.metrics | metrics)
+        order = [name for stage in ("val", "test", "train") for name in outcome.metrics if name.startswith(stage)]
+        shown = {f"best/{name}": outcome.metrics[name] for name in order}
+        board.log_hyperparams({"seed": experiment.seed, **(settings or {})}, shown, outcome.best_epoch)
+        return outcome
+    finally:
+        board.close()
 
 
 def rank() -> int:

@@ -1,5 +1,6 @@
 """The computational graph that backward walks: from the loss to the leaves."""
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +62,8 @@ def text(graph: list[Node]) -> list[str]:
                 f"{graph[inner].name} {graph[inner].shape}" if graph[inner].leaf else str(inner)
                 for inner in node.inputs
             ]
-            lines.append(
-                f"{number:>3}  {node.name:<{width}}  {node.shape!s:<16}  from {', '.join(sources) or 'the data'}"
-            )
+            line = f"{number:>3}  {node.name:<{width}}  {node.shape!s:<12}  from {', '.join(sources) or 'the data'}"
+            lines += textwrap.wrap(line, 80, subsequent_indent=" " * 9, drop_whitespace=False, break_long_words=False)
     return lines
 
 

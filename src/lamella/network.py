@@ -71,7 +71,7 @@ def plan_module(make: Make, shape: Sequence[int], place: str = "network") -> Pla
     """The same for a whole module that somebody else wrote, such as torchvision's resnet18."""
     planner = _Planner()
     with planner.trace:
-        y = planner.foreign(make, torch.empty(BATCH, *shape, device="meta"), place)
+        y = planner.foreign(make, torch.empty(BATCH, *shape, device="meta"), place, tuples=False)
     return Plan(make, planner.trace.rows, sample(y))
 
 
@@ -233,20 +233,20 @@ class _Planner:
             raise RequestError(f"{place}: {name} cannot take {sample(x)}: {first_line(error)}", place) from error
         return make, y
 
-    def foreign(self, make: Make, x: Tensor, place: str) -> Tensor:
+    def foreign(self, make: Make, x: Tensor, place: str, tuples: bool = True) -> Tensor:
         """A module from elsewhere: one row for each of its leaves, in the order in which they ran."""
         with torch.random.fork_rng(devices=[]):
             try:
                 with torch.device("meta"):
                     module = make()
-                return self.trace.leaves(module, x, place)
+                return self.trace.leaves(module, x, place, tuples)
             except Exception:
                 # Some modules compute with values as they are made or run; those need real tensors.
                 title = "it"
                 try:
                     module = make()
                     title = type(module).__name__
-                    return self.trace.leaves(module, torch.zeros(x.shape), place).to("meta")
+                    return self.trace.leaves(module, torch.zeros(x.shape), place, tuples).to("meta")
                 except RequestError:
                     raise
                 except Exception as error:

@@ -106,5 +106,10 @@ class Board(TensorBoardLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        # Not closed: the test that follows the training would open a second file.
+        # Not closed yet: the test that follows the training would open a second file.
         self.experiment.flush()
+
+    def close(self) -> None:
+        """End the thread that writes; Lightning would do so after the fit, before the test."""
+        if self._experiment is not None:
+            self._experiment.close()

@@ -41,32 +41,28 @@ def leaderboard(members: Sequence[Mapping[str, Any]]) -> str:
 
 
 def layers(rows: Sequence[Any], batch: int, width: int = 80) -> str:
-    """The shape trace as a table at most `width` wide, with the shapes of a batch.
-
-    Where it does not fit, shapes are written without brackets, and then long places lose their middle.
-    """
+    """The shape trace as a table, with the shapes of a batch; where it is wider than `width`, in two lines a layer."""
     totals = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
-    for separator in (", ", "×"):
-        lines: list[list[str]] = [["layer", "class", "input", "output", "parameters", "mult-adds"]]
-        for row in rows:
-            shapes = [separator.join(map(str, (batch, *sample))) for sample in (row.input, row.output)]
-            shapes = [f"({shape})" if separator == ", " else shape for shape in shapes]
-            place = row.place.removeprefix("network.layers.")
-            lines.append([place, row.layer, *shapes, f"{row.parameters:,}", f"{row.multiply_adds:,}"])
-        lines.append(["total", "", "", "", *(f"{total:,}" for total in totals)])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        room = width - sum(widths[1:]) - 2 * (len(widths) - 1)
-        if room >= widths[0]:
-            break
-    widths[0] = max(8, min(widths[0], room))
+    lines: list[list[str]] = [["layer", "class", "input", "output", "parameters", "mult-adds"]]
+    for row in rows:
+        shapes = [str((batch, *sample)) for sample in (row.input, row.output)]
+        place = row.place.removeprefix("network.layers.")
+        lines.append([place, row.layer, *shapes, f"{row.parameters:,}", f"{row.multiply_adds:,}"])
+    lines.append(["total", "", "", "", *(f"{total:,}" for total in totals)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    two = sum(widths) + 2 * (len(widths) - 1) > width
     aligned = []
     for line in lines:
-        place, most = line[0], widths[0]
-        if len(place) > most:
-            place = f"{place[: most // 2]}…{place[len(place) - (most - most // 2 - 1) :]}"
-        cells = [*map(str.ljust, [place, *line[1:4]], widths), *map(str.rjust, line[4:], widths[4:])]
-        aligned.append("  ".join(cells).rstrip())
+        cells = [*map(str.ljust, line[:4], widths), *map(str.rjust, line[4:], widths[4:])]
+        aligned += (
+            [f"{line[0]}  {line[1]}".rstrip(), "    " + "  ".join(cells[2:])] if two else ["  ".join(cells).rstrip()]
+        )
     return "\n".join(aligned)
+
+
+def size(count: float) -> str:
+    """Bytes in MB, or from a thousand on in GB."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 def settings(overrides: Sequence[str]) -> dict[str, str]:

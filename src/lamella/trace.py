@@ -41,13 +41,17 @@ class Trace:
         """Run a module that is one layer: one row."""
         before = self._counter.get_total_flops()
         y = _run(module, x)
-        self._add(place, module, x, y, before)
+        self._add(place, type(module).__name__, x, y, list(module.parameters()), before, len(x))
         return y
 
-    def leaves(self, module: nn.Module, x: Tensor, place: str) -> Tensor:
-        """Run a module that somebody else wrote: one row for each of its leaves."""
+    def leaves(self, module: nn.Module, x: Tensor, place: str, tuples: bool = True) -> Tensor:
+        """Run a module that somebody else wrote: one row for each of its leaves, and one for what is in none.
+
+        tuples: whether it may give one, of which the first item is passed on.
+        """
         before: dict[str, int] = {}
-        start = len(self.rows)
+        start, at_first = len(self.rows), self._counter.get_total_flops()
+        left = dict.fromkeys(module.parameters())  # a layer that runs twice counts its parameters once
 
         def enter(name: str, leaf: nn.Module, inputs: tuple[Any, ...]) -> None:
             before[name] = self._counter.get_total_flops()
@@ -55,7 +59,11 @@ class Trace:
         def leave(name: str, leaf: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             output = passed_on(output)
             if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                self._add(f"{place}.{name}" if name else place, leaf, inputs[0], output, before[name])
+                own = [value for value in leaf.parameters() if value in left]
+                for value in own:
+                    del left[value]
+                where = f"{place}.{name}" if name else place
+                self._add(where, type(leaf).__name__, inputs[0], output, own, before[name], len(x))
 
         hooks = []
         for name, leaf in module.named_modules():
@@ -63,24 +71,32 @@ class Trace:
                 hooks.append(leaf.register_forward_pre_hook(partial(enter, name)))
                 hooks.append(leaf.register_forward_hook(partial(leave, name)))
         try:
-            return _run(module, x)
+            y = _run(module, x, tuples)
         except Exception:
             del self.rows[start:]
             raise
         finally:
             for hook in hooks:
                 hook.remove()
+        # What modules with children hold and do themselves, as attention does.
+        counted = 2 * len(x) * sum(row.multiply_adds for row in self.rows[start:])
+        if left or self._counter.get_total_flops() - at_first > counted:
+            self._add(place, f"{type(module).__name__}, other", x, y, list(left), at_first + counted, len(x))
+        return y
 
-    def _add(self, place: str, module: nn.Module, x: Tensor, y: Tensor, before: int) -> None:
-        parameters = sum(parameter.numel() for parameter in module.parameters())
+    def _add(
+        self, place: str, layer: str, x: Tensor, y: Tensor, parameters: list[nn.Parameter], before: int, batch: int
+    ) -> None:
         # One multiply-add is two operations.
-        multiply_adds = (self._counter.get_total_flops() - before) // (2 * len(x))
-        self.rows.append(Row(place, type(module).__name__, sample(x), sample(y), parameters, multiply_adds))
+        multiply_adds = (self._counter.get_total_flops() - before) // (2 * batch)
+        count = sum(parameter.numel() for parameter in parameters)
+        self.rows.append(Row(place, layer, sample(x), sample(y), count, multiply_adds))
 
 
-def _run(module: nn.Module, x: Tensor) -> Tensor:
+def _run(module: nn.Module, x: Tensor, tuples: bool = True) -> Tensor:
     with torch.no_grad():
-        return batch_kept(passed_on(module(x)), x)
+        output = module(x)
+        return batch_kept(passed_on(output) if tuples else output, x)
 
 
 def batch_kept(y: Any, x: Tensor) -> Tensor:

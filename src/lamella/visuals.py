@@ -8,12 +8,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lamella import pictures
-from lamella.activations import outputs
-from lamella.errors import first_line
+from lamella.activations import evaluation, outputs
+from lamella.errors import RequestError, first_line
+
+# Of these networks each process holds a part, and one alone cannot run them.
+SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 
 
 def _writer(trainer: pl.Trainer) -> SummaryWriter | None:
@@ -57,14 +61,14 @@ class Graph(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         writer = _writer(trainer)
-        if writer is None:
+        if writer is None or isinstance(trainer.strategy, SHARDED):
             return
-        network = copy.deepcopy(_network(pl_module)).eval()
+        network = copy.deepcopy(_network(pl_module))
         sample = torch.zeros(1, *_data(trainer).shape, device=pl_module.device)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), evaluation(network), trainer.precision_plugin.forward_context():
                 warnings.simplefilter("ignore")  # tracing is deprecated, and TensorBoard reads nothing else
-                writer.add_graph(network, sample, use_strict_trace=False)
+                writer.add_graph(network, trainer.precision_plugin.convert_input(sample), use_strict_trace=False)
         except Exception as error:
             print(f"visuals.graph: this network cannot be traced: {first_line(error)}")
 
@@ -76,6 +80,8 @@ class Samples(pl.Callback):
     """
 
     def __init__(self, count: int = 16) -> None:
+        if count < 1:
+            raise RequestError(f"visuals.samples.count is {count}; it takes 1 or more", "visuals.samples.count")
         self.count = count
 
     def on_train_batch_start(
@@ -94,13 +100,18 @@ class Samples(pl.Callback):
 
 
 class Mistakes(pl.Callback):
-    """The validation samples of which the network is most sure and wrong, with the true and the predicted class."""
+    """The validation samples of which the network is most sure and wrong, with the true and the predicted class.
+
+    Of several processes, the first one's share.
+    """
 
     def __init__(self, count: int = 16) -> None:
+        if count < 1:
+            raise RequestError(f"visuals.mistakes.count is {count}; it takes 1 or more", "visuals.mistakes.count")
         self.count = count
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.worst: list[tuple[Tensor, ...]] = []
+        self.worst: tuple[Tensor, ...] = ()
 
     def on_validation_batch_end(
         self,
@@ -117,15 +128,18 @@ class Mistakes(pl.Callback):
         sure, predicted = outputs.softmax(1).max(1)
         sure = torch.where(predicted == targets, -1.0, sure)
         top = sure.topk(min(self.count, len(sure))).indices
-        self.worst.append((sure[top], predicted[top], targets[top], inputs[top]))
+        found: tuple[Tensor, ...] = (sure[top], predicted[top], targets[top], inputs[top])
+        if self.worst:
+            found = tuple(torch.cat(parts) for parts in zip(self.worst, found, strict=True))
+        top = found[0].topk(min(self.count, len(found[0]))).indices
+        self.worst = tuple(part[top] for part in found)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.worst or (writer := _writer(trainer)) is None:
             return
-        sure, predicted, targets, inputs = (torch.cat(parts) for parts in zip(*self.worst, strict=True))
-        top = sure.topk(min(self.count, len(sure))).indices
-        top = top[sure[top] > 0]
-        if not len(top):
+        sure, predicted, targets, inputs = self.worst
+        top = sure > 0
+        if not top.any():
             return
         data = _data(trainer)
         captions = [
@@ -193,8 +207,11 @@ class Histograms(pl.Callback):
             f"gradients/{name}": value.grad for name, value in network.named_parameters() if value.grad is not None
         }
         batch = next(iter(_data(trainer).val_dataloader()), None)
-        if batch is not None:
-            found |= {f"activations/{name}": value for name, value in outputs(network, batch[0]).items()}
+        if batch is not None and not isinstance(trainer.strategy, SHARDED):
+            inputs = trainer.precision_plugin.convert_input(batch[0])
+            with trainer.precision_plugin.forward_context():
+                given = outputs(network, inputs)
+            found |= {f"activations/{name}": value for name, value in given.items()}
         for name, values in found.items():
             add_histogram(writer, name, values, trainer.current_epoch + 1)
 
@@ -225,7 +242,7 @@ def add_histogram(writer: SummaryWriter, name: str, values: Tensor, step: int) -
 
 
 class PRCurves(pl.Callback):
-    """Precision against recall for each class of each validation."""
+    """Precision against recall for each class of each validation; of several processes, the first one's share."""
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.parts: list[tuple[Tensor, Tensor]] = []

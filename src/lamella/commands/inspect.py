@@ -9,13 +9,16 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamella import compose, record, summary
-from lamella.errors import RequestError
+from lamella.errors import RequestError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,33 +40,49 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--gradients", action="store_true", help="forward, loss, backward: what lands in .grad")
     parser.add_argument("--graph", type=Path, metavar="FILE", help="draw the computational graph: .svg, .png or .dot")
     parser.add_argument("--json", action="store_true", help="all of it, for programs")
-    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="of a RUN; default: best")
+    parser.add_argument("--checkpoint", choices=["best", "last"], help="of a RUN; default: best")
+    if "-m" in arguments or "--multirun" in arguments:
+        raise RequestError("inspect looks at one network; leave -m out, and give each key one value")
     options = parser.parse_intermixed_args(arguments)
 
     run = _run(options.given)
     if run is None:
+        if options.checkpoint:
+            raise RequestError("--checkpoint is that of a run; give its directory")
+        texts: list[str] = []
 
         def inspect(job: compose.Job) -> int:
             from lamella import build
 
-            _show(build.experiment(job.config, job.references), options)
+            texts.append(_text(build.experiment(job.config, job.references), options))
             return 0
 
-        return compose.run(inspect, options.given, lambda job: None)
+        status = compose.run(inspect, options.given, lambda job: None)
+        print(*texts, sep="", end="\n" if texts else "")
+        return status
 
     from lamella import build
     from lamella.checkpoints import weights
 
+    sys.path.insert(0, os.getcwd())  # the project's own modules
     _, config = record.read(run)
     experiment = build.experiment(config)
-    experiment.task.load_state_dict(weights(run / "checkpoints" / f"{options.checkpoint}.ckpt"))
-    _show(experiment, options)
+    checkpoint = run / "checkpoints" / f"{options.checkpoint or 'best'}.ckpt"
+    try:
+        experiment.task.load_state_dict(weights(checkpoint))
+    except RuntimeError as error:
+        raise RequestError(f"{checkpoint}: it does not fit the network of config.yaml: {first_line(error)}") from error
+    print(_text(experiment, options))
     return 0
 
 
 def _run(given: list[str]) -> Path | None:
     """The run directory among the arguments, None where they are overrides."""
-    paths = [Path(argument) for argument in given if "=" not in argument.partition("/")[0] and argument[0] not in "~+"]
+    paths = [
+        Path(argument)
+        for argument in given
+        if "=" not in argument.partition("/")[0] and not argument.startswith(("~", "+"))
+    ]
     paths += [Path(argument) for argument in given if (Path(argument) / "run.json").is_file()]
     if not paths:
         return None
@@ -72,16 +91,15 @@ def _run(given: list[str]) -> Path | None:
     return paths[0]
 
 
-def _show(experiment: "Experiment", options: argparse.Namespace) -> None:
-    """Print what was asked for, section by section, or all of it as JSON."""
+def _text(experiment: "Experiment", options: argparse.Namespace) -> str:
+    """What was asked for, section by section, or all of it as JSON."""
     import torch
 
     torch.set_printoptions(threshold=60, edgeitems=3, linewidth=80)  # type: ignore[no-untyped-call]
     sections = dict(_sections(experiment, options))
     if options.json:
-        print(json.dumps({name: data for name, (data, _) in sections.items()}))
-    else:
-        print("\n\n".join(text for _, text in sections.values()))
+        return json.dumps({name: data for name, (data, _) in sections.items()})
+    return "\n\n".join(text for _, text in sections.values())
 
 
 def _sections(experiment: "Experiment", options: argparse.Namespace) -> Iterator[tuple[str, tuple[Any, str]]]:
@@ -98,14 +116,14 @@ def _sections(experiment: "Experiment", options: argparse.Namespace) -> Iterator
         with torch.device("meta"):
             network = experiment.plan.build()
     else:
-        network = experiment.task.network.to({"cuda": "cuda", "mps": "mps"}.get(device, "cpu"))
+        network = experiment.task.to(device).network
     yield "structure", (str(network), str(network))
     yield "layers", ([vars(row) for row in rows], _layers(rows, network, min(data.batch_size, len(data.train))))
     if reason:
-        yield "left_out", (reason, f"The batch, activations, gradients and graph are left out: {reason}")
+        yield "left_out", (reason, _wrapped(f"The batch, and what it would be run for, is left out: {reason}"))
         return
 
-    inputs, targets = (values.to(next(network.parameters()).device) for values in next(iter(data.train_dataloader())))
+    inputs, targets = (values.to(device) for values in next(iter(data.train_dataloader())))
     yield "batch", _batch(experiment, inputs, targets)
     if options.parameters or options.json:
         yield "parameters", _parameters(network)
@@ -114,12 +132,17 @@ def _sections(experiment: "Experiment", options: argparse.Namespace) -> Iterator
     if options.gradients or options.graph or options.json:
         passed = gradients.backward(experiment.task, inputs, targets)
         if options.gradients or options.json:
-            yield "gradients", _gradients(passed, gradients.check(experiment.task, inputs, targets))
+            try:
+                check: Check | str = gradients.check(experiment.task, inputs, targets)
+            except RuntimeError as error:  # a network that does not compute in double precision
+                check = first_line(error)
+            yield "gradients", _gradients(passed, check)
         graph = computation.nodes(passed.loss, passed.parameters)
         if options.graph:
             computation.draw(graph, options.graph)
         if options.graph or options.json:
-            lines = ["The computational graph, from the loss to the leaves (grad_fn)", *computation.text(graph)]
+            lines = ["The computational graph, from the loss to the leaves, which are the parameters:"]
+            lines += ["number, operation (grad_fn), shape, what it was computed from", *computation.text(graph)]
             written = [f"drawn in {options.graph}"] if options.graph else []
             yield "graph", ([vars(node) for node in graph], "\n".join([*lines, *written]))
 
@@ -128,12 +151,17 @@ def _too_big(parameters: int) -> str | None:
     """Why a network cannot be made here: float32 weights, gradients and a copy of both have to fit."""
     needed = 4 * 4 * parameters
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        [free] = re.findall(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+        free = 1024 * int(free)
     except (OSError, ValueError):  # not told on this system
         return None
     if needed < free:
         return None
-    return f"they take {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free"
+    return f"weights and gradients take {summary.size(needed)}, and {summary.size(free)} of memory are free"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False)
 
 
 def _layers(rows: "list[Row]", network: "nn.Module", batch: int) -> str:
@@ -142,25 +170,28 @@ def _layers(rows: "list[Row]", network: "nn.Module", batch: int) -> str:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     lines = [
         summary.layers(rows, batch, max(80, shutil.get_terminal_size().columns)),
-        f"mult-adds are of one sample; weights {weights / 1e6:.3g} MB; "
-        f"activations of a batch {4 * batch * values / 1e6:.3g} MB",
+        _wrapped(
+            f"mult-adds (multiplications with an addition) are of one sample; weights {summary.size(weights)}; "
+            f"what all layers give for a batch {summary.size(4 * batch * values)}"
+        ),
     ]
     if frozen:
         names = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
-        lines.append(f"frozen: {frozen:,} parameters ({', '.join(names)})")
+        lines.append(_wrapped(f"frozen: {frozen:,} parameters ({', '.join(names)})"))
     return "\n".join(lines)
 
 
 def _batch(experiment: "Experiment", inputs: "Tensor", targets: "Tensor") -> tuple[Any, str]:
     import torch
 
+    from lamella.activations import evaluation
     from lamella.task import LABELS
 
     network, classes = experiment.task.network, experiment.data.classes
-    with torch.no_grad():
-        output = network.eval()(inputs)
-    network.train()
-    shape, indices = tuple(output.shape), targets.dtype == torch.int64
+    with evaluation(network):
+        output = network(inputs)
+    labels = isinstance(experiment.loss, LABELS)
+    shape, indices = tuple(output.shape), targets.dtype == torch.int64 and not labels
     data: dict[str, Any] = {
         "output": output.tolist(),
         "targets": targets.tolist(),
@@ -185,7 +216,7 @@ def _batch(experiment: "Experiment", inputs: "Tensor", targets: "Tensor") -> tup
             f"true {data['true'][number]}"
             for number in range(min(SHOWN, len(inputs)))
         ]
-    elif isinstance(experiment.loss, LABELS):
+    elif labels:
         data["probabilities"] = output.sigmoid().tolist()
         lines.append(f"probabilities {shape}: sigmoid, one label at a time\n{output[:SHOWN].sigmoid().cpu()}")
     if not indices:
@@ -237,9 +268,12 @@ def _activations(network: "nn.Module", inputs: "Tensor") -> tuple[Any, str]:
     return data, "\n".join(lines)
 
 
-def _gradients(passed: "Backward", check: "Check") -> tuple[Any, str]:
+def _gradients(passed: "Backward", check: "Check | str") -> tuple[Any, str]:
     z, loss = passed.output, passed.loss
-    lines = ["Forward, loss, backward", f"z {tuple(z.shape)}, requires_grad={z.requires_grad}\n{_first(z)}"]
+    lines = [
+        "Forward, loss, backward, as a step of training takes them",
+        f"z {tuple(z.shape)}, requires_grad={z.requires_grad}\n{_first(z)}",
+    ]
     lines.append(f"loss = {loss.item():.6f}, grad_fn={loss.grad_fn and loss.grad_fn.name()}")
     data: list[Any] = []
     for name, value in passed.parameters.items():
@@ -252,7 +286,12 @@ def _gradients(passed: "Backward", check: "Check") -> tuple[Any, str]:
         lines.append(f"{name}.grad {tuple(gradient.shape)}, norm {norm:.6f}\n{_first(gradient)}")
         first = gradient.flatten()[:SHOWN_VALUES].tolist()
         data.append({"name": name, "size": list(value.shape), "norm": norm, "first": first})
+    if isinstance(check, str):
+        lines.append(_wrapped(f"not checked by finite differences: {check}"))
+        return {"loss": loss.item(), "parameters": data, "check": None}, "\n".join(lines)
     verdict = "agrees" if check.passed else "DISAGREES"
+    if check.kinks:
+        lines.append(f"{check.kinks} entries are left out of the check: the loss has a kink there")
     lines.append(
         f"{check.entries} entries by finite differences, float64: largest error {check.error:.0e}; gradcheck {verdict}"
     )
