@@ -7,6 +7,7 @@ difference of the first lines' times and stated apart.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,13 @@ NETWORKS = ("mlp", "neural_network", "cnn")
 
 def measure(root: str, network: str, side: str, directory: str) -> tuple[float, float]:
     """Seconds of the second epoch, and seconds from the start to the end of the first."""
-    options = ["data=mnist", f"data.root={root}", f"network={network}", f"visuals={side}", "trainer.max_epochs=2"]
+    options = [
+        "data=mnist",
+        f"data.root={os.path.abspath(root)}",
+        f"network={network}",
+        f"visuals={side}",
+        "trainer.max_epochs=2",
+    ]
     command = [sys.executable, "-m", "lamella", "train", *options, "device.threads=1", "device=cpu"]
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, text=True)

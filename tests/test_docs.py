@@ -98,7 +98,8 @@ def run(lamella: Lamella, command: str) -> None:
     if program == "make":
         subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
     elif program == "python":
-        brief = ["--repeats", "1", *(["--threads", "1"] if "epoch" in arguments[0] else [])]
+        few = {"bench/epoch.py": ["--threads", "1"], "bench/visuals.py": ["--network", "mlp"]}
+        brief = ["--repeats", "1", *few.get(arguments[0], [])]
         script = [sys.executable, ROOT / arguments[0], *arguments[1:], *brief]
         subprocess.run(script, check=True, timeout=300, capture_output=True)
     elif command.startswith(("lamella board", "tensorboard")):

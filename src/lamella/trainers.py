@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 
 from lamella import targets
 from lamella.errors import RequestError
+from lamella.visuals import Visuals
 
 # What Lamella does itself or has no use for.
 OPTIONS = {
@@ -52,7 +53,8 @@ def trainer(
         return [targets.instantiate(item, f"{name}.{inner}") for inner, item in lists[name].items()]
 
     def with_more(callbacks: list[pl.Callback], loggers: list[Any], **more: Any) -> pl.Trainer:
-        callbacks = made("visuals") + made("trainer.callbacks") + callbacks
+        drawn = [Visuals(made("visuals"))] if visuals else []
+        callbacks = [*drawn, *made("trainer.callbacks"), *callbacks]
         made_trainer: pl.Trainer = make_trainer(callbacks=callbacks, logger=made("trainer.logger") + loggers, **more)
         return made_trainer
 
