@@ -42,7 +42,7 @@ def _images(inputs: Tensor) -> bool:
 
 
 class Visuals(pl.Callback):
-    """All pictures as one callback: Lightning calls each callback ten times a step, which takes long for a small net."""
+    """All pictures as one callback: Lightning calls each callback ten times a step, which is long for a small net."""
 
     def __init__(self, drawn: list[pl.Callback]) -> None:
         self.drawn = drawn
