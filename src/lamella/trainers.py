@@ -7,7 +7,6 @@ import pytorch_lightning as pl
 
 from lamella import targets
 from lamella.errors import RequestError
-from lamella.visuals import Visuals
 
 # What Lamella does itself or has no use for.
 OPTIONS = {
@@ -59,3 +58,37 @@ def trainer(
         return made_trainer
 
     return with_more
+
+
+class Visuals(pl.Callback):
+    """All pictures as one callback: Lightning calls each callback ten times a step, which is long for a small net."""
+
+    def __init__(self, drawn: list[pl.Callback]) -> None:
+        self.drawn = drawn
+
+    def on_train_start(self, *given: Any) -> None:
+        for picture in self.drawn:
+            picture.on_train_start(*given)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            for picture in self.drawn:
+                picture.on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def on_validation_epoch_start(self, *given: Any) -> None:
+        for picture in self.drawn:
+            picture.on_validation_epoch_start(*given)
+
+    def on_validation_batch_end(self, *given: Any) -> None:
+        for picture in self.drawn:
+            picture.on_validation_batch_end(*given)
+
+    def on_validation_epoch_end(self, *given: Any) -> None:
+        for picture in self.drawn:
+            picture.on_validation_epoch_end(*given)
+
+    def on_train_epoch_end(self, *given: Any) -> None:
+        for picture in self.drawn:
+            picture.on_train_epoch_end(*given)
