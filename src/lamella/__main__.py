@@ -10,6 +10,7 @@ from lamella.errors import RequestError, nearest
 COMMANDS = {
     "train": "[OVERRIDE…]      fit, then test the best checkpoint; -m: one run per combination",
     "inspect": "[OVERRIDE… | RUN]  structure, shapes, one forward and backward pass, the graph",
+    "resume": "RUN [KEY=VALUE…] finish what was interrupted, in place",
     "board": "[DIR]            TensorBoard on the outputs, on this machine only",
 }
 

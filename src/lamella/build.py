@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lamella import arguments, schedules, targets, trainers
 from lamella import network as stack
+from lamella.checkpoints import Every
 from lamella.conf import GROUPS
 from lamella.data import Data
 from lamella.errors import RequestError, first_line, nearest
@@ -29,10 +30,14 @@ THREADS = torch.get_num_threads()  # what torch takes by itself
 
 @dataclass(frozen=True)
 class Device:
-    """Where it runs. accelerator: "cpu", "cuda" or "mps". precision: as Lightning names it."""
+    """Where it runs. accelerator: "cpu", "cuda" or "mps". precision: as Lightning names it.
+
+    deterministic: use only operations that give the same bits each time, or fail; on the CPU all do.
+    """
 
     accelerator: str
     precision: str
+    deterministic: bool
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Experiment:
     schedule: Schedule
     trainer: Callable[..., pl.Trainer]
     epochs: int | None
+    checkpoint_every: Every
 
     @cached_property
     def task(self) -> Task:
@@ -65,7 +71,7 @@ class Experiment:
         except (RuntimeError, MemoryError) as error:
             raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
         stack.freeze(network, self.freeze)
-        return Task(network, self.loss, self.optimizer, self.schedule, self.metric)
+        return Task(network, self.loss, self.optimizer, self.schedule, self.metric, self.seed)
 
 
 def experiment(config: Mapping[str, Any], references: Collection[str] | None = None) -> Experiment:
@@ -86,8 +92,9 @@ def experiment(config: Mapping[str, Any], references: Collection[str] | None = N
     monitor = builder.monitor(metric)
     trainer = builder.trainer(place)
     epochs = config["trainer"].get("max_epochs")
+    every = trainers.every(config["trainer"].get("checkpoint_every", "5min"))
     return Experiment(
-        name, seed, monitor, place, data, plan, freeze, loss, metric, optimizer, schedule, trainer, epochs
+        name, seed, monitor, place, data, plan, freeze, loss, metric, optimizer, schedule, trainer, epochs, every
     )
 
 
@@ -135,7 +142,7 @@ class _Builder:
         if threads < 1:
             raise RequestError(f"device.threads is {threads}; it takes 1 or more", "device.threads")
         torch.set_num_threads(threads)
-        return Device(accelerator, node["precision"])
+        return Device(accelerator, node["precision"], node.get("deterministic", False))
 
     def data(self) -> Data:
         data: Data = self.make("data", Data)()
@@ -206,7 +213,12 @@ class _Builder:
     def trainer(self, place: Device) -> Callable[..., pl.Trainer]:
         make = partial(self.make, "trainer", pl.Trainer)
         return trainers.trainer(
-            self.config["trainer"], self.config["visuals"], place.accelerator, place.precision, make
+            self.config["trainer"],
+            self.config["visuals"],
+            place.accelerator,
+            place.precision,
+            place.deterministic,
+            make,
         )
 
     def make(
@@ -243,7 +255,7 @@ def _check_numbers(value: Any, key: str) -> None:
             _check_numbers(inner, f"{key}.{name}")
 
 
-def _device(accelerator: str, precision: str | int, threads: int | None = None) -> None:
+def _device(accelerator: str, precision: str | int, threads: int | None = None, deterministic: bool = False) -> None:
     """The signature of the device group."""
 
 

@@ -1,74 +1,155 @@
-"""Checkpoints: the last epoch's and the best one's, each whole at any moment."""
+"""When a run is saved, and what it takes to go on exactly from there."""
 
 import math
-import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
 
-from lamella.errors import RequestError, first_line
-
-
-def weights(path: Path) -> dict[str, Any]:
-    """The state dict of a checkpoint. Raises RequestError for a file that is not there or not whole."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state: dict[str, Any] = checkpoint["state_dict"]
-    except FileNotFoundError:
-        raise RequestError(f"{path}: there is no such checkpoint; the run has not finished an epoch") from None
-    except Exception as error:
-        raise RequestError(f"{path}: this is no whole checkpoint ({first_line(error)})") from error
-    return state
+from lamella import record
+from lamella.archive import BEST, LAST, PREVIOUS, link
+from lamella.interrupts import Interrupted, Interrupts
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a neighbour and renames it: a crash or a full disk leaves the checkpoint that was there."""
+@dataclass(frozen=True)
+class Every:
+    """How often a run is saved within an epoch: after so many optimizer steps, or so many seconds."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        neighbour = path.with_name(f".{path.name}")
-        try:
-            with neighbour.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(neighbour, path)
-        finally:
-            neighbour.unlink(missing_ok=True)
+    steps: float = math.inf
+    seconds: float = math.inf
 
 
-class Checkpoints(Checkpoint):
-    """After each epoch `last.ckpt`, and `best.ckpt` where `monitor` is better than in all epochs before.
+class Checkpoints(pl.Callback):
+    """`last.ckpt` after each epoch, and within it as `every` says; the one before is `previous.ckpt`; `best.ckpt`.
 
-    monitor: a metric's name. mode: "min" or "max". Of equal epochs the first is the best; one without the metric,
-    because it was not validated, is not compared, and as long as there is no other the last epoch is the best.
+    run: its directory. monitor: a metric's name. mode: "min" or "max". Of equal epochs the first is the best; one
+    without the metric, because it was not validated, is not compared, and as long as there is no other the last epoch
+    is the best.
+
+    It is saved between batches alone, when all of the batch before is over, validation and schedulers included, and
+    the optimizer has taken its step; for an epoch's last batch, when the epoch's metrics are written too. What a run
+    adds to files is flushed first, and the sizes are kept, so that what comes after a checkpoint can be cut off.
+    Raises Interrupted where a signal was received, once all is saved.
+
+    It has to be the first of the callbacks, so that what the others do for a batch is either not begun or over.
     """
 
-    def __init__(self, directory: Path, monitor: str, mode: str) -> None:
-        self.last, self.best = directory / "last.ckpt", directory / "best.ckpt"
+    def __init__(self, run: Path, monitor: str, mode: str, every: Every, interrupts: Interrupts) -> None:
+        directory = run / "checkpoints"
+        self.run, self.last, self.previous, self.best = run, directory / LAST, directory / PREVIOUS, directory / BEST
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
-        self.best_score, self.best_epoch = -math.inf, 0
+        self.every, self.interrupts = every, interrupts
+        self.best_epoch, self.metrics = 0, dict[str, float]()
+        self.better = False
+        self.saved_step, self.saved_time = 0, 0.0
+        self.state: dict[str, Any] = {}
+        self.stepped: int | None = None
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        score = self.sign * float(trainer.callback_metrics.get(self.monitor, -self.sign * math.inf))
-        better = score > self.best_score or self.best_score == -math.inf
-        if better:
-            self.best_score, self.best_epoch = score, trainer.current_epoch + 1
-        trainer.save_checkpoint(self.last)
-        if better and trainer.is_global_zero:
-            # Both names for one file; the next epoch replaces the name last.ckpt, not the file.
-            neighbour = self.best.with_name(f".{self.best.name}")
-            neighbour.unlink(missing_ok=True)
-            os.link(self.last, neighbour)
-            os.replace(neighbour, self.best)
+    def compare(self, metrics: Mapping[str, float]) -> None:
+        """Take note of the metrics of an epoch that is over."""
+        kept = {name: value for name, value in metrics.items() if name.startswith(("train/", "val/"))}
+        score, best = (self.sign * one.get(self.monitor, -self.sign * math.inf) for one in (kept, self.metrics))
+        if score > best or best == -math.inf:
+            self.better, self.best_epoch, self.metrics = True, int(metrics["epoch"]), kept
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.interrupts.listen()
+        self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
+        if self.state and not self.state["batches"]:
+            # Where max_steps limits the run, Lightning takes an epoch that is over for one that was left in the middle.
+            trainer.fit_loop.epoch_loop.restarting = False
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._epoch_over(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._epoch_over(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.stepped is not None:
+            # By this number loggers go; where a validation is over already, Lightning has just counted one too many.
+            trainer.fit_loop.epoch_loop._batches_that_stepped, self.stepped = self.stepped, None
+        if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
+            return
+        steps = trainer.global_step - self.saved_step
+        due = steps >= self.every.steps or time.monotonic() - self.saved_time >= self.every.seconds
+        signal, due = self._agreed(trainer, due)
+        if signal or due:
+            if steps:
+                self._save(trainer, batch_idx)
+            self._leave(signal)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.interrupts.listen()
+
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._leave(self._agreed(trainer)[0])
+
+    def _epoch_over(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step > self.saved_step:
+            self._save(trainer, 0)
+        self._leave(self._agreed(trainer)[0])
+
+    def _agreed(self, trainer: pl.Trainer, due: bool = False) -> tuple[int, bool]:
+        """The signal and whether it is time to save, on any of the processes, so that all do the same."""
+        if trainer.world_size == 1:
+            return self.interrupts.received, due
+        both = torch.tensor([self.interrupts.received, int(due)], device=trainer.strategy.root_device)
+        signal, due = trainer.strategy.reduce(both, reduce_op="max").tolist()
+        return signal, bool(due)
+
+    def _leave(self, signal: int) -> None:
+        if signal:
+            raise Interrupted(signal)
+
+    def _save(self, trainer: pl.Trainer, batches: int) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        self.state = {
+            "best_epoch": self.best_epoch,
+            "metrics": self.metrics,
+            "epochs": trainer.current_epoch,
+            "batches": batches,
+            # Early stopping holds for the number of epochs that was asked for.
+            "stopped": trainer.max_epochs if trainer.should_stop else None,
+            "files": record.sizes(self.run),
+        }
+        if trainer.is_global_zero and self.last.exists():
+            link(self.last, self.previous)
+        # The best one first: last.ckpt may not speak of a best.ckpt that is not there yet.
+        trainer.save_checkpoint(self.best if self.better else self.last)
+        if trainer.is_global_zero and self.better:
+            link(self.best, self.last)
+        self.better = False
+        self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+        return self.state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put Lightning's loops between two batches or two epochs; they are saved with one foot in the next."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self.state = checkpoint["callbacks"][self.state_key]
+        self.best_epoch, self.metrics = self.state["best_epoch"], self.state["metrics"]
+        trainer.should_stop = self.state["stopped"] is not None and self.state["stopped"] == trainer.max_epochs
+        loops, epochs, batches = checkpoint["loops"]["fit_loop"], self.state["epochs"], self.state["batches"]
+        self.stepped = loops["epoch_loop.state_dict"]["_batches_that_stepped"]
+        progress = loops["epoch_loop.batch_progress"]
+        for counts, done in ((progress["current"], batches), (progress["total"], progress["total"]["completed"])):
+            counts |= dict.fromkeys(counts, done)
+        progress["is_last_batch"] = False
+        if not batches:
+            for counts in (loops["epoch_progress"]["current"], loops["epoch_progress"]["total"]):
+                counts |= dict.fromkeys(counts, epochs)

@@ -4,16 +4,16 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
+from lamella import archive, record
 from lamella.build import Experiment
-from lamella.checkpoints import AtomicCheckpointIO, Checkpoints
+from lamella.checkpoints import Checkpoints
+from lamella.data import Data
 from lamella.errors import RequestError
+from lamella.interrupts import Interrupts
 from lamella.progress import Bar, Board, EpochLog
 from lamella.task import DIRECTION
 
@@ -37,57 +37,75 @@ OnEpoch = Callable[[dict[str, float], Outcome], None]
 def fit(
     experiment: Experiment,
     directory: Path,
+    interrupts: Interrupts,
     on_epoch: OnEpoch = lambda metrics, outcome: None,
     settings: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Train and test, writing TensorBoard's events and `checkpoints/` into `directory`.
 
-    on_epoch: called on the first rank with each epoch's metrics and the outcome so far. settings: what TensorBoard's
-    HPARAMS shows beside the best metrics. Raises RequestError where the Trainer refuses its arguments, before any
-    training, and NonFiniteLoss.
+    Where there is a checkpoint already, training goes on from it; what was written after it is cut off. on_epoch:
+    called on the first rank with each epoch's metrics and the outcome so far. settings: what TensorBoard's HPARAMS
+    shows beside the best metrics. Raises RequestError, before any training, where the Trainer refuses its arguments,
+    every checkpoint is damaged, or the checkpoint comes from other samples; NonFiniteLoss; and Interrupted.
     """
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     task, data, monitor = experiment.task, experiment.data, experiment.monitor
-    latest = Outcome({}, 0, 0, 0)
+    checkpoints = Checkpoints(
+        directory, monitor, DIRECTION[monitor.partition("/")[2]], experiment.checkpoint_every, interrupts
+    )
+    begin = _go_on(checkpoints, data)
 
     def keep(metrics: dict[str, float]) -> None:
-        nonlocal latest
-        epoch, best = int(metrics["epoch"]), checkpoints.best_epoch
-        kept = {name: value for name, value in metrics.items() if name.startswith(("train/", "val/"))}
-        latest = Outcome(kept if epoch == best else latest.metrics, best, epoch, trainer.global_step)
-        on_epoch(metrics, latest)
+        checkpoints.compare(metrics)
+        epoch = int(metrics["epoch"])
+        on_epoch(metrics, Outcome(checkpoints.metrics, checkpoints.best_epoch, epoch, trainer.global_step))
 
     charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", task.metric)}
-    checkpoints = Checkpoints(directory / "checkpoints", monitor, DIRECTION[monitor.partition("/")[2]])
     board = Board(str(directory.absolute()), charts)
     trainer = experiment.trainer(
-        [Bar(), checkpoints],
+        checkpoints,
+        [Bar()],
         [EpochLog(keep), board],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[archive.VerifiedCheckpointIO()],
         default_root_dir=str(directory),
         log_every_n_steps=0,
     )
     data.check_world(trainer.world_size)
-    # Apart from the draws of the initial weights, and different on each rank, so that dropout is.
-    stream = np.random.SeedSequence((experiment.seed, trainer.global_rank)).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(stream) >> 1)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="|".join(QUIET))
-            trainer.fit(task, datamodule=data)
+            trainer.fit(task, datamodule=data, ckpt_path=begin, weights_only=True)
             if not trainer.global_step:
                 raise RequestError("trainer: its limits leave no step to take", "trainer")
             best = str(checkpoints.best)
             [tested] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         metrics = {name: value for name, value in tested.items() if name.startswith("test/")}
-        outcome = replace(latest, metrics=latest.metrics | metrics)
+        outcome = Outcome(
+            checkpoints.metrics | metrics, checkpoints.best_epoch, trainer.current_epoch, trainer.global_step
+        )
         order = [name for stage in ("val", "test", "train") for name in outcome.metrics if name.startswith(stage)]
         shown = {f"best/{name}": outcome.metrics[name] for name in order}
         board.log_hyperparams({"seed": experiment.seed, **(settings or {})}, shown, outcome.best_epoch)
         return outcome
     finally:
         board.close()
+
+
+def _go_on(checkpoints: Checkpoints, data: Data) -> Path | None:
+    """The checkpoint to begin with; on the first rank, what was written after it is cut off."""
+    path, damaged = archive.newest(checkpoints.last.parent)
+    saved = archive.load(path) if path else {}
+    if saved and saved[type(data).__qualname__] != data.state_dict():
+        raise RequestError(f"data: the training samples are not those with which {path} was trained", "data")
+    state = saved["callbacks"][checkpoints.state_key] if saved else {}
+    if rank() == 0:
+        for file in damaged:
+            assert path is not None
+            print(f"{file} is damaged, its checksum is not that of its content; {path} takes its place")
+            archive.link(path, file)
+        record.cut_back(checkpoints.run, state.get("files", {}))
+    return path
 
 
 def rank() -> int:

@@ -23,9 +23,11 @@ class Bar(pl.Callback):
         self.bar: Progress | None = None
         self.due = 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.shown = self.console.is_terminal and trainer.is_global_zero
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.due = time.monotonic() + 2 * REFRESH
-        self.shown = self.console.is_terminal and trainer.is_global_zero
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -88,10 +90,9 @@ class Board(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if self.charts:
+        if step == 1 and "train/loss" in metrics:  # once, also where the run is resumed later
             layout = {"epoch": {title: ["Multiline", tags] for title, tags in self.charts.items()}}
             self.experiment.add_custom_scalars(layout)
-            self.charts = {}
         super().log_metrics(dict(metrics), step)
 
     @rank_zero_only

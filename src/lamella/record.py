@@ -1,5 +1,6 @@
 """The run directory: what a run was asked, what it did and what came out."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -18,6 +20,7 @@ import yaml
 
 from lamella.errors import RequestError
 
+METRICS, EVENTS = "metrics.jsonl", "events.out.tfevents.*"
 LONGEST = 120  # bytes of a directory's name; file systems stop at 255
 PACKAGES = ("lamella", "torch", "torchvision", "pytorch-lightning", "hydra-core")
 
@@ -82,56 +85,108 @@ def claim(parent: Path, name: str) -> Path:
         raise RequestError(f"{parent}: cannot write there ({error.strerror})", "outputs") from error
 
 
-class Run:
-    """One run directory, open for writing.
+def sizes(path: Path) -> dict[str, int]:
+    """The files of a run that grow while it trains, with their sizes in bytes: all of them, or what is there."""
+    return {file.name: file.stat().st_size for file in (path / METRICS, *path.glob(EVENTS)) if file.exists()}
 
-    Its `run.json` is replaced as a whole each time, so that a reader never sees half of one.
+
+def cut_back(path: Path, kept: Mapping[str, int]) -> None:
+    """Take what came later from the files of a run that grow: what is not in `kept`, and what is beyond its size."""
+    for name, size in sizes(path).items():
+        if name not in kept:
+            (path / name).unlink()
+        elif size > kept[name]:
+            os.truncate(path / name, kept[name])
+
+
+class Run:
+    """One run directory, open for writing by this process alone.
+
+    Its `run.json` is replaced as a whole each time, so that a reader never sees half of one. Raises RequestError where
+    another process has it open.
     """
 
-    def __init__(self, path: Path, config: str, fields: Mapping[str, Any]) -> None:
-        self.path = path
-        self.fields: dict[str, Any] = {
-            "status": "running",
+    def __init__(self, path: Path) -> None:
+        self.path, self.fields = path, dict[str, Any]()
+        self._log = (path / "log.txt").open("a", buffering=1)
+        try:
+            # Released when the process ends, however it does; and not inherited by a loader's workers, as flock's is.
+            fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._log.close()
+            raise RequestError(f"{path}: another process is at work on this run") from None
+        self._before, self._opened = dict[str, Any](), time.monotonic()
+
+    @classmethod
+    def start(cls, path: Path, config: str, fields: Mapping[str, Any]) -> "Run":
+        """A new run in the directory `path`, which is there and empty."""
+        run = cls(path)
+        run.configure(config)
+        run.update(
+            status="running",
             **fields,
-            "epochs": 0,
-            "steps": 0,
-            "seconds": 0.0,
-            "started": _now(),
-            "finished": None,
-            "metrics": {},
-            "best_epoch": None,
-            "versions": _versions(),
-            "git": _git(path / "git.patch"),
-            "error": None,
-        }
-        _write(path / "config.yaml", config)
-        self.update()
+            epochs=0,
+            steps=0,
+            seconds=0.0,
+            started=_now(),
+            finished=None,
+            metrics={},
+            best_epoch=None,
+            versions=_versions(),
+            git=_git(path / "git.patch"),
+            error=None,
+        )
+        return run
+
+    @classmethod
+    def reopen(cls, path: Path) -> "Run":
+        """A run that is there, to go on with it. Raises RequestError."""
+        read(path)  # before a log is opened in what is no run
+        run = cls(path)
+        run.fields, _ = read(path)  # nobody else changes it any more
+        run._before = dict(run.fields)
+        for leftover in (*path.glob(".*.json.*"), *path.glob(".*.yaml.*"), *path.glob("checkpoints/.*.ckpt")):
+            leftover.unlink()
+        return run
+
+    @property
+    def resumed(self) -> bool:
+        return bool(self._before)
+
+    def configure(self, config: str) -> None:
+        """Replace the config by one with which the run goes on."""
+        _write(self.path / "config.yaml", config)
 
     def update(self, **fields: Any) -> None:
         """Change some fields of the record."""
         self.fields |= fields
-        started = datetime.fromisoformat(self.fields["started"])
-        self.fields["seconds"] = round((datetime.now(UTC) - started).total_seconds(), 3)
+        seconds = self._before.get("seconds", 0.0) + time.monotonic() - self._opened
+        self.fields["seconds"] = round(seconds, 3)
         _write(self.path / "run.json", json.dumps(self.fields, indent=2) + "\n")
 
     def epoch(self, line: Mapping[str, float], **fields: Any) -> None:
         """Add an epoch's line to `metrics.jsonl`, and change some fields of the record."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with (self.path / METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         self.update(**fields)
 
     def close(self, status: str, **fields: Any) -> None:
         """Say how it ended: finished, failed (with `error`) or interrupted."""
         self.update(status=status, finished=_now(), **fields)
 
-    def discard(self) -> None:
-        """Remove a run that was refused before it trained."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    def refuse(self) -> None:
+        """Leave things as they were before: a new run goes, one that was there keeps its record."""
+        if self._before:
+            _write(self.path / "run.json", json.dumps(self._before, indent=2) + "\n")
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
     def log(self) -> Iterator[TextIO]:
-        """Copy what is printed to `log.txt`, which is what `with` gives."""
-        with (self.path / "log.txt").open("a", buffering=1) as file:
+        """Copy what is printed to `log.txt`, which is what `with` gives; in the end others may open the run."""
+        with self._log as file:
             streams = sys.stdout, sys.stderr
             sys.stdout, sys.stderr = (_Tee(stream, file) for stream in streams)
             try:
@@ -150,7 +205,9 @@ class _Tee:
         # The run does not end because nobody reads along any more.
         with suppress(OSError):
             self._stream.write(text)
-        return self._file.write(text)
+        with suppress(OSError):  # nor because the disk is full: where it matters, that shows
+            self._file.write(text)
+        return len(text)
 
     def flush(self) -> None:
         with suppress(OSError):
@@ -163,11 +220,14 @@ class _Tee:
 def _write(path: Path, text: str) -> None:
     """Write a whole file or nothing: to a neighbour first, then renamed over it."""
     neighbour = path.with_name(f".{path.name}.{os.getpid()}")
-    with neighbour.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(neighbour, path)
+    try:
+        with neighbour.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(neighbour, path)
+    finally:
+        neighbour.unlink(missing_ok=True)
 
 
 def _now() -> str:

@@ -1,11 +1,14 @@
 """The one LightningModule: network and loss, the optimizer, and the metrics of each epoch."""
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -57,7 +60,8 @@ class Task(pl.LightningModule):
     """Trains `network` to a small `loss`, and counts `metric` ("accuracy" or "mae") beside it.
 
     optimizer: called with the parameters that are trained. Inputs (B, …) and targets (B,) as class indices, or
-    floats of the output's shape. Class indices are turned into one-hot floats for a loss that needs them.
+    floats of the output's shape. Class indices are turned into one-hot floats for a loss that needs them. What is
+    random in a batch, dropout say, depends on seed, process, epoch and batch alone, so no random state has to be saved.
     Raises NonFiniteLoss, with the step and the learning rate, at once on the CPU and elsewhere at the end of the
     epoch, since looking at the loss in the step would make it wait for the device.
     """
@@ -69,8 +73,10 @@ class Task(pl.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Schedule,
         metric: str = "accuracy",
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        self.seed = seed
         self.network, self.loss, self.metric = network, loss, metric
         self.make_optimizer, self.schedule = optimizer, schedule
         self._train, self._eval = _Counters(), _Counters()
@@ -128,6 +134,8 @@ class Task(pl.LightningModule):
         self._train, self._val = _Counters(self.global_step), {}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        count = int(self.trainer.num_training_batches)
+        reseed(_seeds(self.seed, self.trainer.global_rank, self.trainer.current_epoch, count)[batch_idx], self.device)
         loss, _ = self._count(batch, self._train)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"] if self._rate is None else self._rate
         self._train.rates.append(rate)
@@ -153,6 +161,7 @@ class Task(pl.LightningModule):
         metrics["seconds"] = seconds
         metrics["samples_per_second"] = sum(counters.samples) * self.trainer.world_size / (seconds - counters.paused)
         self._log(metrics, epoch=self.current_epoch + 1)
+        self._train = _Counters()
 
     def on_validation_model_zero_grad(self) -> None:
         """The gradients of the last step are kept: their norm and histograms are read after the validation."""
@@ -172,12 +181,33 @@ class Task(pl.LightningModule):
 
     def on_test_start(self) -> None:
         self._eval = _Counters()
+        reseed(self.seed, self.device)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._count(batch, self._eval)
 
     def on_test_epoch_end(self) -> None:
         self._log(self._finite("test", self._metrics("test", self._eval)), epoch=self.current_epoch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what has been counted in an epoch that is not over, on all ranks."""
+        if not self._train.losses:
+            return
+        counters = self._train.state()
+        tensors: Any = {name: value.to(self.device) for name, value in counters.items() if isinstance(value, Tensor)}
+        if self.trainer.world_size > 1:
+            tensors = self.all_gather(tensors)
+        else:
+            tensors = {name: value[None] for name, value in tensors.items()}
+        checkpoint["counters"] = counters | {name: value.cpu() for name, value in tensors.items()} | {"val": self._val}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        counters = dict(checkpoint.get("counters", {}))
+        if counters:
+            self._val = counters.pop("val")
+            rank = self.trainer.global_rank
+            own = {name: value[rank] if isinstance(value, Tensor) else value for name, value in counters.items()}
+            self._train = _Counters.load(own, self.device)
 
     def _log(self, metrics: dict[str, float], epoch: int | None = None, logger: bool | None = None) -> None:
         """Log metrics that all ranks agree on, at `epoch`, the number of epochs that are over."""
@@ -260,6 +290,23 @@ class Task(pl.LightningModule):
         )
 
 
+def reseed(number: int, device: torch.device) -> None:
+    """Seed what a layer may draw from: torch, Python and NumPy."""
+    # Not torch.manual_seed, which takes a hundred times as long, for all devices that there may be.
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(number)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+
+
+@lru_cache(maxsize=1)
+def _seeds(seed: int, rank: int, epoch: int, count: int) -> list[int]:
+    """A seed for each batch of an epoch; neighbouring counters give unrelated ones."""
+    words = np.random.SeedSequence((seed, rank, epoch)).generate_state(count, np.uint64)
+    return [int(word) >> 1 for word in words]
+
+
 class _Counters:
     """One pass over the data: tensors stay on the device and are read once, at its end."""
 
@@ -273,6 +320,32 @@ class _Counters:
         self.weights: list[Tensor] = []  # the denominators of the losses, where they are not `samples`
         self.rates: list[float] = []
         self.judged = 0
+
+    def state(self) -> dict[str, Any]:
+        """Tensors, numbers and lists of them; `load` makes the same counters of it."""
+        return {
+            "first_step": self.first_step,
+            "seconds": time.perf_counter() - self.started,
+            "paused": self.paused,
+            "losses": torch.stack(self.losses),
+            "scores": torch.stack(self.scores),
+            "samples": torch.tensor(self.samples),
+            "weights": torch.stack(self.weights) if self.weights else torch.empty(0),
+            "rates": self.rates,
+            "judged": torch.tensor(self.judged),
+        }
+
+    @classmethod
+    def load(cls, state: dict[str, Any], device: torch.device) -> "_Counters":
+        counters = cls(state["first_step"])
+        counters.started -= state["seconds"]
+        counters.paused = state["paused"]
+        counters.losses, counters.scores, counters.weights = (
+            list(state[name].to(device).unbind()) for name in ("losses", "scores", "weights")
+        )
+        counters.samples, counters.judged = state["samples"].tolist(), int(state["judged"])
+        counters.rates = list(state["rates"])
+        return counters
 
     def totals(self) -> Tensor:
         """Sums of weighted loss, weight, score and answers judged, float64 (4,): they can be added over ranks."""

@@ -1,11 +1,14 @@
 """The `trainer` and `visuals` groups of a config: Lightning's Trainer, its callbacks and its loggers."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
 
 from lamella import targets
+from lamella.checkpoints import Checkpoints, Every
 from lamella.errors import RequestError
 
 # What Lamella does itself or has no use for.
@@ -17,18 +20,32 @@ OPTIONS = {
 }
 
 
+def every(text: Any) -> Every:
+    """What `trainer.checkpoint_every` says: a number of steps or minutes, or nothing. Raises RequestError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(steps?|min|minutes?)", str(text))
+    if text is None:
+        return Every()
+    if not found or not (number := float(found[1])) or (found[2].startswith("step") and number % 1):
+        raise RequestError(
+            f"trainer.checkpoint_every is {text!r}; it takes a number with its unit, as 500steps or 5min, or null",
+            "trainer.checkpoint_every",
+        )
+    return Every(steps=number) if found[2].startswith("step") else Every(seconds=60 * number)
+
+
 def trainer(
     node: Mapping[str, Any],
     visuals: Mapping[str, Any],
     accelerator: str,
     precision: str,
+    deterministic: bool,
     make: Callable[[Mapping[str, Any]], Callable[..., Any]],
 ) -> Callable[..., pl.Trainer]:
-    """What makes the Trainer, called with further callbacks, loggers and arguments.
+    """What makes the Trainer, called with the first callback, the last ones, the last loggers and other arguments.
 
     make: called with the Trainer's own arguments, gives what makes it. Raises RequestError.
     """
-    node = dict(node)
+    node = {name: value for name, value in node.items() if name != "checkpoint_every"}
     strategy = str(node.get("strategy", "auto"))
     if strategy.startswith(("fsdp", "deepspeed")) and accelerator != "cuda":
         raise RequestError(f"trainer.strategy is {strategy!r}, which needs CUDA; use trainer=ddp", "trainer.strategy")
@@ -46,14 +63,17 @@ def trainer(
     for name in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
         if isinstance(node.get(name), int | float) and node[name] <= 0:
             raise RequestError(f"trainer.{name} is {node[name]}; it takes more than 0", f"trainer.{name}")
-    make_trainer = make({"accelerator": accelerator, "precision": precision, **OPTIONS, **node})
+    place = {"accelerator": accelerator, "precision": precision, "deterministic": deterministic}
+    make_trainer = make({**place, **OPTIONS, **node})
 
     def made(name: str) -> list[Any]:
         return [targets.instantiate(item, f"{name}.{inner}") for inner, item in lists[name].items()]
 
-    def with_more(callbacks: list[pl.Callback], loggers: list[Any], **more: Any) -> pl.Trainer:
+    def with_more(first: Checkpoints, last: list[pl.Callback], loggers: list[Any], **more: Any) -> pl.Trainer:
         drawn = [Visuals(made("visuals"))] if visuals else []
-        callbacks = [*drawn, *made("trainer.callbacks"), *callbacks]
+        callbacks = [first, *drawn, *made("trainer.callbacks"), *last]
+        # Lightning would add a checkpoint of its own where it finds none.
+        more["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
         made_trainer: pl.Trainer = make_trainer(callbacks=callbacks, logger=made("trainer.logger") + loggers, **more)
         return made_trainer
 

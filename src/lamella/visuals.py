@@ -46,7 +46,7 @@ class Text(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         writer, config = _writer(trainer), Path(trainer.default_root_dir) / "config.yaml"
-        if writer:
+        if writer and not trainer.global_step:
             writer.add_text("structure", _block(str(_network(pl_module))))
             if config.is_file():
                 writer.add_text("config", _block(config.read_text()))
@@ -61,7 +61,7 @@ class Graph(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         writer = _writer(trainer)
-        if writer is None or isinstance(trainer.strategy, SHARDED):
+        if writer is None or trainer.global_step or isinstance(trainer.strategy, SHARDED):
             return
         network = copy.deepcopy(_network(pl_module))
         sample = torch.zeros(1, *_data(trainer).shape, device=pl_module.device)

@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
         return status
 
     from lamella import build
-    from lamella.checkpoints import weights
+    from lamella.archive import weights
 
     sys.path.insert(0, os.getcwd())  # the project's own modules
     _, config = record.read(run)

@@ -4,6 +4,7 @@ Everything random is a pure function of counters, the permutation of (seed, epoc
 of (seed, epoch, index), so no random state has to be carried and the number of workers does not matter.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ class Normalize:
 
 
 class Batches:
-    """Iterates over (inputs float (B, …), targets (B, …)) on `device`; each pass is one epoch.
+    """Iterates over (inputs float (B, …), targets (B, …)) on `device`; each pass is one epoch, from batch `start` on.
 
     Shuffled, every batch is cut from one permutation and each of `world` ranks takes its share of it; `batch_size`
     counts all ranks. Up to world - 1 samples of the last batch sit out, so that the shares are equal and the mean of
@@ -109,13 +110,14 @@ class Batches:
         drop_last: bool = False,
         seed: int = 0,
         epoch: Callable[[], int] = lambda: 0,
+        start: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
         num_workers: int | None = None,
     ) -> None:
         self.samples, self.augment = samples, augment
-        self.shuffle, self.seed, self.epoch = shuffle, seed, epoch
+        self.shuffle, self.seed, self.epoch, self.start = shuffle, seed, epoch, start
         self.rank, self.world, self.num_workers = rank, world, num_workers
         self.device = torch.device(device)
         self.normalize = normalize.to(self.device) if normalize else None
@@ -134,7 +136,8 @@ class Batches:
         return -(-largest_share // self.size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        epoch = self.epoch()
+        # Asked when the first batch is, since Lightning makes an iterator before it knows where a run goes on.
+        epoch, start = self.epoch(), self.start()
         order = torch.arange(len(self.samples))
         if self.shuffle:
             order = torch.randperm(len(self.samples), generator=generator(self.seed, epoch, ORDER))
@@ -142,26 +145,27 @@ class Batches:
         drawn = None
         if self.augment:
             drawn = self.augment.draw(len(self.samples), self.seed, epoch).to(self.device)
-        for indices, inputs in self.read(share):
+        for indices, inputs in self.read(share, start):
             if drawn is not None and self.augment:
                 inputs = self.augment(inputs, drawn[indices])
             if self.normalize is not None:
                 inputs = self.normalize(inputs)
             yield inputs, self.targets[indices]
 
-    def read(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices and raw inputs of each batch, on the device."""
+    def read(self, share: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices and raw inputs of each batch from `start` on, on the device."""
         if self.num_workers is None and isinstance(self.inputs, Tensor):
-            for indices in self.cut(order.to(self.device)):
+            for indices in self.cut(share.to(self.device))[start:]:
                 yield indices, self.inputs.index_select(0, indices)
             return
-        batches = self.cut(order)
+        batches = self.cut(share)[start:]
         loader = DataLoader(
             _Reader(self.inputs, batches),
             batch_size=None,
             num_workers=self.num_workers or 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # it would draw from the global one, which dropout uses
+            worker_init_fn=_deaf,
         )
         for indices, inputs in zip(batches, loader, strict=True):
             yield indices.to(self.device), inputs.to(self.device, non_blocking=True)
@@ -172,6 +176,12 @@ class Batches:
         if len(share) > self.size * (count - 1):
             return torch.split(share, self.size) if count else ()
         return share.tensor_split(count)
+
+
+def _deaf(worker: int) -> None:
+    """Leave signals to the process that the worker reads for: Ctrl-C reaches both, and the step is to be finished."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Reader(Dataset[Tensor]):

@@ -1,0 +1,241 @@
+"""Kill runs at random moments, resume them, and compare what comes out with runs that nobody killed.
+
+    python bench/kill.py [--trials 300] [--jobs 2] [--seed 0]
+
+A trial trains one of the configs below, is killed with SIGKILL one to three times, resumed each time, and has to end
+with the same bits: weights, optimizer, schedulers and progress in both checkpoints, every line of metrics.jsonl and
+every point in TensorBoard, but for the times that were measured. Every process is a real one; they are forked from one
+that has the imports behind it, or a start would take five seconds.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+MEASURED = ("seconds", "samples_per_second")
+BASE = ("device=cpu", "device.threads=1", "data.batch_size=128", "trainer.max_epochs=3")
+EARLY = "trainer.callbacks=[{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/loss, patience: 1}]"
+CONFIGS = {
+    "plain": ("network.dropout=0.2",),
+    "steps": ("network.dropout=0.2", "trainer.checkpoint_every=1steps", "visuals=full"),
+    "augment": ("data.augment.crop=2", "data.augment.rotation=10", "trainer.checkpoint_every=3steps"),
+    "cnn": ("network=cnn", "network.widths=[4,8]", "trainer.checkpoint_every=2steps", "data.augment.crop=1"),
+    "loader": ("data.in_memory=false", "trainer.checkpoint_every=2steps", "network.dropout=0.1"),
+    "workers": ("data.in_memory=false", "data.num_workers=2", "trainer.checkpoint_every=2steps"),
+    "plateau": ("scheduler=plateau", "scheduler.patience=0", "optimizer.lr=0.1", "trainer.checkpoint_every=2steps"),
+    "one_cycle": ("scheduler=one_cycle", "trainer.checkpoint_every=2steps"),
+    "cosine": ("scheduler=cosine", "scheduler.warmup_steps=9", "optimizer=sgd", "trainer.checkpoint_every=4steps"),
+    "step": ("scheduler=step", "scheduler.step_size=1", "optimizer=adamw", "trainer.checkpoint_every=1steps"),
+    "accumulate": ("trainer.accumulate_grad_batches=4", "trainer.checkpoint_every=1steps", "network.dropout=0.2"),
+    "early": (EARLY, "optimizer.lr=0.1", "trainer.max_epochs=9", "trainer.checkpoint_every=5steps"),
+    "val": ("+trainer.val_check_interval=0.25", "trainer.checkpoint_every=1steps", "monitor=val/loss"),
+    "max_steps": ("+trainer.max_steps=27", "trainer.checkpoint_every=2steps", "network.dropout=0.2"),
+    "ddp": ("trainer=ddp", "trainer.devices=2", "trainer.checkpoint_every=2steps", "network.dropout=0.2"),
+}
+
+
+def command(directory: Path, arguments: tuple[str, ...], moment: int | None = None) -> None:
+    """What a forked process does: one command of lamella, ended by SIGKILL at the moment of this number.
+
+    A moment is a hook of Lightning's, the first piece of a checkpoint, or a file that is synced, linked or renamed.
+    Their number, for a command that is not killed, goes to the file `moments`.
+    """
+    from lamella import __main__, archive
+
+    os.setpgid(0, 0)
+    os.chdir(directory)
+    count = 0
+
+    def counted(function: Any) -> Any:
+        def call(*given: Any, **more: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*given, **more)
+
+        return call
+
+    if moment is not None:
+        from pytorch_lightning.trainer import call
+
+        call._call_callback_hooks = counted(call._call_callback_hooks)
+        archive.torch.save = counted(archive.torch.save)
+        os.replace, os.link, os.fsync = counted(os.replace), counted(os.link), counted(os.fsync)
+    output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    sys.argv = ["lamella", *arguments]
+    try:
+        status = __main__.main()
+    except SystemExit as left:
+        status = int(left.code or 0)
+    Path("moments").write_text(str(count))
+    os._exit(status)
+
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["lamella.attempt", "lamella.commands.train", "lamella.commands.resume", "hydra.main"])
+
+
+def lamella(directory: Path, *arguments: str, moment: int | None = None, seconds: float | None = None) -> int:
+    """Run a command in a process of its own, which is killed after `seconds`; returns its exit status, -9 if killed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(argument.startswith("trainer=ddp") for argument in arguments) or "ddp" in str(directory):
+        return _program(directory, arguments, seconds)
+    process = CONTEXT.Process(target=command, args=(directory, arguments, moment))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
+    return process.exitcode or 0
+
+
+def _program(directory: Path, arguments: tuple[str, ...], seconds: float | None) -> int:
+    """The same for a run that starts further processes, which it can only where it is a program."""
+    import subprocess
+
+    with (directory / "output").open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lamella", *arguments],
+            cwd=directory,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
+
+
+def run_of(directory: Path) -> Path | None:
+    """The run that was begun in a directory, if it got so far as to have a record."""
+    return next((path.parent for path in directory.glob("outputs/*/*/run.json")), None)
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """In what two run directories differ, but for measured times."""
+    import torch
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = []
+    for name in ("last", "best"):
+        a, b = (torch.load(path / "checkpoints" / f"{name}.ckpt", weights_only=True) for path in (one, other))
+        found += [f"{name}.ckpt: {place}" for place in unequal(a, b)]
+    records = [json.loads((path / "run.json").read_text()) for path in (one, other)]
+    for key in ("status", "epochs", "steps", "metrics", "best_epoch", "error"):
+        found += [f"run.json: {key}{place}" for place in unequal(records[0][key], records[1][key])]
+    lines = []
+    for path in (one, other):
+        parsed = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        lines.append([{key: value for key, value in line.items() if key not in MEASURED} for line in parsed])
+    found += [f"metrics.jsonl: {place}" for place in unequal(*lines)]
+    points = []
+    for path in (one, other):
+        events = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "histograms": 0}).Reload()
+        tags = events.Tags()
+        kept: list[Any] = []
+        for tag in tags["scalars"]:
+            values = [(p.step, None if tag in MEASURED else p.value) for p in events.Scalars(tag)]
+            kept.append((tag, values))
+        kept += [(tag, [(p.step, p.encoded_image_string) for p in events.Images(tag)]) for tag in tags["images"]]
+        kept += [
+            (tag, [(p.step, str(p.histogram_value)) for p in events.Histograms(tag)]) for tag in tags["histograms"]
+        ]
+        kept += [(tag, [p.step for p in events.Tensors(tag)]) for tag in tags["tensors"]]
+        points.append(sorted(kept))
+    found += [f"events: {place}" for place in unequal(*points)]
+    for path in (one, other):
+        found += [f"left over: {file}" for file in path.rglob(".*")]
+    return found
+
+
+def unequal(a: Any, b: Any, place: str = "") -> list[str]:
+    """The places at which two nests of dictionaries, lists and tensors differ."""
+    import torch
+
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = [key for key in {**a, **b} if key not in ("files", "seconds", "paused")]
+        return [inner for key in keys for inner in unequal(a.get(key), b.get(key), f"{place}.{key}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [inner for i, pair in enumerate(zip(a, b, strict=True)) for inner in unequal(*pair, f"{place}[{i}]")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [place]
+    return [] if type(a) is type(b) and a == b else [f"{place}: {str(a)[:60]} is {str(b)[:60]}"]
+
+
+def trial(folder: Path, name: str, reference: Path, seconds: float, chance: random.Random) -> tuple[int, list[str]]:
+    """Train, kill and resume until the run is finished; returns the number of kills and what differs."""
+    kills = chance.randint(1, 3)
+    arguments, done = ("train", *BASE, *CONFIGS[name]), 0
+    while True:
+        left = chance.uniform(0.0, 1.1) * seconds if done < kills else None
+        status = lamella(folder, *arguments, seconds=left)
+        done += status == -signal.SIGKILL
+        run = run_of(folder)
+        if status not in (0, -signal.SIGKILL):
+            return done, [f"exit status {status}: {(folder / 'output').read_text()[-2000:]}"]
+        if run:
+            arguments = ("resume", str(run.relative_to(folder)))
+            if status == 0:
+                return done, differences(reference, run)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--config", nargs="+", default=list(CONFIGS))
+    options = parser.parse_args()
+    trials, killed, failed = Counter[str](), Counter[str](), Counter[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        references: dict[str, tuple[Path, float]] = {}
+        for name in options.config:
+            directory = Path(folder, f"reference-{name}")
+            lamella(directory, "train", *BASE, *CONFIGS[name])  # the first start is slower
+            directory = Path(folder, f"reference-{name}-again")
+            start = time.perf_counter()
+            status = lamella(directory, "train", *BASE, *CONFIGS[name])
+            seconds, run = time.perf_counter() - start, run_of(directory)
+            if status or run is None:
+                sys.exit(f"{name}: {(directory / 'output').read_text()}")
+            references[name] = run, seconds
+
+        def one(number: int) -> tuple[str, int, list[str]]:
+            name = options.config[number % len(options.config)]
+            chance = random.Random(f"{options.seed} {number}")
+            directory = Path(folder, f"{name}-{number}")
+            return name, *trial(directory, name, *references[name], chance)
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for name, kills, found in pool.map(one, range(options.trials)):
+                trials[name] += 1
+                killed[name] += kills
+                failed[name] += bool(found)
+                for text in found[:5]:
+                    print(f"  {name}: {text}", flush=True)
+    for name in trials:
+        print(f"{name:<12}{trials[name]:>5} trials{killed[name]:>6} kills{failed[name]:>5} failures")
+    print(f"{'all':<12}{trials.total():>5} trials{killed.total():>6} kills{failed.total():>5} failures")
+    sys.exit(failed.total() > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Checkpoint files that are whole at any moment and know when they are damaged."""
+
+import hashlib
+import os
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from lamella.errors import RequestError
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+# A checkpoint is a zip archive, whose comment stands at its end and is part of no file in it.
+COMMENT = b"sha256:"
+LENGTH = len(COMMENT) + 64
+
+
+def weights(path: Path) -> dict[str, Any]:
+    """The state dict of a checkpoint. Raises RequestError for a file that is not there or not whole."""
+    if not path.is_file():
+        raise RequestError(f"{path}: there is no such checkpoint; the run has not finished an epoch")
+    if not verified(path):
+        raise RequestError(f"{path}: this is no whole checkpoint, its checksum is not that of its content")
+    state: dict[str, Any] = load(path)["state_dict"]
+    return state
+
+
+def verified(path: Path) -> bool:
+    """Whether a checkpoint is, to the bit, what was saved."""
+    body = path.stat().st_size - 2 - LENGTH
+    if body < 0:
+        return False
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while body and (part := file.read(min(body, 1 << 20))):
+            body -= len(part)
+            digest.update(part)
+        digest.update(b"\0\0")
+        return file.read() == _end(digest)
+
+
+def newest(directory: Path) -> tuple[Path | None, list[Path]]:
+    """The checkpoint to go on from, None where nothing has been saved, and those that are damaged.
+
+    Raises RequestError where all are damaged.
+    """
+    found = [directory / name for name in (LAST, PREVIOUS) if (directory / name).is_file()]
+    damaged: list[Path] = []
+    for path in found:
+        if verified(path):
+            return path, damaged
+        damaged.append(path)
+    if damaged:
+        raise RequestError(
+            f"{' and '.join(map(str, damaged))}: damaged, the checksums are not those of the content;\n"
+            f"  to train from the start, remove {directory}"
+        )
+    return None, []
+
+
+def load(path: Path) -> dict[str, Any]:
+    """All that is in a checkpoint; tensors are read when they are used."""
+    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return loaded
+
+
+class VerifiedCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint with its checksum to a neighbour and renames it: a crash leaves the one that was there.
+
+    `torch.load` reads the file as any other. Raises OSError where it cannot be written, the old one being left as it
+    was, and ValueError where a checkpoint that is loaded is damaged.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        neighbour = path.with_name(f".{path.name}")
+        try:
+            with neighbour.open("wb") as file:
+                hashed: Any = _Hashed(file)
+                try:
+                    torch.save(checkpoint, hashed)
+                except Exception:
+                    if hashed.error:  # torch hides it behind one of its own
+                        raise hashed.error from None
+                    raise
+                file.seek(-2, os.SEEK_END)
+                file.write(_end(hashed.digest))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(neighbour, path)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}: {path}") from None
+        finally:
+            neighbour.unlink(missing_ok=True)
+        _sync(path.parent)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        if not verified(Path(path)):
+            raise ValueError(f"{path} is damaged: its checksum is not that of its content")
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return loaded
+
+
+class _Hashed:
+    """What torch.save writes into, front to back."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, part: Any) -> int:
+        try:
+            self.file.write(part)
+        except OSError as error:
+            self.error = error
+            raise
+        self.digest.update(part)
+        return len(part)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _end(digest: Any) -> bytes:
+    """What follows the body of an archive: how long its comment is, and the comment, which holds the body's hash.
+
+    digest: of the archive as torch writes it, which ends with two zeros because it has no comment.
+    """
+    return struct.pack("<H", LENGTH) + COMMENT + str(digest.hexdigest()).encode()
+
+
+def _sync(directory: Path) -> None:
+    """Make the names in a directory outlive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def link(source: Path, path: Path) -> None:
+    """Give a file a second name, in place of what had it."""
+    neighbour = path.with_name(f".{path.name}")
+    neighbour.unlink(missing_ok=True)
+    os.link(source, neighbour)
+    os.replace(neighbour, path)
+    neighbour.unlink(missing_ok=True)  # replacing does nothing where both are names of one file already

@@ -1,0 +1,109 @@
+"""One attempt at a run, its first or one that goes on: what is printed, what the record says and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lamella import summary
+from lamella.build import Experiment
+from lamella.errors import RequestError, first_line
+from lamella.fit import Outcome, fit, rank
+from lamella.interrupts import Interrupted, Interrupts
+from lamella.record import Run
+from lamella.task import NonFiniteLoss
+
+# Set for the processes that Lightning starts beside this one: they take part in the run that is there.
+DIRECTORY = "LAMELLA_RUN"
+JOB = "SLURM_JOB_ID"
+
+
+def environment(experiment: Experiment) -> dict[str, Any]:
+    """What the bits of a result depend on beside the config."""
+    accelerator = experiment.device.accelerator
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if accelerator == "cuda" else accelerator,
+    }
+
+
+def attempt(experiment: Experiment, record: Run) -> int:
+    """Train and test, keeping the record; returns the exit status, 0 or 1.
+
+    Raises RequestError where nothing has been trained, the record being as it was before, and SystemExit with 128 and
+    the signal's number where a signal ended it.
+    """
+    os.environ[DIRECTORY] = str(record.path)
+    with record.log() as log, Interrupts(lambda: record.close("interrupted")) as interrupts:
+        print(f"Using {experiment.device.accelerator} device")
+        record.update(status="running", finished=None, error=None, environment=environment(experiment))
+        return _attempt(experiment, record, interrupts, log)
+
+
+def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: Any) -> int:
+    def on_epoch(metrics: dict[str, float], outcome: Outcome) -> None:
+        record.epoch(metrics, **vars(outcome))
+        print(summary.epoch(metrics, experiment.epochs))
+
+    settings = {key: summary.number(value) for key, value in summary.settings(record.fields["overrides"]).items()}
+    try:
+        outcome = fit(experiment, record.path, interrupts, on_epoch, settings)
+        record.close("finished", **vars(outcome))
+    except Interrupted as interrupted:
+        record.close("interrupted")
+        print(f"interrupted; to go on: lamella resume {record.path}", file=sys.stderr)
+        requeue(interrupted.number)
+        raise SystemExit(128 + interrupted.number) from None
+    except Exception as error:
+        if isinstance(error, RequestError) and (record.resumed or not (record.path / "checkpoints").exists()):
+            record.refuse()
+            raise
+        with suppress(OSError):  # what is full may be this very disk
+            traceback.print_exc(file=log)
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc(file=sys.__stderr__)
+        with suppress(OSError):
+            record.close("failed", error=f"{type(error).__name__}: {error}")
+        print(
+            f"error: {type(error).__name__}: {first_line(error)}\n  the whole of it: {record.path}/log.txt",
+            file=sys.stderr,
+        )
+        if not isinstance(error, NonFiniteLoss):  # which would come again
+            print(f"  to go on once that is mended: lamella resume {record.path}", file=sys.stderr)
+        return 1
+    print(summary.finished(outcome.best_epoch, outcome.epochs, outcome.metrics, record.path))
+    return 0
+
+
+def requeue(number: int) -> None:
+    """Ask Slurm to start the job again where it has warned that its time is up; where it preempts, it does so alone."""
+    if number == signal.SIGUSR1 and JOB in os.environ:
+        subprocess.run(["scontrol", "requeue", os.environ[JOB]], check=False)
+
+
+def take_part(experiment: Experiment) -> int:
+    """What a process does that Lightning has started beside the first one, which keeps the record."""
+    if DIRECTORY not in os.environ:
+        raise RequestError("LOCAL_RANK is set: start `lamella train` alone, it starts the other processes itself")
+    path = Path(os.environ[DIRECTORY])
+    try:
+        with Interrupts(lambda: None) as interrupts:
+            fit(experiment, path, interrupts)
+    except Interrupted:
+        return 0  # any other status would end the first process before it has put all away
+    except RequestError:
+        return 2  # the first process says it
+    except Exception as error:
+        with (path / "log.txt").open("a") as log:
+            traceback.print_exc(file=log)
+        print(f"error: process {rank()}: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,57 @@
+"""Signals that end a run: the first one after the step that is under way, a second one at once."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+# Ctrl-C; what ends a process or a cluster's job; what Slurm can be told to send before it takes the machine away.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ECHO = 0.5  # seconds; `timeout` and shells may send the same signal to the process and to its group
+
+
+class Interrupted(BaseException):
+    """A signal asked for the end, and everything up to here is saved. No Exception, so that nothing swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Interrupts:
+    """In a `with`, notes the first signal in `received`, which is 0 before, and ends the process at a second one.
+
+    at_once: called before the process ends so.
+    """
+
+    def __init__(self, at_once: Callable[[], None]) -> None:
+        self.at_once, self.process = at_once, os.getpid()
+        self.received = 0
+        self.time = 0.0
+        self.before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interrupts":
+        self.before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Take the signals; also after someone else, as Lightning does when it starts, has put a handler in place."""
+        for number in SIGNALS:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.process:
+            return  # a forked worker, which ends when the process that it works for does
+        now = time.monotonic()
+        if not self.received:
+            self.received, self.time = number, now
+        elif now - self.time > ECHO:
+            self.at_once()
+            os._exit(128 + number)
