@@ -49,7 +49,7 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
     """What a forked process does: one command of lamella, ended by SIGKILL at the moment of this number.
 
     A moment is a hook of Lightning's, the first piece of a checkpoint, or a file that is synced, linked or renamed.
-    Their number, for a command that is not killed, goes to the file `moments`.
+    Exit status and number of moments, for a command that is not killed, go to the file `ended`.
     """
     from lamella import __main__, archive
 
@@ -81,7 +81,7 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
         status = __main__.main()
     except SystemExit as left:
         status = int(left.code or 0)
-    Path("moments").write_text(str(count))
+    Path("ended").write_text(f"{status} {count}")
     os._exit(status)
 
 
@@ -94,6 +94,8 @@ def lamella(directory: Path, *arguments: str, moment: int | None = None, seconds
     directory.mkdir(parents=True, exist_ok=True)
     if any(argument.startswith("trainer=ddp") for argument in arguments) or "ddp" in str(directory):
         return _program(directory, arguments, seconds)
+    ended = directory / "ended"
+    ended.unlink(missing_ok=True)
     process = CONTEXT.Process(target=command, args=(directory, arguments, moment))
     process.start()
     process.join(seconds)
@@ -101,7 +103,7 @@ def lamella(directory: Path, *arguments: str, moment: int | None = None, seconds
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()
-    return process.exitcode or 0
+    return int(ended.read_text().split()[0]) if ended.exists() else -signal.SIGKILL
 
 
 def _program(directory: Path, arguments: tuple[str, ...], seconds: float | None) -> int:

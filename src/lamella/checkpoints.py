@@ -76,6 +76,8 @@ class Checkpoints(pl.Callback):
         if self.stepped is not None:
             # By this number loggers go; where a validation is over already, Lightning has just counted one too many.
             trainer.fit_loop.epoch_loop._batches_that_stepped, self.stepped = self.stepped, None
+            # Or it would leave out the plateau scheduler's step at the end of this epoch.
+            trainer.fit_loop._restarting = False
         if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
             return
         steps = trainer.global_step - self.saved_step
