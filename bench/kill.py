@@ -45,6 +45,11 @@ CONFIGS = {
 }
 
 
+def beside(directory: Path, name: str) -> Path:
+    """A file about a directory that does not stand in it: what its commands printed, and how the last one ended."""
+    return directory.with_name(f"{directory.name}.{name}")
+
+
 def command(directory: Path, arguments: tuple[str, ...], moment: int | None = None) -> None:
     """What a forked process does: one command of lamella, ended by SIGKILL at the moment of this number.
 
@@ -73,7 +78,7 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
         call._call_callback_hooks = counted(call._call_callback_hooks)
         archive.torch.save = counted(archive.torch.save)
         os.replace, os.link, os.fsync = counted(os.replace), counted(os.link), counted(os.fsync)
-    output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open(beside(directory, "output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
     sys.argv = ["lamella", *arguments]
@@ -81,7 +86,7 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
         status = __main__.main()
     except SystemExit as left:
         status = int(left.code or 0)
-    Path("ended").write_text(f"{status} {count}")
+    beside(directory, "ended").write_text(f"{status} {count}")
     os._exit(status)
 
 
@@ -94,7 +99,7 @@ def lamella(directory: Path, *arguments: str, moment: int | None = None, seconds
     directory.mkdir(parents=True, exist_ok=True)
     if any(argument.startswith("trainer=ddp") for argument in arguments) or "ddp" in str(directory):
         return _program(directory, arguments, seconds)
-    ended = directory / "ended"
+    ended = beside(directory, "ended")
     ended.unlink(missing_ok=True)
     process = CONTEXT.Process(target=command, args=(directory, arguments, moment))
     process.start()
@@ -110,7 +115,7 @@ def _program(directory: Path, arguments: tuple[str, ...], seconds: float | None)
     """The same for a run that starts further processes, which it can only where it is a program."""
     import subprocess
 
-    with (directory / "output").open("a") as output:
+    with beside(directory, "output").open("a") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "lamella", *arguments],
             cwd=directory,
@@ -192,7 +197,7 @@ def trial(folder: Path, name: str, reference: Path, seconds: float, chance: rand
         done += status == -signal.SIGKILL
         run = run_of(folder)
         if status not in (0, -signal.SIGKILL):
-            return done, [f"exit status {status}: {(folder / 'output').read_text()[-2000:]}"]
+            return done, [f"exit status {status}: {beside(folder, 'output').read_text()[-2000:]}"]
         if run:
             arguments = ("resume", str(run.relative_to(folder)))
             if status == 0:
@@ -217,7 +222,7 @@ def main() -> None:
             status = lamella(directory, "train", *BASE, *CONFIGS[name])
             seconds, run = time.perf_counter() - start, run_of(directory)
             if status or run is None:
-                sys.exit(f"{name}: {(directory / 'output').read_text()}")
+                sys.exit(f"{name}: {beside(directory, 'output').read_text()}")
             references[name] = run, seconds
 
         def one(number: int) -> tuple[str, int, list[str]]:

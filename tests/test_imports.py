@@ -12,19 +12,32 @@ SOURCE = Path(__file__).parents[1] / "src" / "lamella"
 # Who may import whom: strictly downward. Modules of one row do not know each other.
 LEVELS = [
     {"errors"},
-    {"arguments", "layers", "conf", "data", "record", "summary", "task", "pictures", "graph"},
+    {
+        "arguments",
+        "layers",
+        "conf",
+        "data",
+        "record",
+        "summary",
+        "task",
+        "pictures",
+        "graph",
+        "archive",
+        "interrupts",
+    },
     {"sizes", "targets", "checkpoints", "progress", "activations", "gradients"},
     {"trace", "schedules", "explain", "visuals"},
     {"network", "trainers"},
     {"build", "compose"},
     {"fit"},
+    {"attempt"},
     {"commands"},
     {"__main__"},
 ]
 # The parts that are usable from a notebook: they take plain values.
 PLAIN = (
     "network", "trace", "sizes", "layers", "activations", "gradients", "graph", "pictures", "data", "task", "record",
-    "summary", "arguments", "errors",
+    "summary", "arguments", "errors", "archive", "interrupts", "checkpoints",
 )  # fmt: skip
 
 

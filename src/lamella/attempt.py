@@ -44,7 +44,6 @@ def attempt(experiment: Experiment, record: Run) -> int:
     os.environ[DIRECTORY] = str(record.path)
     with record.log() as log, Interrupts(lambda: record.close("interrupted")) as interrupts:
         print(f"Using {experiment.device.accelerator} device")
-        record.update(status="running", finished=None, error=None, environment=environment(experiment))
         return _attempt(experiment, record, interrupts, log)
 
 
@@ -55,6 +54,7 @@ def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: A
 
     settings = {key: summary.number(value) for key, value in summary.settings(record.fields["overrides"]).items()}
     try:
+        record.update(status="running", finished=None, error=None, environment=environment(experiment))
         outcome = fit(experiment, record.path, interrupts, on_epoch, settings)
         record.close("finished", **vars(outcome))
     except Interrupted as interrupted:

@@ -63,33 +63,33 @@ def fit(
 
     charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", task.metric)}
     board = Board(str(directory.absolute()), charts)
-    trainer = experiment.trainer(
-        checkpoints,
-        [Bar()],
-        [EpochLog(keep), board],
-        plugins=[archive.VerifiedCheckpointIO()],
-        default_root_dir=str(directory),
-        log_every_n_steps=0,
-    )
-    data.check_world(trainer.world_size)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="|".join(QUIET))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="|".join(QUIET))
+        trainer = experiment.trainer(
+            checkpoints,
+            [Bar()],
+            [EpochLog(keep), board],
+            plugins=[archive.VerifiedCheckpointIO()],
+            default_root_dir=str(directory),
+            log_every_n_steps=0,
+        )
+        data.check_world(trainer.world_size)
+        try:
             trainer.fit(task, datamodule=data, ckpt_path=begin, weights_only=True)
             if not trainer.global_step:
                 raise RequestError("trainer: its limits leave no step to take", "trainer")
             best = str(checkpoints.best)
             [tested] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-        metrics = {name: value for name, value in tested.items() if name.startswith("test/")}
-        outcome = Outcome(
-            checkpoints.metrics | metrics, checkpoints.best_epoch, trainer.current_epoch, trainer.global_step
-        )
-        order = [name for stage in ("val", "test", "train") for name in outcome.metrics if name.startswith(stage)]
-        shown = {f"best/{name}": outcome.metrics[name] for name in order}
-        board.log_hyperparams({"seed": experiment.seed, **(settings or {})}, shown, outcome.best_epoch)
-        return outcome
-    finally:
-        board.close()
+            metrics = {name: value for name, value in tested.items() if name.startswith("test/")}
+            outcome = Outcome(
+                checkpoints.metrics | metrics, checkpoints.best_epoch, trainer.current_epoch, trainer.global_step
+            )
+            order = [name for stage in ("val", "test", "train") for name in outcome.metrics if name.startswith(stage)]
+            shown = {f"best/{name}": outcome.metrics[name] for name in order}
+            board.log_hyperparams({"seed": experiment.seed, **(settings or {})}, shown, outcome.best_epoch)
+            return outcome
+        finally:
+            board.close()
 
 
 def _go_on(checkpoints: Checkpoints, data: Data) -> Path | None:

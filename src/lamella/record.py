@@ -119,23 +119,27 @@ class Run:
 
     @classmethod
     def start(cls, path: Path, config: str, fields: Mapping[str, Any]) -> "Run":
-        """A new run in the directory `path`, which is there and empty."""
-        run = cls(path)
-        run.configure(config)
-        run.update(
-            status="running",
-            **fields,
-            epochs=0,
-            steps=0,
-            seconds=0.0,
-            started=_now(),
-            finished=None,
-            metrics={},
-            best_epoch=None,
-            versions=_versions(),
-            git=_git(path / "git.patch"),
-            error=None,
-        )
+        """A new run in the directory `path`, which is there and empty. Raises RequestError where it is full."""
+        try:
+            run = cls(path)
+            run.configure(config)
+            run.update(
+                status="running",
+                **fields,
+                epochs=0,
+                steps=0,
+                seconds=0.0,
+                started=_now(),
+                finished=None,
+                metrics={},
+                best_epoch=None,
+                versions=_versions(),
+                git=_git(path / "git.patch"),
+                error=None,
+            )
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise RequestError(f"{path}: cannot write there ({error.strerror})") from error
         return run
 
     @classmethod

@@ -1,0 +1,410 @@
+"""Killed at any moment and resumed, a run ends with the bits that it would have had."""
+
+import contextlib
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kill
+import pytest
+import torch
+from conftest import Lamella
+
+from lamella import archive
+
+SMALL = ("device=cpu", "device.threads=1", "data.batch_size=512", "network.dropout=0.2", "visuals=none")
+PARTS = 6  # of a test that the cores share
+PROGRAM = [sys.executable, "-m", "lamella"]
+
+
+def run_in(directory: Path) -> Path:
+    run = kill.run_of(directory)
+    assert run
+    return run
+
+
+def trained(directory: Path, *arguments: str) -> Path:
+    """A run that is finished, in a directory of its own."""
+    assert kill.lamella(directory, "train", *arguments) == 0, kill.beside(directory, "output").read_text()
+    return run_in(directory)
+
+
+def resume(directory: Path, *arguments: str) -> str:
+    """Finish the run in a directory; returns all that was printed there."""
+    status = kill.lamella(directory, "resume", str(run_in(directory).relative_to(directory)), *arguments)
+    printed = kill.beside(directory, "output").read_text()
+    assert status == 0, printed
+    return printed
+
+
+def record(run: Path) -> dict[str, object]:
+    return json.loads((run / "run.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs of three steps, saved at each of them."""
+    options = (*SMALL, "trainer.max_epochs=2", "trainer.checkpoint_every=1steps")
+    return trained(tmp_path_factory.mktemp("finished"), *options)
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A directory with a copy of the run, which a test may damage."""
+    shutil.copytree(finished.parents[2], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_killed_at_every_hook_and_every_write(tmp_path: Path, part: int) -> None:
+    options = (*SMALL, "data.batch_size=1024", "trainer.max_epochs=2", "trainer.checkpoint_every=1steps")
+    reference = tmp_path / "reference"
+    assert kill.lamella(reference, "train", *options, moment=0) == 0
+    moments = int(kill.beside(reference, "ended").read_text().split()[1])
+    assert moments > 100
+    for moment in range(1 + part, moments + 1, PARTS):
+        directory = tmp_path / str(moment)
+        assert kill.lamella(directory, "train", *options, moment=moment) == -signal.SIGKILL
+        run = kill.run_of(directory)
+        if run:  # otherwise it had not begun
+            resume(directory)
+            assert kill.differences(run_in(reference), run) == [], f"killed at moment {moment} of {moments}"
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("name", [name for name in kill.CONFIGS if name != "ddp"])
+def test_killed_at_random(tmp_path: Path, name: str) -> None:
+    start = time.perf_counter()
+    reference = trained(tmp_path / "reference", *kill.BASE, *kill.CONFIGS[name])
+    seconds = time.perf_counter() - start
+    chance = random.Random(name)
+    _, found = kill.trial(tmp_path / "killed", name, reference, seconds, chance)
+    assert found == []
+
+
+def test_two_processes_are_stopped_and_killed(tmp_path: Path) -> None:
+    """One signal, to the first of them alone, stops both at the same batch; a kill is one of either."""
+    options = (*kill.BASE, *kill.CONFIGS["ddp"], "trainer.max_epochs=6")
+    reference, directory = tmp_path / "ddp-reference", tmp_path / "ddp"
+    trained(reference, *options)
+    directory.mkdir()
+    command = [*PROGRAM, "train", *options]
+    process = subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    while "epoch 1" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "Traceback" not in err
+    run = run_in(directory)
+    assert record(run)["status"] == "interrupted"
+    kill.lamella(directory, "resume", str(run.relative_to(directory)), seconds=9)
+    resume(directory)
+    assert kill.differences(run_in(reference), run) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    options = [*SMALL, "trainer.max_epochs=40"]
+    reference = trained(tmp_path / "reference", *options)
+    directory = tmp_path / "stopped"
+    directory.mkdir()
+    process = subprocess.Popen(
+        [*PROGRAM, "train", *options], cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    while "epoch  2" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    run = run_in(directory)
+    assert process.returncode == 128 + number
+    assert err == f"interrupted; to go on: lamella resume {run.relative_to(directory)}\n"
+    assert record(run)["status"] == "interrupted"
+    resume(directory)
+    assert kill.differences(reference, run) == []
+
+
+def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
+    """In the middle of a step that would take a minute."""
+    (tmp_path / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+    (tmp_path / "conf/network").mkdir(parents=True)
+    (tmp_path / "conf/network/mine.yaml").write_text("layers: [Flatten, {_target_: mine.Slow}, Linear: 10]\n")
+    (tmp_path / "mine.py").write_text(
+        "import time\nfrom pathlib import Path\nfrom torch import nn\n\n\nclass Slow(nn.Module):\n    steps = 0\n"
+        "    def forward(self, x):\n        Slow.steps += self.training and x.device.type == 'cpu'\n"
+        "        if Slow.steps == 3 and not Path('fast').exists():\n            Path('slow').touch()\n"
+        "            time.sleep(60)\n        return x\n"
+    )
+    options = ("train", "network=mine", "trainer.checkpoint_every=1steps", "trainer.max_epochs=1", "device=cpu")
+    process = subprocess.Popen([*PROGRAM, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "slow").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - start < 30
+    run = run_in(tmp_path)
+    assert record(run)["status"] == "interrupted"
+    (tmp_path / "fast").touch()
+    resume(tmp_path)
+    assert (record(run)["status"], record(run)["steps"]) == ("finished", 21)
+
+
+def test_a_finished_run_says_so_and_can_be_made_longer(finished: Path, copied: Path, tmp_path: Path) -> None:
+    run = run_in(copied)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    printed = resume(copied)
+    assert f"{run.relative_to(copied)} is finished: 2 epochs, the best one " in printed
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    resume(copied, "trainer.max_epochs=4")
+    options = (*SMALL, "trainer.checkpoint_every=1steps", "trainer.max_epochs=4")
+    assert kill.differences(trained(tmp_path / "longer", *options), run) == []
+    assert record(run)["overrides"] == [*record(finished)["overrides"], "trainer.max_epochs=4"]  # type: ignore[misc]
+    assert "max_epochs: 4" in (run / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr=0.1", "optimizer.lr cannot change while a run goes on: the record of the run counts"),
+        ("network=cnn", "network cannot change while a run goes on"),
+        ("data.batch_size=3", "data.batch_size cannot change while a run goes on"),
+        ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
+        ("trainer.max_epochs", "trainer.max_epochs: an override is KEY=VALUE"),
+        ("trainer.max_epochs=1", "trainer.max_epochs is 1, but 2 epochs are over"),
+        ("trainer.max_epochs=many", "trainer.max_epochs is 'many'"),
+        ("trainer.max_epochs=5 device.accelerator=gpu", "device.accelerator is 'gpu'"),
+    ],
+)
+def test_what_cannot_change(lamella: Lamella, copied: Path, override: str, message: str) -> None:
+    run = run_in(copied)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    result = lamella("resume", str(run), *override.split())
+    assert result.status == 2
+    assert result.err.startswith("error: ")
+    assert message in result.err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_schedule_for_the_whole_run_cannot_be_made_longer(lamella: Lamella) -> None:
+    lamella("train", "scheduler=cosine", "trainer.max_epochs=1", "network=linear")
+    [run] = (path.parent for path in Path("outputs").rglob("run.json"))
+    result = lamella("resume", str(run), "trainer.max_epochs=2")
+    assert result.status == 2
+    assert "error: trainer.max_epochs cannot change: scheduler.T_max is null, so that the learning rate" in result.err
+
+
+def test_what_is_no_run_is_named(lamella: Lamella) -> None:
+    result = lamella("resume", "outputs/nothing")
+    assert (result.status, result.err) == (
+        2, "error: outputs/nothing is no run directory: it holds no run.json; `lamella train` makes one\n"
+    )  # fmt: skip
+
+
+def test_other_samples_are_refused(lamella: Lamella, image_root: Path) -> None:
+    data = ("data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0.3]", "data.std=[0.3]")
+    lamella("train", *data, "trainer.max_epochs=1")
+    [run] = (path.parent for path in Path("outputs").rglob("run.json"))
+    next(image_root.glob("train/one/*.png")).unlink()
+    before = (run / "run.json").read_bytes(), (run / "metrics.jsonl").read_bytes()
+    result = lamella("resume", str(run), "trainer.max_epochs=2")
+    assert result.status == 2
+    assert result.err.startswith("error: data: the training samples are not those with which outputs/")
+    assert before == ((run / "run.json").read_bytes(), (run / "metrics.jsonl").read_bytes())
+
+
+def test_another_machine_is_allowed_and_said(copied: Path) -> None:
+    printed = resume(copied, "trainer.max_epochs=3", "device.threads=2")
+    assert "with threads 2 instead of 1: the result will not be, to the bit, that of a run without interr" in printed
+
+
+def test_the_record_counts_and_not_the_config_files(lamella: Lamella) -> None:
+    Path("conf/network").mkdir(parents=True)
+    Path("conf/network/mine.yaml").write_text("layers: [Flatten, Linear: 7, Linear: 10]\n")
+    lamella("train", "network=mine", "trainer.max_epochs=1")
+    [run] = (path.parent for path in Path("outputs").rglob("run.json"))
+    Path("conf/network/mine.yaml").write_text("layers: [Flatten, Linear: 8, Linear: 10]\n")
+    result = lamella("resume", str(run), "trainer.max_epochs=2")
+    assert result.status == 0, result.err
+    assert record(run)["parameters"] == 784 * 7 + 7 + 7 * 10 + 10
+
+
+def test_a_run_has_one_writer(tmp_path: Path, lamella: Lamella) -> None:
+    options = ("train", "trainer.max_epochs=9999", "data.in_memory=false", "data.num_workers=2", "network=linear")
+    process = subprocess.Popen([*PROGRAM, *options], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    while "epoch" not in process.stdout.readline():
+        assert process.poll() is None
+    run = run_in(tmp_path)
+    result = lamella("resume", str(run))
+    assert result.status == 2
+    assert result.err == f"error: {run}: another process is at work on this run\n"
+    process.kill()
+    process.communicate()
+    # At once, though the workers that it leaves behind may live on for seconds.
+    kill.lamella(tmp_path, "resume", str(run.relative_to(tmp_path)), seconds=4)
+    assert "another process" not in kill.beside(tmp_path, "output").read_text()
+
+
+def test_how_the_samples_are_read_makes_no_difference(tmp_path: Path) -> None:
+    options = (*SMALL, "trainer.max_epochs=2", "data.augment.crop=2")
+    memory = trained(tmp_path / "memory", *options)
+    for workers in range(3):
+        reader = ("data.in_memory=false", f"data.num_workers={workers}")
+        assert kill.differences(memory, trained(tmp_path / str(workers), *options, *reader)) == []
+
+
+def test_every_flipped_bit_is_found(copied: Path) -> None:
+    directory = run_in(copied) / "checkpoints"
+    last, previous = directory / "last.ckpt", directory / "previous.ckpt"
+    content = bytearray(last.read_bytes())
+    last.unlink()  # it may be best.ckpt as well
+    chance = random.Random(0)
+    for _ in range(1000):
+        bit = chance.randrange(8 * len(content))
+        content[bit // 8] ^= 1 << bit % 8
+        last.write_bytes(content)
+        assert archive.newest(directory) == (previous, [last])
+        content[bit // 8] ^= 1 << bit % 8
+    last.write_bytes(content)
+    assert archive.newest(directory) == (last, [])
+    for length in (0, 1, len(content) // 2, len(content) - 1):
+        last.write_bytes(content[:length])
+        assert archive.newest(directory) == (previous, [last])
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished: Path, copied: Path, lamella: Lamella) -> None:
+    run = run_in(copied)
+    last, previous = run / "checkpoints/last.ckpt", run / "checkpoints/previous.ckpt"
+    record_now = record(run)
+    record_now["status"] = "running"
+    (run / "run.json").write_text(json.dumps(record_now))
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 16
+    last.unlink()
+    last.write_bytes(content)
+    printed = resume(copied)
+    place = run.relative_to(copied) / "checkpoints"
+    assert f"{place}/last.ckpt is damaged, its checksum is not that of its content; {place}/previous.ckpt" in printed
+    assert kill.differences(finished, run) == []
+    for path in (last, previous):
+        path.unlink()
+        path.write_bytes(content)
+    result = lamella("resume", str(run), "trainer.max_epochs=3")
+    assert result.status == 2
+    assert f"{last} and {previous}: damaged" in result.err
+    assert f"to train from the start, remove {run}/checkpoints\n" in result.err
+
+
+@contextlib.contextmanager
+def disk(directory: Path, kilobytes: int):  # type: ignore[no-untyped-def]
+    directory.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(directory)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+@pytest.mark.parametrize("kilobytes", [8, 64, 800, 1300, *range(1450, 6200, 300)])
+def test_a_full_disk_loses_nothing(tmp_path: Path, finished: Path, kilobytes: int) -> None:
+    directory = tmp_path / "disk"
+    with disk(directory, kilobytes):
+        status = kill.lamella(directory, "train", *SMALL, "trainer.max_epochs=2", "trainer.checkpoint_every=1steps")
+        printed = kill.beside(directory, "output").read_text()
+        run = kill.run_of(directory)
+        subprocess.run(["mount", "-o", "remount,size=100m", str(directory)], check=True)
+        if status == 0:
+            assert run
+        elif run is None:
+            assert status in (1, 2)
+        else:
+            assert status == 1
+            assert record(run)["status"] in ("running", "failed")
+            assert printed.count("error:") <= 1
+            assert not list(run.rglob(".*"))
+            archive.newest(run / "checkpoints")
+            resume(directory)
+        if run:
+            assert kill.differences(finished, run) == []
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    directory = tmp_path / "disk"
+    with disk(directory, 900):
+        command = [*PROGRAM, "train", *SMALL]
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: OSError: [Errno 28] No space left on device")
+    assert "Traceback" not in done.stderr
+    assert "to go on once that is mended: lamella resume outputs/" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["5", "0steps", "1.5steps", "often", "-1min"])
+def test_how_often_is_checked(lamella: Lamella, value: str) -> None:
+    result = lamella("train", f"trainer.checkpoint_every={value}")
+    assert result.status == 2
+    assert "it takes a number with its unit, as 500steps or 5min, or null\n" in result.err
+    assert f"from the command line: trainer.checkpoint_every={value}" in result.err
+
+
+def test_the_last_two_checkpoints_are_kept(finished: Path) -> None:
+    steps = {}
+    for path in finished.glob("checkpoints/*"):
+        steps[path.name] = torch.load(path, weights_only=True)["global_step"]
+    assert (steps["last.ckpt"], steps["previous.ckpt"]) == (6, 5)
+    assert set(steps) == {"last.ckpt", "previous.ckpt", "best.ckpt"}
+
+
+def test_a_network_that_draws_in_other_ways_is_exact_too(tmp_path: Path) -> None:
+    """Layers that use Python's and NumPy's random numbers, in training and in evaluation."""
+    for name in ("reference", "killed"):
+        directory = tmp_path / name
+        (directory / "conf/network").mkdir(parents=True)
+        (directory / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+        (directory / "conf/network/mine.yaml").write_text("layers: [Flatten, {_target_: mine.Noise}, Linear: 10]\n")
+        (directory / "mine.py").write_text(
+            "import random\nimport numpy as np\nimport torch\nfrom torch import nn\n\n\nclass Noise(nn.Module):\n"
+            "    def forward(self, x):\n"
+            "        return x * random.random() + np.random.rand() + torch.rand(x.shape, device=x.device)\n"
+        )
+    options = (*SMALL[:3], "visuals=none", "network=mine", "trainer.checkpoint_every=1steps", "trainer.max_epochs=2")
+    reference = tmp_path / "reference"
+    assert kill.lamella(reference, "train", *options, moment=0) == 0
+    moments = int(kill.beside(reference, "ended").read_text().split()[1])
+    for moment in (moments // 3, moments // 2, moments - 6):
+        directory = tmp_path / f"killed-{moment}"
+        shutil.copytree(tmp_path / "killed", directory)
+        assert kill.lamella(directory, "train", *options, moment=moment) == -signal.SIGKILL
+        resume(directory)
+        assert kill.differences(run_in(reference), run_in(directory)) == []
+
+
+def test_epochs_can_be_left_unsaved_in_between(tmp_path: Path) -> None:
+    run = trained(tmp_path, *SMALL, "trainer.max_epochs=1", "trainer.checkpoint_every=null")
+    assert not (run / "checkpoints/previous.ckpt").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("moment", [40, 80, 120])
+def test_on_a_gpu_where_it_is_deterministic(tmp_path: Path, moment: int) -> None:
+    options = ("device=cuda", "device.deterministic=true", "network=cnn", "network.widths=[4,8]", *SMALL[2:])
+    options = (*options, "trainer.max_epochs=2", "trainer.checkpoint_every=2steps")
+    reference = trained(tmp_path / "reference", *options)
+    assert kill.lamella(tmp_path / "killed", "train", *options, moment=moment) == -signal.SIGKILL
+    resume(tmp_path / "killed")
+    assert kill.differences(reference, run_in(tmp_path / "killed")) == []
