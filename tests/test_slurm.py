@@ -1,0 +1,126 @@
+"""A real Slurm on this machine: a job that is taken off it goes on by itself when it is started again."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import kill
+import pytest
+
+CONFIG = """
+ClusterName=loop
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=cred_expire=5
+CredType=cred/munge
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/ctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+MpiDefault=none
+SwitchType=switch/none
+ReturnToService=2
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=2,bf_interval=2
+KillWait=15
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=60 State=UP
+"""
+
+
+def free_ports() -> list[int]:
+    with socket.socket() as one, socket.socket() as two:
+        for each in (one, two):
+            each.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1], two.getsockname()[1]]
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    if shutil.which("slurmctld") is None or shutil.which("munged") is None or os.geteuid():
+        pytest.skip("Slurm is not installed, or cannot be started by this user")
+    host, folder = socket.gethostname().partition(".")[0], tmp_path_factory.mktemp("slurm")
+    (folder / "state").mkdir()
+    (folder / "spool").mkdir()
+    hosts = Path("/etc/hosts").read_text()
+    if host not in hosts.split():
+        Path("/etc/hosts").write_text(f"{hosts.rstrip()}\n127.0.0.1 {host}\n")
+    for directory in ("/run/munge", "/var/log/munge", "/var/lib/munge"):
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        shutil.chown(directory, "munge", "munge")
+    config = folder / "slurm.conf"
+    config.write_text(CONFIG.format(host=host, folder=folder, ports=free_ports(), cores=os.cpu_count()))
+    os.environ["SLURM_CONF"] = str(config)
+    try:
+        if subprocess.run(["munge", "-n"], capture_output=True).returncode:
+            subprocess.run(["runuser", "-u", "munge", "--", "munged", "--force"], check=True)
+        subprocess.run(["slurmctld"], check=True)
+        subprocess.run(["slurmd", "-N", host], check=True)
+        deadline = time.monotonic() + 60
+        while "idle" not in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout:
+            assert time.monotonic() < deadline, (folder / "ctld.log").read_text()[-2000:]
+            time.sleep(0.5)
+        yield
+    finally:
+        for name in ("slurmd", "slurmctld"):
+            pid = folder / f"{name}.pid"
+            if pid.exists():
+                os.kill(int(pid.read_text()), signal.SIGTERM)
+        del os.environ["SLURM_CONF"]
+
+
+OPTIONS = ("device=cpu", "device.threads=1", "network.dropout=0.2", "trainer.max_epochs=60")
+
+
+@pytest.mark.parametrize("way", ["preempted", "time is up"])
+def test_a_job_goes_on_by_itself(slurm: None, tmp_path: Path, way: str) -> None:
+    """Preempted, Slurm requeues it; where its time is nearly up, the run asks for it, once it is saved."""
+    reference = tmp_path / "reference"
+    kill.lamella(reference, "train", *OPTIONS)
+    directory = tmp_path / "job"
+    directory.mkdir()
+    script = f"#!/bin/bash\n#SBATCH --requeue --open-mode=append --output=out\nexec {sys.executable} -m lamella train "
+    (directory / "job.sh").write_text(script + " ".join(OPTIONS) + "\n")
+    submitted = subprocess.run(
+        ["sbatch", "--parsable", "job.sh"], cwd=directory, capture_output=True, text=True, check=True
+    )
+    job, out = submitted.stdout.strip(), directory / "out"
+    deadline = time.monotonic() + 120
+
+    def wait(text: str) -> None:
+        while not out.exists() or text not in out.read_text():
+            assert time.monotonic() < deadline, out.read_text() if out.exists() else "the job has not started"
+            time.sleep(0.1)
+
+    wait("epoch  3/60")
+    command = ["scontrol", "requeue"] if way == "preempted" else ["scancel", "--signal=USR1", "--full"]
+    subprocess.run([*command, job], check=True)
+    wait("the job was requeued: going on with outputs/default/")
+    wait("curves")
+    assert out.read_text().count("interrupted; to go on") == 1
+    runs = list(directory.glob("outputs/*/*/run.json"))
+    assert len(runs) == 1
+    assert json.loads(runs[0].read_text())["job"] == job
+    original = kill.run_of(reference)
+    assert original
+    assert kill.differences(original, runs[0].parent) == []
