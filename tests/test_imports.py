@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "lamella"
 
 # Who may import whom: strictly downward. Modules of one row do not know each other.
 LEVELS = [
-    {"errors"},
+    {"errors", "seeds"},
     {
         "arguments",
         "layers",
@@ -24,6 +24,7 @@ LEVELS = [
         "graph",
         "archive",
         "interrupts",
+        "counters",
     },
     {"sizes", "targets", "checkpoints", "progress", "activations", "gradients"},
     {"trace", "schedules", "explain", "visuals"},
@@ -37,7 +38,8 @@ LEVELS = [
 # The parts that are usable from a notebook: they take plain values.
 PLAIN = (
     "network", "trace", "sizes", "layers", "activations", "gradients", "graph", "pictures", "data", "task", "record",
-    "summary", "arguments", "errors", "archive", "interrupts", "checkpoints",
+    "summary", "arguments", "errors", "archive", "interrupts", "checkpoints", "seeds",
+    "counters",
 )  # fmt: skip
 
 

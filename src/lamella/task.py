@@ -1,14 +1,11 @@
 """The one LightningModule: network and loss, the optimizer, and the metrics of each epoch."""
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -17,7 +14,9 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from lamella.counters import Counters
 from lamella.errors import RequestError
+from lamella.seeds import reseed, seeds
 
 # The losses that read class indices; every other one reads targets of the output's shape.
 INDEXED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
@@ -79,7 +78,7 @@ class Task(pl.LightningModule):
         self.seed = seed
         self.network, self.loss, self.metric = network, loss, metric
         self.make_optimizer, self.schedule = optimizer, schedule
-        self._train, self._eval = _Counters(), _Counters()
+        self._train, self._eval = Counters(), Counters()
         self._val: dict[str, float] = {}
         self._rate: float | None = None  # the schedule's, while the warm-up's stands in the optimizer
         # Whether the loss is a weighted mean: by class, or because some samples do not count.
@@ -131,11 +130,11 @@ class Task(pl.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_epoch_start(self) -> None:
-        self._train, self._val = _Counters(self.global_step), {}
+        self._train, self._val = Counters(self.global_step), {}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         count = int(self.trainer.num_training_batches)
-        reseed(_seeds(self.seed, self.trainer.global_rank, self.trainer.current_epoch, count)[batch_idx], self.device)
+        reseed(seeds(self.seed, self.trainer.global_rank, self.trainer.current_epoch, count)[batch_idx], self.device)
         loss, _ = self._count(batch, self._train)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"] if self._rate is None else self._rate
         self._train.rates.append(rate)
@@ -161,14 +160,14 @@ class Task(pl.LightningModule):
         metrics["seconds"] = seconds
         metrics["samples_per_second"] = sum(counters.samples) * self.trainer.world_size / (seconds - counters.paused)
         self._log(metrics, epoch=self.current_epoch + 1)
-        self._train = _Counters()
+        self._train = Counters()
 
     def on_validation_model_zero_grad(self) -> None:
         """The gradients of the last step are kept: their norm and histograms are read after the validation."""
 
     def on_validation_start(self) -> None:
         self._check_training()  # first, because it can name the step
-        self._eval = _Counters()
+        self._eval = Counters()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self._count(batch, self._eval)[1]
@@ -180,7 +179,7 @@ class Task(pl.LightningModule):
         self._train.paused += time.perf_counter() - self._eval.started
 
     def on_test_start(self) -> None:
-        self._eval = _Counters()
+        self._eval = Counters()
         reseed(self.seed, self.device)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -207,7 +206,7 @@ class Task(pl.LightningModule):
             self._val = counters.pop("val")
             rank = self.trainer.global_rank
             own = {name: value[rank] if isinstance(value, Tensor) else value for name, value in counters.items()}
-            self._train = _Counters.load(own, self.device)
+            self._train = Counters.load(own, self.device)
 
     def _log(self, metrics: dict[str, float], epoch: int | None = None, logger: bool | None = None) -> None:
         """Log metrics that all ranks agree on, at `epoch`, the number of epochs that are over."""
@@ -224,7 +223,7 @@ class Task(pl.LightningModule):
             return one_hot(targets, output.shape[1]).to(output.dtype)
         return targets
 
-    def _count(self, batch: tuple[Tensor, Tensor], counters: "_Counters") -> tuple[Tensor, Tensor]:
+    def _count(self, batch: tuple[Tensor, Tensor], counters: "Counters") -> tuple[Tensor, Tensor]:
         """The loss and the network's output."""
         inputs, targets = batch
         output = self.network(inputs)
@@ -253,7 +252,7 @@ class Task(pl.LightningModule):
             weights[loss.ignore_index] = 0
         return weights
 
-    def _metrics(self, stage: str, counters: "_Counters") -> dict[str, float]:
+    def _metrics(self, stage: str, counters: "Counters") -> dict[str, float]:
         """Means over the pass that has just ended, on all ranks."""
         totals = counters.totals()
         if self.trainer.world_size > 1:
@@ -288,69 +287,3 @@ class Task(pl.LightningModule):
             f"the loss is {losses[0] if losses else math.nan} at step {step + 1} (epoch {self.current_epoch + 1}), "
             f"with learning rate {rate:g}; {SMALLER}"
         )
-
-
-def reseed(number: int, device: torch.device) -> None:
-    """Seed what a layer may draw from: torch, Python and NumPy."""
-    # Not torch.manual_seed, which takes a hundred times as long, for all devices that there may be.
-    torch.default_generator.manual_seed(number)
-    if device.type != "cpu":
-        getattr(torch, device.type).manual_seed(number)
-    random.seed(number)
-    np.random.seed(number % 2**32)
-
-
-@lru_cache(maxsize=1)
-def _seeds(seed: int, rank: int, epoch: int, count: int) -> list[int]:
-    """A seed for each batch of an epoch; neighbouring counters give unrelated ones."""
-    words = np.random.SeedSequence((seed, rank, epoch)).generate_state(count, np.uint64)
-    return [int(word) >> 1 for word in words]
-
-
-class _Counters:
-    """One pass over the data: tensors stay on the device and are read once, at its end."""
-
-    def __init__(self, first_step: int = 0) -> None:
-        self.first_step = first_step
-        self.started = time.perf_counter()
-        self.paused = 0.0  # seconds that validation took in between
-        self.losses: list[Tensor] = []
-        self.scores: list[Tensor] = []
-        self.samples: list[int] = []
-        self.weights: list[Tensor] = []  # the denominators of the losses, where they are not `samples`
-        self.rates: list[float] = []
-        self.judged = 0
-
-    def state(self) -> dict[str, Any]:
-        """Tensors, numbers and lists of them; `load` makes the same counters of it."""
-        return {
-            "first_step": self.first_step,
-            "seconds": time.perf_counter() - self.started,
-            "paused": self.paused,
-            "losses": torch.stack(self.losses),
-            "scores": torch.stack(self.scores),
-            "samples": torch.tensor(self.samples),
-            "weights": torch.stack(self.weights) if self.weights else torch.empty(0),
-            "rates": self.rates,
-            "judged": torch.tensor(self.judged),
-        }
-
-    @classmethod
-    def load(cls, state: dict[str, Any], device: torch.device) -> "_Counters":
-        counters = cls(state["first_step"])
-        counters.started -= state["seconds"]
-        counters.paused = state["paused"]
-        counters.losses, counters.scores, counters.weights = (
-            list(state[name].to(device).unbind()) for name in ("losses", "scores", "weights")
-        )
-        counters.samples, counters.judged = state["samples"].tolist(), int(state["judged"])
-        counters.rates = list(state["rates"])
-        return counters
-
-    def totals(self) -> Tensor:
-        """Sums of weighted loss, weight, score and answers judged, float64 (4,): they can be added over ranks."""
-        weights = torch.stack(self.weights) if self.weights else torch.tensor(self.samples)
-        losses, weights, scores = (
-            kept.double().cpu() for kept in (torch.stack(self.losses), weights, torch.stack(self.scores))
-        )
-        return torch.tensor([(losses * weights).sum(), weights.sum(), scores.sum(), self.judged], dtype=torch.float64)

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
@@ -16,14 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from lamella.data.samples import Inputs, Samples
 from lamella.errors import RequestError
+from lamella.seeds import generator
 
 ORDER, AUGMENT = 0, 1
-
-
-def generator(*counters: int) -> torch.Generator:
-    """A generator that depends on the counters alone; neighbouring counters give unrelated streams."""
-    state = np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) >> 1)
 
 
 @dataclass(frozen=True)
