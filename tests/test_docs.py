@@ -98,8 +98,13 @@ def run(lamella: Lamella, command: str) -> None:
     if program == "make":
         subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
     elif program == "python":
-        few = {"bench/epoch.py": ["--threads", "1"], "bench/visuals.py": ["--network", "mlp"]}
-        brief = ["--repeats", "1", *few.get(arguments[0], [])]
+        few = {
+            "bench/epoch.py": ["--repeats", "1", "--threads", "1"],
+            "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
+            "bench/exact.py": ["--repeats", "1", "--network", "mlp"],
+            "bench/kill.py": ["--trials", "2", "--config", "steps", "workers"],
+        }
+        brief = few.get(arguments[0], ["--repeats", "1"])
         script = [sys.executable, ROOT / arguments[0], *arguments[1:], *brief]
         subprocess.run(script, check=True, timeout=300, capture_output=True)
     elif command.startswith(("lamella board", "tensorboard")):

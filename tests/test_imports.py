@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "lamella"
 
 # Who may import whom: strictly downward. Modules of one row do not know each other.
 LEVELS = [
-    {"errors", "seeds"},
+    {"errors", "seeds", "counters"},
     {
         "arguments",
         "layers",
@@ -24,7 +24,6 @@ LEVELS = [
         "graph",
         "archive",
         "interrupts",
-        "counters",
     },
     {"sizes", "targets", "checkpoints", "progress", "activations", "gradients"},
     {"trace", "schedules", "explain", "visuals"},

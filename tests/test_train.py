@@ -273,7 +273,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(lamella
     path = max(run_directories(), key=lambda path: path.stat().st_mtime)
     assert record(path)["epochs"] == 1
     assert "at step 2" in record(path)["error"]
-    assert torch.load(path / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+    assert torch.load(path / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
     assert all(value.isfinite().all() for value in weights(path).values())
 
 
