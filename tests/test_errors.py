@@ -61,6 +61,7 @@ OWN = {
 }
 
 CASES = {
+    "+trainer.fast_dev_run=true": ["trainer.fast_dev_run leaves no metrics", "use trainer=debug"],
     # what is given: what the message says, in this order
     "network=cnnn": ["network=cnnn: there is no such option; did you mean cnn?"],
     "netwrk=cnn": ["netwrk: there is no such key; did you mean network?"],

@@ -168,7 +168,7 @@ def test_a_finished_run_says_so_and_can_be_made_longer(finished: Path, copied: P
     printed = resume(copied)
     assert f"{run.relative_to(copied)} is finished: 2 epochs, the best one " in printed
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    resume(copied, "trainer.max_epochs=4")
+    assert "going on after epoch 2\n" in resume(copied, "trainer.max_epochs=4")
     options = (*SMALL, "trainer.checkpoint_every=1steps", "trainer.max_epochs=4")
     assert kill.differences(trained(tmp_path / "longer", *options), run) == []
     assert record(run)["overrides"] == [*record(finished)["overrides"], "trainer.max_epochs=4"]  # type: ignore[misc]
@@ -204,6 +204,17 @@ def test_a_schedule_for_the_whole_run_cannot_be_made_longer(lamella: Lamella) ->
     result = lamella("resume", str(run), "trainer.max_epochs=2")
     assert result.status == 2
     assert "error: trainer.max_epochs cannot change: scheduler.T_max is null, so that the learning rate" in result.err
+
+
+def test_a_run_without_its_checkpoints_is_left_as_it_is(lamella: Lamella, copied: Path) -> None:
+    run = run_in(copied)
+    shutil.rmtree(run / "checkpoints")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    result = lamella("resume", str(run), "trainer.max_epochs=3")
+    assert (result.status, result.err) == (
+        2, f"error: {run}: its checkpoints are gone, so that it cannot go on; `lamella train` begins a new run\n"
+    )  # fmt: skip
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_what_is_no_run_is_named(lamella: Lamella) -> None:

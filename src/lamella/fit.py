@@ -104,6 +104,9 @@ def _go_on(checkpoints: Checkpoints, data: Data) -> Path | None:
             assert path is not None
             print(f"{file} is damaged, its checksum is not that of its content; {path} takes its place")
             archive.link(path, file)
+        if state:
+            batches = f", batch {state['batches']} of the next one" if state["batches"] else ""
+            print(f"going on after epoch {state['epochs']}{batches}")
         record.cut_back(checkpoints.run, state.get("files", {}))
     return path
 

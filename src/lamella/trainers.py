@@ -49,6 +49,11 @@ def trainer(
     strategy = str(node.get("strategy", "auto"))
     if strategy.startswith(("fsdp", "deepspeed")) and accelerator != "cuda":
         raise RequestError(f"trainer.strategy is {strategy!r}, which needs CUDA; use trainer=ddp", "trainer.strategy")
+    if node.get("fast_dev_run"):
+        raise RequestError(
+            "trainer.fast_dev_run leaves no metrics and no checkpoints behind; use trainer=debug",
+            "trainer.fast_dev_run",
+        )
     lists: dict[str, Mapping[str, Any]] = {"visuals": visuals}
     for name in ("callbacks", "logger"):
         nodes = node.pop(name, None) or []

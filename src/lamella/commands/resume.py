@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> int:
         return 0
 
     from lamella import build
+    from lamella.archive import newest
     from lamella.attempt import attempt, environment, take_part
     from lamella.fit import rank
 
@@ -51,6 +52,10 @@ def main(arguments: list[str]) -> int:
     experiment = build.experiment(changed)
     if rank() > 0:
         return take_part(experiment)
+    if fields["epochs"] > 1 and newest(path / "checkpoints")[0] is None:
+        raise RequestError(
+            f"{path}: its checkpoints are gone, so that it cannot go on; `lamella train` begins a new run"
+        )
     record = Run.reopen(path)
     if options.overrides:
         record.configure(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
