@@ -125,7 +125,8 @@ def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path, number: signal.Signa
     _, err = process.communicate(timeout=60)
     run = run_in(directory)
     assert process.returncode == 128 + number
-    assert err == f"interrupted; to go on: lamella resume {run.relative_to(directory)}\n"
+    notice = "ending after this step, or after the validation that is under way; once more to end at once\n"
+    assert err == f"{notice}interrupted; to go on: lamella resume {run.relative_to(directory)}\n"
     assert record(run)["status"] == "interrupted"
     resume(directory)
     assert kill.differences(reference, run) == []
@@ -184,6 +185,7 @@ def test_a_finished_run_says_so_and_can_be_made_longer(finished: Path, copied: P
         ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
         ("trainer.max_epochs", "trainer.max_epochs: an override is KEY=VALUE"),
         ("trainer.max_epochs=1", "trainer.max_epochs is 1, but 2 epochs are over"),
+        ("trainer.max_epochs=[", "trainer.max_epochs=[: cannot be read: "),
         ("trainer.max_epochs=many", "trainer.max_epochs is 'many'"),
         ("trainer.max_epochs=5 device.accelerator=gpu", "device.accelerator is 'gpu'"),
     ],
@@ -212,7 +214,7 @@ def test_a_run_without_its_checkpoints_is_left_as_it_is(lamella: Lamella, copied
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     result = lamella("resume", str(run), "trainer.max_epochs=3")
     assert (result.status, result.err) == (
-        2, f"error: {run}: its checkpoints are gone, so that it cannot go on; `lamella train` begins a new run\n"
+        2, f"error: {run}: its checkpoints are gone, it cannot go on; `lamella train` begins a new run\n"
     )  # fmt: skip
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -229,16 +231,59 @@ def test_other_samples_are_refused(lamella: Lamella, image_root: Path) -> None:
     lamella("train", *data, "trainer.max_epochs=1")
     [run] = (path.parent for path in Path("outputs").rglob("run.json"))
     next(image_root.glob("train/one/*.png")).unlink()
-    before = (run / "run.json").read_bytes(), (run / "metrics.jsonl").read_bytes()
+    before = [(run / name).read_bytes() for name in ("run.json", "config.yaml", "metrics.jsonl")]
     result = lamella("resume", str(run), "trainer.max_epochs=2")
     assert result.status == 2
-    assert result.err.startswith("error: data: the training samples are not those with which outputs/")
-    assert before == ((run / "run.json").read_bytes(), (run / "metrics.jsonl").read_bytes())
+    assert result.err.startswith("error: data: the samples are not those with which outputs/")
+    assert before == [(run / name).read_bytes() for name in ("run.json", "config.yaml", "metrics.jsonl")]
+
+
+def test_a_file_that_is_gone_in_the_middle_fails_the_run(tmp_path: Path, image_root: Path) -> None:
+    data = ("data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0.3]", "data.std=[0.3]")
+    reader = ("data.in_memory=false", "trainer.max_epochs=2000", "network=linear")
+    process = subprocess.Popen(
+        [*PROGRAM, "train", *data, *reader], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    while "epoch    2" not in process.stdout.readline():
+        assert process.poll() is None
+    gone = next(image_root.glob("train/one/*.png"))
+    gone.rename(gone.with_suffix(".away"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"{gone} is no readable image" in err
+    run = run_in(tmp_path)
+    assert record(run)["status"] == "failed"
+    gone.with_suffix(".away").rename(gone)
+    process = subprocess.Popen([*PROGRAM, "resume", str(run)], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert "going on after epoch" in process.stdout.readline() + process.stdout.readline()
+    process.kill()
+    process.communicate()
 
 
 def test_another_machine_is_allowed_and_said(copied: Path) -> None:
+    run = run_in(copied)
+    fields = record(run)
+    fields["environment"] |= {"torch": "2.14.0", "cpu": "SSE"}  # type: ignore[operator]
+    (run / "run.json").write_text(json.dumps(fields))
     printed = resume(copied, "trainer.max_epochs=3", "device.threads=2")
-    assert "with threads 2 instead of 1: the result will not be, to the bit, that of a run without interr" in printed
+    changes = [f"torch {torch.__version__} instead of 2.14.0", "threads 2 instead of 1"]
+    changes.append(f"cpu {torch.backends.cpu.get_cpu_capability()} instead of SSE")
+    line = f"with {', '.join(changes)}: the result will not be, to the bit, that of a run without interruption\n"
+    assert line in printed
+    assert line in (run / "log.txt").read_text()
+    assert record(run)["inexact"] == changes
+
+
+def test_a_run_in_the_middle_of_an_epoch_is_not_cut_short(lamella: Lamella) -> None:
+    options = ("network=linear", "trainer.max_epochs=3", "trainer.checkpoint_every=1steps")
+    assert kill.lamella(Path.cwd(), "train", *options, moment=500) == -signal.SIGKILL
+    run = run_in(Path())
+    epochs = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["callbacks"]["Checkpoints"]["epochs"]
+    result = lamella("resume", str(run), f"trainer.max_epochs={epochs}")
+    assert result.status == 2
+    assert f"trainer.max_epochs is {epochs}, but the run is in the middle of epoch {epochs + 1}\n" in result.err
 
 
 def test_the_record_counts_and_not_the_config_files(lamella: Lamella) -> None:
@@ -310,6 +355,11 @@ def test_a_damaged_checkpoint_is_passed_over(finished: Path, copied: Path, lamel
     place = run.relative_to(copied) / "checkpoints"
     assert f"{place}/last.ckpt is damaged, its checksum is not that of its content; {place}/previous.ckpt" in printed
     assert kill.differences(finished, run) == []
+    best = run / "checkpoints/best.ckpt"
+    best.unlink()
+    (run / "run.json").write_text(json.dumps(record_now))
+    resume(copied)  # the best epoch is the last one
+    assert kill.differences(finished, run) == []
     for path in (last, previous):
         path.unlink()
         path.write_bytes(content)
@@ -354,10 +404,11 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, finished: Path, kilobytes: in
             assert kill.differences(finished, run) == []
 
 
-def test_a_full_disk_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kilobytes", "visuals"), [(900, "none"), (1500, "default"), (1600, "full")])
+def test_a_full_disk_is_said(tmp_path: Path, kilobytes: int, visuals: str) -> None:
     directory = tmp_path / "disk"
-    with disk(directory, 900):
-        command = [*PROGRAM, "train", *SMALL]
+    with disk(directory, kilobytes):
+        command = [*PROGRAM, "train", *SMALL, f"visuals={visuals}"]
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.startswith("error: OSError: [Errno 28] No space left on device")

@@ -31,6 +31,9 @@ def main() -> int:
         return 2
     # Ctrl-C in the middle of an import would show as whatever that import makes of it; there is nothing to save yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if "LOCAL_RANK" in os.environ:  # a process that takes part in a run; the first one says when it ends
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
     try:
         status = int(import_module(f"lamella.commands.{name}").main(arguments))
     except KeyboardInterrupt:

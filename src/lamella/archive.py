@@ -12,6 +12,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lamella.errors import RequestError
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+NEW = "new.ckpt"  # until it takes the name of the last one
 # A checkpoint is a zip archive, whose comment stands at its end and is part of no file in it.
 COMMENT = b"sha256:"
 LENGTH = len(COMMENT) + 64
@@ -95,7 +96,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
             raise OSError(error.errno, f"{error.strerror}: {path}") from None
         finally:
             neighbour.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync(path.parent)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         if not verified(Path(path)):
@@ -132,7 +133,7 @@ def _end(digest: Any) -> bytes:
     return struct.pack("<H", LENGTH) + COMMENT + str(digest.hexdigest()).encode()
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     """Make the names in a directory outlive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:

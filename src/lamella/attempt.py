@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from lamella.task import NonFiniteLoss
 # Set for the processes that Lightning starts beside this one: they take part in the run that is there.
 DIRECTORY = "LAMELLA_RUN"
 JOB = "SLURM_JOB_ID"
+NOTICE = "ending after this step, or after the validation that is under way; once more to end at once\n"
 
 
 def environment(experiment: Experiment) -> dict[str, Any]:
@@ -42,9 +44,17 @@ def attempt(experiment: Experiment, record: Run) -> int:
     the signal's number where a signal ended it.
     """
     os.environ[DIRECTORY] = str(record.path)
-    with record.log() as log, Interrupts(lambda: record.close("interrupted")) as interrupts:
-        print(f"Using {experiment.device.accelerator} device")
-        return _attempt(experiment, record, interrupts, log)
+
+    def at_once() -> None:
+        if record.fields["status"] == "running":
+            record.close("interrupted")
+
+    with record.log() as log, Interrupts(at_once, NOTICE) as interrupts:
+        hook, threading.excepthook = threading.excepthook, lambda failed: _note(log, failed.exc_value)
+        try:
+            return _attempt(experiment, record, interrupts, log)
+        finally:
+            threading.excepthook = hook
 
 
 def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: Any) -> int:
@@ -53,8 +63,9 @@ def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: A
         print(summary.epoch(metrics, experiment.epochs))
 
     settings = {key: summary.number(value) for key, value in summary.settings(record.fields["overrides"]).items()}
+    print(f"Using {experiment.device.accelerator} device")
     try:
-        record.update(status="running", finished=None, error=None, environment=environment(experiment))
+        record.update(status="running", finished=None, error=None, **_environment(experiment, record))
         outcome = fit(experiment, record.path, interrupts, on_epoch, settings)
         record.close("finished", **vars(outcome))
     except Interrupted as interrupted:
@@ -62,12 +73,11 @@ def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: A
         print(f"interrupted; to go on: lamella resume {record.path}", file=sys.stderr)
         requeue(interrupted.number)
         raise SystemExit(128 + interrupted.number) from None
+    except RequestError:
+        record.refuse()
+        raise
     except Exception as error:
-        if isinstance(error, RequestError) and (record.resumed or not (record.path / "checkpoints").exists()):
-            record.refuse()
-            raise
-        with suppress(OSError):  # what is full may be this very disk
-            traceback.print_exc(file=log)
+        _note(log, error)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc(file=sys.__stderr__)
         with suppress(OSError):
@@ -83,10 +93,28 @@ def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: A
     return 0
 
 
+def _environment(experiment: Experiment, record: Run) -> dict[str, Any]:
+    """The fields of the record that say whether the bits are those of a run without interruption."""
+    now, before = environment(experiment), record.before.get("environment", {})
+    other = [f"{name} {now[name]} instead of {then}" for name, then in before.items() if now[name] != then]
+    if other:
+        print(f"with {', '.join(other)}: the result will not be, to the bit, that of a run without interruption")
+    return {"environment": now, "inexact": [*record.before.get("inexact", []), *other]}
+
+
+def _note(log: Any, error: BaseException | None) -> None:
+    """Write a traceback into the log, if that can be: what is full may be this very disk."""
+    with suppress(OSError):
+        traceback.print_exception(error, file=log)
+
+
 def requeue(number: int) -> None:
     """Ask Slurm to start the job again where it has warned that its time is up; where it preempts, it does so alone."""
     if number == signal.SIGUSR1 and JOB in os.environ:
-        subprocess.run(["scontrol", "requeue", os.environ[JOB]], check=False)
+        try:
+            subprocess.run(["scontrol", "requeue", os.environ[JOB]], check=False)
+        except OSError as error:
+            print(f"Slurm could not be asked to start the job again: {error}", file=sys.stderr)
 
 
 def take_part(experiment: Experiment) -> int:

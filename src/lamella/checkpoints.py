@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lamella import record
-from lamella.archive import BEST, LAST, PREVIOUS, link
+from lamella.archive import BEST, LAST, NEW, PREVIOUS, link, sync
 from lamella.interrupts import Interrupted, Interrupts
 
 
@@ -42,6 +42,8 @@ class Checkpoints(pl.Callback):
     def __init__(self, run: Path, monitor: str, mode: str, every: Every, interrupts: Interrupts) -> None:
         directory = run / "checkpoints"
         self.run, self.last, self.previous, self.best = run, directory / LAST, directory / PREVIOUS, directory / BEST
+        self.new = directory / NEW
+        self.started = False
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.every, self.interrupts = every, interrupts
         self.best_epoch, self.metrics = 0, dict[str, float]()
@@ -59,8 +61,15 @@ class Checkpoints(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.interrupts.listen()
+        self.started = True
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
-        if self.state and not self.state["batches"]:
+        if not self.state:
+            return
+        # An epoch without validation has the values of the last one that was validated.
+        trainer.callback_metrics.update(
+            {name: torch.tensor(value, dtype=torch.float64) for name, value in self.state["callback_metrics"].items()}
+        )
+        if not self.state["batches"]:
             # Where max_steps limits the run, Lightning takes an epoch that is over for one that was left in the middle.
             trainer.fit_loop.epoch_loop.restarting = False
 
@@ -78,6 +87,8 @@ class Checkpoints(pl.Callback):
             trainer.fit_loop.epoch_loop._batches_that_stepped, self.stepped = self.stepped, None
             # Or it would leave out the plateau scheduler's step at the end of this epoch.
             trainer.fit_loop._restarting = False
+            # A callback may have changed it when the epoch began.
+            trainer.accumulate_grad_batches = self.state["accumulate_grad_batches"]
         if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
             return
         steps = trainer.global_step - self.saved_step
@@ -123,14 +134,19 @@ class Checkpoints(pl.Callback):
             "batches": batches,
             # Early stopping holds for the number of epochs that was asked for.
             "stopped": trainer.max_epochs if trainer.should_stop else None,
-            "files": record.sizes(self.run),
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "callback_metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+            "files": record.settle(self.run) if trainer.is_global_zero else {},
         }
-        if trainer.is_global_zero and self.last.exists():
-            link(self.last, self.previous)
-        # The best one first: last.ckpt may not speak of a best.ckpt that is not there yet.
-        trainer.save_checkpoint(self.best if self.better else self.last)
-        if trainer.is_global_zero and self.better:
-            link(self.best, self.last)
+        trainer.save_checkpoint(self.new)
+        if trainer.is_global_zero:
+            # The best one first: last.ckpt may not speak of a best.ckpt that is not there yet.
+            if self.better:
+                link(self.new, self.best)
+            if self.last.exists():
+                link(self.last, self.previous)
+            self.new.replace(self.last)
+            sync(self.last.parent)
         self.better = False
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 

@@ -54,7 +54,7 @@ def fit(
     checkpoints = Checkpoints(
         directory, monitor, DIRECTION[monitor.partition("/")[2]], experiment.checkpoint_every, interrupts
     )
-    begin = _go_on(checkpoints, data)
+    begin = _go_on(checkpoints, data, experiment.epochs)
 
     def keep(metrics: dict[str, float]) -> None:
         checkpoints.compare(metrics)
@@ -88,17 +88,33 @@ def fit(
             shown = {f"best/{name}": outcome.metrics[name] for name in order}
             board.log_hyperparams({"seed": experiment.seed, **(settings or {})}, shown, outcome.best_epoch)
             return outcome
+        except RequestError as error:
+            if checkpoints.started:  # a file that cannot be read any more, say
+                raise RuntimeError(str(error)) from error
+            raise
         finally:
             board.close()
 
 
-def _go_on(checkpoints: Checkpoints, data: Data) -> Path | None:
+def _go_on(checkpoints: Checkpoints, data: Data, epochs: int | None) -> Path | None:
     """The checkpoint to begin with; on the first rank, what was written after it is cut off."""
     path, damaged = archive.newest(checkpoints.last.parent)
     saved = archive.load(path) if path else {}
     if saved and saved[type(data).__qualname__] != data.state_dict():
-        raise RequestError(f"data: the training samples are not those with which {path} was trained", "data")
+        raise RequestError(f"data: the samples are not those with which {path} was trained", "data")
     state = saved["callbacks"][checkpoints.state_key] if saved else {}
+    if state and state["batches"] and epochs is not None and epochs <= state["epochs"]:
+        raise RequestError(
+            f"trainer.max_epochs is {epochs}, but the run is in the middle of epoch {state['epochs'] + 1}",
+            "trainer.max_epochs",
+        )
+    best = checkpoints.best
+    if state.get("best_epoch") and not (best.is_file() and archive.verified(best)):
+        damaged.append(best)
+        if state["batches"] or state["epochs"] != state["best_epoch"]:
+            raise RequestError(
+                f"{best}: damaged or gone, and there is no other copy;\n  to train from the start, remove {best.parent}"
+            )
     if rank() == 0:
         for file in damaged:
             assert path is not None

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -23,11 +24,11 @@ class Interrupted(BaseException):
 class Interrupts:
     """In a `with`, notes the first signal in `received`, which is 0 before, and ends the process at a second one.
 
-    at_once: called before the process ends so.
+    at_once: called before the process ends so. notice: written to standard error when the first one comes.
     """
 
-    def __init__(self, at_once: Callable[[], None]) -> None:
-        self.at_once, self.process = at_once, os.getpid()
+    def __init__(self, at_once: Callable[[], None], notice: str = "") -> None:
+        self.at_once, self.notice, self.process = at_once, notice, os.getpid()
         self.received = 0
         self.time = 0.0
         self.before: dict[signal.Signals, Any] = {}
@@ -52,6 +53,15 @@ class Interrupts:
         now = time.monotonic()
         if not self.received:
             self.received, self.time = number, now
+            self._say(self.notice.encode())
         elif now - self.time > ECHO:
-            self.at_once()
-            os._exit(128 + number)
+            try:
+                self.at_once()
+            finally:
+                if os.isatty(2):
+                    self._say(b"\x1b[?25h")  # a bar hides the cursor
+                os._exit(128 + number)
+
+    def _say(self, text: bytes) -> None:
+        with suppress(OSError):
+            os.write(2, text)  # print may be what was interrupted

@@ -1,5 +1,6 @@
 """The run directory: what a run was asked, what it did and what came out."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -85,14 +86,20 @@ def claim(parent: Path, name: str) -> Path:
         raise RequestError(f"{parent}: cannot write there ({error.strerror})", "outputs") from error
 
 
-def sizes(path: Path) -> dict[str, int]:
-    """The files of a run that grow while it trains, with their sizes in bytes: all of them, or what is there."""
-    return {file.name: file.stat().st_size for file in (path / METRICS, *path.glob(EVENTS)) if file.exists()}
+def settle(path: Path) -> dict[str, int]:
+    """Bring the files of a run that grow while it trains to the disk; returns their sizes in bytes."""
+    sizes = {}
+    for file in (path / METRICS, *path.glob(EVENTS)):
+        if file.exists():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+                sizes[file.name] = os.fstat(opened.fileno()).st_size
+    return sizes
 
 
 def cut_back(path: Path, kept: Mapping[str, int]) -> None:
     """Take what came later from the files of a run that grow: what is not in `kept`, and what is beyond its size."""
-    for name, size in sizes(path).items():
+    for name, size in settle(path).items():
         if name not in kept:
             (path / name).unlink()
         elif size > kept[name]:
@@ -108,14 +115,19 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path, self.fields = path, dict[str, Any]()
-        self._log = (path / "log.txt").open("a", buffering=1)
+        try:
+            self._log = (path / "log.txt").open("a", buffering=1)
+        except OSError as error:
+            raise RequestError(f"{path}: cannot write there ({error.strerror})") from error
         try:
             # Released when the process ends, however it does; and not inherited by a loader's workers, as flock's is.
             fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             self._log.close()
-            raise RequestError(f"{path}: another process is at work on this run") from None
-        self._before, self._opened = dict[str, Any](), time.monotonic()
+            taken = error.errno in (errno.EAGAIN, errno.EACCES)
+            problem = "another process is at work on this run" if taken else f"cannot be locked ({error.strerror})"
+            raise RequestError(f"{path}: {problem}") from None
+        self.before, self._config, self._opened = dict[str, Any](), "", time.monotonic()
 
     @classmethod
     def start(cls, path: Path, config: str, fields: Mapping[str, Any]) -> "Run":
@@ -148,14 +160,11 @@ class Run:
         read(path)  # before a log is opened in what is no run
         run = cls(path)
         run.fields, _ = read(path)  # nobody else changes it any more
-        run._before = dict(run.fields)
-        for leftover in (*path.glob(".*.json.*"), *path.glob(".*.yaml.*"), *path.glob("checkpoints/.*.ckpt")):
-            leftover.unlink()
+        run.before, run._config = dict(run.fields), (path / "config.yaml").read_text()
+        for pattern in (".*.json.*", ".*.yaml.*", "checkpoints/.*.ckpt", "checkpoints/new.ckpt"):
+            for leftover in path.glob(pattern):
+                leftover.unlink()
         return run
-
-    @property
-    def resumed(self) -> bool:
-        return bool(self._before)
 
     def configure(self, config: str) -> None:
         """Replace the config by one with which the run goes on."""
@@ -164,7 +173,7 @@ class Run:
     def update(self, **fields: Any) -> None:
         """Change some fields of the record."""
         self.fields |= fields
-        seconds = self._before.get("seconds", 0.0) + time.monotonic() - self._opened
+        seconds = self.before.get("seconds", 0.0) + time.monotonic() - self._opened
         self.fields["seconds"] = round(seconds, 3)
         _write(self.path / "run.json", json.dumps(self.fields, indent=2) + "\n")
 
@@ -181,22 +190,24 @@ class Run:
         self.update(status=status, finished=_now(), **fields)
 
     def refuse(self) -> None:
-        """Leave things as they were before: a new run goes, one that was there keeps its record."""
-        if self._before:
-            _write(self.path / "run.json", json.dumps(self._before, indent=2) + "\n")
+        """Leave things as they were before: a new run goes, one that was there keeps its record and its config."""
+        if self.before:
+            self.configure(self._config)
+            _write(self.path / "run.json", json.dumps(self.before, indent=2) + "\n")
         else:
             shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
     def log(self) -> Iterator[TextIO]:
         """Copy what is printed to `log.txt`, which is what `with` gives; in the end others may open the run."""
-        with self._log as file:
-            streams = sys.stdout, sys.stderr
-            sys.stdout, sys.stderr = (_Tee(stream, file) for stream in streams)
-            try:
-                yield file
-            finally:
-                sys.stdout, sys.stderr = streams
+        streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = (_Tee(stream, self._log) for stream in streams)
+        try:
+            yield self._log
+        finally:
+            sys.stdout, sys.stderr = streams
+            with suppress(OSError):  # the disk may be full
+                self._log.close()
 
 
 class _Tee:

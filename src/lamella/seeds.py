@@ -6,6 +6,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+# What a stream is for, so that none is another's: the third counter of each.
+ORDER, AUGMENT, LAYERS = 0, 1, 2
+
 
 def generator(*counters: int) -> torch.Generator:
     """A generator that depends on the counters alone; neighbouring counters give unrelated streams."""
@@ -26,5 +29,5 @@ def reseed(number: int, device: torch.device) -> None:
 @lru_cache(maxsize=1)
 def seeds(seed: int, rank: int, epoch: int, count: int) -> list[int]:
     """A seed for each batch of an epoch; neighbouring counters give unrelated ones."""
-    words = np.random.SeedSequence((seed, rank, epoch)).generate_state(count, np.uint64)
+    words = np.random.SeedSequence((seed, epoch, LAYERS, rank)).generate_state(count, np.uint64)
     return [int(word) >> 1 for word in words]

@@ -204,7 +204,13 @@ class Task(pl.LightningModule):
         counters = dict(checkpoint.get("counters", {}))
         if counters:
             self._val = counters.pop("val")
-            rank = self.trainer.global_rank
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+            if len(counters["losses"]) != world:
+                raise RequestError(
+                    f"trainer.devices: the run is in the middle of an epoch on {len(counters['losses'])} processes, "
+                    f"and cannot go on with {world}",
+                    "trainer.devices",
+                )
             own = {name: value[rank] if isinstance(value, Tensor) else value for name, value in counters.items()}
             self._train = Counters.load(own, self.device)
 

@@ -226,6 +226,8 @@ def add_histogram(writer: SummaryWriter, name: str, values: Tensor, step: int) -
     if not (low > -torch.inf and high < torch.inf):
         return
     high = high if high > low else low + 1e-6
+    if torch.are_deterministic_algorithms_enabled():
+        values = values.cpu()  # on a GPU this has no deterministic way
     counts = torch.histc(values, BINS, low, high)
     ends = torch.linspace(low, high, BINS + 1)[1:]
     writer.add_histogram_raw(

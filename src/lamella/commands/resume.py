@@ -13,8 +13,10 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from lamella.errors import RequestError, nearest
+from lamella.errors import RequestError, first_line, nearest
 from lamella.record import Run, read
 
 # What may be another than it was: how long, where, and what makes no difference to the result.
@@ -34,9 +36,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"one of {', '.join(FREE)}")
     options = parser.parse_args(arguments)
-    path: Path = options.run
+    return go_on(options.run, options.overrides)
+
+
+def go_on(path: Path, overrides: Sequence[str]) -> int:
+    """Finish the run in `path`, as it was recorded; returns the exit status. Raises RequestError."""
     fields, config = read(path)
-    changed = override(config, options.overrides)
+    changed = override(config, overrides)
     if fields["status"] == "finished" and changed["trainer"].get("max_epochs") == config["trainer"].get("max_epochs"):
         best, epochs = fields["best_epoch"], fields["epochs"]
         print(f"{path} is finished: {epochs} epochs, the best one {best}; trainer.max_epochs=… trains on")
@@ -44,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
     from lamella import build
     from lamella.archive import newest
-    from lamella.attempt import attempt, environment, take_part
+    from lamella.attempt import attempt, take_part
     from lamella.fit import rank
 
     sys.path.insert(0, os.getcwd())  # the project's own modules
@@ -52,19 +58,18 @@ def main(arguments: list[str]) -> int:
     experiment = build.experiment(changed)
     if rank() > 0:
         return take_part(experiment)
-    if fields["epochs"] > 1 and newest(path / "checkpoints")[0] is None:
-        raise RequestError(
-            f"{path}: its checkpoints are gone, so that it cannot go on; `lamella train` begins a new run"
-        )
+    begun = newest(path / "checkpoints")[0] is not None
+    if not begun and (fields["epochs"] > 1 or fields["status"] == "finished"):
+        raise RequestError(f"{path}: its checkpoints are gone, it cannot go on; `lamella train` begins a new run")
     record = Run.reopen(path)
-    if options.overrides:
+    if not begun:
+        print(f"{path} has no checkpoint yet: from the start")
+    if overrides:
+        # In this order: killed in between, it is a run that goes on.
+        keys = [text.partition("=")[0] for text in overrides]
+        kept = [text for text in fields["overrides"] if text.partition("=")[0] not in keys]
+        record.update(status="running", overrides=[*kept, *overrides])
         record.configure(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
-        record.update(overrides=[*fields["overrides"], *options.overrides])
-    before = fields.get("environment", {})
-    pairs = {name: (now, before.get(name, now)) for name, now in environment(experiment).items()}
-    other = [f"{name} {now} instead of {then}" for name, (now, then) in pairs.items() if now != then]
-    if other:
-        print(f"with {', '.join(other)}: the result will not be, to the bit, that of a run without interruption")
     return attempt(experiment, record)
 
 
@@ -80,7 +85,10 @@ def override(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
                 f"  {nearest(key, FREE)}",
                 key,
             )
-    changed = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides))))
+    try:
+        changed = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides))))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise RequestError(f"{' '.join(overrides)}: cannot be read: {first_line(error)}") from error
     assert isinstance(changed, dict)
     return {str(key): value for key, value in changed.items()}
 

@@ -1,10 +1,12 @@
 """lamella train [OVERRIDE…]: one run, or with -m one for each combination of the overrides."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lamella import summary
+from lamella.commands import resume
 from lamella.compose import OUTPUTS, Job, run
 from lamella.errors import RequestError
 from lamella.record import Run, claim, read, slug
@@ -52,28 +54,21 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
 
     if job.sweep:
         _refuse_several_processes(job.config)
+    elif rank() == 0 and (path := _requeued(OUTPUTS / str(job.config["name"]), job.overrides, os.environ.get(JOB))):
+        print(f"the job was requeued: going on with {path}")
+        return resume.go_on(path, [])
     experiment = build.experiment(job.config, job.references)
     if rank() > 0:
         return take_part(experiment)
-    parameters = sum(parameter.numel() for parameter in experiment.task.parameters())
-    parent, name = job.sweep or OUTPUTS / experiment.name, slug(job.overrides)
-    path = _requeued(parent, name, os.environ.get(JOB))
-    if path:
-        record = Run.reopen(path)
-        if record.fields["status"] == "finished":
-            print(f"{path} is finished")
-            return 0
-        print(f"the job was requeued: going on with {path}")
-    else:
-        fields = {
-            "name": experiment.name,
-            "overrides": job.overrides,
-            "seed": experiment.seed,
-            "device": experiment.device.accelerator,
-            "parameters": parameters,
-            "job": os.environ.get(JOB),
-        }
-        record = Run.start(claim(parent, name), job.text, fields)
+    fields = {
+        "name": experiment.name,
+        "overrides": job.overrides,
+        "seed": experiment.seed,
+        "device": experiment.device.accelerator,
+        "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
+        "job": os.environ.get(JOB),
+    }
+    record = Run.start(claim(job.sweep or OUTPUTS / experiment.name, slug(job.overrides)), job.text, fields)
     if job.sweep:
         print(f"\n[{job.number + 1}] {' '.join(job.overrides)}")
     status = attempt(experiment, record)
@@ -82,9 +77,13 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
     return status
 
 
-def _requeued(parent: Path, name: str, job: str | None) -> Path | None:
+def _requeued(parent: Path, overrides: list[str], job: str | None) -> Path | None:
     """The run that this job of Slurm's had begun when it was taken off its machine, if it is one that was."""
     if job is None or not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
         return None
-    found = [path.parent for path in parent.glob("*/run.json") if read(path.parent)[0].get("job") == job]
-    return next((path for path in found if path.name == name or path.name.startswith(f"{name}_")), None)
+    for path in sorted(path.parent for path in parent.glob("*/run.json")):
+        with suppress(RequestError):  # one that is damaged is another's
+            fields, _ = read(path)
+            if fields.get("job") == job and fields["overrides"] == overrides:
+                return path
+    return None

@@ -15,9 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lamella.data.samples import Inputs, Samples
 from lamella.errors import RequestError
-from lamella.seeds import generator
-
-ORDER, AUGMENT = 0, 1
+from lamella.seeds import AUGMENT, ORDER, generator
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,8 @@ class Data(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that a run does not go on with other samples."""
-        return {"samples": len(self.train), "targets": zlib.crc32(self.train.targets.numpy().tobytes())}
+        splits = (self.train, self.val, self.test)
+        return {"targets": [[len(samples), zlib.crc32(samples.targets.numpy().tobytes())] for samples in splits]}
 
     def check_world(self, world: int) -> None:
         """Raise RequestError where a batch cannot be shared equally by `world` devices, or one would be left idle."""
