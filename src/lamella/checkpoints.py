@@ -87,8 +87,9 @@ class Checkpoints(pl.Callback):
             trainer.fit_loop.epoch_loop._batches_that_stepped, self.stepped = self.stepped, None
             # Or it would leave out the plateau scheduler's step at the end of this epoch.
             trainer.fit_loop._restarting = False
-            # A callback may have changed it when the epoch began.
-            trainer.accumulate_grad_batches = self.state["accumulate_grad_batches"]
+            if batch_idx:
+                # A callback may have changed it when the epoch began.
+                trainer.accumulate_grad_batches = self.state["accumulate_grad_batches"]
         if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
             return
         steps = trainer.global_step - self.saved_step
