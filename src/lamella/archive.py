@@ -47,7 +47,7 @@ def newest(directory: Path) -> tuple[Path | None, list[Path]]:
 
     Raises RequestError where all are damaged.
     """
-    found = [directory / name for name in (LAST, PREVIOUS) if (directory / name).is_file()]
+    found = [directory / name for name in (LAST, PREVIOUS, BEST) if (directory / name).is_file()]
     damaged: list[Path] = []
     for path in found:
         if verified(path):
@@ -55,8 +55,8 @@ def newest(directory: Path) -> tuple[Path | None, list[Path]]:
         damaged.append(path)
     if damaged:
         raise RequestError(
-            f"{' and '.join(map(str, damaged))}: damaged, the checksums are not those of the content;\n"
-            f"  to train from the start, remove {directory}"
+            f"{', '.join(map(str, damaged))}: damaged, the checksums are not those of the content;\n"
+            "  `lamella train` begins a new run"
         )
     return None, []
 

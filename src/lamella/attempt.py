@@ -69,7 +69,7 @@ def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: A
         outcome = fit(experiment, record.path, interrupts, on_epoch, settings)
         record.close("finished", **vars(outcome))
     except Interrupted as interrupted:
-        record.close("interrupted")
+        record.close("interrupted", steps=interrupted.steps)
         print(f"interrupted; to go on: lamella resume {record.path}", file=sys.stderr)
         requeue(interrupted.number)
         raise SystemExit(128 + interrupted.number) from None

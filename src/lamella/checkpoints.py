@@ -98,7 +98,7 @@ class Checkpoints(pl.Callback):
         if signal or due:
             if steps:
                 self._save(trainer, batch_idx)
-            self._leave(signal)
+            self._leave(trainer, signal)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.interrupts.listen()
@@ -106,12 +106,12 @@ class Checkpoints(pl.Callback):
     def on_test_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._leave(self._agreed(trainer)[0])
+        self._leave(trainer, self._agreed(trainer)[0])
 
     def _epoch_over(self, trainer: pl.Trainer) -> None:
         if trainer.global_step > self.saved_step:
             self._save(trainer, 0)
-        self._leave(self._agreed(trainer)[0])
+        self._leave(trainer, self._agreed(trainer)[0])
 
     def _agreed(self, trainer: pl.Trainer, due: bool = False) -> tuple[int, bool]:
         """The signal and whether it is time to save, on any of the processes, so that all do the same."""
@@ -121,9 +121,9 @@ class Checkpoints(pl.Callback):
         signal, due = trainer.strategy.reduce(both, reduce_op="max").tolist()
         return signal, bool(due)
 
-    def _leave(self, signal: int) -> None:
+    def _leave(self, trainer: pl.Trainer, signal: int) -> None:
         if signal:
-            raise Interrupted(signal)
+            raise Interrupted(signal, trainer.global_step)
 
     def _save(self, trainer: pl.Trainer, batches: int) -> None:
         for logger in trainer.loggers:

@@ -113,7 +113,7 @@ def _go_on(checkpoints: Checkpoints, data: Data, epochs: int | None) -> Path | N
         damaged.append(best)
         if state["batches"] or state["epochs"] != state["best_epoch"]:
             raise RequestError(
-                f"{best}: damaged or gone, and there is no other copy;\n  to train from the start, remove {best.parent}"
+                f"{best}: damaged or gone, and there is no other copy;\n  `lamella train` begins a new run"
             )
     if rank() == 0:
         for file in damaged:

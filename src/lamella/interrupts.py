@@ -14,11 +14,14 @@ ECHO = 0.5  # seconds; `timeout` and shells may send the same signal to the proc
 
 
 class Interrupted(BaseException):
-    """A signal asked for the end, and everything up to here is saved. No Exception, so that nothing swallows it."""
+    """A signal asked for the end, and all that was trained is saved. steps: of the optimizer, so far.
 
-    def __init__(self, number: int) -> None:
+    No Exception, so that nothing swallows it.
+    """
+
+    def __init__(self, number: int, steps: int) -> None:
         super().__init__(number)
-        self.number = number
+        self.number, self.steps = number, steps
 
 
 class Interrupts:

@@ -100,7 +100,11 @@ def _check_length(fields: dict[str, Any], config: dict[str, Any], changed: dict[
     was, length = config["trainer"].get("max_epochs"), changed["trainer"].get("max_epochs")
     if length == was:
         return
-    if isinstance(length, int) and length < fields["epochs"]:
+    if not isinstance(length, int):
+        raise RequestError(
+            f"trainer.max_epochs is {length!r}; a run goes on to a number of epochs", "trainer.max_epochs"
+        )
+    if length < fields["epochs"]:
         raise RequestError(
             f"trainer.max_epochs is {length}, but {fields['epochs']} epochs are over", "trainer.max_epochs"
         )
