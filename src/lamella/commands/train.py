@@ -54,7 +54,7 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
 
     if job.sweep:
         _refuse_several_processes(job.config)
-    elif rank() == 0 and (path := _requeued(OUTPUTS / str(job.config["name"]), job.overrides, os.environ.get(JOB))):
+    elif rank() == 0 and (path := _requeued(OUTPUTS / str(job.config.get("name")), job.overrides, os.environ.get(JOB))):
         print(f"the job was requeued: going on with {path}")
         return resume.go_on(path, [])
     experiment = build.experiment(job.config, job.references)
