@@ -156,8 +156,7 @@ class Run:
 
     @classmethod
     def reopen(cls, path: Path) -> "Run":
-        """A run that is there, to go on with it. Raises RequestError."""
-        read(path)  # before a log is opened in what is no run
+        """The run in `path`, to go on with it. Raises RequestError."""
         run = cls(path)
         run.fields, _ = read(path)  # nobody else changes it any more
         run.before, run._config = dict(run.fields), (path / "config.yaml").read_text()
@@ -181,8 +180,6 @@ class Run:
         """Add an epoch's line to `metrics.jsonl`, and change some fields of the record."""
         with (self.path / METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
         self.update(**fields)
 
     def close(self, status: str, **fields: Any) -> None:
