@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from lamella import summary
+from lamella import build, summary
 from lamella.build import Experiment
 from lamella.errors import RequestError, first_line
 from lamella.fit import Outcome, fit, rank
 from lamella.interrupts import Interrupted, Interrupts
-from lamella.record import Run
+from lamella.record import Run, read
 from lamella.task import NonFiniteLoss
 
 # Set for the processes that Lightning starts beside this one: they take part in the run that is there.
@@ -117,14 +117,15 @@ def requeue(number: int) -> None:
             print(f"Slurm could not be asked to start the job again: {error}", file=sys.stderr)
 
 
-def take_part(experiment: Experiment) -> int:
-    """What a process does that Lightning has started beside the first one, which keeps the record."""
+def take_part() -> int:
+    """What a process does that Lightning has started beside the first one, which keeps the record: go by it."""
     if DIRECTORY not in os.environ:
         raise RequestError("LOCAL_RANK is set: start `lamella train` alone, it starts the other processes itself")
     path = Path(os.environ[DIRECTORY])
     try:
+        _, config = read(path)
         with Interrupts(lambda: None) as interrupts:
-            fit(experiment, path, interrupts)
+            fit(build.experiment(config), path, interrupts)
     except Interrupted:
         return 0  # any other status would end the first process before it has put all away
     except RequestError:

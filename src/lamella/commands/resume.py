@@ -43,22 +43,26 @@ def go_on(path: Path, overrides: Sequence[str]) -> int:
     """Finish the run in `path`, as it was recorded; returns the exit status. Raises RequestError."""
     fields, config = read(path)
     changed = override(config, overrides)
-    if fields["status"] == "finished" and changed["trainer"].get("max_epochs") == config["trainer"].get("max_epochs"):
-        best, epochs = fields["best_epoch"], fields["epochs"]
-        print(f"{path} is finished: {epochs} epochs, the best one {best}; trainer.max_epochs=… trains on")
+    longer = changed["trainer"].get("max_epochs") != config["trainer"].get("max_epochs")
+    finished = fields["status"] == "finished" and not longer
+    if finished and not overrides:
+        print(_finished(path, fields))
         return 0
 
     from lamella import build
-    from lamella.archive import newest
     from lamella.attempt import attempt, take_part
     from lamella.fit import rank
 
     sys.path.insert(0, os.getcwd())  # the project's own modules
-    _check_length(fields, config, changed)
-    experiment = build.experiment(changed)
     if rank() > 0:
-        return take_part(experiment)
-    begun = newest(path / "checkpoints")[0] is not None
+        return take_part()
+    if longer:
+        _check_length(fields, config, changed["trainer"].get("max_epochs"))
+    experiment = build.experiment(changed)
+    if finished:
+        print(_finished(path, fields))
+        return 0
+    begun = any((path / "checkpoints").glob("[!.]*.ckpt"))
     if not begun and (fields["epochs"] > 1 or fields["status"] == "finished"):
         raise RequestError(f"{path}: its checkpoints are gone, it cannot go on; `lamella train` begins a new run")
     record = Run.reopen(path)
@@ -93,13 +97,15 @@ def override(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     return {str(key): value for key, value in changed.items()}
 
 
-def _check_length(fields: dict[str, Any], config: dict[str, Any], changed: dict[str, Any]) -> None:
-    """Raise RequestError where the run cannot be made as long as it is to be."""
+def _finished(path: Path, fields: dict[str, Any]) -> str:
+    best, epochs = fields["best_epoch"], fields["epochs"]
+    return f"{path} is finished: {epochs} epochs, the best one {best}; trainer.max_epochs=… trains on"
+
+
+def _check_length(fields: dict[str, Any], config: dict[str, Any], length: Any) -> None:
+    """Raise RequestError where the run cannot be made `length` epochs long."""
     from lamella.schedules import LENGTHS
 
-    was, length = config["trainer"].get("max_epochs"), changed["trainer"].get("max_epochs")
-    if length == was:
-        return
     if not isinstance(length, int):
         raise RequestError(
             f"trainer.max_epochs is {length!r}; a run goes on to a number of epochs", "trainer.max_epochs"
@@ -110,6 +116,7 @@ def _check_length(fields: dict[str, Any], config: dict[str, Any], changed: dict[
         )
     whole = [name for name in LENGTHS if name in config["scheduler"] and config["scheduler"][name] is None]
     if whole:
+        was = config["trainer"].get("max_epochs")
         raise RequestError(
             f"trainer.max_epochs cannot change: scheduler.{whole[0]} is null, so that the learning rate was laid out\n"
             f"  for {was} epochs, and other ones would have taken other steps from the start; train anew",

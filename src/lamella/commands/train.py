@@ -52,14 +52,14 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
     from lamella.attempt import JOB, attempt, take_part
     from lamella.fit import rank
 
+    if rank() > 0:
+        return take_part()
     if job.sweep:
         _refuse_several_processes(job.config)
-    elif rank() == 0 and (path := _requeued(OUTPUTS / str(job.config.get("name")), job.overrides, os.environ.get(JOB))):
+    elif path := _requeued(OUTPUTS / str(job.config.get("name")), job.overrides, os.environ.get(JOB)):
         print(f"the job was requeued: going on with {path}")
         return resume.go_on(path, [])
     experiment = build.experiment(job.config, job.references)
-    if rank() > 0:
-        return take_part(experiment)
     fields = {
         "name": experiment.name,
         "overrides": job.overrides,
