@@ -188,6 +188,8 @@ def test_a_finished_run_says_so_and_can_be_made_longer(finished: Path, copied: P
         ("trainer.max_epochs=[", "trainer.max_epochs=[: cannot be read: "),
         ("trainer.max_epochs=many", "trainer.max_epochs is 'many'"),
         ("trainer.max_epochs=", "trainer.max_epochs is None; a run goes on to a number of epochs"),
+        ("device.threads=0", "device.threads is 0; it takes 1 or more"),
+        ("trainer.checkpoint_every=often", "it takes a number with its unit"),
         ("trainer.max_epochs=5 device.accelerator=gpu", "device.accelerator is 'gpu'"),
     ],
 )
@@ -462,9 +464,13 @@ def test_a_network_that_draws_in_other_ways_is_exact_too(tmp_path: Path) -> None
         assert kill.differences(run_in(reference), run_in(directory)) == []
 
 
-def test_epochs_can_be_left_unsaved_in_between(tmp_path: Path) -> None:
-    run = trained(tmp_path, *SMALL, "trainer.max_epochs=1", "trainer.checkpoint_every=null")
-    assert not (run / "checkpoints/previous.ckpt").exists()
+@pytest.mark.parametrize(
+    ("every", "step"), [("1steps", 2), ("2steps", 2), ("0.00001min", 2), ("9steps", 0), ("null", 0)]
+)
+def test_how_often_a_run_is_saved_within_an_epoch(tmp_path: Path, every: str, step: int) -> None:
+    run = trained(tmp_path, *SMALL, "trainer.max_epochs=1", f"trainer.checkpoint_every={every}")
+    previous = run / "checkpoints/previous.ckpt"
+    assert (torch.load(previous, weights_only=True)["global_step"] if previous.exists() else 0) == step
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
