@@ -200,3 +200,20 @@ def test_pixels_are_those_before_normalisation(lamella: Lamella) -> None:
     data = build.experiment(config).data
     inputs, _ = next(iter(data.val_dataloader()))
     torch.testing.assert_close(data.pixels(inputs) * 255, data.val.inputs[: len(inputs)].float())
+
+
+def test_a_picture_of_ones_own_is_called_at_every_hook(lamella: Lamella) -> None:
+    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+    Path("conf/visuals").mkdir(parents=True)
+    Path("conf/visuals/mine.yaml").write_text("hooks:\n  _target_: mine.Hooks\n")
+    Path("mine.py").write_text(
+        "import pytorch_lightning as pl\n\n\nclass Hooks(pl.Callback):\n"
+        "    def on_fit_start(self, *given):\n        print('fit starts')\n"
+        "    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):\n"
+        "        print('batch', batch_idx)\n"
+        "    def on_test_end(self, *given):\n        print('test ends')\n"
+    )
+    result = lamella("train", "visuals=mine", "network=linear", "trainer=debug")
+    assert result.status == 0, result.err
+    words = ["fit starts", "batch 0", "batch 1", "batch 2", "test ends"]
+    assert [line for line in result.out.splitlines() if line in words] == words

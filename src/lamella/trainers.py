@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -85,35 +86,20 @@ def trainer(
     return with_more
 
 
+# What Lightning calls a callback for, but not what it keeps for it.
+HOOKS = [name for name in vars(pl.Callback) if name in ("setup", "teardown") or name.startswith("on_")]
+
+
 class Visuals(pl.Callback):
     """All pictures as one callback: Lightning calls each callback ten times a step, which is long for a small net."""
 
     def __init__(self, drawn: list[pl.Callback]) -> None:
-        self.drawn = drawn
+        for name in HOOKS:
+            hooks = [getattr(one, name) for one in drawn if getattr(type(one), name) is not getattr(pl.Callback, name)]
+            if hooks:
+                setattr(self, name, partial(_each, hooks))
 
-    def on_train_start(self, *given: Any) -> None:
-        for picture in self.drawn:
-            picture.on_train_start(*given)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if batch_idx == 0:
-            for picture in self.drawn:
-                picture.on_train_batch_start(trainer, pl_module, batch, batch_idx)
-
-    def on_validation_epoch_start(self, *given: Any) -> None:
-        for picture in self.drawn:
-            picture.on_validation_epoch_start(*given)
-
-    def on_validation_batch_end(self, *given: Any) -> None:
-        for picture in self.drawn:
-            picture.on_validation_batch_end(*given)
-
-    def on_validation_epoch_end(self, *given: Any) -> None:
-        for picture in self.drawn:
-            picture.on_validation_epoch_end(*given)
-
-    def on_train_epoch_end(self, *given: Any) -> None:
-        for picture in self.drawn:
-            picture.on_train_epoch_end(*given)
+def _each(hooks: list[Callable[..., Any]], *given: Any, **more: Any) -> None:
+    for hook in hooks:
+        hook(*given, **more)
