@@ -101,7 +101,7 @@ def run(lamella: Lamella, command: str) -> None:
         few = {
             "bench/epoch.py": ["--repeats", "1", "--threads", "1"],
             "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
-            "bench/exact.py": ["--repeats", "1", "--network", "mlp"],
+            "bench/exact.py": ["--repeats", "1", "--case", "digits"],
             "bench/kill.py": ["--trials", "2", "--config", "steps", "workers"],
         }
         brief = few.get(arguments[0], ["--repeats", "1"])
