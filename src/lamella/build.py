@@ -19,12 +19,19 @@ from lamella import arguments, schedules, targets, trainers
 from lamella import network as stack
 from lamella.checkpoints import Every
 from lamella.conf import GROUPS
-from lamella.data import Data
+from lamella.data import Augment, Data, Splits
 from lamella.errors import RequestError, first_line, nearest
 from lamella.record import check_name
 from lamella.task import INDEXED, Schedule, Task, metric_for
 
 ROOT = ("name", "seed", "monitor", *GROUPS)
+# What the arguments of a group's object may be built from.
+INNER: dict[str, tuple[type, ...]] = {
+    "data": (Splits, Augment),
+    "network": (nn.Module,),
+    "loss": (nn.Module,),
+    "trainer": trainers.PARTS,
+}
 THREADS = torch.get_num_threads()  # what torch takes by itself
 
 
@@ -179,7 +186,7 @@ class _Builder:
         """Layer entries with each `_target_` node turned into a callable that makes the module."""
         if isinstance(entry, Mapping):
             if "_target_" in entry:
-                targets.check(entry, key, nn.Module)
+                targets.check(entry, key, nn.Module, inner=INNER["network"])
                 return partial(targets.instantiate, entry, key)
             return {name: self.modules(child, f"{key}.{name}") for name, child in entry.items()}
         if isinstance(entry, list):
@@ -233,7 +240,7 @@ class _Builder:
         for name in list(node):
             if name not in expected and not variadic and not name.startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]
-        targets.check(node, group, base, supplied)
+        targets.check(node, group, base, supplied, INNER.get(group, ()))
         return partial(targets.instantiate, node, group)
 
     def read(self, key: str) -> bool:

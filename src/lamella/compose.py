@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from lamella import conf
 from lamella.errors import RequestError
 from lamella.explain import refusal
+from lamella.guard import guarded
 from lamella.record import check_name, claim, slug
 
 OUTPUTS = Path("outputs")
@@ -58,7 +59,6 @@ def run(task: Callable[[Job], int], arguments: list[str], check: Callable[[Job],
         print(f"error: {wrong}", file=sys.stderr)
         return 2
     sweeps = _resolvers(arguments)
-    sys.path.insert(0, os.getcwd())
     multirun = any(option == "-m" or (option[:4] == "--mu" and "--multirun".startswith(option)) for option in options)
     if (multirun or "hydra.mode=MULTIRUN" in arguments) and not options & PRINTING:
 
@@ -151,7 +151,8 @@ def _composed(task: Callable[[Job], int], arguments: list[str]) -> int:
     sys.argv = ["lamella train", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors, where it would print them
     try:
-        hydra.main(version_base="1.3", config_path=str(conf.OWN), config_name="config")(one)()
+        with guarded():
+            hydra.main(version_base="1.3", config_path=str(conf.OWN), config_name="config")(one)()
     except Exception as error:
         if full_error == "1" or error in unforeseen:
             raise

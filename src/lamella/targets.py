@@ -1,7 +1,8 @@
 """What a `_target_` may name: looked up, checked and called here, the one place that calls Hydra's instantiate."""
 
 import re
-import tomllib
+import sys
+import typing
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
@@ -9,22 +10,23 @@ from typing import Any
 
 from hydra.utils import instantiate as hydra_instantiate
 
-from lamella import arguments
+from lamella import arguments, project
 from lamella.errors import RequestError, first_line, nearest
 
 ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
-# Of the functions in there these build something; others read files, load archives or call the network.
-FUNCTIONS = ("torchvision.models", "lamella.data")
+
+Kinds = type | tuple[type, ...]
 
 
-def target(path: Any, key: str, base: type) -> Any:
-    """The class or function that a `_target_` names; a class has to be a `base`.
+def target(path: Any, key: str, kinds: Kinds, within: bool = False) -> Any:
+    """The class that a `_target_` names, which has to be one of `kinds`, or the function, which has to return one.
 
-    Raises RequestError for what a config may not build, before it is imported, and for what is not there.
+    within: the node is an argument of another one, where the project's own code may give what it likes. Raises
+    RequestError for what a config may not build, before it is imported, and for what is not there.
     """
-    own = _project_targets()
+    own = project.targets()
     allowed = (*ALLOWED, *own)
-    if not isinstance(path, str) or not _within(path, allowed):
+    if not isinstance(path, str) or not re.fullmatch(r"[\w.]+", path) or not _within(path, allowed):
         root = str(path).partition(".")[0]
         name = root if Path(root).is_dir() or Path(f"{root}.py").is_file() else "PACKAGE"
         raise RequestError(
@@ -32,6 +34,9 @@ def target(path: Any, key: str, base: type) -> Any:
             f'  to allow code of your own, write into pyproject.toml:\n  [tool.lamella]\n  targets = ["{name}"]',
             key,
         )
+    here = str(Path.cwd())
+    if _within(path, own) and here not in sys.path:
+        sys.path.insert(0, here)  # not before: what lies there could hide a library
     try:
         found = resolve_name(path)
     except Exception as error:
@@ -45,37 +50,69 @@ def target(path: Any, key: str, base: type) -> Any:
     home, roots = str(getattr(found, "__module__", "")), [name.partition(".")[0] for name in own]
     if not callable(found) or not _within(home, (*ALLOWED, *roots)):
         raise RequestError(f"{key} is {path!r}, which leads out of what a config may build", key)
-    if not isinstance(found, type) and not _within(home, (*FUNCTIONS, *roots)):
-        raise RequestError(f"{key} is {path!r}, a function; here it takes a class", key)
-    if isinstance(found, type) and not issubclass(found, base):
-        raise RequestError(f"{key} is {path!r}; it takes a subclass of {base.__name__}", key)
+    if _within(home, roots) and (within or not isinstance(found, type)):
+        return found
+    wanted = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+    if not wanted:
+        raise RequestError(
+            f"{key} is {path!r}; here a config builds nothing but what pyproject.toml names under [tool.lamella] "
+            "targets",
+            key,
+        )
+    if not isinstance(found, type) and not _builds(found, kinds):
+        raise RequestError(f"{key} is {path!r}, a function; here it takes a class, a {wanted}", key)
+    if isinstance(found, type) and not issubclass(found, kinds):
+        raise RequestError(f"{key} is {path!r}; it takes a subclass of {wanted}", key)
     return found
+
+
+def _builds(function: Any, kinds: Kinds) -> bool:
+    """Whether a function of a library does nothing but build one of `kinds`; others read files or call the network."""
+    if _within(function.__module__, ["torchvision"]):
+        from torchvision import models
+
+        name = getattr(function, "__name__", "")
+        if name not in models.list_models() or models.get_model_builder(name) is not function:
+            return False
+    elif not _within(function.__module__, ["lamella.data"]):
+        return False
+    returned = typing.get_type_hints(function).get("return")
+    return isinstance(returned, type) and issubclass(returned, kinds)
 
 
 def _within(path: str, packages: Collection[str]) -> bool:
     return any(f"{path}.".startswith(f"{package}.") for package in packages)
 
 
-def check(node: Any, key: str, base: type, supplied: Collection[str] = ()) -> None:
+def check(
+    node: Any,
+    key: str,
+    kinds: Kinds,
+    supplied: Collection[str] = (),
+    inner: tuple[type, ...] = (),
+    within: bool = False,
+) -> None:
     """Check a `_target_` node and those inside it against what they name, without calling anything.
 
-    supplied: the arguments that the caller adds. Raises RequestError.
+    supplied: the arguments that the caller adds. inner: the kinds of the nodes inside. Raises RequestError.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise RequestError(f"{key} is {node!r}; it takes a mapping with a `_target_`", key)
-    for inner, value in _scalars(node, key):
+    for place, value in _scalars(node, key):
         if isinstance(value, str) and "${" in value:
             # Hydra would resolve it as it calls the target, and an interpolation may call anything.
-            raise RequestError(f"{inner} is {value!r}; what is called takes values, no interpolation", inner)
+            raise RequestError(f"{place} is {value!r}; what is called takes values, no interpolation", place)
+    if node.get("_partial_") and not within:
+        raise RequestError(f"{key}._partial_ is {node['_partial_']!r}; it stands in arguments only", f"{key}._partial_")
     given = {name: value for name, value in node.items() if not name.startswith("_")}
     nested = {name: value for name, value in given.items() if isinstance(value, Mapping) and "_target_" in value}
     for name, value in nested.items():
-        check(value, f"{key}.{name}", object)
+        check(value, f"{key}.{name}", inner, (), inner, True)
     for name, value in node.items():
         if name not in nested:
-            _check_inside(value, f"{key}.{name}")
+            _check_inside(value, f"{key}.{name}", inner)
     plain = {name: value for name, value in given.items() if name not in nested}
-    found = target(node["_target_"], f"{key}._target_", base)
+    found = target(node["_target_"], f"{key}._target_", kinds, within)
     positional = node.get("_args_", [])
     if not isinstance(positional, list | tuple):
         raise RequestError(f"{key}._args_ is {positional!r}; it takes a list", f"{key}._args_")
@@ -89,17 +126,17 @@ def check(node: Any, key: str, base: type, supplied: Collection[str] = ()) -> No
     arguments.check(found, plain, place=key, supplied={*supplied, *nested, *bound})
 
 
-def _check_inside(value: Any, key: str) -> None:
+def _check_inside(value: Any, key: str, inner: tuple[type, ...]) -> None:
     """Check the targets in lists and mappings, `_args_` too: Hydra would call them all."""
     if isinstance(value, Mapping):
         if "_target_" in value:
-            check(value, key, object)
+            check(value, key, inner, (), inner, True)
         else:
-            for name, inner in value.items():
-                _check_inside(inner, f"{key}.{name}")
+            for name, item in value.items():
+                _check_inside(item, f"{key}.{name}", inner)
     elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            _check_inside(inner, f"{key}.{number}")
+        for number, item in enumerate(value):
+            _check_inside(item, f"{key}.{number}", inner)
 
 
 def instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
@@ -129,20 +166,3 @@ def _scalars(node: Any, key: str) -> Iterator[tuple[str, Any]]:
         return
     for name, value in children:
         yield from _scalars(value, f"{key}.{name}")
-
-
-def _project_targets() -> list[str]:
-    """The packages that the project's own pyproject.toml lets a config build from."""
-    file = Path("pyproject.toml")
-    if not file.is_file():
-        return []
-    try:
-        tool = tomllib.loads(file.read_text()).get("tool", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"pyproject.toml: {error}") from error
-    names = tool.get("lamella", {}).get("targets", [])
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and re.fullmatch(r"[\w.]+", name) for name in names
-    ):
-        raise RequestError(f'pyproject.toml: [tool.lamella] targets is {names!r}; it takes names of packages, ["mine"]')
-    return names

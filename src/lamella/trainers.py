@@ -7,6 +7,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins import Precision
+from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.strategies import Strategy
 
 from lamella import targets
 from lamella.checkpoints import Checkpoints, Every
@@ -19,6 +22,8 @@ OPTIONS = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,
 }
+# What the Trainer's own arguments may be built from, beside callbacks and loggers.
+PARTS = (Strategy, Profiler, Precision)
 
 
 def every(text: Any) -> Every:

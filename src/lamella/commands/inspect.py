@@ -8,10 +8,8 @@ lamella inspect experiment=autograd --gradients --graph graph.svg
 import argparse
 import json
 import math
-import os
 import re
 import shutil
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +62,6 @@ def main(arguments: list[str]) -> int:
     from lamella import build
     from lamella.archive import weights
 
-    sys.path.insert(0, os.getcwd())  # the project's own modules
     _, config = record.read(run)
     experiment = build.experiment(config)
     checkpoint = run / "checkpoints" / f"{options.checkpoint or 'best'}.ckpt"

@@ -5,8 +5,6 @@ lamella resume outputs/default/defaults trainer.max_epochs=20
 """
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +51,6 @@ def go_on(path: Path, overrides: Sequence[str]) -> int:
     from lamella.attempt import attempt, take_part
     from lamella.fit import rank
 
-    sys.path.insert(0, os.getcwd())  # the project's own modules
     if rank() > 0:
         return take_part()
     if longer:

@@ -1,0 +1,88 @@
+"""What a config may not set: whatever would make Hydra call, import or read something before a config can be checked."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra._internal import hydra as hydra_main
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig, OmegaConf
+
+from lamella import project
+from lamella.errors import RequestError, nearest
+
+QUIET = {"version": 1, "root": None, "disable_existing_loggers": False}
+# Hydra calls what stands in the first three, and sets, makes or reads what stands in the others.
+FIXED: dict[str, Any] = {
+    "callbacks": {},
+    "job_logging": QUIET,
+    "hydra_logging": QUIET,
+    "job.env_set": {},
+    "run.dir": ".",
+    "sweep.subdir": ".",
+    "output_subdir": None,
+}
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Within it, a config that sets what it may not is a RequestError before Hydra acts on it."""
+    OmegaConf.register_new_resolver("oc.env", _variable, replace=True)
+    loader = hydra_main.ConfigLoaderImpl
+    # Hydra composes and acts in one call, and has no public place in between.
+    hydra_main.ConfigLoaderImpl = _Loader
+    try:
+        yield
+    finally:
+        hydra_main.ConfigLoaderImpl = loader
+
+
+class _Loader(ConfigLoaderImpl):
+    def _process_config_searchpath(self, config_name: Any, parsed_overrides: Any, repo: Any) -> None:
+        loaded = repo.load_config(config_path=config_name)
+        primary = loaded.config if loaded and OmegaConf.is_dict(loaded.config) else {}
+        given = any(override.get_key_element() == "hydra.searchpath" for override in parsed_overrides)
+        if given or OmegaConf.select(OmegaConf.create(primary), "hydra.searchpath"):
+            raise RequestError(
+                "hydra.searchpath: configs come from conf/ and from Lamella; another folder is --config-dir DIR"
+            )
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+    def load_configuration(self, *given: Any, **more: Any) -> DictConfig:
+        config = super().load_configuration(*given, **more)
+        hydra: Any = OmegaConf.to_container(config.hydra)  # unresolved: that alone could call something
+        for key, fixed in FIXED.items():
+            node = hydra
+            for part in key.split("."):
+                node = node[part]
+            if node != fixed:
+                raise RequestError(f"hydra.{key} cannot be set: Lamella keeps it at {fixed!r}", f"hydra.{key}")
+        for key in ("launcher", "sweeper"):
+            values = {name: value for name, value in (hydra[key] or {}).items() if name != "_target_"}
+            for place in _targets(values, f"hydra.{key}"):
+                raise RequestError(f"{place}: a {key} takes values, and builds nothing", place)
+        return config
+
+
+def _targets(node: Any, key: str) -> Iterator[str]:
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in children:
+        if name == "_target_":
+            yield f"{key}._target_"
+        yield from _targets(value, f"{key}.{name}")
+
+
+def _variable(name: str, default: Any = None) -> Any:
+    """What `${oc.env:NAME}` gives: what is read here stands in the record of every run."""
+    allowed = project.environment()
+    if name not in allowed:
+        raise RequestError(
+            f"oc.env:{name}: a config reads the environment variables that pyproject.toml names; "
+            f"{nearest(name, allowed)}\n  [tool.lamella]\n  environment = [\"{name}\"]"
+        )
+    if name in os.environ:
+        return os.environ[name]
+    if default is None:
+        raise RequestError(f"oc.env:{name}: this environment variable is not set")
+    return default

@@ -1,0 +1,34 @@
+"""What the project's own pyproject.toml allows a config: code to build from, and environment variables to read."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from lamella.errors import RequestError
+
+FILE = Path("pyproject.toml")
+
+
+def targets() -> list[str]:
+    """The packages of the project that a config may build from. Raises RequestError."""
+    return _names("targets", 'names of packages, ["mine"]')
+
+
+def environment() -> list[str]:
+    """The environment variables that a config may read. Raises RequestError."""
+    return _names("environment", 'names of variables, ["DATA_ROOT"]')
+
+
+def _names(key: str, wanted: str) -> list[str]:
+    if not FILE.is_file():
+        return []
+    try:
+        tool = tomllib.loads(FILE.read_text()).get("tool", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"pyproject.toml: {error}") from error
+    names = tool.get("lamella", {}).get(key, [])
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and re.fullmatch(r"[\w.]+", name) for name in names
+    ):
+        raise RequestError(f"pyproject.toml: [tool.lamella] {key} is {names!r}; it takes {wanted}")
+    return names
