@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.record import LONGEST, claim, slug
+from lamella.names import LONGEST, claim, slug
 
 KEYS = st.from_regex(r"[+~]?[a-z_./]{1,30}", fullmatch=True)
 VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)

@@ -10,6 +10,9 @@ from lamella.errors import RequestError, nearest
 COMMANDS = {
     "train": "[OVERRIDE…]      fit, then test the best checkpoint; -m: one run per combination",
     "inspect": "[OVERRIDE… | RUN]  structure, shapes, one forward and backward pass, the graph",
+    "eval": "RUN [OVERRIDE…]  test a run's best checkpoint, on its own data or other data",
+    "predict": "RUN PATH…      class probabilities for image files or folders",
+    "reproduce": "RUN            train again from the record; is the result bit for bit the same?",
     "resume": "RUN [KEY=VALUE…] finish what was interrupted, in place",
     "board": "[DIR]            TensorBoard on the outputs, on this machine only",
 }
@@ -38,6 +41,8 @@ def main() -> int:
         status = int(import_module(f"lamella.commands.{name}").main(arguments))
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read along has seen enough
+        status = 0
     except RequestError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import nn
 
-from lamella.errors import RequestError
+from lamella.errors import RequestError, first_line
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 NEW = "new.ckpt"  # until it takes the name of the last one
@@ -19,13 +20,45 @@ LENGTH = len(COMMENT) + 64
 
 
 def weights(path: Path) -> dict[str, Any]:
-    """The state dict of a checkpoint. Raises RequestError for a file that is not there or not whole."""
+    """The state dict of a checkpoint.
+
+    Raises RequestError for a file that is not there, is damaged, comes from elsewhere or holds more than values.
+    """
     if not path.is_file():
-        raise RequestError(f"{path}: there is no such checkpoint; the run has not finished an epoch")
+        raise RequestError(f"{path}: there is no such checkpoint; a run has its first one after an epoch")
     if not verified(path):
-        raise RequestError(f"{path}: this is no whole checkpoint, its checksum is not that of its content")
-    state: dict[str, Any] = load(path)["state_dict"]
+        problem = "its checksum is not that of its content" if signed(path) else "it has no checksum at its end"
+        raise RequestError(f"{path}: this is no whole checkpoint of Lamella's, {problem}")
+    try:
+        state = load(path)["state_dict"]
+    except Exception as error:
+        raise RequestError(f"{path}: this is no checkpoint: {first_line(error)}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise RequestError(f"{path}: this is no checkpoint: its state_dict does not hold tensors by name")
     return state
+
+
+def find(run: Path, which: str) -> Path:
+    """A run's checkpoint: "best" or "last", or the path of any other one."""
+    return run / "checkpoints" / f"{which}.ckpt" if which in ("best", "last") else Path(which)
+
+
+def restore(module: nn.Module, path: Path, prefix: str = "") -> None:
+    """Give a module the weights in a checkpoint, those whose names begin with `prefix`. Raises RequestError."""
+    state = {name.removeprefix(prefix): value for name, value in weights(path).items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(state)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"{path}: it does not fit the network of config.yaml: {reason[:300]}") from error
+
+
+def signed(path: Path) -> bool:
+    """Whether a file ends with a checksum, whatever it says."""
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(-min(file.tell(), LENGTH), os.SEEK_END)
+        return file.read().startswith(COMMENT)
 
 
 def verified(path: Path) -> bool:

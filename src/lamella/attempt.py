@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from lamella.build import Experiment
 from lamella.errors import RequestError, first_line
 from lamella.fit import Outcome, fit, rank
 from lamella.interrupts import Interrupted, Interrupts
-from lamella.record import Run, read
+from lamella.record import Run
+from lamella.records import read
 from lamella.task import NonFiniteLoss
 
 # Set for the processes that Lightning starts beside this one: they take part in the run that is there.
@@ -35,6 +37,23 @@ def environment(experiment: Experiment) -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name() if accelerator == "cuda" else accelerator,
     }
+
+
+def begin(
+    experiment: Experiment, path: Path, config: str, overrides: Sequence[str], reads: Mapping[str, str], **more: Any
+) -> Run:
+    """A new run in the directory `path`, which is there and empty; `more` goes into its record. Raises RequestError."""
+    fields = {
+        "name": experiment.name,
+        "overrides": list(overrides),
+        "seed": experiment.seed,
+        "device": experiment.device.accelerator,
+        "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
+        "images": experiment.data.images,
+        "job": os.environ.get(JOB),
+        "reads": dict(reads),
+    }
+    return Run.start(path, config, fields | more)
 
 
 def attempt(experiment: Experiment, record: Run) -> int:

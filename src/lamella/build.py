@@ -21,7 +21,7 @@ from lamella.checkpoints import Every
 from lamella.conf import GROUPS
 from lamella.data import Augment, Data, Splits
 from lamella.errors import RequestError, first_line, nearest
-from lamella.record import check_name
+from lamella.names import check_name
 from lamella.task import INDEXED, Schedule, Task, metric_for
 
 ROOT = ("name", "seed", "monitor", *GROUPS)
@@ -103,6 +103,16 @@ def experiment(config: Mapping[str, Any], references: Collection[str] | None = N
     return Experiment(
         name, seed, monitor, place, data, plan, freeze, loss, metric, optimizer, schedule, trainer, epochs, every
     )
+
+
+def network(config: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """The network of a resolved config, with any weights, and its loss; no data is read. Raises RequestError."""
+    builder, shape = _Builder(config, None), config["data"].get("shape")
+    if not isinstance(shape, list) or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise RequestError(f"data.shape is {shape!r}; it takes the sizes of a sample, as [1, 28, 28]", "data.shape")
+    plan, loss = builder.network(tuple(shape)), builder.loss()
+    with torch.random.fork_rng():  # the weights are drawn, and soon replaced
+        return plan.build(), loss
 
 
 class _Builder:

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from lamella import conf
 from lamella.errors import RequestError
 from lamella.explain import refusal
 from lamella.guard import guarded
-from lamella.record import check_name, claim, slug
+from lamella.names import check_name, claim, slug
 
 OUTPUTS = Path("outputs")
 # Hydra's options that print something and run nothing, and those that are written with an equals sign.
@@ -36,7 +36,8 @@ class Job:
     """One composed config, resolved to plain values.
 
     text: the same as YAML. overrides: what the command line set. sweep: the sweep's directory, None for a single
-    run. references: the keys that something interpolates; a key that nothing reads is a typo.
+    run. references: the keys that something interpolates; a key that nothing reads is a typo. reads: the keys whose
+    whole value is another one's, by the key of that one.
     """
 
     config: dict[str, Any]
@@ -45,6 +46,7 @@ class Job:
     sweep: Path | None
     number: int
     references: frozenset[str]
+    reads: dict[str, str]
 
 
 def run(task: Callable[[Job], int], arguments: list[str], check: Callable[[Job], None]) -> int:
@@ -77,6 +79,20 @@ def run(task: Callable[[Job], int], arguments: list[str], check: Callable[[Job],
         if status:
             return status
     return _composed(task, arguments)
+
+
+def one(overrides: list[str]) -> Job:
+    """The one job that `overrides` compose. Raises SystemExit where they cannot be composed, which is then said."""
+    jobs: list[Job] = []
+
+    def keep(job: Job) -> int:
+        jobs.append(job)
+        return 0
+
+    status = run(keep, overrides, lambda job: None)
+    if status:
+        raise SystemExit(status)
+    return jobs[0]
 
 
 def _hidden() -> str | None:
@@ -191,7 +207,18 @@ def _job(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Job:
     found = [name for text in texts for name in re.findall(r"\$\{(?:\w+:)?([\w.\[\]-]+)", text)]
     references = frozenset(re.sub(r"\[.*", "", name) for name in found)
     resolved = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    return Job({str(key): value for key, value in config.items()}, resolved, overrides, sweep, number, references)
+    plain = {str(key): value for key, value in config.items()}
+    reads = dict(_reads(OmegaConf.to_container(cfg), ""))
+    return Job(plain, resolved, overrides, sweep, number, references, reads)
+
+
+def _reads(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in children:
+        yield from _reads(value, f"{key}{name}.")
+    read = re.fullmatch(r"\$\{(\w[\w.]*)\}", node) if isinstance(node, str) else None
+    if read:
+        yield key.rstrip("."), read[1]
 
 
 def _resolvers(arguments: list[str]) -> list[Path]:

@@ -1,14 +1,12 @@
 """One run, start to end: fit, then test the best checkpoint."""
 
-import logging
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lamella import archive, record
+from lamella import archive, record, trainers
 from lamella.build import Experiment
 from lamella.checkpoints import Checkpoints
 from lamella.data import Data
@@ -16,9 +14,6 @@ from lamella.errors import RequestError
 from lamella.interrupts import Interrupts
 from lamella.progress import Bar, Board, EpochLog
 from lamella.task import DIRECTION
-
-# Lightning's advice on loggers, workers and tuning, which Lamella has followed or does not need.
-QUIET = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
 
 
 @dataclass(frozen=True)
@@ -48,8 +43,6 @@ def fit(
     shows beside the best metrics. Raises RequestError, before any training, where the Trainer refuses its arguments,
     every checkpoint is damaged, or the checkpoint comes from other samples; NonFiniteLoss; and Interrupted.
     """
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.ERROR)
     task, data, monitor = experiment.task, experiment.data, experiment.monitor
     checkpoints = Checkpoints(
         directory, monitor, DIRECTION[monitor.partition("/")[2]], experiment.checkpoint_every, interrupts
@@ -63,8 +56,7 @@ def fit(
 
     charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", task.metric)}
     board = Board(str(directory.absolute()), charts)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="|".join(QUIET))
+    with trainers.quiet():
         trainer = experiment.trainer(
             checkpoints,
             [Bar()],

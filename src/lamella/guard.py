@@ -1,4 +1,4 @@
-"""What a config may not set: whatever would make Hydra call, import or read something before a config can be checked."""
+"""What a config may not set: what would make Hydra call, import or read something before it can be checked."""
 
 import os
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lamella import project
 from lamella.errors import RequestError, nearest
 
+LOADER = "ConfigLoaderImpl"
 QUIET = {"version": 1, "root": None, "disable_existing_loggers": False}
 # Hydra calls what stands in the first three, and sets, makes or reads what stands in the others.
 FIXED: dict[str, Any] = {
@@ -29,13 +30,13 @@ FIXED: dict[str, Any] = {
 def guarded() -> Iterator[None]:
     """Within it, a config that sets what it may not is a RequestError before Hydra acts on it."""
     OmegaConf.register_new_resolver("oc.env", _variable, replace=True)
-    loader = hydra_main.ConfigLoaderImpl
+    loader = getattr(hydra_main, LOADER)
     # Hydra composes and acts in one call, and has no public place in between.
-    hydra_main.ConfigLoaderImpl = _Loader
+    setattr(hydra_main, LOADER, _Loader)
     try:
         yield
     finally:
-        hydra_main.ConfigLoaderImpl = loader
+        setattr(hydra_main, LOADER, loader)
 
 
 class _Loader(ConfigLoaderImpl):
@@ -79,7 +80,7 @@ def _variable(name: str, default: Any = None) -> Any:
     if name not in allowed:
         raise RequestError(
             f"oc.env:{name}: a config reads the environment variables that pyproject.toml names; "
-            f"{nearest(name, allowed)}\n  [tool.lamella]\n  environment = [\"{name}\"]"
+            f'{nearest(name, allowed)}\n  [tool.lamella]\n  environment = ["{name}"]'
         )
     if name in os.environ:
         return os.environ[name]

@@ -2,88 +2,25 @@
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-
+from lamella import records
 from lamella.errors import RequestError
+from lamella.records import METRICS
 
-METRICS, EVENTS = "metrics.jsonl", "events.out.tfevents.*"
-LONGEST = 120  # bytes of a directory's name; file systems stop at 255
+EVENTS = "events.out.tfevents.*"
 PACKAGES = ("lamella", "torch", "torchvision", "pytorch-lightning", "hydra-core")
-
-
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run's record and its config. Raises RequestError where `path` is no run directory."""
-    try:
-        record = json.loads((path / "run.json").read_text())
-        config = yaml.safe_load((path / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        problem = "holds no" if isinstance(error, FileNotFoundError) else "holds a damaged"
-        file = Path(str(getattr(error, "filename", None) or "run.json or config.yaml")).name
-        raise RequestError(f"{path} is no run directory: it {problem} {file}; `lamella train` makes one") from error
-    return record, config
-
-
-def slug(overrides: Sequence[str]) -> str:
-    """A directory name for these overrides: legible, at most 120 bytes, and another one for other overrides.
-
-    The order of the overrides does not matter. What had to be changed or cut is made unique by a hash; what is too
-    long loses the first parts of its keys before it loses its end.
-    """
-    ordered = sorted(overrides)
-    text = ",".join(ordered) or "defaults"
-    name = _legible(text)
-    if name == text and len(name) <= LONGEST and not name.startswith("."):
-        return name
-    if len(name) > LONGEST - 9:
-        name = _legible(",".join(re.sub(r"^[\w.@/]*\.(?=\w+=)", "", override) for override in ordered))
-    digest = hashlib.sha256("\0".join(ordered).encode()).hexdigest()[:8]
-    return f"{name.lstrip('.')[: LONGEST - 9]}-{digest}"
-
-
-def _legible(text: str) -> str:
-    return re.sub(r"[^\w.,=+~@-]+", "-", text, flags=re.ASCII)
-
-
-def check_name(name: Any) -> str:
-    """`name`, if it can be that of a directory in `outputs/`. Raises RequestError."""
-    if not isinstance(name, str) or name.startswith(".") or "/" in name or not name.strip():
-        raise RequestError(f"name is {name!r}; it names a directory in outputs/, and takes a word", "name")
-    return name
-
-
-def claim(parent: Path, name: str) -> Path:
-    """Make `parent/name`, or `parent/name_2` and so on where that exists: whoever made it owns it.
-
-    Raises RequestError where it cannot be written.
-    """
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            path = parent / (name if number == 1 else f"{name}_{number}")
-            try:
-                path.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return path
-    except OSError as error:
-        raise RequestError(f"{parent}: cannot write there ({error.strerror})", "outputs") from error
 
 
 def settle(path: Path) -> dict[str, int]:
@@ -121,13 +58,24 @@ class Run:
             raise RequestError(f"{path}: cannot write there ({error.strerror})") from error
         try:
             # Released when the process ends, however it does; and not inherited by a loader's workers, as flock's is.
-            fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock()
         except OSError as error:
             self._log.close()
             taken = error.errno in (errno.EAGAIN, errno.EACCES)
             problem = "another process is at work on this run" if taken else f"cannot be locked ({error.strerror})"
             raise RequestError(f"{path}: {problem}") from None
+        records.OPEN.add(path.resolve())
         self.before, self._config, self._opened = dict[str, Any](), "", time.monotonic()
+
+    def _lock(self) -> None:
+        for wait in (0.01, 0.05, 0.0):  # a reader looks, for a moment, whether it is locked
+            try:
+                fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if not wait:
+                    raise
+                time.sleep(wait)
 
     @classmethod
     def start(cls, path: Path, config: str, fields: Mapping[str, Any]) -> "Run":
@@ -136,6 +84,7 @@ class Run:
             run = cls(path)
             run.configure(config)
             run.update(
+                format=records.FORMAT,
                 status="running",
                 **fields,
                 epochs=0,
@@ -158,7 +107,7 @@ class Run:
     def reopen(cls, path: Path) -> "Run":
         """The run in `path`, to go on with it. Raises RequestError."""
         run = cls(path)
-        run.fields, _ = read(path)  # nobody else changes it any more
+        run.fields, _ = records.read(path)  # nobody else changes it any more
         run.before, run._config = dict(run.fields), (path / "config.yaml").read_text()
         for pattern in (".*.json.*", ".*.yaml.*", "checkpoints/.*.ckpt", "checkpoints/new.ckpt"):
             for leftover in path.glob(pattern):
@@ -167,14 +116,14 @@ class Run:
 
     def configure(self, config: str) -> None:
         """Replace the config by one with which the run goes on."""
-        _write(self.path / "config.yaml", config)
+        write(self.path / "config.yaml", config)
 
     def update(self, **fields: Any) -> None:
         """Change some fields of the record."""
         self.fields |= fields
         seconds = self.before.get("seconds", 0.0) + time.monotonic() - self._opened
         self.fields["seconds"] = round(seconds, 3)
-        _write(self.path / "run.json", json.dumps(self.fields, indent=2) + "\n")
+        write(self.path / "run.json", json.dumps(self.fields, indent=2) + "\n")
 
     def epoch(self, line: Mapping[str, float], **fields: Any) -> None:
         """Add an epoch's line to `metrics.jsonl`, and change some fields of the record."""
@@ -190,7 +139,7 @@ class Run:
         """Leave things as they were before: a new run goes, one that was there keeps its record and its config."""
         if self.before:
             self.configure(self._config)
-            _write(self.path / "run.json", json.dumps(self.before, indent=2) + "\n")
+            write(self.path / "run.json", json.dumps(self.before, indent=2) + "\n")
         else:
             shutil.rmtree(self.path, ignore_errors=True)
 
@@ -205,6 +154,7 @@ class Run:
             sys.stdout, sys.stderr = streams
             with suppress(OSError):  # the disk may be full
                 self._log.close()
+            records.OPEN.discard(self.path.resolve())
 
 
 class _Tee:
@@ -229,9 +179,10 @@ class _Tee:
         return getattr(self._stream, name)
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Write a whole file or nothing: to a neighbour first, then renamed over it."""
     neighbour = path.with_name(f".{path.name}.{os.getpid()}")
+    neighbour.unlink(missing_ok=True)  # it may be a link
     try:
         with neighbour.open("w") as file:
             file.write(text)

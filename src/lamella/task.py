@@ -55,6 +55,11 @@ def metric_for(loss: nn.Module, targets: Tensor) -> str:
     return "accuracy" if targets.dtype == torch.int64 or isinstance(loss, LABELS) else "mae"
 
 
+def probabilities(output: Tensor, loss: nn.Module) -> Tensor:
+    """What a network gives, (B, K), as probabilities: of each label alone, or of the classes, which sum to 1."""
+    return output.sigmoid() if isinstance(loss, LABELS) else output.softmax(1)
+
+
 class Task(pl.LightningModule):
     """Trains `network` to a small `loss`, and counts `metric` ("accuracy" or "mae") beside it.
 
@@ -182,8 +187,8 @@ class Task(pl.LightningModule):
         self._eval = Counters()
         reseed(self.seed, self.device)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._count(batch, self._eval)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._count(batch, self._eval)[1]
 
     def on_test_epoch_end(self) -> None:
         self._log(self._finite("test", self._metrics("test", self._eval)), epoch=self.current_epoch)

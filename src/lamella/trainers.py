@@ -1,7 +1,10 @@
 """The `trainer` and `visuals` groups of a config: Lightning's Trainer, its callbacks and its loggers."""
 
+import logging
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -24,6 +27,20 @@ OPTIONS = {
 }
 # What the Trainer's own arguments may be built from, beside callbacks and loggers.
 PARTS = (Strategy, Profiler, Precision)
+
+
+# Lightning's advice on loggers, workers and tuning, which Lamella has followed or does not need.
+TALKING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it, Lightning says nothing but errors."""
+    for name in TALKING:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="|".join(TALKING))
+        yield
 
 
 def every(text: Any) -> Every:

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lamella import pictures
 from lamella.activations import evaluation, outputs
 from lamella.errors import RequestError, first_line
+from lamella.task import probabilities
 
 # Of these networks each process holds a part, and one alone cannot run them.
 SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
@@ -29,6 +30,12 @@ def _writer(trainer: pl.Trainer) -> SummaryWriter | None:
 
 def _data(trainer: pl.Trainer) -> Any:
     return trainer.datamodule  # type: ignore[attr-defined]
+
+
+def _loss(pl_module: pl.LightningModule) -> nn.Module:
+    loss = pl_module.loss
+    assert isinstance(loss, nn.Module)
+    return loss
 
 
 def _network(pl_module: pl.LightningModule) -> nn.Module:
@@ -125,7 +132,7 @@ class Mistakes(pl.Callback):
         inputs, targets = batch
         if not _images(inputs) or targets.dtype != torch.int64:
             return
-        sure, predicted = outputs.softmax(1).max(1)
+        sure, predicted = probabilities(outputs, _loss(pl_module)).max(1)
         sure = torch.where(predicted == targets, -1.0, sure)
         top = sure.topk(min(self.count, len(sure))).indices
         found: tuple[Tensor, ...] = (sure[top], predicted[top], targets[top], inputs[top])
@@ -259,14 +266,14 @@ class PRCurves(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if batch[1].dtype == torch.int64:
-            self.parts.append((outputs.softmax(1), batch[1]))
+            self.parts.append((probabilities(outputs, _loss(pl_module)), batch[1]))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         writer = _writer(trainer)
         if writer is None or not self.parts:
             return
-        probabilities, targets = (torch.cat(parts).cpu() for parts in zip(*self.parts, strict=True))
+        sure, targets = (torch.cat(parts).cpu() for parts in zip(*self.parts, strict=True))
         for number, name in enumerate(_data(trainer).classes):
             writer.add_pr_curve(
-                f"precision_recall/{name}", targets == number, probabilities[:, number], trainer.current_epoch + 1
+                f"precision_recall/{name}", targets == number, sure[:, number], trainer.current_epoch + 1
             )

@@ -10,12 +10,13 @@ import json
 import math
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamella import compose, record, summary
+from lamella import compose, recorded, records, summary
 from lamella.errors import RequestError, first_line
 
 if TYPE_CHECKING:
@@ -59,16 +60,14 @@ def main(arguments: list[str]) -> int:
         print(*texts, sep="", end="\n" if texts else "")
         return status
 
-    from lamella import build
-    from lamella.archive import weights
+    from lamella import archive, build
 
-    _, config = record.read(run)
-    experiment = build.experiment(config)
-    checkpoint = run / "checkpoints" / f"{options.checkpoint or 'best'}.ckpt"
-    try:
-        experiment.task.load_state_dict(weights(checkpoint))
-    except RuntimeError as error:
-        raise RequestError(f"{checkpoint}: it does not fit the network of config.yaml: {first_line(error)}") from error
+    fields, config = recorded.read(run)
+    note = records.unfinished(fields)
+    if note:
+        print(note, file=sys.stderr)
+    experiment = build.experiment(recorded.tested(fields, config, []))
+    archive.restore(experiment.task, archive.find(run, options.checkpoint or "best"))
     print(_text(experiment, options))
     return 0
 

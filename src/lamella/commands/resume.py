@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from lamella.errors import RequestError, first_line, nearest
-from lamella.record import Run, read
+from lamella.errors import RequestError
+from lamella.record import Run
+from lamella.recorded import change, read
 
 # What may be another than it was: how long, where, and what makes no difference to the result.
 FREE = (
@@ -23,10 +21,11 @@ FREE = (
     "trainer.checkpoint_every",
     "device.accelerator",
     "device.threads",
-    "data.source.root",
+    "data.root",
     "data.in_memory",
     "data.num_workers",
 )
+WHY = "cannot change while a run goes on: the record of the run counts, and conf/ is not read again"
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +39,7 @@ def main(arguments: list[str]) -> int:
 def go_on(path: Path, overrides: Sequence[str]) -> int:
     """Finish the run in `path`, as it was recorded; returns the exit status. Raises RequestError."""
     fields, config = read(path)
-    changed = override(config, overrides)
+    changed = change(config, fields.get("reads", {}), overrides, FREE, WHY)
     longer = changed["trainer"].get("max_epochs") != config["trainer"].get("max_epochs")
     finished = fields["status"] == "finished" and not longer
     if finished and not overrides:
@@ -72,26 +71,6 @@ def go_on(path: Path, overrides: Sequence[str]) -> int:
         record.update(status="running", overrides=[*kept, *overrides])
         record.configure(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
     return attempt(experiment, record)
-
-
-def override(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`config` with `overrides`, each KEY=VALUE with a key that may change. Raises RequestError."""
-    for text in overrides:
-        key, equals, _ = text.partition("=")
-        if not equals:
-            raise RequestError(f"{text}: an override is KEY=VALUE")
-        if key not in FREE:
-            raise RequestError(
-                f"{key} cannot change while a run goes on: the record of the run counts, and conf/ is not read again;\n"
-                f"  {nearest(key, FREE)}",
-                key,
-            )
-    try:
-        changed = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides))))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise RequestError(f"{' '.join(overrides)}: cannot be read: {first_line(error)}") from error
-    assert isinstance(changed, dict)
-    return {str(key): value for key, value in changed.items()}
 
 
 def _finished(path: Path, fields: dict[str, Any]) -> str:

@@ -9,7 +9,8 @@ from lamella import summary
 from lamella.commands import resume
 from lamella.compose import OUTPUTS, Job, run
 from lamella.errors import RequestError
-from lamella.record import Run, claim, read, slug
+from lamella.names import claim, slug
+from lamella.records import read
 
 
 def main(arguments: list[str]) -> int:
@@ -49,7 +50,7 @@ def _refuse_several_processes(config: dict[str, Any]) -> None:
 def train(job: Job, members: list[dict[str, Any]]) -> int:
     """Build everything, then train: a wrong request shows before a run directory is made."""
     from lamella import build
-    from lamella.attempt import JOB, attempt, take_part
+    from lamella.attempt import JOB, attempt, begin, take_part
     from lamella.fit import rank
 
     if rank() > 0:
@@ -60,15 +61,8 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
         print(f"the job was requeued: going on with {path}")
         return resume.go_on(path, [])
     experiment = build.experiment(job.config, job.references)
-    fields = {
-        "name": experiment.name,
-        "overrides": job.overrides,
-        "seed": experiment.seed,
-        "device": experiment.device.accelerator,
-        "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
-        "job": os.environ.get(JOB),
-    }
-    record = Run.start(claim(job.sweep or OUTPUTS / experiment.name, slug(job.overrides)), job.text, fields)
+    path = claim(job.sweep or OUTPUTS / experiment.name, slug(job.overrides))
+    record = begin(experiment, path, job.text, job.overrides, job.reads)
     if job.sweep:
         print(f"\n[{job.number + 1}] {' '.join(job.overrides)}")
     status = attempt(experiment, record)

@@ -73,25 +73,20 @@ class ImageFiles:
 
     def decode(self, path: str) -> Tensor:
         """One image, uint8 (channels, height, width). Raises RequestError, which names the file."""
-        channels, height, width = self.shape
         try:
             with Image.open(path) as file:
-                image = _eight_bits(file).convert("L" if channels == 1 else "RGB")
-                if image.size != (width, height):
-                    image = image.resize((width, height), Image.Resampling.BILINEAR)
-                pixels = np.array(image)
+                return pixels(file, self.shape)
         except Exception as error:
             raise RequestError(
                 f"data: {path} is no readable image ({error}); mend or remove it", "data.root"
             ) from error
-        return torch.from_numpy(pixels).reshape(height, width, channels).permute(2, 0, 1).contiguous()
 
     def load(self) -> Tensor:
         """Every image, uint8 (N, *shape)."""
         out = torch.empty(len(self), *self.shape, dtype=torch.uint8)
         with ThreadPoolExecutor() as pool:
-            for number, pixels in enumerate(pool.map(self.decode, map(str, self.paths))):
-                out[number] = pixels
+            for number, image in enumerate(pool.map(self.decode, map(str, self.paths))):
+                out[number] = image
         return out
 
     def check(self) -> None:
@@ -99,6 +94,15 @@ class ImageFiles:
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(self.decode, map(str, self.paths)):
                 pass
+
+
+def pixels(image: Image.Image, shape: Sequence[int]) -> Tensor:
+    """An image of any size and mode as uint8 of `shape`, which is (channels, height, width) with 1 channel or 3."""
+    channels, height, width = shape
+    image = _eight_bits(image).convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).reshape(height, width, channels).permute(2, 0, 1).contiguous()
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -58,11 +58,11 @@ class Data(pl.LightningDataModule):
             train, val = split(train, val_size, split_seed, "data.val_size")
         self.train, self.val, self.test = (_ready(samples, in_memory) for samples in (train, val, test))
         inputs = self.train.inputs
-        images = isinstance(inputs, ImageFiles) or inputs.dtype == torch.uint8  # type: ignore[attr-defined]
-        self._check(images)
-        self.normalize = _normalization(mean, std, self.shape) if images else None
+        self.images = isinstance(inputs, ImageFiles) or inputs.dtype == torch.uint8  # type: ignore[attr-defined]
+        self._check()
+        self.normalize = Normalize.of(mean, std, self.shape) if self.images else None
 
-    def _check(self, images: bool) -> None:
+    def _check(self) -> None:
         if self.batch_size < 1:
             raise RequestError(f"data.batch_size is {self.batch_size}; it takes 1 or more", "data.batch_size")
         if len(self.classes) != self.num_classes:
@@ -78,7 +78,7 @@ class Data(pl.LightningDataModule):
             )
         if self.num_workers is not None and self.num_workers < 0:
             raise RequestError(f"data.num_workers is {self.num_workers}; it takes 0 or more", "data.num_workers")
-        if self.augment and not images:
+        if self.augment and not self.images:
             raise RequestError("data.augment changes images, and these samples are none", "data.augment")
         if self.augment and self.augment.crop >= min(self.shape[1:]):
             raise RequestError(
@@ -175,16 +175,3 @@ def _ready(samples: Samples, in_memory: bool) -> Samples:
             return Samples(samples.inputs.load(), samples.targets)
         samples.inputs.check()
     return samples
-
-
-def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None, shape: tuple[int, ...]) -> Normalize:
-    """(x / 255 - mean) / std as one scale and one shift."""
-    channels = shape[0]
-    for key, values in (("data.mean", mean), ("data.std", std)):
-        if values is not None and len(values) != channels:
-            raise RequestError(f"{key} is {list(values)}; data.shape has {channels} channels, each takes a number", key)
-    if std is not None and min(std) <= 0:
-        raise RequestError(f"data.std is {list(std)}; it takes numbers above 0", "data.std")
-    centre = torch.tensor(mean if mean is not None else [0.0] * channels).view(-1, 1, 1)
-    spread = torch.tensor(std if std is not None else [1.0] * channels).view(-1, 1, 1)
-    return Normalize(1 / (255 * spread), centre / spread)

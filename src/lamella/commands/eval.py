@@ -1,0 +1,83 @@
+"""lamella eval RUN [OVERRIDE…]: test a run's best checkpoint, on its own data or other data.
+
+lamella eval outputs/default/defaults
+lamella eval outputs/default/defaults --checkpoint last device=cpu
+lamella eval outputs/mnist/defaults data.root=/other/place
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lamella import recorded, records, summary
+from lamella.errors import RequestError
+from lamella.record import write
+
+if TYPE_CHECKING:
+    from lamella.evaluation import Evaluation
+
+MOST = 20  # classes; more do not fit side by side
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("lamella eval", description="Test a run's best checkpoint.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data and device, as for `lamella train`")
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes; default: RUN/eval.json")
+    options = parser.parse_intermixed_args(arguments)
+
+    fields, config = recorded.read(options.run)
+    config = recorded.tested(fields, config, options.overrides)
+    if note := records.unfinished(fields):
+        print(note, file=sys.stderr)
+
+    from lamella import archive, build
+    from lamella.evaluation import evaluate
+
+    experiment = build.experiment(config)
+    file = archive.find(options.run, options.checkpoint)
+    archive.restore(experiment.task, file)
+    print(f"Using {experiment.device.accelerator} device")
+    result = evaluate(experiment, options.run)
+    out = options.out or options.run / "eval.json"
+    data: dict[str, Any] = {
+        "checkpoint": str(file),
+        "overrides": options.overrides,
+        "device": experiment.device.accelerator,
+        "samples": result.samples,
+        "metrics": result.metrics,
+        "classes": [
+            {"class": name, **scores} for name, scores in zip(experiment.data.classes, result.scores(), strict=False)
+        ],
+        "confusion": None if result.confusion is None else result.confusion.tolist(),
+    }
+    try:
+        write(out, json.dumps(data, indent=2) + "\n")
+    except OSError as error:
+        raise RequestError(f"{out}: cannot write there ({error.strerror}); --out FILE writes elsewhere") from error
+    print(f"{_text(result, experiment.data.classes)}\n\nwritten to {out}")
+    return 0
+
+
+def _text(result: "Evaluation", classes: list[str]) -> str:
+    numbers = " ".join(f"{name.removeprefix('test/')} {value:.4f}" for name, value in result.metrics.items())
+    lines = [f"{result.samples:,} samples  {numbers}"]
+    scores = result.scores()
+    if scores:
+        rows = [["class", "precision", "recall", "f1", "support"]]
+        rows += [
+            [name, *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")), f"{row['support']:.0f}"]
+            for name, row in zip(classes, scores, strict=True)
+        ]
+        lines += ["", summary.table(rows)]
+    if result.confusion is not None:
+        if len(classes) > MOST:
+            lines += ["", f"the confusion matrix of {len(classes)} classes is in the file"]
+        else:
+            rows = [["true \\ predicted", *classes]]
+            rows += [[name, *map(str, row)] for name, row in zip(classes, result.confusion.tolist(), strict=True)]
+            lines += ["", summary.table(rows)]
+    return "\n".join(lines)

@@ -1,0 +1,168 @@
+"""lamella predict RUN PATH…: class probabilities for image files or folders.
+
+lamella predict outputs/mnist/defaults photo.png more/
+lamella predict outputs/mnist/defaults 'scans/**/*.jpg' --top 3 --out scans.csv
+find . -name '*.png' | lamella predict outputs/mnist/defaults - --out all.jsonl
+"""
+
+import argparse
+import csv
+import glob
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lamella import records, summary
+from lamella.errors import RequestError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lamella.model import Model
+
+FORMATS = (".csv", ".json", ".jsonl")
+BATCH = 256
+SHOWN = 50  # rows on the screen, where a file takes all
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("lamella predict", description="Class probabilities for image files or folders.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="files, folders, patterns; - for a list on stdin")
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="how many classes to name; default: 3")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="every class's probability: .csv, .json or .jsonl")
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
+    options = parser.parse_args(arguments)
+    if options.top < 1:
+        raise RequestError(f"--top is {options.top}; it takes 1 or more")
+    if options.out and options.out.suffix not in FORMATS:
+        raise RequestError(f"--out {options.out}: {nearest(options.out.suffix, FORMATS)}")
+    if options.out and not options.out.absolute().parent.is_dir():
+        raise RequestError(f"--out {options.out}: there is no directory {options.out.parent}")
+    fields, _ = records.read(options.run)
+    if note := records.unfinished(fields):
+        print(note, file=sys.stderr)
+
+    import torch
+
+    from lamella.model import load
+
+    files = list(dict.fromkeys(_files(options.paths)))
+    model = load(options.run, options.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    if model.classes is None or model.normalize is None:
+        wrong = "gives numbers, not classes" if model.classes is None else "was not trained on images"
+        raise RequestError(f"{options.run}: its network {wrong}; lamella.load(…).predict(…) in Python takes tensors")
+    rows, unreadable = [], 0
+    for path, found in _predictions(model, files):
+        if isinstance(found, str):
+            unreadable += 1
+            print(f"skipped: {found}", file=sys.stderr)
+        else:
+            rows.append((path, found))
+    if options.out:
+        _write(options.out, rows, model.classes)
+    if rows:
+        print(_table(rows[: SHOWN if options.out else None], model.classes, options.top))
+    if options.out:
+        more = f"the first {SHOWN} of " if len(rows) > SHOWN else ""
+        print(f"\n{more}{len(rows):,} images; all in {options.out}")
+    if unreadable:
+        print(f"error: {unreadable:,} of {len(files):,} files cannot be read as images", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _files(paths: Iterable[str]) -> Iterator[str]:
+    """The files that the arguments stand for. Raises RequestError where one stands for none."""
+    from lamella.data.sources import IMAGES
+
+    for given in paths:
+        path = Path(given)
+        if given == "-":
+            listed = [line for line in sys.stdin.read().splitlines() if line.strip()]
+            if not listed:
+                raise RequestError("-: no path came on standard input")
+            yield from listed
+        elif path.is_dir():
+            inside = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
+            if not inside:
+                raise RequestError(
+                    f"{given}: no images in this folder; their names end with {', '.join(sorted(IMAGES))}"
+                )
+            yield from inside
+        elif path.exists():
+            yield given
+        else:
+            matched = sorted(file for file in glob.glob(given, recursive=True) if Path(file).is_file())
+            if not matched:
+                raise RequestError(f"{given}: there is no such file or folder, and as a pattern it matches none")
+            yield from matched
+
+
+def _predictions(model: "Model", files: list[str]) -> Iterator[tuple[str, Any]]:
+    """Each file with its probabilities (classes,), or with why it cannot be read; a bar shows how far it is."""
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    from lamella.data.samples import ImageFiles
+
+    decoder = ImageFiles([], model.shape)
+
+    def decode(path: str) -> "Tensor | str":
+        try:
+            return decoder.decode(path)
+        except RequestError as error:
+            return str(error).removeprefix("data: ").removesuffix("; mend or remove it")
+
+    console = Console(stderr=True)
+    starts = range(0, len(files), BATCH)
+    with ThreadPoolExecutor() as pool:
+        batches = (list(pool.map(decode, files[start : start + BATCH])) for start in starts)
+        for start, batch in zip(
+            starts,
+            track(batches, "images", len(starts), console=console, transient=True, disable=not console.is_terminal),
+            strict=False,
+        ):
+            images = [image for image in batch if not isinstance(image, str)]
+            probabilities = iter(model.predict(torch.stack(images)) if images else ())
+            for path, image in zip(files[start : start + BATCH], batch, strict=True):
+                yield path, image if isinstance(image, str) else next(probabilities)
+
+
+def _table(rows: "list[tuple[str, Tensor]]", classes: list[str], top: int) -> str:
+    top = min(top, len(classes))
+    lines = [["file", "class", "probability", *(f"{number}." for number in range(2, top + 1))]]
+    for path, row in rows:
+        values, numbers = row.topk(top)
+        named = [
+            (classes[number], f"{value:.4f}") for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
+        ]
+        lines.append([path, *named[0], *(" ".join(pair) for pair in named[1:])])
+    return summary.table(lines)
+
+
+def _write(out: Path, rows: "list[tuple[str, Tensor]]", classes: list[str]) -> None:
+    """Every class's probability for every file. Raises RequestError where it cannot be written."""
+    named = [(path, classes[int(row.argmax())], row.tolist()) for path, row in rows]
+    text = io.StringIO(newline="")
+    if out.suffix == ".csv":
+        table = csv.writer(text)
+        table.writerow(["file", "class", *classes])
+        table.writerows([path, name, *values] for path, name, values in named)
+    else:
+        dicts = [
+            {"file": path, "class": name, "probabilities": dict(zip(classes, values, strict=True))}
+            for path, name, values in named
+        ]
+        if out.suffix == ".json":
+            json.dump(dicts, text, indent=1)
+        else:
+            text.writelines(json.dumps(row) + "\n" for row in dicts)
+    try:
+        out.write_text(text.getvalue(), newline="")
+    except OSError as error:
+        raise RequestError(f"--out {out}: cannot write there ({error.strerror})") from error

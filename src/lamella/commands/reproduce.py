@@ -1,0 +1,99 @@
+"""lamella reproduce RUN: train again from the record and say whether the result is bit for bit the same.
+
+lamella reproduce outputs/default/defaults
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lamella import recorded, records
+from lamella.errors import RequestError
+from lamella.names import claim
+
+# Times, which are never the same.
+MEASURED = ("seconds", "samples_per_second")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("lamella reproduce", description="Train again from the record, and compare.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    path: Path = parser.parse_args(arguments).run
+    fields, config = recorded.read(path)
+
+    from lamella import archive, build
+    from lamella.attempt import attempt, begin, take_part
+    from lamella.compose import OUTPUTS
+    from lamella.fit import rank
+
+    if rank() > 0:
+        return take_part()
+    epochs, finished = records.epochs(path), fields["status"] == "finished"
+    if not epochs:
+        raise RequestError(f"{path}: it has not finished an epoch, so there is nothing to compare with")
+    if not finished:
+        print(f"the run is {fields['status']}: the {len(epochs)} epochs that it has are compared, not the end")
+    config = _as_it_was(fields, config)
+    experiment = build.experiment(config)
+    again = claim(OUTPUTS / experiment.name, path.resolve().name)
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    record = begin(experiment, again, text, fields["overrides"], fields.get("reads", {}), reproduces=str(path))
+    status = attempt(experiment, record)
+    if status:
+        return status
+
+    found = [*_metrics(epochs, records.epochs(again))]
+    if finished:
+        found += _numbers("at the end", fields["metrics"], record.fields["metrics"])
+        for name in ("best", "last"):
+            before, now = (archive.weights(archive.find(run, name)) for run in (path, again))
+            different = [key for key, value in before.items() if key not in now or not value.equal(now[key])]
+            if different or len(before) != len(now):
+                found.append(f"{name}.ckpt: {len(different)} of {len(before)} tensors, the first is {different[0]}")
+    if not found:
+        weights = "the weights of best.ckpt and last.ckpt, and " if finished else ""
+        print(f"\nreproduced: {weights}every metric of {len(epochs)} epochs, bit for bit those of {path}")
+        return 0
+    print(f"\nNOT reproduced; what differs, the first and the last of {len(found)}:")
+    print(*(f"  {line}" for line in (found[:1] if len(found) == 1 else [found[0], found[-1]])), sep="\n")
+    around = list(_around(path, fields, again, record.fields))
+    print("and in what it ran in:", *(around or ["nothing that is recorded"]), sep="\n  ")
+    return 1
+
+
+def _as_it_was(fields: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with what it left to the machine as it was on the one where the run was made."""
+    device = dict(config["device"])
+    if device.get("threads") is None:
+        device["threads"] = fields.get("environment", {}).get("threads")
+    if device.get("accelerator") == "auto" and fields["device"] == "cpu":
+        device["accelerator"] = "cpu"
+    return {**config, "device": device}
+
+
+def _metrics(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> Iterator[str]:
+    for number, (one, other) in enumerate(zip(before, now, strict=False), 1):
+        yield from _numbers(f"epoch {number}", one, other)
+
+
+def _numbers(place: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in before.items():
+        if name not in MEASURED and repr(now.get(name)) != repr(value):  # as text, in which NaN is NaN
+            yield f"{place}, {name}: {now.get(name)} instead of {value}"
+
+
+def _around(path: Path, before: Mapping[str, Any], again: Path, now: Mapping[str, Any]) -> Iterator[str]:
+    """What differs in versions, machine and code."""
+    for group in ("versions", "environment", "git"):
+        one, other = before.get(group) or {}, now.get(group) or {}
+        for name in sorted({*one, *other}):
+            if one.get(name) != other.get(name):
+                yield f"{group} {name}: {other.get(name)} instead of {one.get(name)}"
+    patches = [(run / "git.patch").read_bytes() if (run / "git.patch").is_file() else b"" for run in (path, again)]
+    if patches[0] != patches[1]:
+        yield "git.patch: other uncommitted changes"
+    if before.get("inexact"):
+        yield f"the run itself went on with {', '.join(map(str, before['inexact']))}"

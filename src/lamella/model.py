@@ -1,0 +1,92 @@
+"""A trained network with all that it takes to use it: what it sees, and what its answers mean."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lamella import archive, arguments, build, recorded
+from lamella.activations import evaluation
+from lamella.data import Data
+from lamella.data.batches import Normalize
+from lamella.data.samples import ImageFiles, pixels
+from lamella.errors import RequestError, first_line
+from lamella.task import probabilities
+
+BATCH = 256
+SEEN = ("shape", "num_classes", "classes", "mean", "std")  # of the data's config
+Images = Tensor | Sequence[Image.Image] | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network in evaluation mode.
+
+    classes: their names, None where the network gives numbers. shape: of a sample, without the batch dimension.
+    normalize: what is done to pixels, None where inputs are no images. loss: what it was trained with, which says what
+    its answers mean.
+    """
+
+    network: nn.Module
+    loss: nn.Module
+    classes: list[str] | None
+    shape: tuple[int, ...]
+    normalize: Normalize | None
+    device: torch.device
+
+    def preprocess(self, inputs: Images) -> Tensor:
+        """What the network takes, float (N, *shape) on its device, as in training.
+
+        inputs: paths of image files or PIL images, of any size and mode; pixels, uint8 (N, *shape); or floats
+        (N, *shape), which stay as they are. Raises RequestError.
+        """
+        if not isinstance(inputs, Tensor):
+            if self.normalize is None:
+                raise RequestError("this network was not trained on images; it takes a tensor of floats")
+            files = ImageFiles([], self.shape)
+            inputs = torch.stack(
+                [
+                    pixels(image, self.shape) if isinstance(image, Image.Image) else files.decode(str(image))
+                    for image in inputs
+                ]
+            )
+        if tuple(inputs.shape[1:]) != self.shape:
+            raise RequestError(f"the inputs are {tuple(inputs.shape)}; the network takes (N, {self.shape})")
+        inputs = inputs.to(self.device)
+        return inputs if inputs.is_floating_point() or self.normalize is None else self.normalize(inputs)
+
+    def predict(self, inputs: Images) -> Tensor:
+        """Probabilities (N, classes) on the CPU, or what the network gives where that is numbers.
+
+        inputs: as in `preprocess`. Raises RequestError.
+        """
+        parts = []
+        with evaluation(self.network):
+            for start in range(0, len(inputs), BATCH):
+                output = self.network(self.preprocess(inputs[start : start + BATCH]))
+                parts.append((output if self.classes is None else probabilities(output, self.loss)).cpu())
+        return torch.cat(parts) if parts else torch.empty(0, len(self.classes or []))
+
+
+def load(run: str | Path, checkpoint: str = "best", device: str = "cpu") -> Model:
+    """The network that a run has trained, from its directory alone; its data is not needed.
+
+    checkpoint: "best", "last" or a path. Raises RequestError.
+    """
+    path = Path(run)
+    fields, config = recorded.read(path)
+    network, loss = build.network(config)
+    archive.restore(network, archive.find(path, checkpoint), "network.")
+    seen = {name: config["data"][name] for name in SEEN if name in config["data"]}
+    arguments.check(Data, seen, place="data", supplied=("source", "batch_size"))
+    shape, place = tuple(seen["shape"]), torch.device(device)
+    numbers = any(name.endswith("/mae") for name in fields["metrics"])
+    classes = None if numbers else list(map(str, seen.get("classes") or range(seen["num_classes"])))
+    try:
+        normalize = Normalize.of(seen.get("mean"), seen.get("std"), shape).to(place) if fields.get("images") else None
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"data.mean or data.std of {path}/config.yaml: {first_line(error)}", "data.mean") from error
+    return Model(network.to(place).eval(), loss, classes, shape, normalize, place)
