@@ -8,13 +8,16 @@ from importlib import import_module
 from lamella.errors import RequestError, nearest
 
 COMMANDS = {
-    "train": "[OVERRIDE…]      fit, then test the best checkpoint; -m: one run per combination",
-    "inspect": "[OVERRIDE… | RUN]  structure, shapes, one forward and backward pass, the graph",
-    "eval": "RUN [OVERRIDE…]  test a run's best checkpoint, on its own data or other data",
-    "predict": "RUN PATH…      class probabilities for image files or folders",
-    "reproduce": "RUN            train again from the record; is the result bit for bit the same?",
-    "resume": "RUN [KEY=VALUE…] finish what was interrupted, in place",
-    "board": "[DIR]            TensorBoard on the outputs, on this machine only",
+    "train": ("[OVERRIDE…]", "fit, then test the best checkpoint; -m: one run per combination"),
+    "inspect": ("[OVERRIDE… | RUN]", "structure, shapes, one forward and backward pass, the graph"),
+    "eval": ("RUN [OVERRIDE…]", "test a run's best checkpoint, on its own data or other data"),
+    "predict": ("RUN PATH…", "class probabilities for image files or folders"),
+    "resume": ("RUN [KEY=VALUE…]", "finish what was interrupted, in place"),
+    "reproduce": ("RUN", "train again from the record: is the result the same, bit for bit?"),
+    "export": ("RUN --format FORMAT", "the network for other runtimes: onnx, pt2 or safetensors"),
+    "runs": ("[DIR]", "list runs; sort and filter them"),
+    "compare": ("RUN RUN…", "what differs in config and in result"),
+    "board": ("[DIR]", "TensorBoard on the outputs, on this machine only"),
 }
 
 
@@ -57,7 +60,7 @@ def main() -> int:
 
 
 def _usage() -> str:
-    lines = [f"  lamella {name} {text}" for name, text in COMMANDS.items()]
+    lines = [f"  lamella {f'{name} {given}':<27}  {text}" for name, (given, text) in COMMANDS.items()]
     return "\n".join(["usage: lamella COMMAND …", "", *lines, "", "lamella COMMAND --help says more."])
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,11 @@ def environment(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def begin(
-    experiment: Experiment, path: Path, config: str, overrides: Sequence[str], reads: Mapping[str, str], **more: Any
-) -> Run:
-    """A new run in the directory `path`, which is there and empty; `more` goes into its record. Raises RequestError."""
+def begin(experiment: Experiment, path: Path, config: str, overrides: Sequence[str], **composed: Any) -> Run:
+    """A new run in the directory `path`, which is there and empty. Raises RequestError.
+
+    composed: what its record says of the config beside it, as its reads and choices.
+    """
     fields = {
         "name": experiment.name,
         "overrides": list(overrides),
@@ -51,9 +52,8 @@ def begin(
         "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
         "images": experiment.data.images,
         "job": os.environ.get(JOB),
-        "reads": dict(reads),
     }
-    return Run.start(path, config, fields | more)
+    return Run.start(path, config, fields | composed)
 
 
 def attempt(experiment: Experiment, record: Run) -> int:

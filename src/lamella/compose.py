@@ -37,7 +37,7 @@ class Job:
 
     text: the same as YAML. overrides: what the command line set. sweep: the sweep's directory, None for a single
     run. references: the keys that something interpolates; a key that nothing reads is a typo. reads: the keys whose
-    whole value is another one's, by the key of that one.
+    whole value is another one's, by the key of that one. choices: the option of each group.
     """
 
     config: dict[str, Any]
@@ -47,6 +47,7 @@ class Job:
     number: int
     references: frozenset[str]
     reads: dict[str, str]
+    choices: dict[str, str]
 
 
 def run(task: Callable[[Job], int], arguments: list[str], check: Callable[[Job], None]) -> int:
@@ -207,9 +208,10 @@ def _job(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Job:
     found = [name for text in texts for name in re.findall(r"\$\{(?:\w+:)?([\w.\[\]-]+)", text)]
     references = frozenset(re.sub(r"\[.*", "", name) for name in found)
     resolved = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    chosen = {group: str(choices[group]) for group in (*conf.GROUPS, "experiment") if choices.get(group)}
     plain = {str(key): value for key, value in config.items()}
     reads = dict(_reads(OmegaConf.to_container(cfg), ""))
-    return Job(plain, resolved, overrides, sweep, number, references, reads)
+    return Job(plain, resolved, overrides, sweep, number, references, reads, chosen)
 
 
 def _reads(node: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -40,7 +40,8 @@ def main(arguments: list[str]) -> int:
     experiment = build.experiment(config)
     again = claim(OUTPUTS / experiment.name, path.resolve().name)
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    record = begin(experiment, again, text, fields["overrides"], fields.get("reads", {}), reproduces=str(path))
+    same = {name: fields[name] for name in ("reads", "choices") if name in fields}
+    record = begin(experiment, again, text, fields["overrides"], reproduces=str(path), **same)
     status = attempt(experiment, record)
     if status:
         return status

@@ -62,7 +62,7 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
         return resume.go_on(path, [])
     experiment = build.experiment(job.config, job.references)
     path = claim(job.sweep or OUTPUTS / experiment.name, slug(job.overrides))
-    record = begin(experiment, path, job.text, job.overrides, job.reads)
+    record = begin(experiment, path, job.text, job.overrides, reads=job.reads, choices=job.choices)
     if job.sweep:
         print(f"\n[{job.number + 1}] {' '.join(job.overrides)}")
     status = attempt(experiment, record)

@@ -1,0 +1,110 @@
+"""lamella export RUN --format onnx|pt2|safetensors: the network for other runtimes, checked against the original.
+
+lamella export outputs/default/defaults --format onnx
+lamella export outputs/default/defaults --format pt2 --out network.pt2
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lamella import recorded, records
+from lamella.errors import RequestError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lamella.build import Experiment
+    from lamella.data import Data
+
+LARGEST = 1e-4  # difference that is let through
+SAMPLES = 1000
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("lamella export", description="The network for other runtimes, checked.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data, with which the file is checked")
+    parser.add_argument("--format", choices=["onnx", "pt2", "safetensors"], required=True)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/network.FORMAT")
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
+    options = parser.parse_intermixed_args(arguments)
+    fields, config = recorded.read(options.run)
+    config = recorded.tested(fields, config, [*options.overrides, "device.accelerator=cpu"])
+    if note := records.unfinished(fields):
+        print(note, file=sys.stderr)
+    out: Path = options.out or options.run / f"network.{options.format}"
+    if not out.absolute().parent.is_dir():
+        raise RequestError(f"--out {out}: there is no directory {out.parent}")
+
+    import torch
+
+    from lamella import archive, build
+    from lamella.activations import evaluation
+    from lamella.exports import FORMATS
+
+    write, read = FORMATS[options.format]
+    experiment = build.experiment(config)
+    archive.restore(experiment.task, archive.find(options.run, options.checkpoint))
+    network, data = experiment.task.network, experiment.data
+    other, _ = build.network(config)
+    metadata = _metadata(experiment, config["data"])
+    differences: list[Tensor] = []
+    with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder, evaluation(network), evaluation(other):
+        made = Path(folder) / f"network.{options.format}"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch's exporters, about themselves
+                write(network, next(iter(data.test_dataloader()))[0][:2].clone(), made, metadata)
+                run = read(made, other)
+                for inputs in _batches(data):
+                    differences += (run(inputs) - network(inputs)).abs().flatten(1).amax(1)
+        except ImportError as error:
+            raise RequestError(f"--format {options.format} takes {error.name}; pip install lamella[export]") from error
+        except Exception as error:
+            print(f"error: this network cannot be exported as {options.format}: {first_line(error)}", file=sys.stderr)
+            return 1
+        count, largest = len(differences), float(torch.stack(differences).max())
+        if not largest <= LARGEST:  # nor where it is no number
+            print(
+                f"error: {options.format}: the file gives other values, by up to {largest:.1e} for {count:,} test "
+                f"samples, where {LARGEST:.0e} is let through; nothing is written",
+                file=sys.stderr,
+            )
+            return 1
+        for file in sorted(Path(folder).iterdir()):  # weights of more than 2 GB have a file of their own
+            shutil.copymode(options.run / "config.yaml", file)  # some writers leave it to its owner alone
+            os.replace(file, out if file == made else out.parent / file.name)
+    print(f"largest difference to the original, for {count:,} test samples: {largest:.1e}")
+    print(f"written to {out}")
+    return 0
+
+
+def _batches(data: "Data") -> "Iterator[Tensor]":
+    """The first test samples, in batches of more than one size."""
+    count = 0
+    for inputs, _ in data.test_dataloader():
+        yield from (inputs[:1], inputs[1 : SAMPLES - count]) if not count else (inputs[: SAMPLES - count],)
+        count += len(inputs)
+        if count >= SAMPLES:
+            return
+
+
+def _metadata(experiment: "Experiment", node: Mapping[str, Any]) -> dict[str, str]:
+    """What it takes to use the file: how its input is made, and what the columns of its output are."""
+    images = experiment.data.images
+    known = {
+        "shape": experiment.data.shape,
+        "classes": experiment.data.classes if experiment.metric == "accuracy" else None,
+        "mean": node.get("mean") if images else None,
+        "std": node.get("std") if images else None,
+        "input": "float32, (batch, *shape)" + (": (pixel / 255 - mean) / std of each channel" if images else ""),
+    }
+    return {name: json.dumps(value) for name, value in known.items()}

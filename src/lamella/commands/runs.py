@@ -1,0 +1,113 @@
+"""lamella runs [DIR]: list runs; sort and filter them.
+
+lamella runs
+lamella runs outputs/default --sort val/accuracy --filter 'optimizer.lr<1e-2 and status=finished'
+lamella runs --columns directory,seed,optimizer.lr,test/accuracy --csv
+"""
+
+import argparse
+import csv
+import json
+import math
+import sys
+import warnings
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+from lamella import summary
+from lamella.listing import runs
+
+if TYPE_CHECKING:
+    from lamella.listing import Runs
+
+WIDE = 48  # letters of the overrides that a table shows
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("lamella runs", description="List runs, the newest last.")
+    parser.add_argument("directory", metavar="DIR", nargs="?", default="outputs", type=Path, help="default: outputs")
+    parser.add_argument("--sort", metavar="KEY", help="a metric (best first), a field of run.json, a key of the config")
+    parser.add_argument("--reverse", action="store_true", help="the other way round")
+    parser.add_argument("--filter", metavar="CONDITION", help="as 'optimizer.lr<1e-2 and status=finished'")
+    parser.add_argument("--columns", metavar="KEY,KEY", help="what to show")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs: whole records, or the columns")
+    form.add_argument("--csv", action="store_true", help="for programs: every plain field, or the columns")
+    options = parser.parse_args(arguments)
+    with warnings.catch_warnings(record=True) as damaged:
+        warnings.simplefilter("always")
+        found = runs(options.directory)
+    for warning in damaged:
+        print(f"left out: {warning.message}", file=sys.stderr)
+    if options.filter:
+        found = found.where(options.filter)
+    if options.sort:
+        found = found.by(options.sort, options.reverse)
+    elif options.reverse:
+        found.reverse()
+    columns = options.columns.split(",") if options.columns else None
+    for column in columns or []:
+        found.check(column)
+    if options.json:
+        rows = [
+            {"directory": str(record.path), **record.fields}
+            if columns is None
+            else {column: record.get(column) for column in columns}
+            for record in found
+        ]
+        print(json.dumps(rows, indent=1))
+    elif options.csv:
+        _csv(found, columns)
+    elif found:
+        print(_table(found, columns or _columns(found), shortened=columns is None))
+    else:
+        print(f"no runs in {options.directory}" + (" meet the condition" if options.filter else ""))
+    return 0
+
+
+def _columns(found: "Runs") -> list[str]:
+    metrics = {name for record in found for name in record.fields["metrics"]}
+    shown = [name for stage in ("val/", "test/") for name in sorted(metrics, reverse=True) if name.startswith(stage)]
+    return ["name", "overrides", "status", "best_epoch", *shown, "seconds", "age", "directory"]
+
+
+def _csv(found: "Runs", columns: list[str] | None) -> None:
+    rows = [record.row() if columns is None else {key: record.get(key) for key in columns} for record in found]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = csv.DictWriter(sys.stdout, columns or names, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+
+
+def _table(found: "Runs", columns: list[str], shortened: bool) -> str:
+    rows = [[{"best_epoch": "best", "seconds": "time"}.get(name, name) for name in columns]]
+    for record in found:
+        cells = [_cell(name, record.get(name)) for name in columns]
+        if shortened:
+            at = columns.index("overrides")
+            cells[at] = shorten(cells[at], WIDE, placeholder=" …")
+        rows.append(cells)
+    return summary.table(rows)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name in ("seconds", "age"):
+        return _duration(value)
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "-"
+    if isinstance(value, float):
+        return f"{value:.4f}" if "/" in name else f"{value:g}"
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    """In the largest unit of which there is one."""
+    if not math.isfinite(seconds):
+        return "-"
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"

@@ -1,0 +1,217 @@
+"""Runs as rows: found below a directory, filtered and sorted by any key of their records and configs."""
+
+import operator
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lamella import records, summary
+from lamella.errors import RequestError, nearest
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may be built without its parser in C
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "==": operator.eq,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run: `record["val/accuracy"]` is a metric, `record["status"]` a field, `record["optimizer.lr"]` its config's.
+
+    fields: all that `run.json` holds.
+    """
+
+    path: Path
+    fields: dict[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        """The value of a key of the record, of its metrics or of the config. Raises KeyError where it has none."""
+        own = {"directory": str(self.path), "age": self.age}
+        for found in (own, self.fields, self.fields["metrics"], self.settings, self.fields.get("choices") or {}):
+            if key in found:
+                return found[key]
+        first, *rest = key.split(".")
+        node = self._group(first)
+        for part in rest:
+            if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+                node = node[int(part)]
+            elif isinstance(node, dict) and part in node:
+                node = node[part]
+            else:
+                raise KeyError(key)
+        return node
+
+    def get(self, key: str, default: Any = None) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What its overrides set; what is no plain value is left to the config."""
+        plain = summary.settings([text for text in self.fields["overrides"] if isinstance(text, str)])
+        return {key: value_of(text) for key, text in plain.items() if re.fullmatch(r"[\w.+/-]+", text)}
+
+    def _group(self, name: str) -> Any:
+        """A group of `config.yaml`. Raises KeyError where there is none."""
+        # Of many runs, reading the whole would take ten times as long.
+        part = re.search(rf"^{re.escape(name)}:.*?(?=^[^\s-]|\Z)", self._text, re.M | re.S)
+        try:
+            return yaml.load(part[0], LOADER)[name] if part else self.config[name]
+        except (yaml.YAMLError, TypeError):
+            return self.config[name]
+
+    @cached_property
+    def _text(self) -> str:
+        try:
+            return (self.path / "config.yaml").read_text()
+        except (OSError, ValueError):
+            return "{}"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """All that `config.yaml` holds; empty where that is damaged."""
+        try:
+            loaded = yaml.load(self._text, LOADER)
+        except yaml.YAMLError:
+            loaded = None
+        return loaded if isinstance(loaded, dict) else {}
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        try:
+            return (datetime.now(UTC) - datetime.fromisoformat(self.fields["started"])).total_seconds()
+        except (ValueError, TypeError):
+            return float("nan")
+
+    def row(self) -> dict[str, Any]:
+        """One flat row: the directory, the plain fields, the metrics and what was overridden."""
+        plain = {key: value for key, value in self.fields.items() if not isinstance(value, dict | list)}
+        return {"directory": str(self.path), **plain, **self.fields["metrics"], **self.settings}
+
+
+class Runs(list[Record]):
+    """Records, the oldest first."""
+
+    def frame(self) -> Any:
+        """A pandas DataFrame, one row a run. Raises ModuleNotFoundError where pandas is not installed."""
+        import pandas
+
+        return pandas.DataFrame([record.row() for record in self])
+
+    def where(self, condition: str) -> "Runs":
+        """Those that meet a condition such as "optimizer.lr<1e-2 and status=finished". Raises RequestError."""
+        alternatives = [
+            [self._clause(clause) for clause in re.split(r"\s+and\s+", part)]
+            for part in re.split(r"\s+or\s+", condition.strip())
+        ]
+        return Runs(
+            record
+            for record in self
+            if any(all(_meets(record.get(key), sign, value) for key, sign, value in part) for part in alternatives)
+        )
+
+    def by(self, key: str, reverse: bool = False) -> "Runs":
+        """Sorted by a key: metrics from the best on, all else from the smallest on; what has none comes last."""
+        self.check(key)
+        best_is_large = "/" in key and not key.endswith(("loss", "mae"))
+        known = [record for record in self if record.get(key) is not None]
+        known.sort(key=lambda record: _order(record[key]), reverse=best_is_large != reverse)
+        return Runs([*known, *(record for record in self if record.get(key) is None)])
+
+    def _clause(self, text: str) -> tuple[str, str, Any]:
+        found = re.fullmatch(r"\s*([\w./-]+)\s*(<=|>=|!=|==|=|<|>)\s*([^\s<>=!].*?)\s*", text)
+        if not found:
+            raise RequestError(
+                f"{text!r} is no condition; write KEY, one of < <= = != >= >, and a value, with `and` or `or` between"
+            )
+        self.check(found[1])
+        return found[1], found[2], value_of(found[3].strip("'\""))
+
+    def check(self, key: str) -> None:
+        """Raise RequestError for a key that no run has."""
+        if self and not any(key in record.fields or record.get(key, self) is not self for record in self):
+            raise RequestError(f"no run has a key {key!r}; {nearest(key, self.keys())}")
+
+    def keys(self) -> set[str]:
+        """What the runs can be sorted by."""
+        found = {"directory", "age"}
+        for record in self[:100]:
+            found |= {*record.fields, *record.fields["metrics"], *record.settings, *_leaves(record.config, "")}
+        return found
+
+
+def runs(directory: str | Path = "outputs") -> Runs:
+    """The records of all runs below `directory`, the oldest first; of what is damaged there is a warning.
+
+    Raises RequestError where there is no such directory.
+    """
+    if not Path(directory).is_dir():
+        raise RequestError(f"{directory} is no directory; `lamella train` makes outputs/")
+    found = Runs()
+    for path in _find(str(directory)):
+        try:
+            found.append(Record(Path(path), records.read_fields(Path(path))))
+        except RequestError as error:
+            warnings.warn(str(error), stacklevel=2)
+    found.sort(key=lambda record: (str(record.fields["started"]), record.path))
+    return found
+
+
+def _find(directory: str) -> Iterator[str]:
+    """Every directory that holds a `run.json`; nothing inside one is looked at."""
+    inner = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name == "run.json":
+                yield directory
+                return
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                inner.append(entry.path)
+    for path in sorted(inner):
+        yield from _find(path)
+
+
+def value_of(text: str) -> Any:
+    """A value as a config would have it: a number, true, false, null or text."""
+    named = {"true": True, "false": False, "null": None}
+    return named[text.lower()] if text.lower() in named else summary.number(text)
+
+
+def _meets(value: Any, sign: str, wanted: Any) -> bool:
+    if sign in ("=", "==", "!="):
+        same = value == wanted or (isinstance(value, str | list | dict) and str(value) == str(wanted))
+        return same == (sign != "!=")
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (value, wanted))
+    texts = isinstance(value, str) and isinstance(wanted, str)
+    return (numbers or texts) and OPERATORS[sign](value, wanted)
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    """A key by which values of any kinds can be sorted."""
+    number = isinstance(value, int | float) and value == value
+    return not number, value if number else str(value)
+
+
+def _leaves(node: Any, key: str) -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}{name}.")
+    elif key:
+        yield key.rstrip(".")
