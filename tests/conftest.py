@@ -1,8 +1,10 @@
 """What the tests share: the command line called in this process, and real digits as files."""
 
 import logging
+import shutil
 import signal
 import struct
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -54,6 +56,26 @@ def lamella(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on the digits, two epochs; not to be changed."""
+    directory = tmp_path_factory.mktemp("trained")
+    command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=2", "device.threads=1"]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=120)
+    return next(directory.glob("outputs/default/*"))
+
+
+@pytest.fixture
+def run(lamella: Lamella, trained: Path) -> Path:
+    """A copy of `trained` in the working directory."""
+    return Path(shutil.copytree(trained, "outputs/default/run"))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory, and what it holds."""
+    return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="session")

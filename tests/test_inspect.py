@@ -249,7 +249,7 @@ def test_a_run_is_inspected_with_its_trained_weights(lamella: Lamella) -> None:
     (path / "checkpoints/best.ckpt").unlink()
     assert "there is no such checkpoint" in lamella("inspect", str(path)).err
     assert "a run is inspected as it was recorded" in lamella("inspect", str(path), "seed=1").err
-    assert "error: nowhere is no run directory: it holds no run.json" in lamella("inspect", "nowhere").err
+    assert "error: nowhere is not there; a run is a directory" in lamella("inspect", "nowhere").err
 
 
 def test_frozen_parameters_are_shown_and_stay(lamella: Lamella) -> None:

@@ -225,7 +225,7 @@ def test_a_run_without_its_checkpoints_is_left_as_it_is(lamella: Lamella, copied
 def test_what_is_no_run_is_named(lamella: Lamella) -> None:
     result = lamella("resume", "outputs/nothing")
     assert (result.status, result.err) == (
-        2, "error: outputs/nothing is no run directory: it holds no run.json; `lamella train` makes one\n"
+        2, "error: outputs/nothing is not there; a run is a directory that `lamella train` has made\n"
     )  # fmt: skip
 
 

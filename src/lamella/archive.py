@@ -13,6 +13,7 @@ from torch import nn
 from lamella.errors import RequestError, first_line
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+KEYS = ("state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers")  # of every checkpoint
 NEW = "new.ckpt"  # until it takes the name of the last one
 # A checkpoint is a zip archive, whose comment stands at its end and is part of no file in it.
 COMMENT = b"sha256:"
@@ -29,10 +30,7 @@ def weights(path: Path) -> dict[str, Any]:
     if not verified(path):
         problem = "its checksum is not that of its content" if signed(path) else "it has no checksum at its end"
         raise RequestError(f"{path}: this is no whole checkpoint of Lamella's, {problem}")
-    try:
-        state = load(path)["state_dict"]
-    except Exception as error:
-        raise RequestError(f"{path}: this is no checkpoint: {first_line(error)}") from error
+    state = load(path)["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise RequestError(f"{path}: this is no checkpoint: its state_dict does not hold tensors by name")
     return state
@@ -95,9 +93,15 @@ def newest(directory: Path) -> tuple[Path | None, list[Path]]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """All that is in a checkpoint; tensors are read when they are used."""
-    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return loaded
+    """All that is in a checkpoint; tensors are read when they are used. Raises RequestError for any other file."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise RequestError(f"{path}: this is no checkpoint: {first_line(error)}") from error
+    lacking = [key for key in KEYS if not isinstance(loaded, dict) or key not in loaded]
+    if lacking:
+        raise RequestError(f"{path}: this is no checkpoint: it has no {lacking[0]}")
+    return dict(loaded)
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):

@@ -18,6 +18,7 @@ from lamella.build import Experiment
 from lamella.errors import RequestError, first_line
 from lamella.fit import Outcome, fit, rank
 from lamella.interrupts import Interrupted, Interrupts
+from lamella.names import claim
 from lamella.record import Run
 from lamella.records import read
 from lamella.task import NonFiniteLoss
@@ -39,8 +40,10 @@ def environment(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def begin(experiment: Experiment, path: Path, config: str, overrides: Sequence[str], **composed: Any) -> Run:
-    """A new run in the directory `path`, which is there and empty. Raises RequestError.
+def begin(
+    experiment: Experiment, parent: Path, name: str, config: str, overrides: Sequence[str], **composed: Any
+) -> Run:
+    """A new run in `parent/name`, or `parent/name_2` where that is there. Raises RequestError.
 
     composed: what its record says of the config beside it, as its reads and choices.
     """
@@ -49,11 +52,12 @@ def begin(experiment: Experiment, path: Path, config: str, overrides: Sequence[s
         "overrides": list(overrides),
         "seed": experiment.seed,
         "device": experiment.device.accelerator,
+        # Made here, since it may be refused: before there is a directory.
         "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
         "images": experiment.data.images,
         "job": os.environ.get(JOB),
     }
-    return Run.start(path, config, fields | composed)
+    return Run.start(claim(parent, name), config, fields | composed)
 
 
 def attempt(experiment: Experiment, record: Run) -> int:

@@ -92,9 +92,9 @@ def _go_on(checkpoints: Checkpoints, data: Data, epochs: int | None) -> Path | N
     """The checkpoint to begin with; on the first rank, what was written after it is cut off."""
     path, damaged = archive.newest(checkpoints.last.parent)
     saved = archive.load(path) if path else {}
-    if saved and saved[type(data).__qualname__] != data.state_dict():
+    if saved and saved.get(type(data).__qualname__) != data.state_dict():
         raise RequestError(f"data: the samples are not those with which {path} was trained", "data")
-    state = saved["callbacks"][checkpoints.state_key] if saved else {}
+    state = saved["callbacks"].get(checkpoints.state_key, {}) if saved else {}
     if state and state["batches"] and epochs is not None and epochs <= state["epochs"]:
         raise RequestError(
             f"trainer.max_epochs is {epochs}, but the run is in the middle of epoch {state['epochs'] + 1}",

@@ -41,7 +41,7 @@ def guarded() -> Iterator[None]:
 
 class _Loader(ConfigLoaderImpl):
     def _process_config_searchpath(self, config_name: Any, parsed_overrides: Any, repo: Any) -> None:
-        loaded = repo.load_config(config_path=config_name)
+        loaded = repo.load_config(config_path=config_name) if config_name else None
         primary = loaded.config if loaded and OmegaConf.is_dict(loaded.config) else {}
         given = any(override.get_key_element() == "hydra.searchpath" for override in parsed_overrides)
         if given or OmegaConf.select(OmegaConf.create(primary), "hydra.searchpath"):

@@ -54,7 +54,9 @@ class Model:
                 ]
             )
         if tuple(inputs.shape[1:]) != self.shape:
-            raise RequestError(f"the inputs are {tuple(inputs.shape)}; the network takes (N, {self.shape})")
+            raise RequestError(
+                f"the inputs are {tuple(inputs.shape)}; the network takes (N, {', '.join(map(str, self.shape))})"
+            )
         inputs = inputs.to(self.device)
         return inputs if inputs.is_floating_point() or self.normalize is None else self.normalize(inputs)
 

@@ -65,6 +65,7 @@ class Run:
             problem = "another process is at work on this run" if taken else f"cannot be locked ({error.strerror})"
             raise RequestError(f"{path}: {problem}") from None
         records.OPEN.add(path.resolve())
+        self._logged = os.fstat(self._log.fileno()).st_size
         self.before, self._config, self._opened = dict[str, Any](), "", time.monotonic()
 
     def _lock(self) -> None:
@@ -139,6 +140,7 @@ class Run:
         """Leave things as they were before: a new run goes, one that was there keeps its record and its config."""
         if self.before:
             self.configure(self._config)
+            os.truncate(self.path / "log.txt", self._logged)
             write(self.path / "run.json", json.dumps(self.before, indent=2) + "\n")
         else:
             shutil.rmtree(self.path, ignore_errors=True)

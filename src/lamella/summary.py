@@ -79,7 +79,8 @@ def number(text: str) -> float | str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned, two spaces between them."""
+    """Columns aligned, two spaces between them; what a terminal would obey becomes a question mark."""
+    rows = [["".join(letter if letter.isprintable() else "?" for letter in cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 

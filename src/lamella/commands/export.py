@@ -5,13 +5,16 @@ lamella export outputs/default/defaults --format pt2 --out network.pt2
 """
 
 import argparse
+import io
 import json
+import logging
 import os
 import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +61,12 @@ def main(arguments: list[str]) -> int:
     metadata = _metadata(experiment, config["data"])
     differences: list[Tensor] = []
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder, evaluation(network), evaluation(other):
+        logging.disable(logging.WARNING)
         made = Path(folder) / f"network.{options.format}"
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch's exporters, about themselves
+            # torch's exporters talk about themselves, and print the whole program where they fail.
+            with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
                 write(network, next(iter(data.test_dataloader()))[0][:2].clone(), made, metadata)
                 run = read(made, other)
                 for inputs in _batches(data):
@@ -69,8 +74,13 @@ def main(arguments: list[str]) -> int:
         except ImportError as error:
             raise RequestError(f"--format {options.format} takes {error.name}; pip install lamella[export]") from error
         except Exception as error:
-            print(f"error: this network cannot be exported as {options.format}: {first_line(error)}", file=sys.stderr)
+            cause: BaseException = error
+            while cause.__cause__:
+                cause = cause.__cause__
+            print(f"error: this network cannot be exported as {options.format}: {first_line(cause)}", file=sys.stderr)
             return 1
+        finally:
+            logging.disable(logging.NOTSET)
         count, largest = len(differences), float(torch.stack(differences).max())
         if not largest <= LARGEST:  # nor where it is no number
             print(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamella import records, summary
-from lamella.errors import RequestError, nearest
+from lamella.errors import RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     if options.top < 1:
         raise RequestError(f"--top is {options.top}; it takes 1 or more")
     if options.out and options.out.suffix not in FORMATS:
-        raise RequestError(f"--out {options.out}: {nearest(options.out.suffix, FORMATS)}")
+        raise RequestError(f"--out {options.out}: its ending says the format: .csv, .json or .jsonl")
     if options.out and not options.out.absolute().parent.is_dir():
         raise RequestError(f"--out {options.out}: there is no directory {options.out.parent}")
     fields, _ = records.read(options.run)
@@ -68,8 +68,7 @@ def main(arguments: list[str]) -> int:
     if rows:
         print(_table(rows[: SHOWN if options.out else None], model.classes, options.top))
     if options.out:
-        more = f"the first {SHOWN} of " if len(rows) > SHOWN else ""
-        print(f"\n{more}{len(rows):,} images; all in {options.out}")
+        print(f"\nimages: {len(rows):,}; all in {options.out}")
     if unreadable:
         print(f"error: {unreadable:,} of {len(files):,} files cannot be read as images", file=sys.stderr)
     return 1 if unreadable else 0

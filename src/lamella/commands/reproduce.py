@@ -12,7 +12,6 @@ import yaml
 
 from lamella import recorded, records
 from lamella.errors import RequestError
-from lamella.names import claim
 
 # Times, which are never the same.
 MEASURED = ("seconds", "samples_per_second")
@@ -38,15 +37,18 @@ def main(arguments: list[str]) -> int:
         print(f"the run is {fields['status']}: the {len(epochs)} epochs that it has are compared, not the end")
     config = _as_it_was(fields, config)
     experiment = build.experiment(config)
-    again = claim(OUTPUTS / experiment.name, path.resolve().name)
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     same = {name: fields[name] for name in ("reads", "choices") if name in fields}
-    record = begin(experiment, again, text, fields["overrides"], reproduces=str(path), **same)
+    parent, name = OUTPUTS / experiment.name, path.resolve().name
+    record = begin(experiment, parent, name, text, fields["overrides"], reproduces=str(path), **same)
+    again = record.path
     status = attempt(experiment, record)
     if status:
         return status
 
     found = [*_metrics(epochs, records.epochs(again))]
+    if finished and len(epochs) != fields["epochs"]:
+        found.append(f"metrics.jsonl: it holds {len(epochs)} epochs of {fields['epochs']}")
     if finished:
         found += _numbers("at the end", fields["metrics"], record.fields["metrics"])
         for name in ("best", "last"):

@@ -9,7 +9,7 @@ from lamella import summary
 from lamella.commands import resume
 from lamella.compose import OUTPUTS, Job, run
 from lamella.errors import RequestError
-from lamella.names import claim, slug
+from lamella.names import slug
 from lamella.records import read
 
 
@@ -61,8 +61,8 @@ def train(job: Job, members: list[dict[str, Any]]) -> int:
         print(f"the job was requeued: going on with {path}")
         return resume.go_on(path, [])
     experiment = build.experiment(job.config, job.references)
-    path = claim(job.sweep or OUTPUTS / experiment.name, slug(job.overrides))
-    record = begin(experiment, path, job.text, job.overrides, reads=job.reads, choices=job.choices)
+    parent, name = job.sweep or OUTPUTS / experiment.name, slug(job.overrides)
+    record = begin(experiment, parent, name, job.text, job.overrides, reads=job.reads, choices=job.choices)
     if job.sweep:
         print(f"\n[{job.number + 1}] {' '.join(job.overrides)}")
     status = attempt(experiment, record)

@@ -1,0 +1,147 @@
+"""`lamella eval`: the test of a recorded run, again or on other data."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Lamella, contents, write_mnist
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from torch import Tensor
+
+import lamella as package
+from lamella.data import digits
+from lamella.data.samples import split
+
+
+def test_it_is_the_test_of_the_run(lamella: Lamella, run: Path) -> None:
+    recorded = json.loads((run / "run.json").read_text())["metrics"]
+    result = lamella("eval", str(run))
+    assert result.status == 0, result.err
+    written = json.loads((run / "eval.json").read_text())
+    assert written["metrics"] == {name: value for name, value in recorded.items() if name.startswith("test/")}
+    assert f"359 samples  loss {recorded['test/loss']:.4f} accuracy {recorded['test/accuracy']:.4f}" in result.out
+    assert (written["samples"], written["device"]) == (359, "cpu")
+
+
+def test_scores_are_those_of_scikit_learn(lamella: Lamella, run: Path) -> None:
+    result = lamella("eval", str(run))
+    written = json.loads((run / "eval.json").read_text())
+    _, test = split(digits().train, 0.2, 1, "data.test_size")
+    assert isinstance(test.inputs, Tensor)
+    predicted = package.load(run).predict(test.inputs).argmax(1)
+    assert written["confusion"] == confusion_matrix(test.targets, predicted).tolist()
+    columns = precision_recall_fscore_support(test.targets, predicted)
+    for name, column in zip(("precision", "recall", "f1", "support"), columns, strict=True):
+        assert [row[name] for row in written["classes"]] == pytest.approx(column.tolist())
+    assert [row["class"] for row in written["classes"]] == list("0123456789")
+    row = written["classes"][3]
+    assert f"3      {row['precision']:.4f}     {row['recall']:.4f}" in result.out
+    assert "true \\ predicted" in result.out
+
+
+def test_another_checkpoint(lamella: Lamella, run: Path) -> None:
+    assert lamella("train", "trainer.max_epochs=1", "seed=5").status == 0
+    other = Path("outputs/default/seed=5,trainer.max_epochs=1")
+    losses = []
+    for checkpoint in ("best", "last", str(other / "checkpoints/best.ckpt")):
+        assert lamella("eval", str(run), "--checkpoint", checkpoint, "--out", "x.json").status == 0
+        losses.append(json.loads(Path("x.json").read_text())["metrics"]["test/loss"])
+    assert losses[0] == losses[1]  # the last epoch is the best one
+    assert losses[2] == json.loads((other / "run.json").read_text())["metrics"]["test/loss"]
+    assert not (run / "eval.json").exists()
+
+
+def test_data_that_has_moved(lamella: Lamella, mnist_root: Path) -> None:
+    shutil.copytree(mnist_root, "here")
+    mnist = ("data=mnist", "data.root=here", "data.download=false", "data.val_size=50", "trainer.max_epochs=1")
+    assert lamella("train", *mnist).status == 0
+    [run] = Path("outputs/default").iterdir()
+    recorded = json.loads((run / "run.json").read_text())["metrics"]
+    Path("here").rename("there")
+    missing = lamella("eval", str(run))
+    assert missing.status == 2
+    assert "data.root is 'here'" in missing.err
+    for overrides in (["data.root=there"], ["data=mnist", "data.root=there", "data.val_size=50"]):
+        result = lamella("eval", str(run), *overrides)
+        assert result.status == 0, result.err
+        assert json.loads((run / "eval.json").read_text())["metrics"]["test/loss"] == recorded["test/loss"]
+    finished = lamella("resume", str(run), "data.root=there", "trainer.max_epochs=2")
+    assert finished.status == 0, finished.err
+
+
+def test_other_data_is_normalised_as_the_training_data_was(
+    lamella: Lamella, run: Path, digit_images: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = digit_images
+    write_mnist(Path("data"), (images, labels), (images, labels))
+    result = lamella("eval", str(run), "data=mnist", "data.val_size=50")
+    assert result.status == 0, result.err
+    accuracy = json.loads((run / "eval.json").read_text())["metrics"]["test/accuracy"]
+    right = package.load(run).predict(images).argmax(1) == labels
+    assert accuracy == pytest.approx(right.float().mean().item())
+
+
+def test_a_run_of_another_machine(lamella: Lamella, run: Path) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("accelerator: auto", "accelerator: cuda"))
+    if not torch.cuda.is_available():
+        refused = lamella("eval", str(run))
+        assert refused.status == 2
+        assert "use device=auto or device=cpu" in refused.err
+    assert lamella("eval", str(run), "device=cpu").status == 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "shown", "scored"), [("mse", "mae", 0), ("bce_with_logits", "accuracy", 3)], ids=["numbers", "labels"]
+)
+def test_targets_that_are_no_classes(lamella: Lamella, loss: str, shown: str, scored: int) -> None:
+    data = ("data=tensors", "data.targets=[[1.0,0.0,1.0]]", "network=affine", "trainer.max_epochs=2")
+    assert lamella("train", *data, f"loss={loss}", "monitor=val/loss").status == 0
+    [run] = Path("outputs/default").iterdir()
+    result = lamella("eval", str(run))
+    assert result.status == 0, result.err
+    written = json.loads((run / "eval.json").read_text())
+    assert set(written["metrics"]) == {"test/loss", f"test/{shown}"}
+    assert written["confusion"] is None
+    assert len(written["classes"]) == scored
+    if scored:
+        assert [row["support"] for row in written["classes"]] == [1, 0, 1]
+
+
+def test_what_an_unfinished_run_has_is_tested(lamella: Lamella, run: Path) -> None:
+    record = run / "run.json"
+    record.write_text(record.read_text().replace('"finished"', '"interrupted"', 1))
+    result = lamella("eval", str(run))
+    assert result.status == 0
+    assert "the run is interrupted: what follows is of its checkpoint after 2 epochs or before" in result.err
+
+
+REFUSED = {
+    "network.width=3": "network.width cannot be another than in training",
+    "data.roof=x": "data.roof is no key of the run's config;\n  did you mean data.root",
+    "data.root": "data.root: an override is KEY=VALUE",
+    "data=digit": "data=digit: there is no such option; did you mean digits?",
+    "data=fashion_mnist": "data.classes is ['T-shirt/top', 'Trouser',",
+    "data=cifar10": "data.shape is [3, 32, 32], but the run was trained with [1, 28, 28]",
+    "data.batch_size=many": "data.batch_size is 'many'; Data takes int",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_cannot_be_changed(lamella: Lamella, run: Path, override: str) -> None:
+    (run / "config.yaml").write_text(
+        (run / "config.yaml").read_text().replace("  test_size:", "  root: x\n  test_size:")
+    )
+    before = contents(run)
+    result = lamella("eval", str(run), override)
+    assert result.status == 2
+    assert result.err.startswith(f"error: {REFUSED[override]}")
+    assert contents(run) == before
+
+
+def test_a_directory_that_cannot_be_written(lamella: Lamella, run: Path) -> None:
+    result = lamella("eval", str(run), "--out", "nowhere/x.json")
+    assert result.status == 2
+    assert "nowhere/x.json: cannot write there (No such file or directory); --out FILE writes elsewhere" in result.err

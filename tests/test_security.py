@@ -1,0 +1,479 @@
+"""Configs, checkpoints and run directories of somebody who means harm: refused, with nothing called or imported."""
+
+import hashlib
+import io
+import os
+import pickle
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import Lamella, contents
+from PIL import Image
+
+import lamella as package
+from lamella import archive
+from lamella.errors import RequestError
+
+EVIL = "open('hacked', 'w').close()\n\nclass Net:\n    pass\n"
+# What no group builds, whatever its arguments are.
+TARGETS = [
+    "os.system",
+    "os.popen",
+    "posix.system",
+    "subprocess.run",
+    "subprocess.Popen",
+    "builtins.open",
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.__import__",
+    "pathlib.Path.unlink",
+    "pathlib.Path",
+    "shutil.rmtree",
+    "pickle.loads",
+    "numpy.load",
+    "importlib.import_module",
+    "runpy.run_path",
+    "evil",
+    "evil.Net",
+    "conf.evil.Net",
+    "torch.load",
+    "torch.save",
+    "torch.hub.load",
+    "torch.jit.load",
+    "torch.package.PackageImporter",
+    "torch.utils.cpp_extension.load",
+    "torch.serialization.load",
+    "hydra.utils.instantiate",
+    "hydra.utils.call",
+    "omegaconf.OmegaConf.load",
+    "yaml.unsafe_load",
+    # Within what is allowed: functions, and ways out of it.
+    "lamella.__main__.main",
+    "lamella.commands.train.main",
+    "lamella.record.Run",
+    "lamella.archive.load",
+    "lamella.targets.instantiate",
+    "lamella.targets.sys.modules.clear",
+    "torch.nn.modules.module.torch.load",
+    "torch.nn.modules.module.warnings.warn",
+    "torch.nn.functional.torch.hub.load",
+    "torch.nn.functional.importlib.import_module",
+    "torch.nn.init.normal_",
+    "torch.nn.Module.register_buffer",
+    "torch.nn.Module.__init__",
+    "torch.nn.Linear.__init__.__globals__.clear",
+    "torch.optim.optimizer.functools.partial",
+    "torch.optim.Optimizer.load_state_dict",
+    "torchvision.io.read_image",
+    "torchvision.io.write_file",
+    "torchvision.datasets.ImageFolder",
+    "torchvision.datasets.MNIST",
+    "torchvision.datasets.utils.download_url",
+    "torchvision.models.get_model",
+    "torchvision.models.get_weight",
+    "torchvision.models.resnet._resnet",
+    "torchvision.models.resnet.load_state_dict_from_url",
+    "torchvision.transforms.Lambda",
+    "torchmetrics.utilities.data.to_onehot",
+    "pytorch_lightning.seed_everything",
+    "pytorch_lightning.loggers.CSVLogger",
+    "pytorch_lightning.Trainer",
+    "pytorch_lightning.core.saving.load_from_checkpoint",
+    "torch.nn:os.system",
+    "torch.nn.functional:torch.hub.load",
+    "torch.nn..Linear",
+    ".torch.nn.Linear",
+    "torch.nn.Linear ",
+    "torch.nn",
+    7,
+    ["torch.nn.Linear"],
+]
+CALL = {"_target_": "os.system", "_args_": ["touch hacked"]}
+LOAD = {"_target_": "torch.load", "f": "payload.pt", "weights_only": False}
+# The same in the places where a config may hold a `_target_`.
+PLACES: dict[str, dict[str, Any]] = {
+    "network": {"network": CALL},
+    "an argument of the network": {"network": {"_target_": "torch.nn.Sequential", "_args_": [CALL]}},
+    "a keyword of the network": {"network": {"_target_": "torchvision.models.resnet18", "weights": LOAD}},
+    "a part that is no module": {
+        "network": {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.optim.SGD", "params": []}]}
+    },
+    "a partial": {"network": {"_target_": "torch.nn.Linear", "_partial_": True, "in_features": 1, "out_features": 1}},
+    "layers": {"network": {"layers": ["Flatten", CALL]}},
+    "named layers": {"network": {"layers": {"flatten": "Flatten", "body": {"inner": [CALL]}}}},
+    "a layer in Repeat": {"network": {"layers": ["Flatten", {"Repeat": {"times": 2, "layers": [CALL]}}]}},
+    "a layer in Residual": {"network": {"layers": ["Flatten", {"Residual": [CALL]}]}},
+    "a layer's argument": {
+        "network": {"layers": ["Flatten", {"_target_": "torch.nn.Linear", "in_features": LOAD, "out_features": 10}]}
+    },
+    "a late interpolation": {
+        "network": {
+            "layers": [
+                "Flatten",
+                {
+                    "_target_": "torch.nn.Linear",
+                    "in_features": 784,
+                    "out_features": "\\${oc.create:{_target_: os.abort}}",
+                },
+            ]
+        }
+    },
+    "loss": {"loss": CALL},
+    "loss, a network's builder": {"loss": {"_target_": "torchvision.models.resnet18"}},
+    "loss.weight": {"loss": {"_target_": "torch.nn.CrossEntropyLoss", "weight": LOAD}},
+    "optimizer": {"optimizer": CALL},
+    "optimizer, a module": {"optimizer": {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}},
+    "optimizer.lr": {"optimizer": {"_target_": "torch.optim.Adam", "lr": LOAD}},
+    "optimizer.betas": {"optimizer": {"_target_": "torch.optim.Adam", "betas": [CALL, 0.9]}},
+    "scheduler": {"scheduler": CALL | {"interval": "epoch", "warmup_steps": 0}},
+    "scheduler.lr_lambda": {
+        "scheduler": {
+            "_target_": "torch.optim.lr_scheduler.LambdaLR",
+            "lr_lambda": {"_target_": "builtins.eval", "_partial_": True},
+            "interval": "epoch",
+            "warmup_steps": 0,
+        }
+    },
+    "data": {"data": CALL},
+    "data.source": {"data": {"source": CALL}},
+    "data.source, a data set": {"data": {"source": {"_target_": "torchvision.datasets.FakeData"}}},
+    "data.source, another function": {"data": {"source": {"_target_": "lamella.data.samples.pixels"}}},
+    "data.augment": {"data": {"augment": CALL}},
+    "trainer": {"trainer": CALL},
+    "trainer.callbacks": {"trainer": {"callbacks": [CALL]}},
+    "trainer.callbacks, a module": {"trainer": {"callbacks": [{"_target_": "torch.nn.ReLU"}]}},
+    "trainer.callbacks, within": {
+        "trainer": {"callbacks": [{"_target_": "pytorch_lightning.callbacks.LambdaCallback", "setup": CALL}]}
+    },
+    "trainer.logger": {"trainer": {"logger": [CALL]}},
+    "trainer.logger, a callback": {"trainer": {"logger": [{"_target_": "pytorch_lightning.callbacks.Timer"}]}},
+    "trainer.profiler": {"trainer": {"profiler": CALL}},
+    "trainer.strategy": {"trainer": {"strategy": CALL}},
+    "trainer.plugins": {"trainer": {"plugins": [LOAD]}},
+    "visuals": {"visuals": {"mine": CALL}},
+    "visuals, a logger": {"visuals": {"mine": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "."}}},
+}
+HYDRA: dict[str, dict[str, Any]] = {
+    "callbacks": {"callbacks": {"mine": CALL}},
+    "job_logging": {"job_logging": {"handlers": {"mine": {"()": "os.system", "command": "touch hacked"}}}},
+    "hydra_logging": {"hydra_logging": {"handlers": {"mine": {"()": "builtins.open", "file": "hacked", "mode": "w"}}}},
+    "launcher": {"launcher": {"_target_": "os.system", "command": "touch hacked"}},
+    "launcher's argument": {"launcher": {"mine": CALL}},
+    "sweeper's argument": {"sweeper": {"params": {"seed": CALL}}},
+    "job.env_set": {"job": {"env_set": {"LD_PRELOAD": "evil.so"}}},
+    "job.env_copy": {"job": {"env_copy": ["HOME"]}},
+    "run.dir": {"run": {"dir": "hacked"}},
+    "sweep.subdir": {"sweep": {"subdir": "hacked"}},
+    "output_subdir": {"output_subdir": "hacked"},
+    "searchpath": {"searchpath": ["pkg://evil"]},
+    "job.chdir": {"job": {"chdir": True}},
+}
+
+
+@pytest.fixture(autouse=True)
+def unharmed(lamella: Lamella) -> Any:
+    """A directory with what an attacker left there; in the end nothing of it has run."""
+    Path("evil.py").write_text(EVIL)
+    Path("conf").mkdir()
+    Path("conf/evil.py").write_text(EVIL)
+    Path("payload.pt").write_bytes(pickle.dumps(Payload()))
+    before, variables, modules = contents(Path()), dict(os.environ), set(sys.modules)
+    yield
+    after = contents(Path())
+    assert not Path("hacked").exists()
+    assert {name: after.get(name) for name in before} == before
+    assert not {name for name in set(sys.modules) - modules if "evil" in name}
+    assert dict(os.environ).get("LD_PRELOAD") == variables.get("LD_PRELOAD")
+
+
+class Payload:
+    """Touches a file where a pickle of it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch hacked",)
+
+
+def refused(result: Any) -> str:
+    assert result.status == 2, result
+    assert result.err.startswith("error: ")
+    assert "Traceback" not in result.err
+    return str(result.err)
+
+
+def experiment(changes: dict[str, Any]) -> None:
+    Path("conf/experiment").mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(changes, sort_keys=False)
+    Path("conf/experiment/own.yaml").write_text(f"# @package _global_\n{text}")
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_targets_of_a_network(lamella: Lamella, target: Any) -> None:
+    Path("conf/network").mkdir()
+    Path("conf/network/own.yaml").write_text(yaml.safe_dump({"_target_": target}))
+    message = refused(lamella("train", "network=own"))
+    assert "network._target_ is " in message
+    assert "from conf/network/own.yaml" in message
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_places(lamella: Lamella, place: str) -> None:
+    """A group of a project's own, as `conf/GROUP/own.yaml`."""
+    [(group, node)] = PLACES[place].items()
+    base = yaml.safe_load(lamella("train", "--cfg", "job").out)[group]
+    whole = node if "_target_" in node or "layers" in node else {**base, **node}
+    Path("conf", group).mkdir()
+    Path("conf", group, "own.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+    refused(lamella("train", f"{group}=own"))
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("place", HYDRA)
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")], ids=["run", "sweep"])
+def test_hydras_own_keys(lamella: Lamella, place: str, sweep: tuple[str, ...]) -> None:
+    experiment({"hydra": HYDRA[place]})
+    refused(lamella("train", *sweep, "experiment=own"))
+    assert not list(Path().rglob("run.json"))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "hydra.searchpath=[pkg://evil]",
+        "hydra.searchpath=[file:///tmp]",
+        "+hydra.callbacks.mine._target_=evil.Net",
+        "+hydra.job.env_set.LD_PRELOAD=evil.so",
+        "hydra.job.env_copy=[HOME]",
+        "hydra/job_logging=default",
+        "hydra.output_subdir=hacked",
+        "hydra.run.dir=hacked",
+        "+hydra.launcher.mine._target_=os.system",
+        "network._target_=os.system",
+        "+network._target_=os.system",
+        "optimizer._target_=torch.load",
+        "+data.source._target_=evil.Net",
+        "+trainer.callbacks=[{_target_: os.system, command: touch hacked}]",
+        "+visuals.mine._target_=evil.Net",
+        "+optimizer._partial_=true",
+    ],
+)
+def test_overrides(lamella: Lamella, override: str) -> None:
+    refused(lamella("train", override))
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["${oc.env:SECRET}", "${oc.env:SECRET,x}", "${oc.env:${monitor}}", "a-${oc.env:SECRET}"]
+)
+def test_the_environment_is_not_read(lamella: Lamella, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "s3cret")
+    monkeypatch.setenv("val/accuracy", "s3cret")
+    experiment({"name": text})
+    message = refused(lamella("train", "experiment=own"))
+    assert "a config reads the environment variables that pyproject.toml names" in message
+    assert "s3cret" not in message
+    assert not Path("outputs").exists()
+
+
+def test_a_variable_that_is_named_is_read(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPEN", "seen")
+    monkeypatch.setenv("SECRET", "s3cret")
+    Path("pyproject.toml").write_text('[tool.lamella]\nenvironment = ["OPEN", "UNSET"]\n')
+    experiment({"name": "${oc.env:OPEN}"})
+    assert lamella("train", "experiment=own", "trainer=debug").status == 0
+    assert Path("outputs/seen").is_dir()
+    assert not [name for name, text in contents(Path("outputs")).items() if b"s3cret" in text]
+    experiment({"name": "${oc.env:UNSET}"})
+    assert "oc.env:UNSET: this environment variable is not set" in refused(lamella("train", "experiment=own"))
+    experiment({"name": "${oc.env:UNSET,other}"})
+    assert lamella("train", "experiment=own", "trainer=debug").status == 0
+    assert Path("outputs/other").is_dir()
+    Path("pyproject.toml").write_text("[tool.lamella]\nenvironment = 3\n")
+    assert "[tool.lamella] environment is 3; it takes names of variables" in refused(lamella("train", "experiment=own"))
+
+
+# The commands that take a run directory from whomever it comes.
+COMMANDS = {
+    "inspect": ("inspect", "RUN"),
+    "eval": ("eval", "RUN"),
+    "predict": ("predict", "RUN", "x.png"),
+    "resume": ("resume", "RUN", "trainer.max_epochs=3"),
+    "reproduce": ("reproduce", "RUN"),
+    "export": ("export", "RUN", "--format", "pt2"),
+}
+
+
+@pytest.fixture
+def stranger(run: Path) -> Path:
+    """A run directory, to be changed by an attacker."""
+    Image.new("L", (28, 28)).save("x.png")
+    shutil.copy("evil.py", run / "evil.py")
+    return run
+
+
+def call(lamella: Lamella, command: str, run: Path) -> Any:
+    return lamella(*(str(run) if part == "RUN" else part for part in COMMANDS[command]))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("group", ["network", "loss", "data", "layers"])
+def test_a_strangers_config(lamella: Lamella, stranger: Path, command: str, group: str) -> None:
+    config = yaml.safe_load((stranger / "config.yaml").read_text())
+    if group == "layers":
+        config["network"]["layers"] = ["Flatten", {"_target_": "evil.Net"}, {"Linear": 10}]
+    elif group == "data" and command == "predict":
+        config["loss"] = {"_target_": "torch.nn.CrossEntropyLoss", "weight": LOAD}  # it builds no data
+    else:
+        config[group] = {**config[group], "_target_": "evil.Net"}
+    (stranger / "config.yaml").write_text(yaml.safe_dump(config))
+    before = contents(stranger)
+    message = refused(call(lamella, command, stranger))
+    assert "evil" in message or "torch.load" in message
+    assert contents(stranger) == before
+
+
+@pytest.mark.parametrize("command", ["inspect", "eval", "predict", "export"])
+def test_what_only_training_builds_is_not_built(lamella: Lamella, stranger: Path, command: str) -> None:
+    config = yaml.safe_load((stranger / "config.yaml").read_text())
+    config["trainer"]["callbacks"] = [{"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "dirpath": "hacked"}]
+    config["visuals"] = {"mine": {"_target_": "evil.Net"}}
+    (stranger / "config.yaml").write_text(yaml.safe_dump(config))
+    assert call(lamella, command, stranger).status == 0
+
+
+def zipped(content: bytes) -> bytes:
+    """A checkpoint as torch writes it, with a pickle of one's own and the checksum that belongs to it."""
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {}}, buffer)
+    out = io.BytesIO()
+    with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, content if name.endswith("data.pkl") else old.read(name))
+    return signed(out.getvalue())
+
+
+def signed(data: bytes) -> bytes:
+    """Bytes with the checksum of theirs at the end, as anybody can make it."""
+    body = data[:-2] if data.endswith(b"\0\0") else data
+    digest = hashlib.sha256(body + b"\0\0")
+    return body + archive._end(digest)
+
+
+def saved(content: Any) -> bytes:
+    buffer = io.BytesIO()
+    others = dict.fromkeys(archive.KEYS, None) if isinstance(content, dict) and content else {}
+    torch.save({**others, **content} if others else content, buffer)
+    return signed(buffer.getvalue())
+
+
+CHECKPOINTS = {
+    "a pickle": (lambda: pickle.dumps(Payload()), "it has no checksum at its end"),
+    "a pickle with a checksum": (lambda: signed(pickle.dumps(Payload())), "this is no checkpoint: "),
+    "a pickle in an archive": (lambda: zipped(pickle.dumps(Payload())), "this is no checkpoint: "),
+    "a payload among the weights": (lambda: saved({"state_dict": {"network.2.weight": Payload()}}), "no checkpoint: "),
+    "a whole module": (lambda: saved({"state_dict": torch.nn.Linear(1, 1)}), "this is no checkpoint: "),
+    "an import": (lambda: zipped(b"cevil\nNet\n."), "this is no checkpoint: "),
+    "a call of getattr": (lambda: zipped(b"cbuiltins\ngetattr\n(cos\nsystem\nS'x'\ntR."), "this is no checkpoint: "),
+    "other weights": (lambda: saved({"state_dict": {"network.0.weight": torch.ones(3)}}), "does not fit the network"),
+    "values that are no tensors": (lambda: saved({"state_dict": {"network.2.weight": "x"}}), "does not hold tensors"),
+    "no weights": (lambda: saved({}), "this is no checkpoint: "),
+    "a list": (lambda: saved([1]), "this is no checkpoint: "),
+    "nothing": (lambda: b"", "it has no checksum at its end"),
+    "zeros": (lambda: bytes(5000), "it has no checksum at its end"),
+    "a checksum alone": (lambda: signed(b""), "this is no checkpoint: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize("command", ["inspect", "eval", "predict", "export"])
+def test_a_strangers_checkpoint(lamella: Lamella, stranger: Path, kind: str, command: str) -> None:
+    content, message = CHECKPOINTS[kind]
+    for file in (stranger / "checkpoints").iterdir():
+        file.unlink()
+        file.write_bytes(content())
+    before = contents(stranger)
+    assert message in refused(call(lamella, command, stranger))
+    assert contents(stranger) == before
+
+
+@pytest.mark.parametrize(
+    "kind", ["a pickle in an archive", "a pickle with a checksum", "an import", "a list", "no weights"]
+)
+def test_a_strangers_checkpoint_is_not_trained_on(lamella: Lamella, stranger: Path, kind: str) -> None:
+    for file in (stranger / "checkpoints").iterdir():
+        file.unlink()
+        file.write_bytes(CHECKPOINTS[kind][0]())
+    before = contents(stranger)
+    refused(lamella("resume", str(stranger), "trainer.max_epochs=3"))
+    assert contents(stranger) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "link", ["checkpoints/best.ckpt", "metrics.jsonl", "log.txt", "config.yaml", "eval.json", "checkpoints"]
+)
+def test_links_out_of_the_run(lamella: Lamella, stranger: Path, command: str, link: str) -> None:
+    outside = Path("outside")
+    if link == "checkpoints":
+        (stranger / link).rename(outside)
+    else:
+        outside.write_bytes((stranger / link).read_bytes() if (stranger / link).exists() else b"mine")
+        (stranger / link).unlink(missing_ok=True)
+    (stranger / link).symlink_to(outside.absolute())
+    before = contents(Path())
+    message = refused(call(lamella, command, stranger))
+    assert f"{stranger / link} is a link that leads out of the run" in message
+    assert contents(Path()) == before
+
+
+def test_a_link_as_the_record(lamella: Lamella, stranger: Path) -> None:
+    (stranger / "run.json").rename("outside")
+    (stranger / "run.json").symlink_to(Path("outside").absolute())
+    assert "is a link that leads out of the run" in refused(lamella("eval", str(stranger)))
+
+
+def test_a_run_does_not_say_what_may_be_built(
+    lamella: Lamella, stranger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither from afar, nor where one has gone into it."""
+    (stranger / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["evil"]\n')
+    config = yaml.safe_load((stranger / "config.yaml").read_text())
+    config["network"] = {"_target_": "evil.Net"}
+    (stranger / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "network._target_ is 'evil.Net'; a config may build from" in refused(lamella("eval", str(stranger)))
+    home = Path.cwd()
+    monkeypatch.chdir(stranger)
+    assert "the working directory is inside of the run" in lamella("eval", ".").err
+    with pytest.raises(RequestError, match="the working directory is inside of the run"):
+        package.load(".")
+    monkeypatch.chdir(home)
+
+
+def test_a_module_beside_a_run_hides_no_library(lamella: Lamella, stranger: Path) -> None:
+    for name in ("yaml", "torch", "PIL", "safetensors", "onnx"):
+        (stranger / f"{name}.py").write_text(EVIL)
+        Path(f"{name}.py").write_text(EVIL)
+    paths = [path for path in sys.path if path not in ("", str(Path.cwd()))]
+    sys.path[:] = paths
+    for command in ("eval", "predict", "inspect"):
+        assert call(lamella, command, stranger).status == 0
+    assert sys.path == paths
+    for name in ("yaml", "torch", "PIL", "safetensors", "onnx"):
+        Path(f"{name}.py").unlink()
+
+
+def test_a_record_writes_no_codes_to_the_terminal(lamella: Lamella, stranger: Path) -> None:
+    text = (stranger / "run.json").read_text()
+    (stranger / "run.json").write_text(re.sub(r'"name": "\w+"', '"name": "\\\\u001b]0;owned\\\\u0007"', text, count=1))
+    assert "owned" in (stranger / "run.json").read_text()
+    for arguments in (["runs"], ["compare", str(stranger), str(stranger)], ["runs", "--columns", "name"]):
+        result = lamella(*arguments)
+        assert result.status == 0
+        assert "\x1b" not in result.out
