@@ -84,7 +84,7 @@ def _no_run(path: Path, file: str, error: BaseException) -> RequestError:
     if not path.is_dir():
         state = "is a file" if path.exists() else "is not there"
         return RequestError(f"{path} {state}; a run is a directory that `lamella train` has made")
-    inside = next(path.rglob("run.json"), None)
+    inside = next(path.rglob("run.json"), None) if file == "run.json" else None
     if inside:
         return RequestError(f"{path} is no run directory, it holds runs; give one of them, as {inside.parent}")
     reason = "holds no" if isinstance(error, FileNotFoundError) else f"does not let its readers have ({error.strerror})"
@@ -104,11 +104,11 @@ def epochs(path: Path) -> list[dict[str, Any]]:
 
 
 def unfinished(fields: Mapping[str, Any]) -> str | None:
-    """What to say of a run that has not been trained to its end."""
-    if fields["status"] == "finished":
+    """What to say of a run that has checkpoints, but has not been trained to its end."""
+    if fields["status"] == "finished" or not fields["epochs"]:
         return None
     state = "is still in training" if fields["status"] == "running" else f"is {fields['status']}"
-    return f"the run {state}: what follows is of its checkpoint after {fields['epochs']} epochs or before"
+    return f"note: the run {state}, after epoch {fields['epochs']}; its checkpoints are what it has so far"
 
 
 def alive(path: Path) -> bool:

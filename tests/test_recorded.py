@@ -1,0 +1,152 @@
+"""What every command that takes a run directory makes of a wrong one: exit 2, a way out, and no file changed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Lamella, contents
+from PIL import Image
+
+import lamella as package
+from lamella.errors import RequestError
+
+COMMANDS = {
+    "inspect": ["inspect", "RUN"],
+    "eval": ["eval", "RUN"],
+    "predict": ["predict", "RUN", "x.png"],
+    "resume": ["resume", "RUN"],
+    "reproduce": ["reproduce", "RUN"],
+    "export": ["export", "RUN", "--format", "pt2"],
+    "compare": ["compare", "RUN", "RUN"],
+}
+
+
+def record(**fields: object) -> Callable[[Path], None]:
+    def write(run: Path) -> None:
+        old = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps(old | fields))
+
+    return write
+
+
+def file(name: str, text: str | None) -> Callable[[Path], None]:
+    return lambda run: (run / name).write_text(text) if text is not None else (run / name).unlink()  # type: ignore[return-value]
+
+
+def flip(run: Path) -> None:
+    """Change one bit of each checkpoint, in the middle of its weights."""
+    for checkpoint in (run / "checkpoints").iterdir():
+        data = bytearray(checkpoint.read_bytes())
+        data[len(data) // 2] ^= 1
+        checkpoint.unlink()  # two of them are one file
+        checkpoint.write_bytes(data)
+
+
+WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no directory": (shutil.rmtree, "is not there; a run is a directory that `lamella train` has made"),
+    "a file": (lambda run: [shutil.rmtree(run), run.write_text("")], "is a file; a run is a directory"),
+    "an empty directory": (
+        lambda run: [shutil.rmtree(run), run.mkdir()],
+        "is no run directory: it holds no run.json; `lamella train` makes one",
+    ),
+    "a sweep's directory": (
+        lambda run: [run.rename("x"), run.mkdir(), Path("x").rename(run / "seed=1")],
+        "is no run directory, it holds runs; give one of them, as outputs/default/run/seed=1",
+    ),
+    "no config": (file("config.yaml", None), "is no run directory: it holds no config.yaml"),
+    "no JSON": (file("run.json", '{"status": '), "is no run directory: its run.json is damaged (Expecting value"),
+    "another JSON": (file("run.json", "[]"), "is no run directory: its run.json is damaged, it holds no mapping"),
+    "deep JSON": (file("run.json", "[" * 100_000), "is no run directory: its run.json is damaged ("),
+    "bytes": (lambda run: (run / "run.json").write_bytes(b"\xff\xfe"), "is no run directory: its run.json is damaged"),
+    "no YAML": (file("config.yaml", "a: [1"), "is no run directory: its config.yaml is damaged ("),
+    "another YAML": (file("config.yaml", "- 1"), "its config.yaml is damaged, it has no mapping 'data'"),
+    "a config without a group": (file("config.yaml", "data: {}\nnetwork: {}"), "it has no mapping 'loss'"),
+    "no status": (record(status=None), "is no run directory: its run.json is damaged, status is None"),
+    "metrics that are none": (record(metrics=[1]), "its run.json is damaged, metrics is [1]"),
+    "a metric that is no number": (record(metrics={"val/loss": "x"}), "metrics holds what is no number"),
+    "overrides that are none": (record(overrides="a=1"), "its run.json is damaged, overrides is 'a=1'"),
+    "a later version": (
+        record(format=2, versions={"lamella": "9.1.0"}),
+        "its record is of format 2, written by lamella 9.1.0; this is lamella 0.1.0, which reads format 1:\n"
+        "  install the version that wrote it",
+    ),
+    "an unknown format": (record(format="x", versions=None), "of format 'x', written by another lamella"),
+}  # type: ignore[dict-item]
+
+
+@pytest.fixture
+def wrong(run: Path, request: pytest.FixtureRequest) -> str:
+    """Makes a run directory a wrong one; gives what is said of it."""
+    Image.new("L", (28, 28)).save("x.png")
+    change, message = request.param
+    change(run)
+    return str(message)
+
+
+def refused(lamella: Lamella, command: str, run: Path) -> str:
+    before = contents(Path())
+    result = lamella(*(str(run) if part == "RUN" else part for part in COMMANDS[command]))
+    assert result.status == 2, result
+    assert result.err.startswith("error: ")
+    assert "Traceback" not in result.err
+    assert contents(Path()) == before
+    return str(result.err)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG, indirect=True)
+def test_what_is_no_run(lamella: Lamella, run: Path, wrong: str, command: str) -> None:
+    assert f"error: {run}" in (message := refused(lamella, command, run))
+    assert wrong in message
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG, indirect=True)
+def test_the_same_from_python(run: Path, wrong: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        package.load(run)
+    assert wrong in str(raised.value)
+
+
+CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "none yet": (
+        lambda run: [shutil.rmtree(run / "checkpoints"), record(status="interrupted", epochs=0)(run)],
+        "there is no such checkpoint; a run has its first one after an epoch",
+    ),
+    "damaged": (flip, "this is no whole checkpoint of Lamella's, its checksum is not that of its content"),
+    "cut off": (
+        lambda run: [path.write_bytes(path.read_bytes()[:9999]) for path in (run / "checkpoints").iterdir()],
+        "this is no whole checkpoint of Lamella's, it has no checksum at its end",
+    ),
+    "of another network": (
+        lambda run: file("config.yaml", (run / "config.yaml").read_text().replace("Linear: 128", "Linear: 127"))(run),
+        "it does not fit the network of config.yaml: Error(s) in loading state_dict",
+    ),
+}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("command", ["inspect", "eval", "predict", "export"])
+@pytest.mark.parametrize("wrong", CHECKPOINTS.values(), ids=CHECKPOINTS, indirect=True)
+def test_checkpoints(lamella: Lamella, run: Path, wrong: str, command: str) -> None:
+    assert wrong in refused(lamella, command, run)
+
+
+HALVES = {
+    "shape": ("shape:\n  - 1\n", "shape:\n  - x\n", "data.shape is ['x', 28, 28]; it takes the sizes of a sample"),
+    "mean": ("mean:\n  - 0.3057", "mean:\n  - x", "data.mean or data.std of "),
+    "classes": ("classes:\n  - '0'\n", "classes: 5\n  #", "data.classes is 5; Data takes a list"),
+    "two means": ("mean:\n", "mean:\n  - 0.5\n", "data.mean is [0.5, 0.3057]; data.shape has 1 channels"),
+}
+
+
+@pytest.mark.parametrize("key", HALVES)
+def test_a_config_that_says_wrong_things_of_the_data(lamella: Lamella, run: Path, key: str) -> None:
+    Image.new("L", (28, 28)).save("x.png")
+    old, new, message = HALVES[key]
+    text = (run / "config.yaml").read_text()
+    assert old in text
+    if key == "classes":
+        new, old = "classes: 5\n", text[text.index("  classes:") : text.index("  mean:")].lstrip()
+    (run / "config.yaml").write_text(text.replace(old, new))
+    assert message in refused(lamella, "predict", run)
