@@ -4,6 +4,7 @@ What a `console` block shows is what its command prints; LAMELLA_WRITE_DOCS=1 wr
 """
 
 import contextlib
+import doctest
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Lamella, write_mnist
@@ -57,12 +59,17 @@ def workplace(lamella: Lamella) -> Lamella:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page(workplace: Lamella, page: Path) -> None:
+    examples: dict[str, Any] = {}  # what the page has named so far
     for language, block, file in blocks(page):
         if file:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).write_text(block)
         elif language == "python":
             exec(compile(block, str(page), "exec"), {})
+        elif language == "pycon":
+            test = doctest.DocTestParser().get_doctest(block, examples, page.name, str(page), 0)
+            doctest.DebugRunner().run(test, clear_globs=False)
+            examples = test.globs
         elif language == "sh":
             for command in commands(block):
                 run(workplace, command)
@@ -102,6 +109,7 @@ def run(lamella: Lamella, command: str) -> None:
             "bench/epoch.py": ["--repeats", "1", "--threads", "1"],
             "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
             "bench/exact.py": ["--repeats", "1", "--case", "digits"],
+            "bench/runs.py": ["--repeats", "1", "--runs", "20"],
             "bench/kill.py": ["--trials", "2", "--config", "steps", "workers"],
         }
         brief = few.get(arguments[0], ["--repeats", "1"])

@@ -191,7 +191,9 @@ def _find(directory: str) -> Iterator[str]:
 def value_of(text: str) -> Any:
     """A value as a config would have it: a number, true, false, null or text."""
     named = {"true": True, "false": False, "null": None}
-    return named[text.lower()] if text.lower() in named else summary.number(text)
+    if text.lower() in named:
+        return named[text.lower()]
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else summary.number(text)
 
 
 def _meets(value: Any, sign: str, wanted: Any) -> bool:
