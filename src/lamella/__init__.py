@@ -3,7 +3,8 @@
 Importing the package imports no torch, so that `lamella --help` answers at once.
 """
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lamella.listing import Runs
@@ -12,14 +13,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(run: Any, checkpoint: str = "best", device: str = "cpu") -> "Model":
+def load(run: "str | os.PathLike[str]", checkpoint: str = "best", device: str = "cpu") -> "Model":
     """The network that a run has trained, with its preprocessing and class names: see `lamella.model.Model`."""
     from lamella.model import load
 
     return load(run, checkpoint, device)
 
 
-def runs(directory: Any = "outputs") -> "Runs":
+def runs(directory: "str | os.PathLike[str]" = "outputs") -> "Runs":
     """The records of all runs below a directory: see `lamella.listing.Runs`."""
     from lamella.listing import runs
 

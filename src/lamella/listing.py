@@ -157,7 +157,7 @@ class Runs(list[Record]):
         return found
 
 
-def runs(directory: str | Path = "outputs") -> Runs:
+def runs(directory: str | os.PathLike[str] = "outputs") -> Runs:
     """The records of all runs below `directory`, the oldest first; of what is damaged there is a warning.
 
     Raises RequestError where there is no such directory.

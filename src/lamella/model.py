@@ -1,5 +1,6 @@
 """A trained network with all that it takes to use it: what it sees, and what its answers mean."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class Model:
         return torch.cat(parts) if parts else torch.empty(0, len(self.classes or []))
 
 
-def load(run: str | Path, checkpoint: str = "best", device: str = "cpu") -> Model:
+def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "cpu") -> Model:
     """The network that a run has trained, from its directory alone; its data is not needed.
 
     checkpoint: "best", "last" or a path. Raises RequestError.

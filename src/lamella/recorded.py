@@ -62,7 +62,7 @@ def tested(fields: Mapping[str, Any], config: Mapping[str, Any], overrides: Sequ
     An option, as data=mnist, is composed from `conf/`; what the network has learned with, its classes and the
     normalisation, stays. Nothing that only training needs is left in. Raises RequestError.
     """
-    base = {**config, "visuals": {}, "trainer": {"_target_": "pytorch_lightning.Trainer", "max_epochs": 1}}
+    base = {**config, "visuals": {}, "trainer": {"_target_": "pytorch_lightning.Trainer", "devices": 1}}
     keys = [text.partition("=")[0] for text in overrides]
     for key in keys:
         if key.partition(".")[0] not in TESTED_WITH:
