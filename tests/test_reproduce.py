@@ -58,8 +58,8 @@ def test_what_differs_is_named(lamella: Lamella, run: Path) -> None:
     assert f"  epoch 2, val/loss: {line['val/loss']} instead of 0.125" in result.out
     assert re.search(r"versions torch: 2\.\S+ instead of 1\.", result.out)
     assert "git commit: None instead of abc" in result.out
-    (Path("outputs/default/run_2/git.patch")).write_text("x")
-    assert "git.patch: other uncommitted changes" not in result.out
+    (run / "git.patch").write_text("x")
+    assert "  git.patch: other uncommitted changes\n" in lamella("reproduce", str(run)).out
 
 
 def test_other_weights_are_named(lamella: Lamella, run: Path) -> None:
@@ -91,6 +91,15 @@ def test_of_an_interrupted_run_what_there_is(lamella: Lamella, run: Path) -> Non
     assert "it has not finished an epoch, so there is nothing to compare with" in nothing.err
 
 
+def test_what_there_is_to_compare_with_is_looked_at_first(lamella: Lamella, run: Path) -> None:
+    (run / "checkpoints/last.ckpt").unlink()
+    before = contents(Path())
+    result = lamella("reproduce", str(run))
+    assert result.status == 2
+    assert "last.ckpt: there is no such checkpoint" in result.err
+    assert contents(Path()) == before
+
+
 def test_two_processes(lamella: Lamella) -> None:
     """Lightning starts the second one with the command line of the first."""
     ddp = ("trainer=ddp", "trainer.devices=2", "device=cpu", "network=linear", "trainer.max_epochs=1")
@@ -106,4 +115,4 @@ def test_damaged_metrics(lamella: Lamella, run: Path, line: str) -> None:
     (run / "metrics.jsonl").write_text(f"{line}}}\n")
     result = lamella("reproduce", str(run))
     assert result.status == 2
-    assert f"{run}/metrics.jsonl is damaged (" in result.err
+    assert f"{run}/metrics.jsonl is damaged" in result.err

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -170,6 +171,7 @@ HYDRA: dict[str, dict[str, Any]] = {
     "job.env_set": {"job": {"env_set": {"LD_PRELOAD": "evil.so"}}},
     "job.env_copy": {"job": {"env_copy": ["HOME"]}},
     "run.dir": {"run": {"dir": "hacked"}},
+    "sweep.dir": {"sweep": {"dir": "hacked"}},
     "sweep.subdir": {"sweep": {"subdir": "hacked"}},
     "output_subdir": {"output_subdir": "hacked"},
     "searchpath": {"searchpath": ["pkg://evil"]},
@@ -228,10 +230,11 @@ def test_places(lamella: Lamella, place: str) -> None:
     """A group of a project's own, as `conf/GROUP/own.yaml`."""
     [(group, node)] = PLACES[place].items()
     base = yaml.safe_load(lamella("train", "--cfg", "job").out)[group]
-    whole = node if "_target_" in node or "layers" in node else {**base, **node}
+    whole = node if "layers" in node else {**base, **node}
     Path("conf", group).mkdir()
     Path("conf", group, "own.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
-    refused(lamella("train", f"{group}=own"))
+    message = refused(lamella("train", f"{group}=own"))
+    assert re.search(r"_target_ is |_partial_ is |what is called takes values", message)
     assert not Path("outputs").exists()
 
 
@@ -239,7 +242,7 @@ def test_places(lamella: Lamella, place: str) -> None:
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")], ids=["run", "sweep"])
 def test_hydras_own_keys(lamella: Lamella, place: str, sweep: tuple[str, ...]) -> None:
     experiment({"hydra": HYDRA[place]})
-    refused(lamella("train", *sweep, "experiment=own"))
+    assert "hydra" in refused(lamella("train", *sweep, "experiment=own"))
     assert not list(Path().rglob("run.json"))
 
 
@@ -262,6 +265,9 @@ def test_hydras_own_keys(lamella: Lamella, place: str, sweep: tuple[str, ...]) -
         "+trainer.callbacks=[{_target_: os.system, command: touch hacked}]",
         "+visuals.mine._target_=evil.Net",
         "+optimizer._partial_=true",
+        "hydra.sweep.dir=hacked",
+        "--experimental-rerun=payload.pt",
+        "--exp=payload.pt",
     ],
 )
 def test_overrides(lamella: Lamella, override: str) -> None:
@@ -447,13 +453,88 @@ def test_a_run_does_not_say_what_may_be_built(
     config = yaml.safe_load((stranger / "config.yaml").read_text())
     config["network"] = {"_target_": "evil.Net"}
     (stranger / "config.yaml").write_text(yaml.safe_dump(config))
+    (stranger / "conf/network").mkdir(parents=True)
+    (stranger / "conf/network/mlp.yaml").write_text("_target_: evil.Net\n")
     assert "network._target_ is 'evil.Net'; a config may build from" in refused(lamella("eval", str(stranger)))
     home = Path.cwd()
     monkeypatch.chdir(stranger)
-    assert "the working directory is inside of the run" in lamella("eval", ".").err
-    with pytest.raises(RequestError, match="the working directory is inside of the run"):
+    for arguments in (["eval", "."], ["inspect"], ["train"]):
+        message = refused(lamella(*arguments))
+        assert "network._target_ is 'evil.Net'" in message
+        assert "what pyproject.toml allows does not count inside of a run directory" in message
+    with pytest.raises(RequestError, match="does not count inside of a run directory"):
         package.load(".")
     monkeypatch.chdir(home)
+
+
+HUB = "${oc.create:{_target_: torch.hub.load, repo_or_dir: hub, source: local, model: boom, trust_repo: true}}"
+
+
+@pytest.fixture
+def hub(stranger: Path) -> Path:
+    """What `torch.hub.load` imports, which Hydra would let a config call."""
+    for folder in (Path("hub"), stranger):
+        folder.mkdir(exist_ok=True)
+        (folder / "hubconf.py").write_text(f"{EVIL}\ndef boom():\n    pass\n")
+    return stranger
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "load"])
+@pytest.mark.parametrize("tag", ["!!pairs", "!!omap"])
+def test_tuples_hide_no_interpolation(lamella: Lamella, hub: Path, command: str, tag: str) -> None:
+    text = (hub / "config.yaml").read_text()
+    network = f'network:\n  _target_: torch.nn.Sequential\n  _args_: {tag}\n  - x: "{HUB}"\n  freeze: []\n'
+    (hub / "config.yaml").write_text(re.sub(r"^network:\n(?:[ -].*\n)+", network, text, flags=re.M))
+    if command == "load":
+        with pytest.raises(RequestError, match="a config holds text"):
+            package.load(hub)
+    else:
+        assert "a config holds text, numbers" in refused(call(lamella, command, hub))
+
+
+@pytest.mark.parametrize("command", ["eval", "resume", "export", "inspect"])
+def test_the_name_of_a_directory_is_no_interpolation(lamella: Lamella, hub: Path, command: str) -> None:
+    named = hub.rename(hub.parent / HUB)
+    assert call(lamella, command, named).status == 0
+
+
+def test_a_repository_starts_no_program(lamella: Lamella, stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Path.cwd()
+    for folder in (home / stranger, home):
+        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+        subprocess.run(["git", "config", "core.fsmonitor", f"touch {home}/hacked; false"], cwd=folder, check=True)
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.fsmonitor=false")
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    assert lamella("train", "trainer=debug").status == 0
+    [path] = [path for path in Path("outputs/default").iterdir() if path.name != "run"]
+    assert re.search(r'"commit": "\w{40}"', (path / "run.json").read_text())
+    monkeypatch.chdir(stranger)
+    assert lamella("reproduce", ".").status == 0
+    monkeypatch.chdir(home)
+
+
+def test_a_package_of_a_librarys_opens_no_other(lamella: Lamella) -> None:
+    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["torch.fft"]\n')
+    Path("conf/network").mkdir()
+    Path("conf/network/own.yaml").write_text("_target_: torch.nn.modules.module.torch.hub.load\n")
+    assert "which leads out of what a config may build" in refused(lamella("train", "network=own"))
+
+
+def test_an_image_starts_no_program(lamella: Lamella, stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("bin").mkdir()
+    Path("bin/gs").write_text("#!/bin/sh\ntouch hacked\n")
+    Path("bin/gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{Path.cwd()}/bin:{os.environ['PATH']}")
+    Path("e.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    result = lamella("predict", str(stranger), "e.png")
+    assert (result.status, "e.png is no readable image" in result.err) == (1, True)
+
+
+def test_runs_reads_nothing_from_elsewhere(lamella: Lamella, stranger: Path) -> None:
+    Path("secret.yaml").write_text("aws: SECRETKEY\n")
+    (stranger / "config.yaml").unlink()
+    (stranger / "config.yaml").symlink_to(Path("secret.yaml").absolute())
+    assert "SECRETKEY" not in lamella("runs", "--columns", "directory,aws").out
 
 
 def test_a_module_beside_a_run_hides_no_library(lamella: Lamella, stranger: Path) -> None:

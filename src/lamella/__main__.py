@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 
 from lamella.errors import RequestError, nearest
+from lamella.summary import printable
 
 COMMANDS = {
     "train": ("[OVERRIDE…]", "fit, then test the best checkpoint; -m: one run per combination"),
@@ -49,7 +50,12 @@ def main() -> int:
     except RequestError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        status = 2
+    except OSError as error:  # a path that the system does not take, say
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         status = 2
     try:
         sys.stdout.flush()

@@ -55,6 +55,7 @@ def begin(
         # Made here, since it may be refused: before there is a directory.
         "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
         "images": experiment.data.images,
+        "metric": experiment.metric,
         "job": os.environ.get(JOB),
     }
     return Run.start(claim(parent, name), config, fields | composed)

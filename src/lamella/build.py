@@ -1,7 +1,6 @@
 """Config to objects: the one place that knows what each group of the config becomes."""
 
 import copy
-import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lamella import arguments, schedules, targets, trainers
+from lamella import arguments, conf, schedules, targets, trainers
 from lamella import network as stack
 from lamella.checkpoints import Every
 from lamella.conf import GROUPS
@@ -105,25 +104,31 @@ def experiment(config: Mapping[str, Any], references: Collection[str] | None = N
     )
 
 
-def network(config: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """The network of a resolved config, with any weights, and its loss; no data is read. Raises RequestError."""
+def network(config: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
+    """The network of a resolved config, with any weights, its loss, and the shape of what it gives for a sample.
+
+    No data is read. Raises RequestError.
+    """
     builder, shape = _Builder(config, None), config["data"].get("shape")
     if not isinstance(shape, list) or not all(isinstance(size, int) and size > 0 for size in shape):
         raise RequestError(f"data.shape is {shape!r}; it takes the sizes of a sample, as [1, 28, 28]", "data.shape")
-    plan, loss = builder.network(tuple(shape)), builder.loss()
-    with torch.random.fork_rng():  # the weights are drawn, and soon replaced
-        return plan.build(), loss
+    try:
+        plan, loss = builder.network(tuple(shape)), builder.loss()
+        with torch.random.fork_rng():  # the weights are drawn, and soon replaced
+            return plan.build(), loss, plan.output
+    except (RuntimeError, MemoryError) as error:
+        raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
 
 
 class _Builder:
     def __init__(self, config: Mapping[str, Any], references: Collection[str] | None) -> None:
+        conf.check(config)
         self.config, self.references = config, references
 
     def root(self) -> tuple[str, int]:
-        for key, node in self.config.items():
+        for key in self.config:
             if key == "experiment":
                 raise RequestError("experiment: the file has to start with the line `# @package _global_`", key)
-            _check_numbers(node, key)
             if key not in ROOT and not self.read(key):
                 raise RequestError(f"{key}: there is no such key; {nearest(key, ROOT)}", key)
         for key in ROOT:
@@ -207,7 +212,10 @@ class _Builder:
         node = dict(self.config["loss"])
         for key in ("weight", "pos_weight"):
             if isinstance(node.get(key), list):
-                node[key] = torch.tensor(node[key], dtype=torch.float32)
+                try:
+                    node[key] = torch.tensor(node[key], dtype=torch.float32)
+                except (TypeError, ValueError) as error:
+                    raise RequestError(f"loss.{key} is {node[key]}; it takes numbers", f"loss.{key}") from error
         loss: nn.Module = self.make("loss", nn.Module, node)()
         reduction = getattr(loss, "reduction", "mean")
         if reduction not in ("mean", "batchmean"):
@@ -261,15 +269,6 @@ class _Builder:
             else f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")
             for name in self.references
         )
-
-
-def _check_numbers(value: Any, key: str) -> None:
-    """Raise RequestError for a number that is none: most of what takes one would not notice."""
-    if isinstance(value, float) and math.isnan(value):
-        raise RequestError(f"{key} is not a number (nan)", key)
-    if isinstance(value, Mapping | list):
-        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
-            _check_numbers(inner, f"{key}.{name}")
 
 
 def _device(accelerator: str, precision: str | int, threads: int | None = None, deterministic: bool = False) -> None:

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,8 @@ def _misread(argument: str) -> str | None:
             f"{argument}: this begins with a dash of the wrong kind; write -{'-' * (len(argument) > 2)}{argument[1:]}"
         )
     name, _, value = argument.partition("=")
+    if name.startswith("--e") and "--experimental-rerun".startswith(name):
+        return f"{argument}: this would run what a file holds; a recorded run is trained again by `lamella reproduce`"
     key = name.lstrip("-~")
     if name.startswith("-") and value and key not in HYDRA_OPTIONS:
         return f"{argument}: overrides have no dashes; write {key}={value}"
@@ -210,17 +212,10 @@ def _job(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Job:
     resolved = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     chosen = {group: str(choices[group]) for group in (*conf.GROUPS, "experiment") if choices.get(group)}
     plain = {str(key): value for key, value in config.items()}
-    reads = dict(_reads(OmegaConf.to_container(cfg), ""))
+    unresolved = conf.walk(OmegaConf.to_container(cfg))
+    matched = ((key, re.fullmatch(r"\$\{(\w[\w.]*)\}", value)) for key, value in unresolved if isinstance(value, str))
+    reads = {key: read[1] for key, read in matched if read}
     return Job(plain, resolved, overrides, sweep, number, references, reads, chosen)
-
-
-def _reads(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for name, value in children:
-        yield from _reads(value, f"{key}{name}.")
-    read = re.fullmatch(r"\$\{(\w[\w.]*)\}", node) if isinstance(node, str) else None
-    if read:
-        yield key.rstrip("."), read[1]
 
 
 def _resolvers(arguments: list[str]) -> list[Path]:

@@ -1,14 +1,18 @@
 """Where configs are: the project's own `conf/` first, then the one that comes with Lamella."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lamella.errors import RequestError
+
 GROUPS = ("data", "network", "loss", "optimizer", "scheduler", "device", "trainer", "visuals")
 PROJECT = Path("conf")
+DEEPEST, LARGEST = 40, 1_000_000  # levels and values of a config
 # Beside this module in a wheel, at the top of the repository in an editable install.
 OWN = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
 
@@ -25,6 +29,36 @@ def raw(path: Path) -> Any:
         return yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
+
+
+def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key below a node, with its value: mappings and lists first, then what is in them."""
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list | tuple) else ()
+    for name, value in children:
+        inner = f"{key}.{name}" if key else str(name)
+        yield inner, value
+        yield from walk(value, inner)
+
+
+def check(config: Any) -> None:
+    """Raise RequestError for what is not text, number, true, false or null, or lists and mappings of these."""
+    rest, count = [("", config, 0)], 0
+    while rest:
+        key, node, depth = rest.pop()
+        count += 1
+        if depth > DEEPEST or count > LARGEST:
+            raise RequestError(f"{key}: lists and mappings are nested too deep, or hold themselves", key)
+        if isinstance(node, dict):
+            wrong = [name for name in node if not isinstance(name, str)]
+            if wrong:
+                raise RequestError(f"{key}: a key is text; {wrong[0]!r} has to stand in quotes", key)
+        if isinstance(node, dict | list):
+            children = node.items() if isinstance(node, dict) else enumerate(node)
+            rest += [(f"{key}.{name}".lstrip("."), value, depth + 1) for name, value in children]
+        elif isinstance(node, float) and math.isnan(node):  # most of what takes a number would not notice
+            raise RequestError(f"{key} is not a number (nan)", key)
+        elif node is not None and not isinstance(node, str | int | float):
+            raise RequestError(f"{key} is {node!r}; a config holds text, numbers, true, false and null", key)
 
 
 def origin(key: str, overrides: Sequence[str], choices: Mapping[str, Any], follow: bool = True) -> str | None:

@@ -10,6 +10,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
 from lamella import project
+from lamella.conf import walk
 from lamella.errors import RequestError, nearest
 
 LOADER = "ConfigLoaderImpl"
@@ -21,6 +22,7 @@ FIXED: dict[str, Any] = {
     "hydra_logging": QUIET,
     "job.env_set": {},
     "run.dir": ".",
+    "sweep.dir": "${sweep_dir:${name}}",
     "sweep.subdir": ".",
     "output_subdir": None,
 }
@@ -61,17 +63,10 @@ class _Loader(ConfigLoaderImpl):
                 raise RequestError(f"hydra.{key} cannot be set: Lamella keeps it at {fixed!r}", f"hydra.{key}")
         for key in ("launcher", "sweeper"):
             values = {name: value for name, value in (hydra[key] or {}).items() if name != "_target_"}
-            for place in _targets(values, f"hydra.{key}"):
-                raise RequestError(f"{place}: a {key} takes values, and builds nothing", place)
+            for place, _ in walk(values, f"hydra.{key}"):
+                if place.endswith("._target_"):
+                    raise RequestError(f"{place}: a {key} takes values, and builds nothing", place)
         return config
-
-
-def _targets(node: Any, key: str) -> Iterator[str]:
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for name, value in children:
-        if name == "_target_":
-            yield f"{key}._target_"
-        yield from _targets(value, f"{key}.{name}")
 
 
 def _variable(name: str, default: Any = None) -> Any:

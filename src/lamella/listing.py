@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from lamella import records, summary
+from lamella.conf import check, walk
 from lamella.errors import RequestError, nearest
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may be built without its parser in C
@@ -26,6 +27,8 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
+
+OUTSIDE = r"(?=(?:[^']*'[^']*')*[^']*$)"  # of what stands in quotes
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ class Record:
     def __getitem__(self, key: str) -> Any:
         """The value of a key of the record, of its metrics or of the config. Raises KeyError where it has none."""
         own = {"directory": str(self.path), "age": self.age}
-        for found in (own, self.fields, self.fields["metrics"], self.settings, self.fields.get("choices") or {}):
+        for found in (own, self.fields, self.fields["metrics"], self.settings, self.fields["choices"]):
             if key in found:
                 return found[key]
         first, *rest = key.split(".")
-        node = self._group(first)
+        node = self.fields[first] if first in self.fields else self._group(first)
         for part in rest:
             if isinstance(node, list) and part.isdigit() and int(part) < len(node):
                 node = node[int(part)]
@@ -72,14 +75,16 @@ class Record:
         # Of many runs, reading the whole would take ten times as long.
         part = re.search(rf"^{re.escape(name)}:.*?(?=^[^\s-]|\Z)", self._text, re.M | re.S)
         try:
-            return yaml.load(part[0], LOADER)[name] if part else self.config[name]
-        except (yaml.YAMLError, TypeError):
+            found = yaml.load(part[0], LOADER)[name] if part else self.config[name]
+            check(found)
+            return found
+        except (yaml.YAMLError, TypeError, ValueError, RecursionError):
             return self.config[name]
 
     @cached_property
     def _text(self) -> str:
         try:
-            return (self.path / "config.yaml").read_text()
+            return records.text(self.path, "config.yaml")
         except (OSError, ValueError):
             return "{}"
 
@@ -88,7 +93,8 @@ class Record:
         """All that `config.yaml` holds; empty where that is damaged."""
         try:
             loaded = yaml.load(self._text, LOADER)
-        except yaml.YAMLError:
+            check(loaded)
+        except (yaml.YAMLError, ValueError, RecursionError):
             loaded = None
         return loaded if isinstance(loaded, dict) else {}
 
@@ -118,8 +124,8 @@ class Runs(list[Record]):
     def where(self, condition: str) -> "Runs":
         """Those that meet a condition such as "optimizer.lr<1e-2 and status=finished". Raises RequestError."""
         alternatives = [
-            [self._clause(clause) for clause in re.split(r"\s+and\s+", part)]
-            for part in re.split(r"\s+or\s+", condition.strip())
+            [self._clause(clause) for clause in re.split(rf"\s+and\s+{OUTSIDE}", part)]
+            for part in re.split(rf"\s+or\s+{OUTSIDE}", condition.strip())
         ]
         return Runs(
             record
@@ -146,14 +152,21 @@ class Runs(list[Record]):
 
     def check(self, key: str) -> None:
         """Raise RequestError for a key that no run has."""
-        if self and not any(key in record.fields or record.get(key, self) is not self for record in self):
+        if self and not any(
+            key.partition(".")[0] in record.fields or record.get(key, self) is not self for record in self
+        ):
             raise RequestError(f"no run has a key {key!r}; {nearest(key, self.keys())}")
 
     def keys(self) -> set[str]:
         """What the runs can be sorted by."""
         found = {"directory", "age"}
         for record in self[:100]:
-            found |= {*record.fields, *record.fields["metrics"], *record.settings, *_leaves(record.config, "")}
+            found |= {
+                *record.fields,
+                *record.fields["metrics"],
+                *record.settings,
+                *(key for key, value in walk(record.config) if not isinstance(value, dict)),
+            }
         return found
 
 
@@ -177,13 +190,16 @@ def runs(directory: str | os.PathLike[str] = "outputs") -> Runs:
 def _find(directory: str) -> Iterator[str]:
     """Every directory that holds a `run.json`; nothing inside one is looked at."""
     inner = []
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.name == "run.json":
-                yield directory
-                return
-            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
-                inner.append(entry.path)
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name == "run.json":
+                    yield directory
+                    return
+                if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                    inner.append(entry.path)
+    except OSError as error:
+        warnings.warn(f"{directory}: cannot be read ({error.strerror})", stacklevel=2)
     for path in sorted(inner):
         yield from _find(path)
 
@@ -209,11 +225,3 @@ def _order(value: Any) -> tuple[bool, Any]:
     """A key by which values of any kinds can be sorted."""
     number = isinstance(value, int | float) and value == value
     return not number, value if number else str(value)
-
-
-def _leaves(node: Any, key: str) -> Iterator[str]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}{name}.")
-    elif key:
-        yield key.rstrip(".")

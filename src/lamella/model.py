@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lamella import archive, arguments, build, recorded
+from lamella import archive, arguments, build, records
 from lamella.activations import evaluation
 from lamella.data import Data
 from lamella.data.batches import Normalize
@@ -45,6 +45,8 @@ class Model:
         (N, *shape), which stay as they are. Raises RequestError.
         """
         if not isinstance(inputs, Tensor):
+            if not len(inputs):
+                return torch.empty(0, *self.shape, device=self.device)
             if self.normalize is None:
                 raise RequestError("this network was not trained on images; it takes a tensor of floats")
             files = ImageFiles([], self.shape)
@@ -67,6 +69,8 @@ class Model:
         inputs: as in `preprocess`. Raises RequestError.
         """
         parts = []
+        if isinstance(inputs, str | os.PathLike):
+            raise RequestError(f"{inputs}: predict takes a list of paths")
         with evaluation(self.network):
             for start in range(0, len(inputs), BATCH):
                 output = self.network(self.preprocess(inputs[start : start + BATCH]))
@@ -80,16 +84,19 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
     checkpoint: "best", "last" or a path. Raises RequestError.
     """
     path = Path(run)
-    fields, config = recorded.read(path)
-    network, loss = build.network(config)
+    fields, config = records.read(path)
+    network, loss, output = build.network(config)
     archive.restore(network, archive.find(path, checkpoint), "network.")
     seen = {name: config["data"][name] for name in SEEN if name in config["data"]}
     arguments.check(Data, seen, place="data", supplied=("source", "batch_size"))
     shape, place = tuple(seen["shape"]), torch.device(device)
-    numbers = any(name.endswith("/mae") for name in fields["metrics"])
-    classes = None if numbers else list(map(str, seen.get("classes") or range(seen["num_classes"])))
+    classes = None
+    if fields["metric"] == "accuracy":
+        classes = list(map(str, seen.get("classes") or range(seen["num_classes"])))
+        if output != (len(classes),):
+            raise RequestError(f"{path}: its network gives {output} for a sample, its data has {len(classes)} classes")
     try:
-        normalize = Normalize.of(seen.get("mean"), seen.get("std"), shape).to(place) if fields.get("images") else None
+        normalize = Normalize.of(seen.get("mean"), seen.get("std"), shape).to(place) if fields["images"] else None
     except (TypeError, ValueError) as error:
         raise RequestError(f"data.mean or data.std of {path}/config.yaml: {first_line(error)}", "data.mean") from error
     return Model(network.to(place).eval(), loss, classes, shape, normalize, place)

@@ -45,6 +45,9 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
     figure.legend(
         handles, labels, loc="outside lower center", ncols=1, frameon=False, title="validation solid, training dashed"
     )
+    known = figure.canvas.get_supported_filetypes()
+    if file.suffix.lstrip(".") not in known:
+        raise RequestError(f"--plot {file}: its ending says the format: {', '.join(f'.{name}' for name in known)}")
     try:
         figure.savefig(file, dpi=120)
     except (OSError, ValueError) as error:

@@ -19,8 +19,14 @@ def environment() -> list[str]:
     return _names("environment", 'names of variables, ["DATA_ROOT"]')
 
 
+def inside_a_run() -> bool:
+    """Whether the working directory is one that came with a run, and not the project's."""
+    here = Path.cwd()
+    return any((folder / "run.json").exists() for folder in (here, *here.parents))
+
+
 def _names(key: str, wanted: str) -> list[str]:
-    if not FILE.is_file():
+    if not FILE.is_file() or inside_a_run():
         return []
     try:
         tool = tomllib.loads(FILE.read_text()).get("tool", {})

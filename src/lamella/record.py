@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
-from lamella import records
+from lamella import project, records
 from lamella.errors import RequestError
 from lamella.records import METRICS
 
@@ -112,7 +112,8 @@ class Run:
         run.before, run._config = dict(run.fields), (path / "config.yaml").read_text()
         for pattern in (".*.json.*", ".*.yaml.*", "checkpoints/.*.ckpt", "checkpoints/new.ckpt"):
             for leftover in path.glob(pattern):
-                leftover.unlink()
+                if not leftover.is_dir():
+                    leftover.unlink()
         return run
 
     def configure(self, config: str) -> None:
@@ -186,7 +187,7 @@ def write(path: Path, text: str) -> None:
     neighbour = path.with_name(f".{path.name}.{os.getpid()}")
     neighbour.unlink(missing_ok=True)  # it may be a link
     try:
-        with neighbour.open("w") as file:
+        with neighbour.open("w", errors="surrogateescape") as file:  # names of files may be no text
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -207,11 +208,15 @@ def _git(patch: Path) -> dict[str, Any] | None:
     """The commit of the working directory; uncommitted changes go to `patch`. None outside a repository."""
 
     def git(*arguments: str) -> bytes:
-        return subprocess.run(["git", *arguments], capture_output=True, check=True).stdout
+        # A repository may name a program to watch its files; nothing of it is called.
+        return subprocess.run(["git", "-c", "core.fsmonitor=false", *arguments], capture_output=True, check=True).stdout
+
+    if project.inside_a_run():
+        return None
 
     try:
         commit = git("rev-parse", "HEAD").decode().strip()
-        changes = git("diff", "--no-color", "--no-ext-diff", "--binary", "HEAD")
+        changes = git("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--binary", "HEAD")
         dirty = bool(git("status", "--porcelain", "--untracked-files=normal"))
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,7 +1,6 @@
-"""A recorded run back as a config, a network and weights; `conf/` is not read again."""
+"""The config of a recorded run, changed where that is possible."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -9,25 +8,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lamella import compose, project, records
+from lamella import compose
+from lamella.conf import walk
 from lamella.errors import RequestError, first_line, nearest
 
 # What a run is tested with may be other than what it was trained with; what the network sees may not.
 TESTED_WITH = ("data", "device")
-
-
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run's record and its config, as `records.read`, from where building from it runs no code of the run's own.
-
-    Raises RequestError.
-    """
-    found = records.read(path)
-    if project.FILE.is_file() and Path.cwd().is_relative_to(path.resolve()):
-        raise RequestError(
-            f"{path}: the working directory is inside of the run, and the pyproject.toml there would let the run say\n"
-            "  what may be built; go elsewhere"
-        )
-    return found
 
 
 def change(
@@ -80,8 +66,8 @@ def tested(fields: Mapping[str, Any], config: Mapping[str, Any], overrides: Sequ
             if "data" in groups and f"data.{name}" not in keys:
                 base["data"][name] = config["data"].get(name)
     others = [text for text in overrides if text not in composed]
-    known = [key for group in TESTED_WITH for key in _keys(base[group], group)]
-    changed = change(base, fields.get("reads", {}), others, known, "is no key of the run's config")
+    known = [key for group in TESTED_WITH for key, _ in walk(base[group], group)]
+    changed = change(base, fields["reads"], others, known, "is no key of the run's config")
     for name in ("shape", "num_classes", "classes"):
         was, now = config["data"].get(name), changed["data"].get(name)
         if was != now:
@@ -90,10 +76,3 @@ def tested(fields: Mapping[str, Any], config: Mapping[str, Any], overrides: Sequ
                 f"data.{name}",
             )
     return changed
-
-
-def _keys(node: Any, key: str) -> Iterator[str]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield f"{key}.{name}"
-            yield from _keys(value, f"{key}.{name}")

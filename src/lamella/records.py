@@ -3,24 +3,31 @@
 import errno
 import fcntl
 import json
+import stat
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import yaml
 
-from lamella.conf import GROUPS
+from lamella.conf import GROUPS, check
 from lamella.errors import RequestError, first_line
 
 METRICS = "metrics.jsonl"
 FORMAT = 1  # of run.json
+STATES = ("running", "finished", "failed", "interrupted")
 KINDS: dict[str, Any] = {  # what every reader takes for granted
     "status": str,
     "name": str,
     "overrides": list,
     "seed": int,
     "device": str,
+    "images": bool,
+    "metric": str,
+    "reads": dict,
+    "choices": dict,
     "epochs": int,
     "steps": int,
     "seconds": int | float,
@@ -30,61 +37,89 @@ KINDS: dict[str, Any] = {  # what every reader takes for granted
     "versions": dict,
     "git": dict | None,
 }
+LATER: dict[str, Any] = {"environment": dict, "inexact": list}  # what is there after the start
+HELD: dict[str, Any] = {"overrides": str, "reads": str, "choices": str, "metrics": int | float}
 OPEN: set[Path] = set()  # runs that this process writes
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's record and its config, both checked for what every reader takes for granted.
 
-    Raises RequestError where `path` is no run directory, is damaged, was written by a later version of Lamella, or
+    Raises RequestError where `path` is no run directory, is damaged, was written by another version of Lamella, or
     holds a link that leads out of it.
     """
     fields = read_fields(path)
     for entry in path.rglob("*"):
-        if entry.is_symlink() and not entry.resolve().is_relative_to(path.resolve()):
-            raise RequestError(f"{entry} is a link that leads out of the run; put there what it links to")
+        _check_link(path, entry)
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text())
+        config = yaml.safe_load(text(path, "config.yaml"))
+        check(config)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise _no_run(path, "config.yaml", error) from error
-    wrong = [group for group in GROUPS if not isinstance(config, dict) or not isinstance(config.get(group), dict)]
+    keys = dict.fromkeys(GROUPS, dict) | {"name": str, "seed": int, "monitor": str}
+    wrong = [key for key, kind in keys.items() if not isinstance(config, dict) or not isinstance(config.get(key), kind)]
     if wrong:
-        raise RequestError(f"{path} is no run directory: its config.yaml is damaged, it has no mapping {wrong[0]!r}")
+        raise RequestError(f"{path} is no run directory: its config.yaml is damaged, {wrong[0]} is not there or wrong")
     return fields, config
 
 
 def read_fields(path: Path) -> dict[str, Any]:
     """A run's record alone. Raises RequestError."""
     try:
-        fields = json.loads((path / "run.json").read_text())
+        fields = json.loads(text(path, "run.json"))
     except (OSError, ValueError, RecursionError) as error:
         raise _no_run(path, "run.json", error) from error
+    damaged = f"{path} is no run directory: its run.json is damaged"
     if not isinstance(fields, dict):
-        raise RequestError(f"{path} is no run directory: its run.json is damaged, it holds no mapping")
-    written, number = fields.get("versions"), fields.get("format", FORMAT)
+        raise RequestError(f"{damaged}, it holds no mapping")
+    written, number = fields.get("versions"), fields.get("format")
     if number != FORMAT:
         by = f"lamella {written.get('lamella')}" if isinstance(written, dict) else "another lamella"
         raise RequestError(
             f"{path}: its record is of format {number!r}, written by {by}; this is lamella {version('lamella')}, which "
             f"reads format {FORMAT}:\n  install the version that wrote it"
         )
-    for name, kind in KINDS.items():
+    kinds = KINDS | {name: kind for name, kind in LATER.items() if name in fields}
+    for name, kind in kinds.items():
         if not isinstance(fields.get(name), kind):
-            raise RequestError(f"{path} is no run directory: its run.json is damaged, {name} is {fields.get(name)!r}")
-    if not all(isinstance(value, int | float) for value in fields["metrics"].values()):
-        raise RequestError(f"{path} is no run directory: its run.json is damaged, metrics holds what is no number")
+            raise RequestError(f"{damaged}, {name} is {shorten(repr(fields.get(name)), 100)}")
+    for name, kind in HELD.items():
+        values = fields[name].values() if isinstance(fields[name], dict) else fields[name]
+        if not all(isinstance(value, kind) for value in values):
+            raise RequestError(f"{damaged}, {name} is {shorten(repr(fields[name]), 100)}")
+    if fields["status"] not in STATES:
+        raise RequestError(f"{damaged}, status is {fields['status']!r}; it is one of {', '.join(STATES)}")
     if fields["status"] == "running" and not alive(path):
         fields["status"] = "interrupted"  # without the time to say so
     return fields
 
 
+def text(path: Path, name: str) -> str:
+    """What a file of a run holds. Raises RequestError for a link that leads out of it, and OSError."""
+    file = path / name
+    kind = file.lstat().st_mode
+    if stat.S_ISLNK(kind):
+        _check_link(path, file)
+        kind = file.stat().st_mode
+    if not stat.S_ISREG(kind):
+        raise OSError(errno.EINVAL, "no ordinary file", str(file))
+    return file.read_text()
+
+
+def _check_link(path: Path, entry: Path) -> None:
+    if entry.is_symlink() and not entry.resolve().is_relative_to(path.resolve()):
+        raise RequestError(f"{entry} is a link that leads out of the run; put there what it links to")
+
+
 def _no_run(path: Path, file: str, error: BaseException) -> RequestError:
+    if isinstance(error, RequestError):
+        return RequestError(f"{path} is no run directory: its {file} is damaged, {error}")
     if not isinstance(error, OSError):
         return RequestError(f"{path} is no run directory: its {file} is damaged ({first_line(error)})")
     if not path.is_dir():
         state = "is a file" if path.exists() else "is not there"
         return RequestError(f"{path} {state}; a run is a directory that `lamella train` has made")
-    inside = next(path.rglob("run.json"), None) if file == "run.json" else None
+    inside = next(path.rglob("run.json"), None) if file == "run.json" and isinstance(error, FileNotFoundError) else None
     if inside:
         return RequestError(f"{path} is no run directory, it holds runs; give one of them, as {inside.parent}")
     reason = "holds no" if isinstance(error, FileNotFoundError) else f"does not let its readers have ({error.strerror})"
@@ -93,14 +128,16 @@ def _no_run(path: Path, file: str, error: BaseException) -> RequestError:
 
 def epochs(path: Path) -> list[dict[str, Any]]:
     """What a run has written in `metrics.jsonl`, a mapping an epoch. Raises RequestError where that is damaged."""
-    file = path / METRICS
     try:
-        lines = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+        lines = [json.loads(line) for line in text(path, METRICS).splitlines() if line.endswith("}")]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{file} is damaged ({first_line(error)})") from error
-    return [line for line in lines if isinstance(line, dict)]
+    except (OSError, ValueError, RecursionError) as error:
+        raise RequestError(f"{path / METRICS} is damaged ({first_line(error)})") from error
+    for number, line in enumerate(lines, 1):
+        if line.get("epoch") != number or not all(isinstance(value, int | float) for value in line.values()):
+            raise RequestError(f"{path / METRICS} is damaged: line {number} is not that of epoch {number}")
+    return lines
 
 
 def unfinished(fields: Mapping[str, Any]) -> str | None:
@@ -116,6 +153,8 @@ def alive(path: Path) -> bool:
     if path.resolve() in OPEN:  # to close one more file of this process's own would give up its lock
         return True
     try:
+        if not stat.S_ISREG((path / "log.txt").lstat().st_mode):
+            return False
         with (path / "log.txt").open() as log:
             fcntl.lockf(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:

@@ -18,7 +18,7 @@ def finished(best_epoch: int, epochs: int, metrics: Mapping[str, float], path: P
         "best epoch": f"{best_epoch} of {epochs}  {_stage('val', metrics)}",
         "test": _stage("test", metrics).removeprefix("test "),
         "directory": str(path),
-        "curves": f"lamella board {path.parts[0]}",
+        "curves": f"lamella board {path.parts[0] if path.parts else path}",
     }
     return "\n".join(f"{name:<12}{value}" for name, value in rows.items())
 
@@ -80,9 +80,14 @@ def number(text: str) -> float | str:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned, two spaces between them; what a terminal would obey becomes a question mark."""
-    rows = [["".join(letter if letter.isprintable() else "?" for letter in cell) for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal would obey, or could not show: that becomes a question mark."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def _stage(stage: str, metrics: Mapping[str, float]) -> str:

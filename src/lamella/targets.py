@@ -11,6 +11,7 @@ from typing import Any
 from hydra.utils import instantiate as hydra_instantiate
 
 from lamella import arguments, project
+from lamella.conf import walk
 from lamella.errors import RequestError, first_line, nearest
 
 ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
@@ -29,11 +30,10 @@ def target(path: Any, key: str, kinds: Kinds, within: bool = False) -> Any:
     if not isinstance(path, str) or not re.fullmatch(r"[\w.]+", path) or not _within(path, allowed):
         root = str(path).partition(".")[0]
         name = root if Path(root).is_dir() or Path(f"{root}.py").is_file() else "PACKAGE"
-        raise RequestError(
-            f"{key} is {path!r}; a config may build from {', '.join(allowed)};\n"
-            f'  to allow code of your own, write into pyproject.toml:\n  [tool.lamella]\n  targets = ["{name}"]',
-            key,
-        )
+        way = f'to allow code of your own, write into pyproject.toml:\n  [tool.lamella]\n  targets = ["{name}"]'
+        if project.inside_a_run():
+            way = "what pyproject.toml allows does not count inside of a run directory; go to that of your project"
+        raise RequestError(f"{key} is {path!r}; a config may build from {', '.join(allowed)};\n  {way}", key)
     here = str(Path.cwd())
     if _within(path, own) and here not in sys.path:
         sys.path.insert(0, here)  # not before: what lies there could hide a library
@@ -47,7 +47,7 @@ def target(path: Any, key: str, kinds: Kinds, within: bool = False) -> Any:
             hint = first_line(error)
         raise RequestError(f"{key} is {path!r}, which cannot be imported; {hint}", key) from error
     # An allowed module may lead on to others: torch.nn.modules.module.sys, say.
-    home, roots = str(getattr(found, "__module__", "")), [name.partition(".")[0] for name in own]
+    home, roots = str(getattr(found, "__module__", "")), list(map(_root, own))
     if not callable(found) or not _within(home, (*ALLOWED, *roots)):
         raise RequestError(f"{key} is {path!r}, which leads out of what a config may build", key)
     if _within(home, roots) and (within or not isinstance(found, type)):
@@ -59,16 +59,22 @@ def target(path: Any, key: str, kinds: Kinds, within: bool = False) -> Any:
             "targets",
             key,
         )
-    if not isinstance(found, type) and not _builds(found, kinds):
+    if not isinstance(found, type) and not _builds(found, key, kinds):
         raise RequestError(f"{key} is {path!r}, a function; here it takes a class, a {wanted}", key)
     if isinstance(found, type) and not issubclass(found, kinds):
         raise RequestError(f"{key} is {path!r}; it takes a subclass of {wanted}", key)
     return found
 
 
-def _builds(function: Any, kinds: Kinds) -> bool:
+def _root(package: str) -> str:
+    """Where a package's classes may be defined: anywhere in the project's own, of which it may be a part."""
+    root = package.partition(".")[0]
+    return package if root in {name.partition(".")[0] for name in ALLOWED} else root
+
+
+def _builds(function: Any, key: str, kinds: Kinds) -> bool:
     """Whether a function of a library does nothing but build one of `kinds`; others read files or call the network."""
-    if _within(function.__module__, ["torchvision"]):
+    if _within(function.__module__, ["torchvision"]) and _within(key, ["network"]):
         from torchvision import models
 
         name = getattr(function, "__name__", "")
@@ -142,7 +148,8 @@ def _check_inside(value: Any, key: str, inner: tuple[type, ...]) -> None:
 def instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
     """Call what a checked node names. What the call refuses is a RequestError that names the key."""
     try:
-        return hydra_instantiate(dict(node), _convert_="all", **supplied)
+        # Hydra resolves what it is given, and `supplied` is no config: it may hold a file's name, say.
+        return hydra_instantiate({**node, "_partial_": True}, _convert_="all")(**supplied)
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ and not isinstance(cause, RequestError):
@@ -160,9 +167,4 @@ def instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
 
 
 def _scalars(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else None
-    if children is None:
-        yield key, node
-        return
-    for name, value in children:
-        yield from _scalars(value, f"{key}.{name}")
+    return ((place, value) for place, value in walk(node, key) if not isinstance(value, Mapping | list | tuple))

@@ -12,6 +12,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from lamella import plots, records, summary
+from lamella.conf import walk
 from lamella.errors import RequestError
 
 MOST = 200  # lines of what differs between patches
@@ -39,7 +40,9 @@ def main(arguments: list[str]) -> int:
     for name, path in zip(names[1:], paths[1:], strict=True):
         changed = list(_patches(paths[0], path, names[0], name))
         if changed:
-            print(f"\nuncommitted changes, {names[0]} against {name}", *changed[:MOST], sep="\n")
+            print(
+                f"\nuncommitted changes, {names[0]} against {name}", *map(summary.printable, changed[:MOST]), sep="\n"
+            )
         if len(changed) > MOST:
             print(f"… and {len(changed) - MOST} lines more")
     print(_results(names, fields))
@@ -60,21 +63,17 @@ def _section(title: str, names: Sequence[str], columns: Sequence[Mapping[str, An
     return "\n" + (summary.table([[title, *names], *rows]) if rows else f"{title}: the same")
 
 
-def _settings(config: Any, record: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, Any]]:
+def _settings(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The options chosen, and a config's values by key, without those that only repeat another key's."""
-    yield from (record.get("choices") or {}).items() if not key else ()
-    children = config.items() if isinstance(config, dict) else enumerate(config) if _nested(config) else None
-    if key in (record.get("reads") or {}):
-        return
-    if children is None:
-        yield key, config
-        return
-    for name, value in children:
-        yield from _settings(value, record, f"{key}.{name}".lstrip("."))
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(item, dict | list) for item in value)
+    yield from record["choices"].items()
+    whole = set[str]()  # lists of plain values, which are one value
+    for key, value in walk(config):
+        if key in record["reads"] or key.rpartition(".")[0] in whole:
+            continue
+        if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
+            whole.add(key)
+        if key in whole or not isinstance(value, dict | list):
+            yield key, value
 
 
 def _results(names: Sequence[str], fields: Sequence[Mapping[str, Any]]) -> str:

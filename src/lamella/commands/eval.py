@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes; default: RUN/eval.json")
     options = parser.parse_intermixed_args(arguments)
 
-    fields, config = recorded.read(options.run)
+    fields, config = records.read(options.run)
     config = recorded.tested(fields, config, options.overrides)
     if note := records.unfinished(fields):
         print(note, file=sys.stderr)

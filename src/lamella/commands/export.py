@@ -39,13 +39,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/network.FORMAT")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
     options = parser.parse_intermixed_args(arguments)
-    fields, config = recorded.read(options.run)
+    fields, config = records.read(options.run)
     config = recorded.tested(fields, config, [*options.overrides, "device.accelerator=cpu"])
     if note := records.unfinished(fields):
         print(note, file=sys.stderr)
     out: Path = options.out or options.run / f"network.{options.format}"
-    if not out.absolute().parent.is_dir():
-        raise RequestError(f"--out {out}: there is no directory {out.parent}")
+    if not out.absolute().parent.is_dir() or out.is_dir():
+        problem = "this is a directory" if out.is_dir() else f"there is no directory {out.parent}"
+        raise RequestError(f"--out {out}: {problem}")
+    if out.suffix != f".{options.format}":
+        raise RequestError(f"--out {out}: its ending says the format, here .{options.format}")
 
     import torch
 
@@ -57,17 +60,19 @@ def main(arguments: list[str]) -> int:
     experiment = build.experiment(config)
     archive.restore(experiment.task, archive.find(options.run, options.checkpoint))
     network, data = experiment.task.network, experiment.data
-    other, _ = build.network(config)
+    other, *_ = build.network(config)
     metadata = _metadata(experiment, config["data"])
     differences: list[Tensor] = []
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder, evaluation(network), evaluation(other):
         logging.disable(logging.WARNING)
-        made = Path(folder) / f"network.{options.format}"
+        made = Path(folder) / out.name
         try:
             # torch's exporters talk about themselves, and print the whole program where they fail.
             with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
-                write(network, next(iter(data.test_dataloader()))[0][:2].clone(), made, metadata)
+                write(
+                    network, next(iter(data.test_dataloader()))[0][:1].repeat(2, *[1] * len(data.shape)), made, metadata
+                )
                 run = read(made, other)
                 for inputs in _batches(data):
                     differences += (run(inputs) - network(inputs)).abs().flatten(1).amax(1)
@@ -91,7 +96,7 @@ def main(arguments: list[str]) -> int:
             return 1
         for file in sorted(Path(folder).iterdir()):  # weights of more than 2 GB have a file of their own
             shutil.copymode(options.run / "config.yaml", file)  # some writers leave it to its owner alone
-            os.replace(file, out if file == made else out.parent / file.name)
+            os.replace(file, out.parent / file.name)
     print(f"largest difference to the original, for {count:,} test samples: {largest:.1e}")
     print(f"written to {out}")
     return 0

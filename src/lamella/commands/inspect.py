@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
 
     from lamella import archive, build
 
-    fields, config = recorded.read(run)
+    fields, config = records.read(run)
     note = records.unfinished(fields)
     if note:
         print(note, file=sys.stderr)

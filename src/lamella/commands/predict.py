@@ -10,7 +10,9 @@ import csv
 import glob
 import io
 import json
+import signal
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamella import records, summary
 from lamella.errors import RequestError
+from lamella.record import write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +51,12 @@ def main(arguments: list[str]) -> int:
         print(note, file=sys.stderr)
 
     import torch
+    from PIL import Image
 
     from lamella.model import load
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the bar has to give the cursor back
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large for Pillow is skipped
     files = list(dict.fromkeys(_files(options.paths)))
     model = load(options.run, options.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
     if model.classes is None or model.normalize is None:
@@ -60,7 +66,7 @@ def main(arguments: list[str]) -> int:
     for path, found in _predictions(model, files):
         if isinstance(found, str):
             unreadable += 1
-            print(f"skipped: {found}", file=sys.stderr)
+            print(f"skipped: {summary.printable(found)}", file=sys.stderr)
         else:
             rows.append((path, found))
     if options.out:
@@ -149,7 +155,7 @@ def _write(out: Path, rows: "list[tuple[str, Tensor]]", classes: list[str]) -> N
     named = [(path, classes[int(row.argmax())], row.tolist()) for path, row in rows]
     text = io.StringIO(newline="")
     if out.suffix == ".csv":
-        table = csv.writer(text)
+        table = csv.writer(text, lineterminator="\n")
         table.writerow(["file", "class", *classes])
         table.writerows([path, name, *values] for path, name, values in named)
     else:
@@ -162,6 +168,6 @@ def _write(out: Path, rows: "list[tuple[str, Tensor]]", classes: list[str]) -> N
         else:
             text.writelines(json.dumps(row) + "\n" for row in dicts)
     try:
-        out.write_text(text.getvalue(), newline="")
+        write(out, text.getvalue())
     except OSError as error:
         raise RequestError(f"--out {out}: cannot write there ({error.strerror})") from error

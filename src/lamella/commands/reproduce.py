@@ -6,12 +6,15 @@ lamella reproduce outputs/default/defaults
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lamella import recorded, records
+from lamella import records, summary
 from lamella.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Times, which are never the same.
 MEASURED = ("seconds", "samples_per_second")
@@ -21,7 +24,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("lamella reproduce", description="Train again from the record, and compare.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     path: Path = parser.parse_args(arguments).run
-    fields, config = recorded.read(path)
+    fields, config = records.read(path)
 
     from lamella import archive, build
     from lamella.attempt import attempt, begin, take_part
@@ -38,7 +41,8 @@ def main(arguments: list[str]) -> int:
     config = _as_it_was(fields, config)
     experiment = build.experiment(config)
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    same = {name: fields[name] for name in ("reads", "choices") if name in fields}
+    before = {name: archive.weights(archive.find(path, name)) for name in (("best", "last") if finished else ())}
+    same = {name: fields[name] for name in ("reads", "choices")}
     parent, name = OUTPUTS / experiment.name, path.resolve().name
     record = begin(experiment, parent, name, text, fields["overrides"], reproduces=str(path), **same)
     again = record.path
@@ -51,20 +55,24 @@ def main(arguments: list[str]) -> int:
         found.append(f"metrics.jsonl: it holds {len(epochs)} epochs of {fields['epochs']}")
     if finished:
         found += _numbers("at the end", fields["metrics"], record.fields["metrics"])
-        for name in ("best", "last"):
-            before, now = (archive.weights(archive.find(run, name)) for run in (path, again))
-            different = [key for key, value in before.items() if key not in now or not value.equal(now[key])]
-            if different or len(before) != len(now):
-                found.append(f"{name}.ckpt: {len(different)} of {len(before)} tensors, the first is {different[0]}")
+    for name, weights in before.items():
+        now = archive.weights(archive.find(again, name))
+        different = [key for key in {**weights, **now} if not _same(weights.get(key), now.get(key))]
+        if different:
+            found.append(f"{name}.ckpt: {len(different)} of {len(weights)} tensors, the first is {different[0]}")
     if not found:
-        weights = "the weights of best.ckpt and last.ckpt, and " if finished else ""
-        print(f"\nreproduced: {weights}every metric of {len(epochs)} epochs, bit for bit those of {path}")
+        both = "the weights of best.ckpt and last.ckpt, and " if finished else ""
+        print(f"\nreproduced: {both}every metric of {len(epochs)} epochs, bit for bit those of {path}")
         return 0
     print(f"\nNOT reproduced; what differs, the first and the last of {len(found)}:")
-    print(*(f"  {line}" for line in (found[:1] if len(found) == 1 else [found[0], found[-1]])), sep="\n")
-    around = list(_around(path, fields, again, record.fields))
-    print("and in what it ran in:", *(around or ["nothing that is recorded"]), sep="\n  ")
+    print(*(f"  {summary.printable(line)}" for line in dict.fromkeys((found[0], found[-1]))), sep="\n")
+    around = map(summary.printable, _around(path, fields, again, record.fields))
+    print("and in what it ran in:", *(list(around) or ["nothing that is recorded"]), sep="\n  ")
     return 1
+
+
+def _same(one: "Tensor | None", other: "Tensor | None") -> bool:
+    return one is not None and other is not None and one.dtype == other.dtype and one.equal(other)
 
 
 def _as_it_was(fields: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from typing import Any
 
 import yaml
 
+from lamella.conf import walk
 from lamella.errors import RequestError
 from lamella.record import Run
-from lamella.recorded import change, read
+from lamella.recorded import change
+from lamella.records import read
 
 # What may be another than it was: how long, where, and what makes no difference to the result.
 FREE = (
@@ -22,6 +24,7 @@ FREE = (
     "device.accelerator",
     "device.threads",
     "data.root",
+    "data.source.root",
     "data.in_memory",
     "data.num_workers",
 )
@@ -39,7 +42,8 @@ def main(arguments: list[str]) -> int:
 def go_on(path: Path, overrides: Sequence[str]) -> int:
     """Finish the run in `path`, as it was recorded; returns the exit status. Raises RequestError."""
     fields, config = read(path)
-    changed = change(config, fields.get("reads", {}), overrides, FREE, WHY)
+    there = {key for key, _ in walk(config)}
+    changed = change(config, fields["reads"], overrides, [key for key in FREE if key in there], WHY)
     longer = changed["trainer"].get("max_epochs") != config["trainer"].get("max_epochs")
     finished = fields["status"] == "finished" and not longer
     if finished and not overrides:

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
             else {column: record.get(column) for column in columns}
             for record in found
         ]
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(rows, indent=1, default=str))
     elif options.csv:
         _csv(found, columns)
     elif found:

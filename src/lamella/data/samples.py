@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -74,7 +75,7 @@ class ImageFiles:
     def decode(self, path: str) -> Tensor:
         """One image, uint8 (channels, height, width). Raises RequestError, which names the file."""
         try:
-            with Image.open(path) as file:
+            with Image.open(path, formats=_formats()) as file:
                 return pixels(file, self.shape)
         except Exception as error:
             raise RequestError(
@@ -103,6 +104,13 @@ def pixels(image: Image.Image, shape: Sequence[int]) -> Tensor:
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).reshape(height, width, channels).permute(2, 0, 1).contiguous()
+
+
+@cache
+def _formats() -> list[str]:
+    """What Pillow reads by itself: for EPS it starts Ghostscript."""
+    Image.init()
+    return [name for name in Image.OPEN if name != "EPS"]
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
