@@ -122,6 +122,8 @@ REFUSED = {
     "network.width=3": "network.width cannot be another than in training",
     "data.roof=x": "data.roof is no key of the run's config;\n  did you mean data.root",
     "data.root": "data.root: an override is KEY=VALUE",
+    "data.mean=[0.5]": "data.mean is [0.5], but the run was trained with [0.3057]",
+    "elsewhere": "elsewhere: an override is KEY=VALUE",
     "data=digit": "data=digit: there is no such option; did you mean digits?",
     "data=fashion_mnist": "data.classes is ['T-shirt/top', 'Trouser',",
     "data=cifar10": "data.shape is [3, 32, 32], but the run was trained with [1, 28, 28]",
@@ -138,6 +140,31 @@ def test_what_cannot_be_changed(lamella: Lamella, run: Path, override: str) -> N
     result = lamella("eval", str(run), override)
     assert result.status == 2
     assert result.err.startswith(f"error: {REFUSED[override]}")
+    assert contents(run) == before
+
+
+def test_other_samples_are_said(lamella: Lamella, image_root: Path) -> None:
+    shutil.copytree(image_root / "train", image_root / "test")
+    own = ("data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0]", "data.std=[1]")
+    assert lamella("train", *own, "trainer.max_epochs=1").status == 0
+    [run] = Path("outputs/default").iterdir()
+    assert "note" not in lamella("eval", str(run)).err
+    shutil.rmtree(image_root / "test")
+    result = lamella("eval", str(run))
+    assert (result.status, result.err) == (
+        0, "note: these are not the samples that the run was trained and tested with\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "checkpoints"])
+@pytest.mark.parametrize("command", ["eval", "predict"])
+def test_a_result_takes_no_place_of_the_runs(lamella: Lamella, run: Path, name: str, command: str) -> None:
+    out = str(run / name)
+    if command == "predict":
+        out = out.replace("config.yaml", "run.json").replace("checkpoints", "run.json")
+    before = contents(run)
+    result = lamella(command, str(run), *(["x.png"] if command == "predict" else []), "--out", out)
+    assert (result.status, result.err.startswith(f"error: --out {out}: ")) == (2, True)
     assert contents(run) == before
 
 

@@ -44,7 +44,7 @@ def test_it_gives_the_same(lamella: Lamella, run: Path, form: str, digit_images:
         found = torch.from_numpy(session.run(None, {"input": inputs.numpy()})[0])
         metadata = session.get_modelmeta().custom_metadata_map
     elif form == "pt2":
-        metadata = dict.fromkeys(("shape", "classes", "mean", "std", "input"), "")
+        metadata = dict.fromkeys(("shape", "classes", "mean", "std", "input", "output"), "")
         with torch.no_grad():
             found = torch.export.load(file, extra_files=metadata).module()(inputs)
     else:
@@ -62,6 +62,7 @@ def test_it_gives_the_same(lamella: Lamella, run: Path, form: str, digit_images:
         "std": [0.3248],
     }
     assert json.loads(metadata["input"]).endswith("(pixel / 255 - mean) / std of each channel")
+    assert json.loads(metadata["output"]).endswith("logits, of which softmax makes probabilities")
     assert not list(run.glob("tmp*"))
 
 
@@ -117,5 +118,8 @@ def test_wrong_requests(lamella: Lamella, run: Path) -> None:
     result = lamella("export", str(run), "--format", "onnx", "--out", "none/x.onnx")
     assert result.status == 2
     assert result.err == "error: --out none/x.onnx: there is no directory none\n"
+    for out, problem in (("x.pt", "its ending says the format, here .onnx"), ("outputs", "this is a directory")):
+        result = lamella("export", str(run), "--format", "onnx", "--out", out)
+        assert (result.status, result.err) == (2, f"error: --out {out}: {problem}\n")
     assert lamella("export", str(run)).status == 2
     assert lamella("export", str(run), "--format", "pickle").status == 2

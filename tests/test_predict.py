@@ -154,6 +154,12 @@ def test_one_image_in_every_form(run: Path, digit_images: tuple[Tensor, Tensor])
     assert model.preprocess(images).shape == (5, 1, 28, 28)
     assert not model.network.training
     assert model.predict(images[:0]).shape == (0, 10)
+    for wrong in ("x.png", Path("x.png"), pil[0], None):
+        with pytest.raises(RequestError, match="predict takes a list of paths or images, or a tensor"):
+            model.predict(wrong)  # type: ignore[arg-type]
+    if not torch.cuda.is_available():
+        with pytest.raises(RequestError, match="device 'cuda' cannot be used"):
+            package.load(run, device="cuda")
 
 
 def test_what_a_network_of_numbers_gives(lamella: Lamella) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_of_an_interrupted_run_what_there_is(lamella: Lamella, run: Path) -> Non
     (run / "metrics.jsonl").write_text(lines[0])
     result = lamella("reproduce", str(run))
     assert result.status == 0
-    assert "the run is interrupted: the 1 epochs that it has are compared, not the end" in result.out
+    assert "the run is interrupted: the 1 epochs that it has are compared, and not its end" in result.out
     assert "reproduced: every metric of 1 epochs, bit for bit" in result.out
     (run / "metrics.jsonl").unlink()
     nothing = lamella("reproduce", str(run))
@@ -98,6 +99,18 @@ def test_what_there_is_to_compare_with_is_looked_at_first(lamella: Lamella, run:
     assert result.status == 2
     assert "last.ckpt: there is no such checkpoint" in result.err
     assert contents(Path()) == before
+
+
+def test_data_that_has_moved(lamella: Lamella, mnist_root: Path) -> None:
+    shutil.copytree(mnist_root, "here")
+    mnist = ("data=mnist", "data.root=here", "data.download=false", "data.val_size=50", "trainer.max_epochs=1")
+    assert lamella("train", *mnist).status == 0
+    [run] = Path("outputs/default").iterdir()
+    Path("here").rename("there")
+    assert lamella("reproduce", str(run)).status == 2
+    assert "reproduced: the weights" in lamella("reproduce", str(run), "data.root=there").out
+    refused = lamella("reproduce", str(run), "seed=1")
+    assert (refused.status, "seed is to be as it was in the run" in refused.err) == (2, True)
 
 
 def test_two_processes(lamella: Lamella) -> None:

@@ -49,7 +49,7 @@ def test_the_table(lamella: Lamella, three: Path) -> None:
     result = lamella("runs")
     assert result.status == 0, result.err
     head, *rows = result.out.splitlines()
-    shown = "name overrides status best val/loss val/accuracy test/loss test/accuracy time age directory"
+    shown = "name overrides status best_epoch val/loss val/accuracy test/loss test/accuracy seconds age directory"
     assert head.split() == shown.split(" ")
     assert [row.split()[:4] for row in rows] == [
         ["tuned", "optimizer.lr=1e-1", "finished", "2"],
@@ -69,11 +69,9 @@ def test_the_table(lamella: Lamella, three: Path) -> None:
         "optimizer.lr = 0.1 or optimizer.lr=0.001": ["1e-1", "1e-3"],
         "network.width>1 and network.width<4": ["1e-2"],  # not in the overrides
         "network=mlp": ["1e-1", "1e-2", "1e-3"],
-        "data.shape=[1, 28, 28] and epochs>=2": ["1e-1", "1e-3"],
+        "data.shape=[1,28,28] and data.shape=[1, 28, 28] and epochs>=2": ["1e-1", "1e-3"],
         "trainer.gradient_clip_val=null and optimizer.fused=true": ["1e-1", "1e-2", "1e-3"],
         "status='failed'": ["1e-2"],
-        "name<u": ["1e-1", "1e-2", "1e-3"],
-        "status<3": [],
         "git.commit=null and environment.threads=1 and name='tuned'": ["1e-1", "1e-2", "1e-3"],
         "name='a and b'": [],
         "network.layers.0=Flatten": ["1e-1", "1e-2", "1e-3"],
@@ -118,6 +116,14 @@ def test_for_programs(lamella: Lamella, three: Path) -> None:
     assert first == {"network.width": 1, "test/loss": records[0]["metrics"]["test/loss"]}
 
 
+def test_a_key_that_only_others_have(lamella: Lamella, three: Path) -> None:
+    fields = json.loads((three / "optimizer.lr=1e-2/run.json").read_text())
+    (three / "optimizer.lr=1e-2/run.json").write_text(json.dumps(fields | {"metrics": {}, "overrides": []}))
+    one = ("--filter", "status=failed", "--columns", "name,val/accuracy", "--sort", "val/accuracy")
+    assert lamella("runs", *one).out.splitlines()[1].split() == ["tuned", "-"]
+    assert package.runs().frame()["optimizer.lr"].tolist() == [0.1, 0.01, 0.001]  # of the config, where not overridden
+
+
 def test_from_python(three: Path) -> None:
     runs = package.runs()
     assert [record["optimizer.lr"] for record in runs] == [0.1, 0.01, 0.001]
@@ -159,6 +165,9 @@ REFUSED = {
     ("--filter", "optimizer.lrr<1"): "error: no run has a key 'optimizer.lrr'; did you mean optimizer.lr",
     ("--filter", "lr"): "error: 'lr' is no condition; write KEY, one of < <= = != >= >, and a value",
     ("--filter", "optimizer.lr<<1"): "error: 'optimizer.lr<<1' is no condition",
+    ("--filter", "status<x"): "error: 'status<x': < compares with a number, and 'x' is none",
+    ("--filter", "seed=1 AND seed=2"): "error: 'seed=1 AND seed=2': a value with a space stands in quotes",
+    ("--filter", "seed=1 and"): "error: 'seed=1 and': a value with a space stands in quotes",
     ("--sort", "val/acuracy"): "error: no run has a key 'val/acuracy'; did you mean val/accuracy",
     ("--columns", "statu"): "error: no run has a key 'statu'; did you mean status",
 }

@@ -25,8 +25,6 @@ def weights(path: Path) -> dict[str, Any]:
 
     Raises RequestError for a file that is not there, is damaged, comes from elsewhere or holds more than values.
     """
-    if not path.is_file():
-        raise RequestError(f"{path}: there is no such checkpoint; a run has its first one after an epoch")
     if not verified(path):
         problem = "its checksum is not that of its content" if signed(path) else "it has no checksum at its end"
         raise RequestError(f"{path}: this is no whole checkpoint of Lamella's, {problem}")
@@ -37,8 +35,14 @@ def weights(path: Path) -> dict[str, Any]:
 
 
 def find(run: Path, which: str) -> Path:
-    """A run's checkpoint: "best" or "last", or the path of any other one."""
-    return run / "checkpoints" / f"{which}.ckpt" if which in ("best", "last") else Path(which)
+    """A run's checkpoint: "best" or "last", or the path of any other one. Raises RequestError where it is not there."""
+    folder = run / "checkpoints"
+    path = folder / f"{which}.ckpt" if which in ("best", "last") else Path(which)
+    if not path.is_file():
+        there = ", ".join(sorted(str(file) for file in folder.glob("[!.]*.ckpt")))
+        hint = f"the run has {there}" if there else "a run has its first one after an epoch"
+        raise RequestError(f"{path}: there is no such checkpoint; {hint}")
+    return path
 
 
 def restore(module: nn.Module, path: Path, prefix: str = "") -> None:

@@ -256,7 +256,7 @@ class _Builder:
         expected = arguments.parameters(targets.target(node["_target_"], f"{group}._target_", base))
         variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
         for name in list(node):
-            if name not in expected and not variadic and not name.startswith("_") and self.read(f"{group}.{name}"):
+            if name not in expected and not variadic and not str(name).startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]
         targets.check(node, group, base, supplied, INNER.get(group, ()))
         return partial(targets.instantiate, node, group)

@@ -49,9 +49,9 @@ def check(config: Any) -> None:
         if depth > DEEPEST or count > LARGEST:
             raise RequestError(f"{key}: lists and mappings are nested too deep, or hold themselves", key)
         if isinstance(node, dict):
-            wrong = [name for name in node if not isinstance(name, str)]
+            wrong = [name for name in node if not isinstance(name, str | int)]
             if wrong:
-                raise RequestError(f"{key}: a key is text; {wrong[0]!r} has to stand in quotes", key)
+                raise RequestError(f"{key}: a key is text or a whole number, and not {wrong[0]!r}", key)
         if isinstance(node, dict | list):
             children = node.items() if isinstance(node, dict) else enumerate(node)
             rest += [(f"{key}.{name}".lstrip("."), value, depth + 1) for name, value in children]

@@ -116,10 +116,15 @@ class Runs(list[Record]):
     """Records, the oldest first."""
 
     def frame(self) -> Any:
-        """A pandas DataFrame, one row a run. Raises ModuleNotFoundError where pandas is not installed."""
+        """The rows as a pandas DataFrame. Raises ModuleNotFoundError where pandas is not installed."""
         import pandas
 
-        return pandas.DataFrame([record.row() for record in self])
+        return pandas.DataFrame(self.rows())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row a run; a key that any of them overrides is told of all."""
+        keys = dict.fromkeys(key for record in self for key in record.settings)
+        return [record.row() | {key: record.get(key) for key in keys} for record in self]
 
     def where(self, condition: str) -> "Runs":
         """Those that meet a condition such as "optimizer.lr<1e-2 and status=finished". Raises RequestError."""
@@ -147,8 +152,15 @@ class Runs(list[Record]):
             raise RequestError(
                 f"{text!r} is no condition; write KEY, one of < <= = != >= >, and a value, with `and` or `or` between"
             )
-        self.check(found[1])
-        return found[1], found[2], value_of(found[3].strip("'\""))
+        key, sign, given = found.groups()
+        self.check(key)
+        quoted = given[0] == given[-1] == "'"
+        value = given[1:-1] if quoted else value_of(given)
+        if not quoted and given[0] != "[" and " " in given:
+            raise RequestError(f"{text!r}: a value with a space stands in quotes, and `and` or `or` between conditions")
+        if sign in ("<", "<=", ">", ">=") and not isinstance(value, int | float):
+            raise RequestError(f"{text!r}: {sign} compares with a number, and {given!r} is none")
+        return key, sign, value
 
     def check(self, key: str) -> None:
         """Raise RequestError for a key that no run has."""
@@ -209,6 +221,11 @@ def value_of(text: str) -> Any:
     named = {"true": True, "false": False, "null": None}
     if text.lower() in named:
         return named[text.lower()]
+    if text.startswith("["):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else summary.number(text)
 
 
@@ -217,8 +234,7 @@ def _meets(value: Any, sign: str, wanted: Any) -> bool:
         same = value == wanted or (isinstance(value, str | list | dict) and str(value) == str(wanted))
         return same == (sign != "!=")
     numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (value, wanted))
-    texts = isinstance(value, str) and isinstance(wanted, str)
-    return (numbers or texts) and OPERATORS[sign](value, wanted)
+    return numbers and OPERATORS[sign](value, wanted)
 
 
 def _order(value: Any) -> tuple[bool, Any]:

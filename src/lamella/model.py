@@ -69,8 +69,8 @@ class Model:
         inputs: as in `preprocess`. Raises RequestError.
         """
         parts = []
-        if isinstance(inputs, str | os.PathLike):
-            raise RequestError(f"{inputs}: predict takes a list of paths")
+        if isinstance(inputs, str | os.PathLike | Image.Image) or not hasattr(inputs, "__len__"):
+            raise RequestError(f"predict takes a list of paths or images, or a tensor, and not {inputs!r}")
         with evaluation(self.network):
             for start in range(0, len(inputs), BATCH):
                 output = self.network(self.preprocess(inputs[start : start + BATCH]))
@@ -89,7 +89,12 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
     archive.restore(network, archive.find(path, checkpoint), "network.")
     seen = {name: config["data"][name] for name in SEEN if name in config["data"]}
     arguments.check(Data, seen, place="data", supplied=("source", "batch_size"))
-    shape, place = tuple(seen["shape"]), torch.device(device)
+    shape = tuple(seen["shape"])
+    try:
+        place = torch.device(device)
+        network.to(place)
+    except (RuntimeError, AssertionError) as error:
+        raise RequestError(f"device {device!r} cannot be used: {first_line(error)}") from error
     classes = None
     if fields["metric"] == "accuracy":
         classes = list(map(str, seen.get("classes") or range(seen["num_classes"])))
@@ -99,4 +104,4 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
         normalize = Normalize.of(seen.get("mean"), seen.get("std"), shape).to(place) if fields["images"] else None
     except (TypeError, ValueError) as error:
         raise RequestError(f"data.mean or data.std of {path}/config.yaml: {first_line(error)}", "data.mean") from error
-    return Model(network.to(place).eval(), loss, classes, shape, normalize, place)
+    return Model(network.eval(), loss, classes, shape, normalize, place)

@@ -19,6 +19,7 @@ from lamella import project, records
 from lamella.errors import RequestError
 from lamella.records import METRICS
 
+OWN = ("run.json", "config.yaml", METRICS, "log.txt", "git.patch")
 EVENTS = "events.out.tfevents.*"
 PACKAGES = ("lamella", "torch", "torchvision", "pytorch-lightning", "hydra-core")
 
@@ -180,6 +181,14 @@ class _Tee:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def check_free(path: Path) -> None:
+    """Raise RequestError where a result would take the place of what is no file, or of a file that a run lives by."""
+    if path.exists() and not path.is_file():
+        raise RequestError(f"--out {path}: this is no file")
+    if path.name in OWN and (path.parent / "run.json").exists():
+        raise RequestError(f"--out {path}: the run lives by this file; choose another name")
 
 
 def write(path: Path, text: str) -> None:

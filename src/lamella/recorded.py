@@ -50,7 +50,9 @@ def tested(fields: Mapping[str, Any], config: Mapping[str, Any], overrides: Sequ
     """
     base = {**config, "visuals": {}, "trainer": {"_target_": "pytorch_lightning.Trainer", "devices": 1}}
     keys = [text.partition("=")[0] for text in overrides]
-    for key in keys:
+    for text, key in zip(overrides, keys, strict=True):
+        if key == text:
+            raise RequestError(f"{text}: an override is KEY=VALUE")
         if key.partition(".")[0] not in TESTED_WITH:
             raise RequestError(
                 f"{key} cannot be another than in training; a run is tested on other data or another device:\n"
@@ -68,7 +70,7 @@ def tested(fields: Mapping[str, Any], config: Mapping[str, Any], overrides: Sequ
     others = [text for text in overrides if text not in composed]
     known = [key for group in TESTED_WITH for key, _ in walk(base[group], group)]
     changed = change(base, fields["reads"], others, known, "is no key of the run's config")
-    for name in ("shape", "num_classes", "classes"):
+    for name in ("shape", "num_classes", "classes", "mean", "std"):
         was, now = config["data"].get(name), changed["data"].get(name)
         if was != now:
             raise RequestError(

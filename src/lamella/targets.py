@@ -104,6 +104,9 @@ def check(
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise RequestError(f"{key} is {node!r}; it takes a mapping with a `_target_`", key)
+    unnamed = [name for name in node if not isinstance(name, str)]
+    if unnamed:
+        raise RequestError(f"{key}.{unnamed[0]}: an argument has a name, and not {unnamed[0]!r}", f"{key}.{unnamed[0]}")
     for place, value in _scalars(node, key):
         if isinstance(value, str) and "${" in value:
             # Hydra would resolve it as it calls the target, and an interpolation may call anything.

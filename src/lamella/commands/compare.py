@@ -78,7 +78,8 @@ def _settings(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[
 
 def _results(names: Sequence[str], fields: Sequence[Mapping[str, Any]]) -> str:
     """Epochs and metrics that differ, each with how far it is from the first run's."""
-    columns = [{"epochs": one["epochs"], "best epoch": one["best_epoch"], **one["metrics"]} for one in fields]
+    plain = ("parameters", "epochs", "best_epoch", "seconds")
+    columns = [{name: one.get(name) for name in plain} | one["metrics"] for one in fields]
     return _section(
         "results",
         names,
@@ -92,7 +93,7 @@ def _results(names: Sequence[str], fields: Sequence[Mapping[str, Any]]) -> str:
 def _against(value: Any, first: Any) -> str:
     if value is None:
         return NONE
-    places = ".4f" if isinstance(value, float) else ""
+    places = ".4f" if isinstance(value, float) else ","
     return f"{value:{places}}" + ("" if first is None or first == value else f" ({value - first:+{places}})")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamella import recorded, records, summary
 from lamella.errors import RequestError
-from lamella.record import write
+from lamella.record import check_free, write
 
 if TYPE_CHECKING:
     from lamella.evaluation import Evaluation
@@ -31,6 +31,8 @@ def main(arguments: list[str]) -> int:
 
     fields, config = records.read(options.run)
     config = recorded.tested(fields, config, options.overrides)
+    out = options.out or options.run / "eval.json"
+    check_free(out)
     if note := records.unfinished(fields):
         print(note, file=sys.stderr)
 
@@ -41,8 +43,10 @@ def main(arguments: list[str]) -> int:
     file = archive.find(options.run, options.checkpoint)
     archive.restore(experiment.task, file)
     print(f"Using {experiment.device.accelerator} device")
+    same = archive.load(file).get(type(experiment.data).__qualname__) == experiment.data.state_dict()
+    if not same and not options.overrides:
+        print("note: these are not the samples that the run was trained and tested with", file=sys.stderr)
     result = evaluate(experiment, options.run)
-    out = options.out or options.run / "eval.json"
     data: dict[str, Any] = {
         "checkpoint": str(file),
         "overrides": options.overrides,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lamella.build import Experiment
     from lamella.data import Data
 
+IMAGES = ": grey (1 channel) or RGB, resized (bilinear, antialiased), (pixel / 255 - mean) / std of each channel"
 LARGEST = 1e-4  # difference that is let through
 SAMPLES = 1000
 
@@ -114,12 +115,17 @@ def _batches(data: "Data") -> "Iterator[Tensor]":
 
 def _metadata(experiment: "Experiment", node: Mapping[str, Any]) -> dict[str, str]:
     """What it takes to use the file: how its input is made, and what the columns of its output are."""
+    from lamella.task import LABELS
+
     images = experiment.data.images
-    known = {
+    known: dict[str, Any] = {
         "shape": experiment.data.shape,
         "classes": experiment.data.classes if experiment.metric == "accuracy" else None,
         "mean": node.get("mean") if images else None,
         "std": node.get("std") if images else None,
-        "input": "float32, (batch, *shape)" + (": (pixel / 255 - mean) / std of each channel" if images else ""),
+        "input": "float32, (batch, *shape)" + (IMAGES if images else ""),
     }
+    if experiment.metric == "accuracy":
+        squashed = "sigmoid" if isinstance(experiment.loss, LABELS) else "softmax"
+        known["output"] = f"float32, (batch, classes): logits, of which {squashed} makes probabilities"
     return {name: json.dumps(value) for name, value in known.items()}

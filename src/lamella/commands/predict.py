@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamella import records, summary
 from lamella.errors import RequestError
-from lamella.record import write
+from lamella.record import check_free, write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,8 @@ def main(arguments: list[str]) -> int:
         raise RequestError(f"--out {options.out}: its ending says the format: .csv, .json or .jsonl")
     if options.out and not options.out.absolute().parent.is_dir():
         raise RequestError(f"--out {options.out}: there is no directory {options.out.parent}")
+    if options.out:
+        check_free(options.out)
     fields, _ = records.read(options.run)
     if note := records.unfinished(fields):
         print(note, file=sys.stderr)

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lamella import records, summary
+from lamella.conf import walk
 from lamella.errors import RequestError
+from lamella.recorded import change
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOVED = ("data.root", "data.source.root")
 # Times, which are never the same.
 MEASURED = ("seconds", "samples_per_second")
 
@@ -23,8 +26,12 @@ MEASURED = ("seconds", "samples_per_second")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("lamella reproduce", description="Train again from the record, and compare.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
-    path: Path = parser.parse_args(arguments).run
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"where its data is now: {', '.join(MOVED)}")
+    options = parser.parse_args(arguments)
+    path: Path = options.run
     fields, config = records.read(path)
+    there = [key for key, _ in walk(config) if key in MOVED]
+    config = change(config, fields["reads"], options.overrides, there, "is to be as it was in the run")
 
     from lamella import archive, build
     from lamella.attempt import attempt, begin, take_part
@@ -37,7 +44,7 @@ def main(arguments: list[str]) -> int:
     if not epochs:
         raise RequestError(f"{path}: it has not finished an epoch, so there is nothing to compare with")
     if not finished:
-        print(f"the run is {fields['status']}: the {len(epochs)} epochs that it has are compared, not the end")
+        print(f"the run is {fields['status']}: the {len(epochs)} epochs that it has are compared, and not its end")
     config = _as_it_was(fields, config)
     experiment = build.experiment(config)
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -40,15 +40,15 @@ def main(arguments: list[str]) -> int:
         found = runs(options.directory)
     for warning in damaged:
         print(f"left out: {warning.message}", file=sys.stderr)
-    if options.filter:
-        found = found.where(options.filter)
+    columns = options.columns.split(",") if options.columns else None
+    for column in columns or []:
+        found.check(column)
     if options.sort:
         found = found.by(options.sort, options.reverse)
     elif options.reverse:
         found.reverse()
-    columns = options.columns.split(",") if options.columns else None
-    for column in columns or []:
-        found.check(column)
+    if options.filter:
+        found = found.where(options.filter)
     if options.json:
         rows = [
             {"directory": str(record.path), **record.fields}
@@ -73,7 +73,7 @@ def _columns(found: "Runs") -> list[str]:
 
 
 def _csv(found: "Runs", columns: list[str] | None) -> None:
-    rows = [record.row() if columns is None else {key: record.get(key) for key in columns} for record in found]
+    rows = found.rows() if columns is None else [{key: record.get(key) for key in columns} for record in found]
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = csv.DictWriter(sys.stdout, columns or names, lineterminator="\n")
     table.writeheader()
@@ -81,12 +81,12 @@ def _csv(found: "Runs", columns: list[str] | None) -> None:
 
 
 def _table(found: "Runs", columns: list[str], shortened: bool) -> str:
-    rows = [[{"best_epoch": "best", "seconds": "time"}.get(name, name) for name in columns]]
+    rows, common = [columns], set.intersection(*(set(record.fields["overrides"]) for record in found))
     for record in found:
         cells = [_cell(name, record.get(name)) for name in columns]
         if shortened:
-            at = columns.index("overrides")
-            cells[at] = shorten(cells[at], WIDE, placeholder=" …")
+            overrides = sorted(record.fields["overrides"], key=lambda text: text in common)  # what differs comes first
+            cells[columns.index("overrides")] = shorten(" ".join(overrides) or "-", WIDE, placeholder=" …")
         rows.append(cells)
     return summary.table(rows)
 
