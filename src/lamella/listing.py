@@ -195,7 +195,7 @@ def runs(directory: str | os.PathLike[str] = "outputs") -> Runs:
             found.append(Record(Path(path), records.read_fields(Path(path))))
         except RequestError as error:
             warnings.warn(str(error), stacklevel=2)
-    found.sort(key=lambda record: (str(record.fields["started"]), record.path))
+    found.sort(key=lambda record: (record.fields["started"], str(record.path)))
     return found
 
 

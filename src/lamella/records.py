@@ -3,11 +3,13 @@
 import errno
 import fcntl
 import json
+import os
 import stat
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
+from types import NoneType
 from typing import Any
 
 import yaml
@@ -30,15 +32,15 @@ KINDS: dict[str, Any] = {  # what every reader takes for granted
     "choices": dict,
     "epochs": int,
     "steps": int,
-    "seconds": int | float,
+    "seconds": (int, float),
     "started": str,
     "metrics": dict,
-    "best_epoch": int | None,
+    "best_epoch": (int, NoneType),
     "versions": dict,
-    "git": dict | None,
+    "git": (dict, NoneType),
 }
 LATER: dict[str, Any] = {"environment": dict, "inexact": list}  # what is there after the start
-HELD: dict[str, Any] = {"overrides": str, "reads": str, "choices": str, "metrics": int | float}
+HELD: dict[str, Any] = {"overrides": str, "reads": str, "choices": str, "metrics": (int, float)}
 OPEN: set[Path] = set()  # runs that this process writes
 
 
@@ -96,14 +98,15 @@ def read_fields(path: Path) -> dict[str, Any]:
 
 def text(path: Path, name: str) -> str:
     """What a file of a run holds. Raises RequestError for a link that leads out of it, and OSError."""
-    file = path / name
-    kind = file.lstat().st_mode
+    file = f"{path}/{name}"  # of ten thousand runs, paths as objects would take a third of the time
+    kind = os.lstat(file).st_mode
     if stat.S_ISLNK(kind):
-        _check_link(path, file)
-        kind = file.stat().st_mode
+        _check_link(path, path / name)
+        kind = os.stat(file).st_mode
     if not stat.S_ISREG(kind):
-        raise OSError(errno.EINVAL, "no ordinary file", str(file))
-    return file.read_text()
+        raise OSError(errno.EINVAL, "no ordinary file", file)
+    with open(file) as opened:
+        return opened.read()
 
 
 def _check_link(path: Path, entry: Path) -> None:
