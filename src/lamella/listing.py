@@ -18,12 +18,9 @@ from lamella.conf import check, walk
 from lamella.errors import RequestError, nearest
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may be built without its parser in C
-OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+ORDER: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
-    "!=": operator.ne,
-    "==": operator.eq,
-    "=": operator.eq,
     "<": operator.lt,
     ">": operator.gt,
 }
@@ -43,8 +40,9 @@ class Record:
 
     def __getitem__(self, key: str) -> Any:
         """The value of a key of the record, of its metrics or of the config. Raises KeyError where it has none."""
-        own = {"directory": str(self.path), "age": self.age}
-        for found in (own, self.fields, self.fields["metrics"], self.settings, self.fields["choices"]):
+        if key in ("directory", "age"):
+            return str(self.path) if key == "directory" else self.age
+        for found in (self.fields, self.fields["metrics"], self.settings, self.fields["choices"]):
             if key in found:
                 return found[key]
         first, *rest = key.split(".")
@@ -67,7 +65,7 @@ class Record:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What its overrides set; what is no plain value is left to the config."""
-        plain = summary.settings([text for text in self.fields["overrides"] if isinstance(text, str)])
+        plain = summary.settings(self.fields["overrides"])
         return {key: value_of(text) for key, text in plain.items() if re.fullmatch(r"[\w.+/-]+", text)}
 
     def _group(self, name: str) -> Any:
@@ -158,7 +156,7 @@ class Runs(list[Record]):
         value = given[1:-1] if quoted else value_of(given)
         if not quoted and given[0] != "[" and " " in given:
             raise RequestError(f"{text!r}: a value with a space stands in quotes, and `and` or `or` between conditions")
-        if sign in ("<", "<=", ">", ">=") and not isinstance(value, int | float):
+        if sign in ORDER and not isinstance(value, int | float):
             raise RequestError(f"{text!r}: {sign} compares with a number, and {given!r} is none")
         return key, sign, value
 
@@ -230,11 +228,10 @@ def value_of(text: str) -> Any:
 
 
 def _meets(value: Any, sign: str, wanted: Any) -> bool:
-    if sign in ("=", "==", "!="):
+    if sign not in ORDER:
         same = value == wanted or (isinstance(value, str | list | dict) and str(value) == str(wanted))
         return same == (sign != "!=")
-    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (value, wanted))
-    return numbers and OPERATORS[sign](value, wanted)
+    return isinstance(value, int | float) and ORDER[sign](value, wanted)
 
 
 def _order(value: Any) -> tuple[bool, Any]:
