@@ -6,19 +6,19 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from lamella import build, summary
 from lamella.build import Experiment
 from lamella.errors import RequestError, first_line
 from lamella.fit import Outcome, fit, rank
 from lamella.interrupts import Interrupted, Interrupts
-from lamella.names import claim
 from lamella.record import Run
 from lamella.records import read
 from lamella.task import NonFiniteLoss
@@ -41,9 +41,13 @@ def environment(experiment: Experiment) -> dict[str, Any]:
 
 
 def begin(
-    experiment: Experiment, parent: Path, name: str, config: str, overrides: Sequence[str], **composed: Any
+    experiment: Experiment,
+    make: Callable[[], Path],
+    config: Mapping[str, Any],
+    overrides: Sequence[str],
+    **composed: Any,
 ) -> Run:
-    """A new run in `parent/name`, or `parent/name_2` where that is there. Raises RequestError.
+    """A new run in the directory that `make` makes. Raises RequestError.
 
     composed: what its record says of the config beside it, as its reads and choices.
     """
@@ -58,7 +62,7 @@ def begin(
         "metric": experiment.metric,
         "job": os.environ.get(JOB),
     }
-    return Run.start(claim(parent, name), config, fields | composed)
+    return Run.start(make(), yaml.safe_dump(config, sort_keys=False, allow_unicode=True), fields | composed)
 
 
 def attempt(experiment: Experiment, record: Run) -> int:

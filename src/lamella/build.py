@@ -80,16 +80,19 @@ class Experiment:
         return Task(network, self.loss, self.optimizer, self.schedule, self.metric, self.seed)
 
 
-def experiment(config: Mapping[str, Any], references: Collection[str] | None = None) -> Experiment:
+def experiment(
+    config: Mapping[str, Any], references: Collection[str] | None = None, data: Data | None = None
+) -> Experiment:
     """Build what a resolved config describes.
 
     references: the keys that are read by interpolation. A key that is no argument and that nothing reads is an
-    error; None leaves this unchecked, for a config that has been composed before. Raises RequestError.
+    error; None leaves this unchecked, for a config that has been composed before. data: what the config's data group
+    gives, where it was read before. Raises RequestError.
     """
     builder = _Builder(config, references)
     place = builder.device()
     name, seed = builder.root()
-    data = builder.data()
+    data = data or builder.data()
     plan, freeze = builder.network(data.shape), builder.freeze()
     loss = builder.loss()
     metric = metric_for(loss, data.train.targets)

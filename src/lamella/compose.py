@@ -3,27 +3,24 @@
 Nothing here imports torch, so that `lamella train --cfg job` answers within a second.
 """
 
+import copy
 import os
 import re
-import shutil
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lamella import conf
 from lamella.errors import RequestError
 from lamella.explain import refusal
 from lamella.guard import guarded
-from lamella.names import check_name, claim, slug
 
 OUTPUTS = Path("outputs")
 # Hydra's options that print something and run nothing, and those that are written with an equals sign.
@@ -35,25 +32,23 @@ HYDRA_OPTIONS = ("cfg", "c", "info", "i", "package", "p", "config-path", "cp", "
 class Job:
     """One composed config, resolved to plain values.
 
-    text: the same as YAML. overrides: what the command line set. sweep: the sweep's directory, None for a single
-    run. references: the keys that something interpolates; a key that nothing reads is a typo. reads: the keys whose
-    whole value is another one's, by the key of that one. choices: the option of each group.
+    overrides: what the command line set. references: the keys that something interpolates; a key that nothing reads
+    is a typo. reads: the keys whose whole value is another one's, by the key of that one. choices: the option of each
+    group.
     """
 
     config: dict[str, Any]
-    text: str
     overrides: list[str]
-    sweep: Path | None
-    number: int
     references: frozenset[str]
     reads: dict[str, str]
     choices: dict[str, str]
 
 
-def run(task: Callable[[Job], int], arguments: list[str], check: Callable[[Job], None]) -> int:
-    """Compose `conf/` with the overrides in `arguments` and call `task` with each job; returns the exit status.
+def run(task: Callable[[Job], int], arguments: list[str], project: Path = conf.PROJECT) -> int:
+    """Compose the configs with the overrides in `arguments` and call `task` with the job; returns the exit status.
 
-    check: called with each job of a sweep before the first one is run; what it raises is reported, and nothing is run.
+    With -m the sweeper that the config names does what it does with the jobs, and `task` is not called. project: the
+    folder that comes before Lamella's own configs.
     """
     # argparse, which Hydra uses, takes no override after -m that others stand before.
     arguments = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
@@ -61,25 +56,17 @@ def run(task: Callable[[Job], int], arguments: list[str], check: Callable[[Job],
     for wrong in filter(None, (_hidden(), *map(_misread, arguments))):
         print(f"error: {wrong}", file=sys.stderr)
         return 2
-    sweeps = _resolvers(arguments)
+    _resolvers()
     multirun = any(option == "-m" or (option[:4] == "--mu" and "--multirun".startswith(option)) for option in options)
-    if (multirun or "hydra.mode=MULTIRUN" in arguments) and not options & PRINTING:
-
-        def checked(job: Job) -> int:
-            check(job)
-            return 0
-
-        status = None
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # there is a directory to take away
-        try:
-            status = _composed(checked, arguments)
-        finally:
-            if status != 0:
-                for path in sweeps:
-                    shutil.rmtree(path, ignore_errors=True)
-        if status:
-            return status
-    return _composed(task, arguments)
+    stray = [argument for argument in arguments if argument.startswith("sweep.")]
+    if stray and not (multirun or "hydra.mode=MULTIRUN" in arguments or options & PRINTING):
+        print(f"error: {stray[0]}: this is for a sweep, which takes -m", file=sys.stderr)
+        return 2
+    kept, conf.PROJECT = conf.PROJECT, project
+    try:
+        return _composed(task, arguments)
+    finally:
+        conf.PROJECT = kept
 
 
 def one(overrides: list[str]) -> Job:
@@ -90,10 +77,20 @@ def one(overrides: list[str]) -> Job:
         jobs.append(job)
         return 0
 
-    status = run(keep, overrides, lambda job: None)
+    status = run(keep, overrides)
     if status:
         raise SystemExit(status)
     return jobs[0]
+
+
+def member(loader: ConfigLoader, config: DictConfig, overrides: Sequence[str]) -> Job:
+    """One job of a sweep. loader, config: Hydra's, as a sweeper gets them. Raises as `job` and Hydra do."""
+    cfg = loader.load_sweep_config(config, list(overrides))
+    HydraConfig.instance().set_config(cfg)
+    own = copy.deepcopy(cfg)
+    with read_write(own), open_dict(own):
+        del own["hydra"]
+    return job(own, list(overrides), dict(cfg.hydra.runtime.choices))
 
 
 def _hidden() -> str | None:
@@ -133,8 +130,8 @@ def _misread(argument: str) -> str | None:
 
 
 def _composed(task: Callable[[Job], int], arguments: list[str]) -> int:
-    """Call `task` with each job that Hydra composes; returns the largest of the statuses."""
-    statuses, told, unforeseen = [0], set[str](), list[Exception]()
+    """Call `task` with the job that Hydra composes; returns its status."""
+    statuses, unforeseen = [0], list[Exception]()
     command_line, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
 
     def one(cfg: DictConfig) -> None:
@@ -146,12 +143,12 @@ def _composed(task: Callable[[Job], int], arguments: list[str]) -> int:
         overrides: Any = OmegaConf.to_container(running.overrides.task, resolve=False)
         choices = dict(running.runtime.choices)
         try:
-            job = _job(cfg, overrides, choices)
+            composed = job(cfg, overrides, choices)
         except Exception as error:
             wrong: Exception = error
         else:
             try:
-                statuses.append(task(job))
+                statuses.append(task(composed))
                 return
             except RequestError as error:
                 wrong = error
@@ -161,11 +158,7 @@ def _composed(task: Callable[[Job], int], arguments: list[str]) -> int:
         if full_error == "1":
             raise wrong
         statuses.append(2)
-        block = refusal(wrong, overrides, choices)
-        if block not in told:  # several members of a sweep may be wrong for one reason
-            told.add(block)
-            sweep = running.mode == RunMode.MULTIRUN
-            print(block + (f"\n  in the job {' '.join(overrides)}" if sweep else ""), file=sys.stderr)
+        print(refusal(wrong, overrides, choices), file=sys.stderr)
 
     sys.argv = ["lamella train", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors, where it would print them
@@ -183,7 +176,8 @@ def _composed(task: Callable[[Job], int], arguments: list[str]) -> int:
     return max(statuses)
 
 
-def _job(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Job:
+def job(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Job:
+    """A config that Hydra has composed, as plain values. Raises RequestError, and what OmegaConf raises."""
     for group in conf.GROUPS:
         node, choice = cfg.get(group), choices.get(group)
         if not isinstance(node, DictConfig):
@@ -197,45 +191,33 @@ def _job(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Job:
     written = OmegaConf.to_yaml(cfg)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
-    running = HydraConfig.get()
-    if running.job.chdir:
+    if HydraConfig.get().job.chdir:
         raise RequestError(
             "hydra.job.chdir is true; run directories are made below the working directory, leave it out"
         )
-    sweep = Path(running.sweep.dir) if running.mode == RunMode.MULTIRUN else None
-    number = int(running.job.num) if sweep else 0
     # A network's file reads its own scalars, also where the layers that do so are overridden.
     path = conf.find(f"network/{choices.get('network')}")
     texts = [written, path.read_text()] if path else [written]
     found = [name for text in texts for name in re.findall(r"\$\{(?:\w+:)?([\w.\[\]-]+)", text)]
     references = frozenset(re.sub(r"\[.*", "", name) for name in found)
-    resolved = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     chosen = {group: str(choices[group]) for group in (*conf.GROUPS, "experiment") if choices.get(group)}
-    plain = {str(key): value for key, value in config.items()}
+    plain = {str(key): value for key, value in config.items() if key != "sweep"}
     unresolved = conf.walk(OmegaConf.to_container(cfg))
     matched = ((key, re.fullmatch(r"\$\{(\w[\w.]*)\}", value)) for key, value in unresolved if isinstance(value, str))
     reads = {key: read[1] for key, read in matched if read}
-    return Job(plain, resolved, overrides, sweep, number, references, reads, chosen)
+    return Job(plain, overrides, references, reads, chosen)
 
 
-def _resolvers(arguments: list[str]) -> list[Path]:
-    """What Lamella's own configs interpolate. Returns the list that gets the sweep's directory once it is claimed."""
-    sweeps: list[Path] = []
+def _resolvers() -> None:
+    """What Lamella's own configs interpolate."""
 
     def class_folders(root: str) -> list[str]:
         from lamella.data.sources import class_folders
 
         return class_folders(root)
 
-    def sweep_dir(name: Any) -> str:
-        if not sweeps:
-            sweeps.append(claim(OUTPUTS / check_name(name), slug([a for a in arguments if not a.startswith("-")])))
-        return str(sweeps[0])
-
     OmegaConf.register_new_resolver("length", len, replace=True)
     OmegaConf.register_new_resolver("class_folders", class_folders, replace=True)
-    OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True)
-    return sweeps
 
 
 def _set(name: str, value: str | None) -> None:

@@ -22,7 +22,7 @@ FIXED: dict[str, Any] = {
     "hydra_logging": QUIET,
     "job.env_set": {},
     "run.dir": ".",
-    "sweep.dir": "${sweep_dir:${name}}",
+    "sweep.dir": ".",
     "sweep.subdir": ".",
     "output_subdir": None,
 }

@@ -52,3 +52,37 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
         figure.savefig(file, dpi=120)
     except (OSError, ValueError) as error:
         raise RequestError(f"--plot {file}: {first_line(error)}") from error
+
+
+def against(points: Mapping[str, Sequence[tuple[Any, Sequence[float]]]], metric: str, file: Path) -> None:
+    """A metric against each swept key: a chart for each, members as points, the means of equal values as a line.
+
+    points: by key, a value of it and the metric of the members that have it. Raises RequestError where matplotlib is
+    not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise RequestError(f"{file.name} takes matplotlib; pip install lamella[plot]") from error
+    figure = Figure(figsize=(4.5 * len(points), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(points), squeeze=False, sharey=True)[0]
+    for axis, (key, found) in zip(axes, points.items(), strict=True):
+        values: dict[Any, list[float]] = {}
+        for value, scores in found:
+            values.setdefault(value, []).extend(scores)
+        numbers = all(isinstance(value, int | float) for value in values)
+        order = sorted(values) if numbers else sorted(values, key=str)
+        places = order if numbers else list(range(len(order)))
+        for place, value in zip(places, order, strict=True):
+            axis.plot([place] * len(values[value]), values[value], "o", color="C0", alpha=0.5, markersize=5)
+        means = [(place, sum(v) / len(v)) for place, v in zip(places, (values[one] for one in order), strict=True) if v]
+        if means:
+            axis.plot(*zip(*means, strict=True), "-", color="C0")
+        if numbers and len(order) > 2 and order[0] > 0 and order[-1] / order[0] >= 50:
+            axis.set_xscale("log")
+        if not numbers:
+            axis.set_xticks(places, [str(value) for value in order])
+        axis.set_xlabel(key)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(metric)
+    figure.savefig(file, dpi=120)

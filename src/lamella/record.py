@@ -81,9 +81,15 @@ class Run:
 
     @classmethod
     def start(cls, path: Path, config: str, fields: Mapping[str, Any]) -> "Run":
-        """A new run in the directory `path`, which is there and empty. Raises RequestError where it is full."""
+        """A new run in the directory `path`, which is there: what stands in it, from a start that failed, goes.
+
+        Raises RequestError where it cannot be written.
+        """
         try:
             run = cls(path)
+            for left in path.iterdir():
+                if left.name != "log.txt":
+                    left.unlink()
             run.configure(config)
             run.update(
                 format=records.FORMAT,

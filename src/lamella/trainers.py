@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import Precision
 from pytorch_lightning.profilers import Profiler
@@ -54,6 +55,16 @@ def every(text: Any) -> Every:
             "trainer.checkpoint_every",
         )
     return Every(steps=number) if found[2].startswith("step") else Every(seconds=60 * number)
+
+
+def processes(node: Mapping[str, Any], accelerator: str) -> int:
+    """How many processes share the work of a run."""
+    devices, nodes = node.get("devices", 1), node.get("num_nodes", 1)
+    if devices in ("auto", -1, "-1"):
+        devices = torch.cuda.device_count() if accelerator == "cuda" else 1
+    if isinstance(devices, str):
+        devices = int(devices) if devices.isdigit() else devices.split(",")
+    return (len(devices) if isinstance(devices, list) else int(devices)) * int(nodes)
 
 
 def trainer(

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
             texts.append(_text(build.experiment(job.config, job.references), options))
             return 0
 
-        status = compose.run(inspect, options.given, lambda job: None)
+        status = compose.run(inspect, options.given)
         print(*texts, sep="", end="\n" if texts else "")
         return status
 

@@ -5,14 +5,14 @@ lamella reproduce outputs/default/defaults
 
 import argparse
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from lamella import records, summary
 from lamella.conf import walk
 from lamella.errors import RequestError
+from lamella.names import claim
 from lamella.recorded import change
 
 if TYPE_CHECKING:
@@ -47,11 +47,10 @@ def main(arguments: list[str]) -> int:
         print(f"the run is {fields['status']}: the {len(epochs)} epochs that it has are compared, and not its end")
     config = _as_it_was(fields, config)
     experiment = build.experiment(config)
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     before = {name: archive.weights(archive.find(path, name)) for name in (("best", "last") if finished else ())}
     same = {name: fields[name] for name in ("reads", "choices")}
-    parent, name = OUTPUTS / experiment.name, path.resolve().name
-    record = begin(experiment, parent, name, text, fields["overrides"], reproduces=str(path), **same)
+    make = partial(claim, OUTPUTS / experiment.name, path.resolve().name)
+    record = begin(experiment, make, config, fields["overrides"], reproduces=str(path), **same)
     again = record.path
     status = attempt(experiment, record)
     if status:

@@ -1,4 +1,4 @@
-"""lamella resume RUN [KEY=VALUE…]: finish what was interrupted, in place.
+"""lamella resume RUN [KEY=VALUE…]: finish what was interrupted, a run or a sweep, in place.
 
 lamella resume outputs/default/defaults
 lamella resume outputs/default/defaults trainer.max_epochs=20
@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from lamella import sweeps
 from lamella.conf import walk
 from lamella.errors import RequestError
 from lamella.record import Run
@@ -33,7 +34,7 @@ WHY = "cannot change while a run goes on: the record of the run counts, and conf
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("lamella resume", description="Finish what was interrupted, in place.")
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("run", metavar="RUN", type=Path, help="the directory of a run or of a sweep")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"one of {', '.join(FREE)}")
     options = parser.parse_args(arguments)
     return go_on(options.run, options.overrides)
@@ -41,6 +42,11 @@ def main(arguments: list[str]) -> int:
 
 def go_on(path: Path, overrides: Sequence[str]) -> int:
     """Finish the run in `path`, as it was recorded; returns the exit status. Raises RequestError."""
+    if not (path / "run.json").exists():
+        if sweeps.is_sweep(path):
+            return _sweep(path, overrides)
+        if planned := sweeps.planned(path):
+            return _begin(path, planned, overrides)
     fields, config = read(path)
     there = {key for key, _ in walk(config)}
     changed = change(config, fields["reads"], overrides, [key for key in FREE if key in there], WHY)
@@ -75,6 +81,37 @@ def go_on(path: Path, overrides: Sequence[str]) -> int:
         record.update(status="running", overrides=[*kept, *overrides])
         record.configure(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
     return attempt(experiment, record)
+
+
+def _sweep(path: Path, overrides: Sequence[str]) -> int:
+    """Finish a whole sweep, as it was planned."""
+    if overrides:
+        raise RequestError(f"{overrides[0]}: a sweep goes on as it was planned; give the directory of one member")
+    from lamella import search, sweeping
+
+    if "search" in sweeps.Sweep(path).fields:
+        return search.resume(path)
+    return sweeping.resume(path)
+
+
+def _begin(path: Path, member: sweeps.Member, overrides: Sequence[str]) -> int:
+    """Begin the member of a sweep that is planned for `path`."""
+    if overrides:
+        raise RequestError(f"{overrides[0]}: {path} is not begun yet, and its sweep has planned it; leave this out")
+    from lamella import build
+    from lamella.attempt import attempt, begin, take_part
+    from lamella.fit import rank
+
+    if rank() > 0:
+        return take_part()
+
+    def make() -> Path:
+        path.mkdir(exist_ok=True)
+        return path
+
+    experiment = build.experiment(member.config)
+    own = {"reads": member.reads, "choices": member.choices}
+    return attempt(experiment, begin(experiment, make, member.config, member.overrides, **own))
 
 
 def _finished(path: Path, fields: dict[str, Any]) -> str:

@@ -1,0 +1,45 @@
+"""Lamella's sweepers: every combination of the values, or a search with Optuna."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class Grid(Sweeper):
+    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
+        self.params = dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader, self.composed = hydra_context.config_loader, config
+
+    def sweep(self, arguments: list[str]) -> None:
+        self.warm_up()
+        from lamella import sweeping
+
+        sweeping.grid(self.loader, self.composed, [*_written(self.params), *arguments])
+
+    def warm_up(self) -> None:
+        """Let the jobs' imports begin while this process has its own."""
+        if "_target_" not in self.composed.hydra.launcher:
+            from lamella import processes
+
+            processes.warm_up()
+
+
+class Optuna(Grid):
+    def __init__(self, params: Mapping[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(params)
+        self.options = options
+
+    def sweep(self, arguments: list[str]) -> None:
+        self.warm_up()
+        from lamella import search
+
+        search.search(self.loader, self.composed, [*_written(self.params), *arguments], self.options)
+
+
+def _written(params: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in params.items()]

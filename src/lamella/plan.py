@@ -1,0 +1,97 @@
+"""The jobs of a sweep before the first one starts: each composed, built without weights, and frozen."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from lamella import build, compose, trainers
+from lamella import network as stack
+from lamella.build import Experiment
+from lamella.compose import Job
+from lamella.data import Data
+from lamella.errors import RequestError
+from lamella.explain import refusal
+from lamella.names import slug
+from lamella.sweeps import Member
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A member that can be run. parameters: of its network. processes: those that share its work."""
+
+    member: Member
+    experiment: Experiment
+    parameters: int
+    processes: int
+
+    def with_threads(self, threads: int | None) -> "Planned":
+        """With so many CPU threads where its config left that open and it runs on the CPU."""
+        device = self.member.config["device"]
+        if threads is None or device["threads"] is not None or self.experiment.device.accelerator != "cpu":
+            return self
+        config = {**self.member.config, "device": {**device, "threads": max(1, threads // self.processes)}}
+        return replace(self, member=replace(self.member, config=config))
+
+
+class Planner:
+    """Composes and checks jobs.
+
+    loader, config: Hydra's, as a sweeper gets them. alone: whether a member can have processes of its own.
+    """
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig, alone: bool = True) -> None:
+        self.loader, self.config, self.alone = loader, config, alone
+        self.data: dict[str, Data] = {}
+
+    def compose(self, overrides: Sequence[str]) -> Job:
+        """The config of one job. Raises RequestError, and what Hydra and OmegaConf raise."""
+        return compose.member(self.loader, self.config, overrides)
+
+    def plan(self, overrides: Sequence[str], trial: int | None = None) -> Planned:
+        """One job, composed and built on the meta device, where weights take no memory. Raises as `compose` does."""
+        job = self.compose(overrides)
+        data = json.dumps({key: value for key, value in job.config["data"].items() if key != "seed"}, default=str)
+        experiment = build.experiment(job.config, job.references, self.data.get(data))
+        self.data[data] = experiment.data
+        with torch.device("meta"):
+            network = experiment.plan.build()
+        stack.freeze(network, experiment.freeze)
+        processes = trainers.processes(job.config["trainer"], experiment.device.accelerator)
+        if processes > 1 and not self.alone:
+            raise RequestError(
+                "trainer: several processes in a job that has none of its own; "
+                "use hydra/launcher=local or hydra/launcher=slurm",
+                "trainer.strategy",
+            )
+        member = Member(slug(overrides), list(overrides), job.config, job.reads, job.choices, trial)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        return Planned(member, experiment, parameters, processes)
+
+    def plans(self, jobs: Iterable[Sequence[str]]) -> tuple[list[Planned], int, int]:
+        """All jobs; what cannot be run is said. Returns the others, each config once, and the numbers of both."""
+        planned: dict[str, Planned] = {}
+        invalid, count, told = 0, 0, set[str]()
+        for overrides in jobs:
+            count += 1
+            try:
+                found = self.plan(overrides)
+            except Exception as error:
+                invalid += 1
+                block = refusal(error, list(overrides), self.choices())
+                if block not in told:  # several may be wrong for one reason
+                    told.add(block)
+                    print(f"{block}\n  in the job {' '.join(overrides)}", file=sys.stderr)
+            else:
+                planned.setdefault(json.dumps(found.member.config), found)
+        return list(planned.values()), count - invalid - len(planned), invalid
+
+    def choices(self) -> dict[str, Any]:
+        """The option of each group in what was composed last."""
+        return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}

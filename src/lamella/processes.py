@@ -1,0 +1,89 @@
+"""A run in a process of its own: forked where all that it imports is there already."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+from lamella import records
+
+# Imported once, for all processes that are forked from there.
+PRELOADED = ["lamella.__main__", "lamella.attempt", "lamella.commands.resume", "lamella.visuals"]
+CONTEXT = multiprocessing.get_context("forkserver")
+# What Lightning and Slurm tell the processes of a run that shares its work; a job begins a run of its own.
+RANKS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "LAMELLA_RUN", "MASTER_ADDR", "MASTER_PORT")
+WAIT = 0.1  # seconds between two looks at whether a run is free
+
+
+def warm_up() -> None:
+    """Begin to import what the jobs need, while something else is done."""
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+
+
+def start(path: Path, environ: Mapping[str, str], program: bool) -> Any:
+    """A process, as multiprocessing has them, that begins the run in `path` or goes on with it.
+
+    program: whether it is to be a program, which can start further processes with its command line.
+    """
+    own = {name: value for name, value in environ.items() if name not in RANKS}
+    process: Any = CONTEXT.Process(target=_run, args=(str(path), own, program))
+    process.start()
+    return process
+
+
+def output(path: Path) -> Path:
+    """The file for what a job prints; it stays where there is no log that says it."""
+    return path.with_name(f"{path.name}.out")
+
+
+def cause(path: Path, status: int) -> str:
+    """Why a job that has ended with `status` has not finished, in one line."""
+    fields = records.read_fields(path) if (path / "run.json").exists() else {}
+    if fields.get("status") == "failed" and fields.get("error"):
+        return " ".join(str(fields["error"]).split())
+    if status < 0:
+        hint = "; the machine may have run out of memory" if status == -signal.SIGKILL else ""
+        return f"ended by {signal.Signals(-status).name}{hint}"
+    if status > 128:
+        return f"interrupted by {signal.Signals(status - 128).name}"
+    try:
+        printed = output(path).read_text(errors="replace")
+    except OSError:
+        printed = ""
+    said = [line for line in printed.splitlines() if line.startswith("error: ")]
+    last = (printed.strip().splitlines() or [""])[-1]
+    return said[-1].removeprefix("error: ") if said else f"exit status {status}: {last}".rstrip(": ")
+
+
+def _run(path: str, environ: Mapping[str, str], program: bool) -> None:
+    """What a process does: `lamella resume`, which begins a member of a sweep too."""
+    os.environ.clear()
+    os.environ.update(environ)
+    file = os.open(output(Path(path)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    if sys.platform == "linux":  # or it would go on when the process that waits for it is killed
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    while records.alive(Path(path)):  # by a job of a sweep that was killed
+        time.sleep(WAIT)
+    if program:  # Lightning starts the other processes with this one's command line
+        os.execv(sys.executable, [sys.executable, "-m", "lamella", "resume", path])
+    sys.exit(begin(path))
+
+
+def begin(path: str) -> int:
+    """Begin the run in `path`, or go on with it, in this process; returns the exit status."""
+    sys.argv = ["lamella", "resume", path]
+    try:
+        # As a program would: what is above this module is its business.
+        return int(import_module("lamella.__main__").main())
+    except SystemExit as left:
+        return int(left.code or 0)

@@ -1,0 +1,130 @@
+"""What the command line of a sweep asks for: which values, where, and how its jobs run."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from lamella import compose, grid, launchers
+from lamella.errors import RequestError, nearest
+from lamella.names import check_name, slug
+from lamella.plan import Planned
+from lamella.slots import Slots
+from lamella.sweeps import Sweep
+
+# What can be an objective beside the metrics.
+FIELDS = ("seconds", "parameters", "epochs", "steps", "best_epoch")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The `sweep` key of a config."""
+
+    name: str | None = None
+    zip: Any = ()
+    skip_invalid: bool = False
+    max_failures: int | None = None
+    objectives: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "Options":
+        """Raises RequestError."""
+        given: Any = OmegaConf.to_container(config.get("sweep") or OmegaConf.create(), resolve=True)
+        known = [one.name for one in fields(cls)]
+        for key in given:
+            if key not in known:
+                raise RequestError(f"sweep.{key}: there is no such key; {nearest(key, known)}", f"sweep.{key}")
+        options = cls(**{key: one for key, one in given.items() if one is not None})
+        if options.name is not None:
+            named = isinstance(options.name, str) and "/" not in options.name and options.name.strip()
+            if not named or options.name.startswith("."):
+                raise RequestError(
+                    f"sweep.name is {options.name!r}; it names a directory, and takes a word", "sweep.name"
+                )
+        most = options.max_failures
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise RequestError(f"sweep.max_failures is {most!r}; it takes 1 or more, or null", "sweep.max_failures")
+        if not isinstance(options.skip_invalid, bool):
+            raise RequestError(
+                f"sweep.skip_invalid is {options.skip_invalid!r}; it takes true or false", "sweep.skip_invalid"
+            )
+        if not isinstance(options.objectives, list | tuple):
+            raise RequestError(
+                f"sweep.objectives is {options.objectives!r}; it takes a list, as [val/accuracy,seconds]",
+                "sweep.objectives",
+            )
+        return options
+
+    def check(self, monitor: str, metric: str) -> list[str]:
+        """The objectives; the monitor where there are none. Raises RequestError for one that no run gives."""
+        known = [f"{stage}/{name}" for stage in ("train", "val", "test") for name in ("loss", metric)] + list(FIELDS)
+        for name in self.objectives:
+            if name not in known:
+                raise RequestError(
+                    f"sweep.objectives: {name!r} is none; {nearest(str(name), known)}", "sweep.objectives"
+                )
+        return list(self.objectives) or [monitor]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for: values, and where and how the jobs run."""
+
+    options: Options
+    overrides: list[Override]
+    path: Path
+    launcher: dict[str, Any]
+
+    @classmethod
+    def of(cls, loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> "Request":
+        """Raises RequestError, and what Hydra's parser raises."""
+        options = Options.of(config)
+        launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=False)
+        launchers.check(launcher)
+        own = [text for text in arguments if not text.lstrip("+").startswith("sweep.")]
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(own)
+        given: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        line = [text for text in given if not text.lstrip("+").startswith("sweep.")]
+        parent = compose.OUTPUTS / check_name(OmegaConf.select(config, "name"))
+        return cls(options, overrides, parent / (options.name or slug(line)), launcher)
+
+    @property
+    def swept(self) -> list[str]:
+        return grid.swept(self.overrides)
+
+    def room(self) -> Slots | None:
+        """Where jobs run on this machine; None where another launcher runs them."""
+        return None if "_target_" in self.launcher else Slots(self.launcher.get("slots"))
+
+    def threads(self, jobs: int) -> int | None:
+        """The CPU threads of each of so many jobs, where its config leaves that open; None leaves it to torch."""
+        slots = self.room()
+        if slots is not None:
+            return max(1, slots.cores // max(1, slots.at_a_time(jobs)))
+        return self.launcher.get("cpus_per_task") or 1 if self.launcher["_target_"] == launchers.SLURM else None
+
+    def update(self, sweep: Sweep) -> None:
+        """Let a sweep that is there go on as this asks."""
+        swept = list(dict.fromkeys([*sweep.fields["swept"], *self.swept]))
+        sweep.update(swept=swept, launcher=self.launcher, max_failures=self.options.max_failures)
+        if self.options.objectives:
+            sweep.update(objectives=self.options.check(sweep.fields["monitor"], sweep.fields["metric"]))
+
+    def fields(self, planned: Planned, threads: int | None) -> dict[str, Any]:
+        """What `sweep.json` holds at first."""
+        return {
+            "arguments": sys.argv[1:],
+            "launcher": self.launcher,
+            "monitor": planned.experiment.monitor,
+            "metric": planned.experiment.metric,
+            "objectives": self.options.check(planned.experiment.monitor, planned.experiment.metric),
+            "swept": self.swept,
+            "threads": threads,
+            "max_failures": self.options.max_failures,
+        }

@@ -1,0 +1,155 @@
+"""A sweep, start to end: what is missing of the plan is run, and the members are put side by side."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
+
+from lamella import grid as values
+from lamella import launchers, sweeps
+from lamella.attempt import requeue
+from lamella.errors import RequestError
+from lamella.interrupts import Interrupts
+from lamella.leaderboard import Leaderboard, value
+from lamella.meter import Meter
+from lamella.names import slug
+from lamella.plan import Planner
+from lamella.plots import against
+from lamella.processes import cause, output
+from lamella.request import Request
+from lamella.slots import NOTICE, Job, Slots
+from lamella.sweeps import Member, Sweep
+
+
+def grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> None:
+    """Plan every combination of the values, and run what is missing.
+
+    Raises RequestError, and SystemExit with the exit status where it is not 0.
+    """
+    request = Request.of(loader, config, arguments)
+    jobs = values.jobs(request.overrides, values.pairs(request.options.zip))
+    planner = Planner(loader, config, alone=request.launcher.get("_target_") not in launchers.INSIDE)
+    with ExitStack() as stack:
+        known = sweeps.is_sweep(request.path)
+        sweep = stack.enter_context(sweeps.held(request.path)) if known else None
+        there = sweep.members if sweep else {}
+        planned, duplicates, invalid = planner.plans([job for job in jobs if slug(job) not in there])
+        if (invalid and not request.options.skip_invalid) or not (planned or there):
+            raise SystemExit(2)
+        if sweep is None:
+            fields = request.fields(planned[0], request.threads(len(planned)))
+            sweep = stack.enter_context(sweeps.held(request.path, fields))
+        elif "search" in sweep.fields:
+            raise RequestError(f"{request.path} is a search; choose another sweep.name", "sweep.name")
+        elif slug(jobs[0]) in there:
+            _say_if_changed(planner, there[slug(jobs[0])])
+        request.update(sweep)
+        sweep.add([one.with_threads(sweep.fields["threads"]).member for one in planned])
+        notes = [f"{duplicates} that say the same in other words dropped"] if duplicates else []
+        notes += [f"{invalid} that cannot be run left out"] if invalid else []
+        notes += [f"the largest network has {max(one.parameters for one in planned):,} parameters"] if planned else []
+        status = run(sweep, notes)
+    if status:
+        raise SystemExit(status)
+
+
+def resume(path: Path) -> int:
+    """Run what is missing of the sweep in `path`; returns the exit status. Raises RequestError."""
+    with sweeps.held(path) as sweep:
+        return run(sweep, [])
+
+
+def run(
+    sweep: Sweep,
+    notes: Sequence[str],
+    jobs: Iterator[Member] | None = None,
+    total: int | None = None,
+    marks: Callable[[], Mapping[str, str]] = dict,
+) -> int:
+    """Run what is missing, then show and save the leaderboard; returns the exit status.
+
+    notes: said about the plan. jobs: which members to run, in place of those that are not finished, and `total` how
+    many there are to be in all. marks: what the leaderboard says of a member in place of its status.
+    """
+    missing = sweep.unfinished()
+    done = len(sweep.members) - len(missing)
+    total = len(sweep.members) if total is None else total
+    launcher, limit = sweep.fields["launcher"], sweep.fields["max_failures"]
+    slots = Slots(launcher.get("slots")) if "_target_" not in launcher else None
+    at_a_time = slots.at_a_time(total - done) if slots else launcher.get("array_parallelism", 256)
+    said = [f"{total} job{'s' * (total != 1)}", *([f"{done} of them finished"] if done else []), *notes]
+    said += [f"{at_a_time} at a time"] if slots and done < total else []
+    print(f"{sweep.path}: {', '.join(said)}", flush=True)
+    failures: dict[str, str] = {}
+
+    def begun() -> Iterator[Job]:
+        for member in jobs or missing:
+            yield Job(sweep.path / member.name, member.config, label(sweep, member))
+
+    def over(job: Job, status: int, seconds: float) -> bool:
+        fields = sweep.record(job.path.name)
+        if fields and fields["status"] == "finished":
+            found = value(fields, sweep.fields["monitor"])
+            shown = f"{sweep.fields['monitor']} {found:.4f}" if found is not None else "finished"
+            meter.say(job.label, f"{shown}  {seconds:.1f} s")
+        elif interrupts.received:
+            meter.say(job.label, "interrupted", going=False)
+        else:
+            failures[job.path.name] = cause(job.path, status)
+            meter.say(job.label, f"failed: {failures[job.path.name]}")
+        if fields:
+            output(job.path).unlink(missing_ok=True)  # its log says as much
+        return limit is None or len(failures) < limit
+
+    with Interrupts(lambda: slots.kill() if slots else None, NOTICE) as interrupts, Meter(total, done) as meter:
+        if slots:
+            slots.run(begun(), meter, over, interrupts)
+        elif missing or jobs:
+            launchers.launch(launcher, sweep.path, begun(), at_a_time, over, interrupts)
+    _show(sweep, marks())
+    if failures:
+        stopped = f"; sweep.max_failures is {limit}" if limit is not None and len(failures) >= limit else ""
+        print(f"\n{len(failures)} failed{stopped}")
+        for name, why in failures.items():
+            log = sweep.path / name / "log.txt"
+            print(f"  {label(sweep, sweep.members[name])}: {why}\n    {log if log.exists() else output(log.parent)}")
+    if interrupts.received or failures:
+        print(f"\n{'interrupted; to go on' if interrupts.received else 'to try again'}: lamella resume {sweep.path}")
+    if interrupts.received:
+        requeue(interrupts.received)
+        return 128 + interrupts.received
+    return 1 if failures else 0
+
+
+def label(sweep: Sweep, member: Member) -> str:
+    """What a person calls a member: the values that were swept."""
+    swept = tuple(f"{key}=" for key in sweep.fields["swept"])
+    return " ".join(text for text in member.overrides if text.startswith(swept)) or member.name
+
+
+def _say_if_changed(planner: Planner, member: Member) -> None:
+    """One member stands for all: what its config would be by now."""
+    try:
+        now = planner.compose(member.overrides).config
+    except Exception:
+        return  # the plan counts
+    then = member.config
+    device = {**now.get("device", {}), "threads": then["device"]["threads"]}
+    if {**now, "device": device} != then:
+        print(
+            "conf/ says something else than when this sweep was planned; the plan counts, sweep.name=… begins another"
+        )
+
+
+def _show(sweep: Sweep, marks: Mapping[str, str]) -> None:
+    board = Leaderboard(sweep, marks)
+    print(f"\n{board.table()}")
+    board.save()
+    points = {key: found for key, found in board.points().items() if any(scores for _, scores in found)}
+    if points:
+        try:
+            against(points, board.objectives[0], sweep.path / "leaderboard.png")
+        except RequestError as error:
+            print(error)
