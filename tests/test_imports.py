@@ -27,14 +27,19 @@ LEVELS = [
         "archive",
         "exports",
         "interrupts",
+        "grid",
+        "space",
+        "pruning",
     },
     {"sizes", "targets", "guard", "records", "progress", "activations", "gradients"},
-    {"trace", "schedules", "explain", "visuals", "record", "listing"},
-    {"network", "checkpoints"},
-    {"trainers"},
-    {"build", "compose"},
-    {"fit", "evaluation", "recorded"},
-    {"attempt", "model"},
+    {"trace", "schedules", "explain", "visuals", "record", "listing", "processes", "meter"},
+    {"network", "checkpoints", "sweeps"},
+    {"trainers", "leaderboard"},
+    {"build", "compose", "slots"},
+    {"fit", "evaluation", "recorded", "plan", "launchers"},
+    {"attempt", "model", "request"},
+    {"sweeping"},
+    {"search"},
     {"commands"},
     {"__main__"},
 ]
@@ -42,7 +47,8 @@ LEVELS = [
 PLAIN = (
     "listing", "records", "names", "exports", "plots", "network", "trace", "sizes", "layers", "activations",
     "gradients", "graph", "pictures", "data", "task", "record", "summary", "arguments", "errors", "archive",
-    "interrupts", "checkpoints", "seeds", "counters", "project",
+    "interrupts", "checkpoints", "seeds", "counters", "project", "processes", "meter", "sweeps", "leaderboard",
+    "slots", "pruning",
 )  # fmt: skip
 
 

@@ -124,3 +124,33 @@ def test_a_job_goes_on_by_itself(slurm: None, tmp_path: Path, way: str) -> None:
     original = kill.run_of(reference)
     assert original
     assert kill.differences(original, runs[0].parent) == []
+
+
+def test_a_sweep_on_slurm_whose_job_is_requeued_and_one_of_two_processes(slurm: None, tmp_path: Path) -> None:
+    options = ["device=cpu", "trainer.max_epochs=40", "network.dropout=0.2", "device.threads=1"]
+    reference = tmp_path / "reference"
+    kill.lamella(reference, "train", "-m", "seed=0,1", "trainer.devices=1,2", *options, "sweep.name=s", seconds=None)
+    directory = tmp_path / "cluster"
+    directory.mkdir()
+    launcher = ["hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=10"]
+    command = [sys.executable, "-m", "lamella", "train", "-m", "seed=0,1", "trainer.devices=1,2", *options]
+    with (directory / "out").open("w") as out:
+        process = subprocess.Popen(
+            [*command, "sweep.name=s", *launcher], cwd=directory, stdout=out, stderr=out, start_new_session=True
+        )
+        sweep = directory / "outputs" / "default" / "s"
+        deadline = time.monotonic() + 180
+        while not (found := [p for p in sweep.glob("*/metrics.jsonl") if p.read_text().count("\n") > 2]):
+            assert process.poll() is None, (directory / "out").read_text()
+            assert time.monotonic() < deadline, (directory / "out").read_text()
+            time.sleep(0.1)
+        job = json.loads((found[0].parent / "run.json").read_text())["job"]
+        subprocess.run(["scontrol", "requeue", job], check=True)
+        status = process.wait(timeout=400)
+    assert status == 0, (directory / "out").read_text()
+    original = reference / "outputs" / "default" / "s"
+    members = sorted(path.parent.name for path in original.glob("*/run.json"))
+    assert len(members) == 4
+    assert sorted(path.parent.name for path in sweep.glob("*/run.json")) == members
+    for name in members:
+        assert kill.differences(original / name, sweep / name) == []

@@ -109,9 +109,10 @@ def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: A
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc(file=sys.__stderr__)
         with suppress(OSError):
-            record.close("failed", error=f"{type(error).__name__}: {error}")
+            record.close("failed", error=_cause(error, experiment.device.accelerator))
         print(
-            f"error: {type(error).__name__}: {first_line(error)}\n  the whole of it: {record.path}/log.txt",
+            f"error: {_cause(error, experiment.device.accelerator, first_line)}\n"
+            f"  the whole of it: {record.path}/log.txt",
             file=sys.stderr,
         )
         if not isinstance(error, NonFiniteLoss):  # which would come again
@@ -128,6 +129,13 @@ def _environment(experiment: Experiment, record: Run) -> dict[str, Any]:
     if other:
         print(f"with {', '.join(other)}: the result will not be, to the bit, that of a run without interruption")
     return {"environment": now, "inexact": [*record.before.get("inexact", []), *other]}
+
+
+def _cause(error: Exception, device: str, text: Callable[[Exception], str] = str) -> str:
+    """What went wrong: the exception, or that the device has no memory left, which torch says in several ways."""
+    short = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    said = f"{type(error).__name__}: {text(error)}"
+    return f"out of memory on {device}, a smaller data.batch_size takes less: {said}" if short else said
 
 
 def _note(log: Any, error: BaseException | None) -> None:

@@ -86,8 +86,7 @@ def experiment(
     """Build what a resolved config describes.
 
     references: the keys that are read by interpolation. A key that is no argument and that nothing reads is an
-    error; None leaves this unchecked, for a config that has been composed before. data: what the config's data group
-    gives, where it was read before. Raises RequestError.
+    error; None leaves it unchecked, for a config composed before. data: what was read already. Raises RequestError.
     """
     builder = _Builder(config, references)
     place = builder.device()

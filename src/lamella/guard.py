@@ -14,6 +14,8 @@ from lamella.conf import walk
 from lamella.errors import RequestError, nearest
 
 LOADER = "ConfigLoaderImpl"
+# Those that plan a sweep before its first job starts.
+SWEEPERS = ("hydra_plugins.lamella_sweep.Grid", "hydra_plugins.lamella_sweep.Optuna")
 QUIET = {"version": 1, "root": None, "disable_existing_loggers": False}
 # Hydra calls what stands in the first three, and sets, makes or reads what stands in the others.
 FIXED: dict[str, Any] = {
@@ -61,6 +63,12 @@ class _Loader(ConfigLoaderImpl):
                 node = node[part]
             if node != fixed:
                 raise RequestError(f"hydra.{key} cannot be set: Lamella keeps it at {fixed!r}", f"hydra.{key}")
+        sweeper = (hydra["sweeper"] or {}).get("_target_")
+        if sweeper not in SWEEPERS:
+            raise RequestError(
+                f"hydra.sweeper is {sweeper}; a sweep is made by hydra/sweeper=grid or hydra/sweeper=optuna",
+                "hydra.sweeper",
+            )
         for key in ("launcher", "sweeper"):
             values = {name: value for name, value in (hydra[key] or {}).items() if name != "_target_"}
             for place, _ in walk(values, f"hydra.{key}"):

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from lamella.errors import RequestError, first_line
 from lamella.guard import QUIET
 from lamella.interrupts import Interrupts
-from lamella.processes import begin, output
+from lamella.processes import begin, begin_program, output
 from lamella.slots import Job
 
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
@@ -35,7 +35,7 @@ INSIDE = {
 }
 KEPT = ("SLURM_JOB_ID", "SLURM_CONF", "SLURM_RESTART_COUNT")
 
-Over = Callable[[Job, int, float], bool]
+Over = Callable[[Job, int], bool]
 
 
 class Planned(ConfigLoaderImpl):
@@ -63,21 +63,21 @@ def launch(
 ) -> None:
     """Run the jobs with the launcher that `node` describes; `over` and `interrupts` are as for Slots.run.
 
-    Slurm gets a job for each as soon as fewer than `at_a_time` are under way; another launcher gets them together.
+    Slurm gets a job as soon as fewer than `at_a_time` are under way; another launcher gets so many together.
     """
     if node["_target_"] == SLURM:
         _one_by_one(node, directory, jobs, at_a_time, over, interrupts)
         return
-    batch = list(jobs)
-    starts = time.monotonic()
-    statuses = [1] * len(batch)
-    try:
-        returned = _launcher(node, directory, _inside).launch([[str(job.path)] for job in batch], 0)
-        statuses = [int(one.return_value) for one in returned]
-    except Exception as error:  # a worker that died, say; what became of each job stands in its record
-        print(f"{INSIDE[node['_target_']]}: {first_line(error)}", file=sys.stderr)
-    for job, status in zip(batch, statuses, strict=True):
-        over(job, status, time.monotonic() - starts)
+    going = True
+    while going and (batch := list(islice(jobs, max(1, at_a_time)))):
+        statuses = [1] * len(batch)
+        try:
+            returned = _launcher(node, directory, _inside).launch([[str(job.path)] for job in batch], 0)
+            statuses = [int(one.return_value) for one in returned]
+        except Exception as error:  # a worker that died, say; what became of each job stands in its record
+            print(f"{INSIDE[node['_target_']]}: {first_line(error)}", file=sys.stderr)
+        for job, status in zip(batch, statuses, strict=True):
+            going = over(job, status) and going
 
 
 def _launcher(node: Mapping[str, Any], directory: Path, task: Callable[[Any], int]) -> Any:
@@ -94,17 +94,17 @@ def _one_by_one(
     node: Mapping[str, Any], directory: Path, jobs: Iterator[Job], at_a_time: int, over: Over, interrupts: Interrupts
 ) -> None:
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # with which a run saves itself and asks to be requeued
-    ended: queue.Queue[tuple[Job, int, float]] = queue.Queue()
+    ended: queue.Queue[tuple[Job, int]] = queue.Queue()
     running, number, going = 0, 0, True
 
     def wait(job: Job, number: int) -> None:
-        starts, status = time.monotonic(), 1
+        status = 1
         try:
             [returned] = _launcher(node, directory, _program).launch([[str(job.path)]], number)
             status = int(returned.return_value)
         except Exception as error:
             output(job.path).write_text(f"error: Slurm: {first_line(error)}\n")
-        ended.put((job, status, time.monotonic() - starts))
+        ended.put((job, status))
 
     while True:
         while going and not interrupts.received and running < at_a_time and (job := next(jobs, None)):
@@ -118,11 +118,11 @@ def _one_by_one(
             subprocess.run(["scancel", *under_way], check=False, capture_output=True)
             return
         try:
-            job, status, seconds = ended.get(timeout=0.5)
+            job, status = ended.get(timeout=0.5)
         except queue.Empty:
             continue
         running -= 1
-        going = over(job, status, seconds) and going
+        going = over(job, status) and going
 
 
 def _inside(config: Any) -> int:
@@ -133,10 +133,7 @@ def _inside(config: Any) -> int:
 def _program(config: Any) -> int:
     """What Slurm's job does: run it as a program, and hand on the signals by which Slurm tells it to leave."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name in KEPT}
-    process = subprocess.Popen([sys.executable, "-m", "lamella", "resume", config.path], env=environ)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda received, frame: process.send_signal(received))
-    status = process.wait()
+    status = begin_program(config.path, environ)
     while status in (128 + signal.SIGTERM, 128 + signal.SIGUSR1):
         signal.pause()  # Slurm ends this job, and may start it again: its result would be taken for the last
     return status

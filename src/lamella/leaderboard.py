@@ -53,19 +53,18 @@ class Row:
 
 
 class Leaderboard:
-    """The rows of a sweep, sorted by its first objective; `notes` says of a member what its record does not."""
+    """The rows of a sweep, sorted by its first objective."""
 
-    def __init__(self, sweep: Sweep, notes: Mapping[str, str] | None = None) -> None:
+    def __init__(self, sweep: Sweep) -> None:
         self.path, self.keys = sweep.path, [key for key in sweep.fields["swept"] if key != "seed"]
         self.objectives: list[str] = sweep.fields["objectives"] or [sweep.fields["monitor"]]
+        self.pruned: list[str] = sweep.fields.get("pruned", [])
         records = {name: sweep.record(name) for name in sweep.members}
         groups: dict[tuple[str, ...], list[str]] = {}
         for name, member in sweep.members.items():
             settings = {key.lstrip("+~"): text for key, text in summary.settings(member.overrides).items()}
             groups.setdefault(tuple(settings.get(key.lstrip("+~"), "") for key in self.keys), []).append(name)
-        rows = [
-            self._row(values, {name: records[name] for name in names}, notes or {}) for values, names in groups.items()
-        ]
+        rows = [self._row(values, {name: records[name] for name in names}) for values, names in groups.items()]
         names = {name for row in rows for name in row.metrics}
         tested = sorted(name for name in names if name.startswith("test/"))
         self.columns = list(dict.fromkeys([*self.objectives, sweep.fields["monitor"], *tested]))
@@ -77,9 +76,7 @@ class Leaderboard:
         )
         self.seeds = "seed" in sweep.fields["swept"]
 
-    def _row(
-        self, values: Sequence[str], records: Mapping[str, Mapping[str, Any] | None], notes: Mapping[str, str]
-    ) -> Row:
+    def _row(self, values: Sequence[str], records: Mapping[str, Mapping[str, Any] | None]) -> Row:
         finished = {name: fields for name, fields in records.items() if fields and fields["status"] == "finished"}
         names = {*self.objectives, *(name for fields in finished.values() for name in fields["metrics"])}
         found = {name: [value(fields, name) for fields in finished.values()] for name in sorted(names)}
@@ -87,7 +84,10 @@ class Leaderboard:
         first, sign = self.objectives[0], better(self.objectives[0])
         scores = {name: value(fields, first) for name, fields in finished.items()}
         best = max(records, key=lambda name: sign * score if (score := scores.get(name)) is not None else -math.inf)
-        states = [notes.get(name) or (fields["status"] if fields else "planned") for name, fields in records.items()]
+        states = [
+            "pruned" if name in self.pruned else fields["status"] if fields else "planned"
+            for name, fields in records.items()
+        ]
         told = [state for state in dict.fromkeys(states) if state != "finished"]
         status = ", ".join(f"{states.count(state)} {state}" if len(states) > 1 else state for state in told)
         return Row(dict(zip(self.keys, values, strict=True)), metrics, self.path / best, len(finished), status)

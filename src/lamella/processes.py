@@ -1,10 +1,11 @@
 """A run in a process of its own: forked where all that it imports is there already."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from importlib import import_module
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lamella import records
+from lamella.interrupts import SIGNALS
 
 # Imported once, for all processes that are forked from there.
 PRELOADED = ["lamella.__main__", "lamella.attempt", "lamella.commands.resume", "lamella.visuals"]
 CONTEXT = multiprocessing.get_context("forkserver")
-# What Lightning and Slurm tell the processes of a run that shares its work; a job begins a run of its own.
-RANKS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "LAMELLA_RUN", "MASTER_ADDR", "MASTER_PORT")
+# What Lightning tells the processes that share the work of a run, and what makes Hydra raise its errors in this one.
+OTHERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "LAMELLA_RUN", "MASTER_ADDR", "MASTER_PORT")
+OTHERS += ("HYDRA_FULL_ERROR",)
 WAIT = 0.1  # seconds between two looks at whether a run is free
 
 
@@ -33,10 +36,14 @@ def start(path: Path, environ: Mapping[str, str], program: bool) -> Any:
 
     program: whether it is to be a program, which can start further processes with its command line.
     """
-    own = {name: value for name, value in environ.items() if name not in RANKS}
-    process: Any = CONTEXT.Process(target=_run, args=(str(path), own, program))
+    process: Any = CONTEXT.Process(target=_run, args=(str(path), own(environ), program))
     process.start()
     return process
+
+
+def own(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a run of its own."""
+    return {name: value for name, value in environ.items() if name not in OTHERS}
 
 
 def output(path: Path) -> Path:
@@ -70,20 +77,34 @@ def _run(path: str, environ: Mapping[str, str], program: bool) -> None:
     file = os.open(output(Path(path)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
-    if sys.platform == "linux":  # or it would go on when the process that waits for it is killed
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     while records.alive(Path(path)):  # by a job of a sweep that was killed
         time.sleep(WAIT)
-    if program:  # Lightning starts the other processes with this one's command line
-        os.execv(sys.executable, [sys.executable, "-m", "lamella", "resume", path])
-    sys.exit(begin(path))
+    sys.exit(begin_program(path, environ) if program else begin(path))
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def begin(path: str) -> int:
     """Begin the run in `path`, or go on with it, in this process; returns the exit status."""
     sys.argv = ["lamella", "resume", path]
+    for name in OTHERS:
+        os.environ.pop(name, None)
     try:
         # As a program would: what is above this module is its business.
         return int(import_module("lamella.__main__").main())
     except SystemExit as left:
         return int(left.code or 0)
+
+
+def begin_program(path: str, environ: Mapping[str, str]) -> int:
+    """The same as a program, which can start further processes with its command line; hands signals on to it."""
+    process = subprocess.Popen([sys.executable, "-m", "lamella", "resume", path], env=own(environ))
+    for number in SIGNALS:
+        signal.signal(number, lambda received, frame: process.send_signal(received))
+    return process.wait()

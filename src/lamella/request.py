@@ -112,7 +112,8 @@ class Request:
     def update(self, sweep: Sweep) -> None:
         """Let a sweep that is there go on as this asks."""
         swept = list(dict.fromkeys([*sweep.fields["swept"], *self.swept]))
-        sweep.update(swept=swept, launcher=self.launcher, max_failures=self.options.max_failures)
+        limit = self.options.max_failures
+        sweep.update(arguments=sys.argv[1:], swept=swept, launcher=self.launcher, max_failures=limit)
         if self.options.objectives:
             sweep.update(objectives=self.options.check(sweep.fields["monitor"], sweep.fields["metric"]))
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,7 +46,6 @@ class _Running:
     process: Any
     cores: int
     gpus: list[str]
-    started: float
 
 
 class Slots:
@@ -73,12 +71,10 @@ class Slots:
         """How many of so many jobs run beside each other, where each takes one core."""
         return min(jobs, self.slots or self.cores)
 
-    def run(
-        self, jobs: Iterator[Job], meter: Meter, over: Callable[[Job, int, float], bool], interrupts: Interrupts
-    ) -> None:
+    def run(self, jobs: Iterator[Job], meter: Meter, over: Callable[[Job, int], bool], interrupts: Interrupts) -> None:
         """Run the jobs, taking the next one when there is room for it.
 
-        over: called when one has ended, with its exit status and how long it took in seconds; false: start no more.
+        over: called when one has ended, with its exit status; false: start no more.
         Where `interrupts` has received a signal, the jobs are told to end, and no other is started.
         """
         waiting: Job | None = None
@@ -86,7 +82,7 @@ class Slots:
         while True:
             while going and not interrupts.received:
                 if waiting is None:
-                    if self.slots is not None and len(self.running) >= self.slots:
+                    if self.full():  # what comes next may depend on what is running
                         break
                     waiting = next(jobs, None)
                 if waiting is None or not self._start(waiting, meter):
@@ -94,7 +90,7 @@ class Slots:
                 waiting = None
             if interrupts.received and not told:
                 told = True
-                self._tell(interrupts.received)
+                self.tell(interrupts.received)
             if not self.running:
                 return
             connection.wait([one.process.sentinel for one in self.running], WAIT)
@@ -102,16 +98,17 @@ class Slots:
                 self.running.remove(one)
                 self.gpus += one.gpus
                 one.process.join()
-                going = over(one.job, one.process.exitcode, time.monotonic() - one.started) and going
+                going = over(one.job, one.process.exitcode) and going
                 meter.end(one.job.label)
             for one in self.running:
                 meter.at(one.job.label, one.job.path)
 
-    def kill(self) -> None:
-        """End all processes at once."""
-        for one in self.running:
-            with suppress(OSError):
-                one.process.kill()
+    def full(self) -> bool:
+        """Whether there is room for no job, however small."""
+        if self.slots is not None:
+            return len(self.running) >= self.slots
+        busy = sum(one.cores for one in self.running) >= self.cores
+        return bool(self.running) and busy and not (self.present and self.gpus)
 
     def _start(self, job: Job, meter: Meter) -> bool:
         """Start a job, unless there is no room for it yet."""
@@ -131,11 +128,12 @@ class Slots:
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(given)
         program = count > 1 or job.config["trainer"].get("strategy", "auto") != "auto"
         process = processes.start(job.path, environ, program)
-        self.running.append(_Running(job, process, threads, given, time.monotonic()))
+        self.running.append(_Running(job, process, threads, given))
         meter.begin(job.label, job.epochs)
         return True
 
-    def _tell(self, number: int) -> None:
+    def tell(self, number: int) -> None:
+        """Tell all processes to end, for the signal of this number; a second time, to end at once."""
         # SIGUSR1 would make each of them ask Slurm for what this process asks for.
         for one in self.running:
             with suppress(OSError):

@@ -1,6 +1,6 @@
 """A sweep, start to end: what is missing of the plan is run, and the members are put side by side."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -66,19 +66,21 @@ def run(
     notes: Sequence[str],
     jobs: Iterator[Member] | None = None,
     total: int | None = None,
-    marks: Callable[[], Mapping[str, str]] = dict,
+    settle: Callable[[], None] = lambda: None,
+    at_once: int | None = None,
 ) -> int:
     """Run what is missing, then show and save the leaderboard; returns the exit status.
 
     notes: said about the plan. jobs: which members to run, in place of those that are not finished, and `total` how
-    many there are to be in all. marks: what the leaderboard says of a member in place of its status.
+    many there are to be in all. settle: called when all is over. at_once: how many a launcher other than local gets
+    at a time; None: as many as it can have.
     """
     missing = sweep.unfinished()
     done = len(sweep.members) - len(missing)
     total = len(sweep.members) if total is None else total
     launcher, limit = sweep.fields["launcher"], sweep.fields["max_failures"]
     slots = Slots(launcher.get("slots")) if "_target_" not in launcher else None
-    at_a_time = slots.at_a_time(total - done) if slots else launcher.get("array_parallelism", 256)
+    at_a_time = slots.at_a_time(total - done) if slots else at_once or launcher.get("array_parallelism", total)
     said = [f"{total} job{'s' * (total != 1)}", *([f"{done} of them finished"] if done else []), *notes]
     said += [f"{at_a_time} at a time"] if slots and done < total else []
     print(f"{sweep.path}: {', '.join(said)}", flush=True)
@@ -88,12 +90,12 @@ def run(
         for member in jobs or missing:
             yield Job(sweep.path / member.name, member.config, label(sweep, member))
 
-    def over(job: Job, status: int, seconds: float) -> bool:
+    def over(job: Job, status: int) -> bool:
         fields = sweep.record(job.path.name)
         if fields and fields["status"] == "finished":
             found = value(fields, sweep.fields["monitor"])
             shown = f"{sweep.fields['monitor']} {found:.4f}" if found is not None else "finished"
-            meter.say(job.label, f"{shown}  {seconds:.1f} s")
+            meter.say(job.label, f"{shown}  {fields['seconds']:.1f} s")
         elif interrupts.received:
             meter.say(job.label, "interrupted", going=False)
         else:
@@ -103,12 +105,17 @@ def run(
             output(job.path).unlink(missing_ok=True)  # its log says as much
         return limit is None or len(failures) < limit
 
-    with Interrupts(lambda: slots.kill() if slots else None, NOTICE) as interrupts, Meter(total, done) as meter:
+    def end() -> None:
+        if slots:
+            slots.tell(interrupts.received)
+
+    with Interrupts(end, NOTICE) as interrupts, Meter(total, done) as meter:
         if slots:
             slots.run(begun(), meter, over, interrupts)
         elif missing or jobs:
             launchers.launch(launcher, sweep.path, begun(), at_a_time, over, interrupts)
-    _show(sweep, marks())
+    settle()
+    _show(sweep)
     if failures:
         stopped = f"; sweep.max_failures is {limit}" if limit is not None and len(failures) >= limit else ""
         print(f"\n{len(failures)} failed{stopped}")
@@ -143,8 +150,8 @@ def _say_if_changed(planner: Planner, member: Member) -> None:
         )
 
 
-def _show(sweep: Sweep, marks: Mapping[str, str]) -> None:
-    board = Leaderboard(sweep, marks)
+def _show(sweep: Sweep) -> None:
+    board = Leaderboard(sweep)
     print(f"\n{board.table()}")
     board.save()
     points = {key: found for key, found in board.points().items() if any(scores for _, scores in found)}

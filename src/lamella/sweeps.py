@@ -61,7 +61,7 @@ class Sweep:
             self._fill(lines)
         except RequestError:
             raise
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise RequestError(f"{path}: its plan is damaged ({first_line(error)})") from error
 
     def _fill(self, lines: Sequence[str]) -> None:

@@ -88,7 +88,13 @@ def _as_it_was(fields: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str
         device["threads"] = fields.get("environment", {}).get("threads")
     if device.get("accelerator") == "auto" and fields["device"] == "cpu":
         device["accelerator"] = "cpu"
-    return {**config, "device": device}
+    trainer = dict(config["trainer"])
+    # What a search has ended early ends there again.
+    trainer["callbacks"] = [
+        {**node, "epochs": fields["epochs"]} if node.get("_target_") == "lamella.pruning.Pruning" else node
+        for node in trainer.get("callbacks") or []
+    ]
+    return {**config, "device": device, "trainer": trainer}
 
 
 def _metrics(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> Iterator[str]:

@@ -1,6 +1,7 @@
-"""lamella runs [DIR]: list runs; sort and filter them.
+"""lamella runs [DIR]: list runs; sort and filter them. Of a sweep's directory, its leaderboard.
 
 lamella runs
+lamella runs outputs/default/widths
 lamella runs outputs/default --sort val/accuracy --filter 'optimizer.lr<1e-2 and status=finished'
 lamella runs --columns directory,seed,optimizer.lr,test/accuracy --csv
 """
@@ -16,7 +17,9 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from lamella import summary
+from lamella.leaderboard import Leaderboard
 from lamella.listing import runs
+from lamella.sweeps import Sweep, is_sweep
 
 if TYPE_CHECKING:
     from lamella.listing import Runs
@@ -25,7 +28,9 @@ WIDE = 48  # letters of the overrides that a table shows
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("lamella runs", description="List runs, the newest last.")
+    parser = argparse.ArgumentParser(
+        "lamella runs", description="List runs, the newest last; of a sweep, its leaderboard."
+    )
     parser.add_argument("directory", metavar="DIR", nargs="?", default="outputs", type=Path, help="default: outputs")
     parser.add_argument("--sort", metavar="KEY", help="a metric (best first), a field of run.json, a key of the config")
     parser.add_argument("--reverse", action="store_true", help="the other way round")
@@ -35,6 +40,9 @@ def main(arguments: list[str]) -> int:
     form.add_argument("--json", action="store_true", help="for programs: whole records, or the columns")
     form.add_argument("--csv", action="store_true", help="for programs: every plain field, or the columns")
     options = parser.parse_args(arguments)
+    if is_sweep(options.directory) and arguments == [str(options.directory)]:
+        print(Leaderboard(Sweep(options.directory)).table())
+        return 0
     with warnings.catch_warnings(record=True) as damaged:
         warnings.simplefilter("always")
         found = runs(options.directory)

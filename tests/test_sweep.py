@@ -1,0 +1,526 @@
+"""Sweeps: planned first, each job once and in a process of its own, resumable, with a leaderboard."""
+
+import csv
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kill
+import pytest
+from conftest import Lamella, contents
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamella.names import slug
+
+PROGRAM = [sys.executable, "-m", "lamella"]
+SHORT = ("network=linear", "trainer.max_epochs=1")
+SWEEP = Path("outputs/default/s")
+
+
+def record(path: Path) -> dict[str, object]:
+    fields: dict[str, object] = json.loads((path / "run.json").read_text())
+    return fields
+
+
+def members(sweep: Path = SWEEP) -> list[str]:
+    return sorted(path.parent.name for path in sweep.glob("*/run.json"))
+
+
+def program(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
+    directory.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [*PROGRAM, *arguments],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def whole(directory: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [*PROGRAM, *arguments], cwd=directory, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_what_is_planned_is_said_and_frozen(lamella: Lamella) -> None:
+    result = lamella("train", "-m", "network.width=16,32", "seed=0,1", "trainer.max_epochs=1", "sweep.name=s")
+    assert result.status == 0, result.err
+    assert result.out.startswith(f"{SWEEP}: 4 jobs, the largest network has ")
+    assert len(members()) == 4
+    plan = [json.loads(line) for line in (SWEEP / "plan.jsonl").read_text().splitlines()]
+    assert [line["overrides"][:2] for line in plan] == [
+        ["network.width=16", "seed=0"],
+        ["network.width=16", "seed=1"],
+        ["network.width=32", "seed=0"],
+        ["network.width=32", "seed=1"],
+    ]
+    for line in plan:
+        assert line["name"] == slug(line["overrides"])
+        assert line["config"]["network"]["width"] == int(line["overrides"][0].partition("=")[2])
+        assert "sweep" not in line["config"]
+    assert len(re.findall(r"^\[\d/4\] network\.width=\d+ seed=\d  val/accuracy 0\.\d+", result.out, re.M)) == 4
+
+
+def test_a_member_is_what_it_is_alone(lamella: Lamella) -> None:
+    lamella(
+        "train", "-m", "seed=3,4", "network.dropout=0.2", "trainer.max_epochs=2", "device.threads=1", "sweep.name=s"
+    )
+    lamella("train", "seed=4", "network.dropout=0.2", "trainer.max_epochs=2", "device.threads=1")
+    name = slug(["seed=4", "network.dropout=0.2", "trainer.max_epochs=2", "device.threads=1"])
+    assert kill.differences(Path("outputs/default", name), SWEEP / name) == []
+
+
+def test_the_same_line_runs_nothing_twice_and_another_one_adds(lamella: Lamella) -> None:
+    line = ("train", "-m", "seed=0,1", *SHORT, "sweep.name=s")
+    assert lamella(*line).status == 0
+    before = {name: contents(SWEEP / name) for name in members()}
+    result = lamella(*line)
+    assert result.status == 0
+    assert "2 jobs, 2 of them finished" in result.out
+    assert "[" not in result.out
+    result = lamella("train", "-m", "seed=0,1,2", *SHORT, "sweep.name=s")
+    assert "3 jobs, 2 of them finished" in result.out
+    assert len(members()) == 3
+    assert {name: contents(SWEEP / name) for name in before} == before
+
+
+def test_without_a_name_the_line_is_the_directory(lamella: Lamella) -> None:
+    for _ in range(2):
+        assert lamella("train", "-m", "seed=0,1", *SHORT).status == 0
+    [sweep] = Path("outputs/default").iterdir()
+    assert sweep.name == "network=linear,seed=0,1,trainer.max_epochs=1"
+
+
+def test_what_is_edited_later_changes_nothing_that_is_planned(lamella: Lamella) -> None:
+    Path("conf/optimizer").mkdir(parents=True)
+    mine = Path("conf/optimizer/mine.yaml")
+    mine.write_text("_target_: torch.optim.SGD\nlr: 0.25\n")
+    Path("conf/network").mkdir()
+    Path("conf/network/broken.yaml").write_text("layers: [Flatten, {Linear: '${data.num_classes}'}]\n")
+    line = ("train", "-m", "optimizer=mine", "seed=0,1,2", "network=broken", "trainer.max_epochs=1", "sweep.name=s")
+    assert lamella(*line).status == 0
+    shutil.rmtree(SWEEP / members()[0])
+    mine.write_text("_target_: torch.optim.SGD\nlr: 0.5\n")
+    result = lamella(*line)
+    assert "conf/ says something else than when this sweep was planned; the plan counts" in result.out
+    shutil.rmtree(SWEEP / members()[1])
+    Path("conf/network/broken.yaml").write_text("layers: [Nonsense]\n")
+    assert lamella("resume", str(SWEEP)).status == 0
+    for name in members():
+        assert "lr: 0.25" in (SWEEP / name / "config.yaml").read_text()
+    assert len(members()) == 3
+
+
+def test_duplicates_are_dropped(lamella: Lamella) -> None:
+    result = lamella("train", "-m", "optimizer.lr=1e-3,0.001,1e-2", *SHORT, "sweep.name=s")
+    assert "2 jobs, 1 that say the same in other words dropped" in result.out
+    assert len(members()) == 2
+
+
+def test_jobs_that_cannot_be_run_are_all_said_first(lamella: Lamella) -> None:
+    line = ("train", "-m", "optimizer.lr=1e-3,-1", "network=linear,cnnn", "trainer.max_epochs=1", "sweep.name=s")
+    result = lamella(*line)
+    assert result.status == 2
+    assert result.err == (
+        "error: network=cnnn: there is no such option; did you mean cnn?\n"
+        "  in the job optimizer.lr=0.001 network=cnnn trainer.max_epochs=1\n"
+        "error: optimizer: Invalid learning rate: -1\n  from the command line: optimizer.lr=-1\n"
+        "  in the job optimizer.lr=-1 network=linear trainer.max_epochs=1\n"
+    )
+    assert not Path("outputs").exists()
+    result = lamella(*line, "sweep.skip_invalid=true")
+    assert result.status == 0
+    assert "1 job, 3 that cannot be run left out" in result.out
+    assert len(members()) == 1
+    result = lamella("train", "-m", "optimizer.lr=-1,-2", *SHORT, "sweep.skip_invalid=true")
+    assert result.status == 2
+
+
+def test_pairs(lamella: Lamella) -> None:
+    values = ("optimizer.lr=1e-1,1e-2", "data.batch_size=32,64", "seed=0,1")
+    result = lamella("train", "-m", *values, *SHORT, "sweep.zip=[optimizer.lr,data.batch_size]", "sweep.name=s")
+    assert result.status == 0, result.err
+    pairs = [(config["optimizer"]["lr"], config["data"]["batch_size"]) for config in plan()]
+    assert pairs == [(0.1, 32), (0.1, 32), (0.01, 64), (0.01, 64)]
+
+
+def plan(sweep: Path = SWEEP) -> list[dict[str, dict[str, object]]]:
+    return [json.loads(line)["config"] for line in (sweep / "plan.jsonl").read_text().splitlines()]
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 3))
+def test_every_combination_once(counts: list[int], together: int) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from lamella.grid import jobs
+
+    counts[: together + 1] = [counts[0]] * len(counts[: together + 1])
+    texts = [f"k{i}={','.join(str(value) for value in range(count))}" for i, count in enumerate(counts)]
+    keys = [f"k{i}" for i in range(len(counts))][: together + 1]
+    zipped = [keys] if len(keys) > 1 else []
+    found = jobs(OverridesParser.create().parse_overrides(texts), zipped)
+    free = counts[len(keys) :] if zipped else counts[1:]
+    expected = counts[0]
+    for count in free:
+        expected *= count
+    assert len(found) == expected
+    assert len({tuple(job) for job in found}) == expected
+    assert all(len(job) == len(counts) for job in found)
+    if zipped:
+        assert all(len({text.partition("=")[2] for text in job[: len(keys)]}) == 1 for job in found)
+
+
+REFUSED = {
+    "sweep.nam=x": "error: sweep.nam: there is no such key; did you mean name?",
+    "sweep.name=a/b": "error: sweep.name is 'a/b'; it names a directory, and takes a word",
+    "sweep.max_failures=0": "error: sweep.max_failures is 0; it takes 1 or more, or null",
+    "sweep.skip_invalid=perhaps": "error: sweep.skip_invalid is 'perhaps'; it takes true or false",
+    "sweep.objectives=seconds": "error: sweep.objectives is 'seconds'; it takes a list, as [val/accuracy,seconds]",
+    "sweep.objectives=[val/acuracy]": "error: sweep.objectives: 'val/acuracy' is none; did you mean val/accuracy",
+    "sweep.zip=optimizer.lr": "error: sweep.zip is 'optimizer.lr'; it takes two or more keys",
+    "sweep.zip=[optimizer.lr]": "error: sweep.zip is ['optimizer.lr']; it takes two or more keys",
+    "sweep.zip=[optimizer.lr,seed]": "error: sweep.zip: the keys have different numbers of values: optimizer.lr 3, "
+    "seed 2",
+    "sweep.zip=[optimizer.lr,optimizer.lr]": "error: sweep.zip names optimizer.lr twice",
+    "sweep.zip=[optimizer.lr,optimizer.l]": "error: sweep.zip: optimizer.l has no values here; did you mean",
+    "hydra.launcher.slots=0": "error: hydra.launcher.slots is 0; it takes 1 or more, or null",
+    "data.batch_size=interval(1,9)": "error: data.batch_size=interval(1,9): an interval has no end of values",
+    "hydra/launcher=submitit_local": "error: hydra.launcher is hydra_plugins.hydra_submitit_launcher",
+    "hydra/sweeper=basic": "error: hydra.sweeper is hydra._internal.core_plugins.basic_sweeper.BasicSweeper; a sweep "
+    "is made by hydra/sweeper=grid or hydra/sweeper=optuna",
+    "hydra/launcher=lokal": "error: hydra/launcher=lokal: there is no such option; did you mean local?",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_is_refused(lamella: Lamella, override: str) -> None:
+    result = lamella("train", "-m", "optimizer.lr=1,2,3", "seed=0,1", *SHORT, override)
+    assert result.status == 2
+    assert result.err.startswith(REFUSED[override])
+    assert "Traceback" not in result.err
+    assert not Path("outputs").exists()
+
+
+def test_sweep_keys_are_for_sweeps(lamella: Lamella) -> None:
+    result = lamella("train", "sweep.name=s")
+    assert result.status == 2
+    assert result.err == "error: sweep.name=s: this is for a sweep, which takes -m\n"
+
+
+def test_a_directory_that_is_something_else_is_let_be(lamella: Lamella, run: Path) -> None:
+    before = contents(run)
+    result = lamella("train", "-m", "seed=0,1", *SHORT, f"sweep.name={run.name}")
+    assert result.status == 2
+    assert f"error: {run} is there, and is no sweep of this kind; choose another sweep.name" in result.err
+    assert contents(run) == before
+
+
+def test_failures_are_listed_and_the_others_go_on(lamella: Lamella) -> None:
+    line = ("train", "-m", "optimizer.lr=1e-2,1e30,1e-3,1e31", "trainer.max_epochs=1", "sweep.name=s")
+    result = lamella(*line)
+    assert result.status == 1
+    assert "2 failed\n" in result.out
+    assert re.search(r"  optimizer\.lr=1e\+30: NonFiniteLoss: the loss is .*\n    outputs/.*/log\.txt\n", result.out)
+    assert f"to try again: lamella resume {SWEEP}" in result.out
+    states = [record(SWEEP / name)["status"] for name in members()]
+    assert sorted(map(str, states)) == ["failed", "failed", "finished", "finished"]
+    assert not list(SWEEP.glob("*.out"))
+    again = lamella(*line)  # they are tried again, and nothing else is
+    assert again.status == 1
+    assert again.out.count("failed: NonFiniteLoss") == 2
+    assert "val/accuracy 0" not in again.out.partition("\n\n")[0]
+
+
+def test_max_failures_stops_early(lamella: Lamella) -> None:
+    rates = ",".join(f"1e{number}" for number in range(30, 38))
+    line = ("train", "-m", f"optimizer.lr={rates}", "trainer.max_epochs=1", "sweep.name=s", "hydra.launcher.slots=1")
+    result = lamella(*line, "sweep.max_failures=2")
+    assert result.status == 1
+    assert "2 failed; sweep.max_failures is 2" in result.out
+    assert len(members()) == 2
+    assert result.out.count(" planned ") == 6
+
+
+def test_a_job_that_is_refused_only_when_it_starts(lamella: Lamella) -> None:
+    line = ("train", "-m", "seed=0,1", *SHORT, "scheduler=plateau", "+trainer.limit_val_batches=0", "sweep.name=s")
+    result = lamella(*line)
+    assert result.status == 1
+    assert "failed: scheduler: plateau follows val/loss" in result.out
+    assert (SWEEP / f"{slug(line[2:3] + line[3:-1])}.out").exists() or list(SWEEP.glob("*.out"))
+    assert members() == []
+
+
+def test_a_job_that_dies(lamella: Lamella) -> None:
+    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+    Path("mine.py").write_text(
+        "import os\nfrom pytorch_lightning import Callback\n\n\nclass Die(Callback):\n"
+        "    def on_train_epoch_start(self, trainer, module):\n        os.kill(os.getpid(), 9)\n"
+    )
+    result = lamella("train", "-m", "seed=0,1", *SHORT, "+trainer.callbacks=[{_target_: mine.Die}]", "sweep.name=s")
+    assert result.status == 1
+    assert result.out.count("failed: ended by SIGKILL; the machine may have run out of memory") == 2
+
+
+def test_no_memory_is_called_that(lamella: Lamella) -> None:
+    huge = "network.layers=[{Upsample: {scale_factor: 300000}},{AdaptiveAvgPool2d: 2},Flatten,{Linear: 10}]"
+    result = lamella("train", "-m", "seed=0,1", *SHORT, huge, "sweep.name=s")
+    assert result.status == 1
+    assert result.out.count("failed: out of memory on cpu, a smaller data.batch_size takes less: ") == 2, result.out
+
+
+def test_two_sweeps_at_once(tmp_path: Path) -> None:
+    line = ("train", "-m", "seed=0,1", "trainer.max_epochs=2000", "sweep.name=s")
+    first = program(tmp_path, *line)
+    try:
+        while not list((tmp_path / SWEEP).glob("*/run.json")):
+            assert first.poll() is None
+            time.sleep(0.1)
+        second = subprocess.run([*PROGRAM, *line], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert second.returncode == 2
+        assert second.stderr == f"error: {SWEEP}: another process is at work on this sweep\n"
+    finally:
+        first.send_signal(signal.SIGINT)
+        out, _ = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert out.count("interrupted\n") == 2
+    assert out.endswith(f"interrupted; to go on: lamella resume {SWEEP}\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Path, number: signal.Signals) -> None:
+    line = ("train", "-m", "seed=0,1,2", "network.dropout=0.2", "trainer.max_epochs=25", "sweep.name=s")
+    reference, other = tmp_path / "reference", tmp_path / "other"
+    reference.mkdir()
+    whole(reference, *line)
+    process = program(other, *line)
+    while not list((other / SWEEP).glob("*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    states = [record(other / SWEEP / name)["status"] for name in members(other / SWEEP)]
+    assert "interrupted" in states
+    assert "running" not in states
+    whole(other, "resume", str(SWEEP))
+    assert members(other / SWEEP) == members(reference / SWEEP)
+    for name in members(reference / SWEEP):
+        assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    """The whole process group, again and again; then the same line once more: as if nothing had been."""
+    seeds, rates = "seed=0,1,2,3,4", "optimizer.lr=1e-1,1e-2,1e-3,1e-4"
+    line = ("train", "-m", seeds, rates, "network.dropout=0.2", "trainer.max_epochs=4", "sweep.name=s")
+    reference, other = tmp_path / "reference", tmp_path / "other"
+    reference.mkdir()
+    whole(reference, *line)
+    chance, kills, resumed = random.Random(0), 0, 0
+    while kills < 6:
+        start = ("resume", str(SWEEP)) if (other / SWEEP / "sweep.json").exists() and kills % 2 else line
+        process = program(other, *start)
+        moment = time.monotonic() + chance.uniform(0, 1) * (5 if kills < 2 else 12)
+        while process.poll() is None and time.monotonic() < moment:
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        else:
+            resumed += 1
+            assert process.returncode == 0
+        process.communicate(timeout=60)
+        if resumed:
+            break
+    whole(other, *line)
+    assert kills
+    assert len(members(other / SWEEP)) == 20
+    for name in members(reference / SWEEP):
+        assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
+    assert not list((other / SWEEP).glob("*.out"))
+    rows = [
+        [{key: value for key, value in row.items() if key != "directory"} for row in leaderboard(folder / SWEEP)]
+        for folder in (reference, other)
+    ]
+    assert rows[0] == rows[1]
+
+
+def leaderboard(sweep: Path = SWEEP) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = json.loads((sweep / "leaderboard.json").read_text())["rows"]
+    return rows
+
+
+def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
+    """Its jobs save what they have and end; the same line waits for them and goes on."""
+    line = ("train", "-m", "seed=0,1", "trainer.max_epochs=300", "sweep.name=s")
+    process = program(tmp_path, *line)
+    while len(list((tmp_path / SWEEP).glob("*/metrics.jsonl"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while {record(tmp_path / SWEEP / name)["status"] for name in members(tmp_path / SWEEP)} != {"interrupted"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_jobs_of_two_processes(tmp_path: Path) -> None:
+    line = ("train", "-m", "trainer.devices=1,2", "device=cpu", "network=linear", "trainer.max_epochs=1")
+    whole(tmp_path, *line, "data.drop_last=true", "optimizer=sgd", "sweep.name=s")
+    one, two = (record(tmp_path / SWEEP / name)["metrics"] for name in members(tmp_path / SWEEP))
+    for name in ("train/loss", "val/loss", "test/loss"):
+        assert one[name] == pytest.approx(two[name], rel=1e-4)  # type: ignore[index]
+
+
+def test_the_leaderboard(lamella: Lamella) -> None:
+    line = ("train", "-m", "optimizer.lr=1e-2,1e-4", "network=linear,mlp", "seed=0,1,2", "trainer.max_epochs=2")
+    result = lamella(*line, "sweep.name=s")
+    assert result.status == 0, result.err
+    rows = leaderboard()
+    assert len(rows) == 4
+    assert {(row["optimizer.lr"], row["network"]) for row in rows} == {
+        (rate, name) for rate in (0.01, 0.0001) for name in ("linear", "mlp")
+    }
+    assert [row["n"] for row in rows] == [3] * 4
+    scores = [float(str(row["val/accuracy"])) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    for row in rows:
+        pattern = f"network={row['network']},optimizer.lr={row['optimizer.lr']},seed=*"
+        values = [record(path)["metrics"]["val/accuracy"] for path in SWEEP.glob(pattern)]  # type: ignore[index]
+        assert len(values) == 3
+        mean = sum(values) / 3
+        assert row["val/accuracy"] == pytest.approx(mean)
+        spread = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
+        assert row["val/accuracy std"] == pytest.approx(spread)
+        best = record(Path(str(row["directory"])))["metrics"]["val/accuracy"]  # type: ignore[index]
+        assert best == max(values)
+    with (SWEEP / "leaderboard.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["val/accuracy"]) for row in table] == scores
+    assert (SWEEP / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
+    shown = lamella("runs", str(SWEEP))
+    assert shown.out.strip() == result.out.partition("\n\n")[2].strip()
+    assert re.search(r"^optimizer\.lr +network +n +val/accuracy ", shown.out)
+    assert "±" in shown.out
+    assert len(lamella("runs", str(SWEEP), "--json").out) > 1000  # the list is still there
+
+
+def test_the_front_of_several_objectives(lamella: Lamella) -> None:
+    line = ("train", "-m", "network.width=8,32,128", "trainer.max_epochs=2", "sweep.objectives=[val/loss,parameters]")
+    assert lamella(*line, "sweep.name=s").status == 0
+    rows = leaderboard()
+    points = [(float(str(row["val/loss"])), float(str(row["parameters"]))) for row in rows]
+    for row, point in zip(rows, points, strict=True):
+        beaten = any(other != point and other[0] <= point[0] and other[1] <= point[1] for other in points)
+        assert row["front"] == (not beaten)
+
+
+def test_values_from_a_config(lamella: Lamella) -> None:
+    Path("conf/experiment").mkdir(parents=True)
+    Path("conf/experiment/rates.yaml").write_text(
+        "# @package _global_\nname: rates\nsweep:\n  name: all\ntrainer:\n  max_epochs: 1\n"
+        'hydra:\n  sweeper:\n    params:\n      optimizer.lr: "1e-2,1e-3"\n      seed: "0,1"\n'
+    )
+    assert lamella("train", "-m", "experiment=rates").status == 0
+    assert len(members(Path("outputs/rates/all"))) == 4
+    assert lamella("train", "experiment=rates").status == 0  # one run is one run
+    assert Path("outputs/rates/experiment=rates/run.json").exists()
+
+
+def test_resume_takes_a_sweep_and_a_member_that_is_only_planned(lamella: Lamella) -> None:
+    assert lamella("train", "-m", "seed=0,1", *SHORT, "sweep.name=s").status == 0
+    first, second = members()
+    whole_one = contents(SWEEP / second)
+    for name in (first, second):
+        shutil.rmtree(SWEEP / name)
+    result = lamella("resume", str(SWEEP / first), "trainer.max_epochs=2")
+    assert result.status == 2
+    assert result.err.endswith("is not begun yet, and its sweep has planned it; leave this out\n")
+    assert lamella("resume", str(SWEEP / first)).status == 0
+    assert members() == [first]
+    result = lamella("resume", str(SWEEP), "seed=1")
+    assert result.status == 2
+    assert result.err == "error: seed=1: a sweep goes on as it was planned; give the directory of one member\n"
+    assert lamella("resume", str(SWEEP)).status == 0
+    assert members() == [first, second]
+    assert contents(SWEEP / second).keys() >= {key for key in whole_one if "tfevents" not in key}
+    assert lamella("resume", str(SWEEP / "nothing")).status == 2
+
+
+DAMAGE = {
+    "sweep.json": ["{", "[]", '{"format": 2}', '{"format": 1}'],
+    "plan.jsonl": ["{}\n", "[]\n", '{"name": "../x", "overrides": [], "config": {}}\n', "\xff\n"],
+}
+
+
+@pytest.mark.parametrize(("file", "text"), [(file, text) for file, texts in DAMAGE.items() for text in texts])
+def test_a_damaged_plan_is_refused(lamella: Lamella, file: str, text: str) -> None:
+    SWEEP.mkdir(parents=True)
+    fields = {
+        "arguments": [],
+        "launcher": {},
+        "monitor": "val/loss",
+        "metric": "accuracy",
+        "objectives": [],
+        "swept": [],
+    }
+    good = {"format": 1, **fields, "threads": None, "max_failures": None}
+    (SWEEP / "sweep.json").write_text(json.dumps(good))
+    (SWEEP / file).write_bytes(text.encode("latin-1"))
+    before = contents(SWEEP)
+    for command in (["resume", str(SWEEP)], ["runs", str(SWEEP)]):
+        result = lamella(*command)
+        assert result.status == 2
+        assert result.err.startswith(f"error: {SWEEP}: its plan is damaged (")
+    (SWEEP / ".lock").unlink(missing_ok=True)
+    assert contents(SWEEP) == before
+
+
+def test_a_line_of_the_plan_that_was_being_written(lamella: Lamella) -> None:
+    assert lamella("train", "-m", "seed=0,1", *SHORT, "sweep.name=s").status == 0
+    plan = SWEEP / "plan.jsonl"
+    lines = plan.read_text().splitlines(keepends=True)
+    plan.write_text(lines[0] + lines[1][:50])
+    assert lamella("train", "-m", "seed=0,1", *SHORT, "sweep.name=s").status == 0
+    assert plan.read_text().splitlines(keepends=True) == lines
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_launchers_of_others(lamella: Lamella, tmp_path: Path, launcher: str) -> None:
+    line = ("train", "-m", "seed=0,1,2", *SHORT, f"hydra/launcher={launcher}", "sweep.name=s", "device.threads=1")
+    whole(tmp_path, *line)
+    assert len(members()) == 3
+    lamella(*line[:-3], "sweep.name=other", "device.threads=1")
+    for name in members():
+        assert kill.differences(SWEEP / name, Path("outputs/default/other") / name) == []
+    result = lamella(*line, "trainer=ddp", "device=cpu")
+    assert result.status == 2
+    assert result.err.startswith(
+        "error: trainer: several processes in a job that has none of its own; use hydra/launcher="
+    )
+
+
+def test_hparams_stand_side_by_side(lamella: Lamella) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    assert lamella("train", "-m", "optimizer.lr=1e-2,1e-3", *SHORT, "sweep.name=s").status == 0
+    rates = []
+    for name in members():
+        events = EventAccumulator(str(SWEEP / name)).Reload()
+        metadata = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+        info = plugin_data_pb2.HParamsPluginData.FromString(metadata).session_start_info
+        rates.append(info.hparams["optimizer.lr"].number_value)
+    assert sorted(rates) == [0.001, 0.01]
