@@ -109,6 +109,7 @@ def run(lamella: Lamella, command: str) -> None:
             "bench/epoch.py": ["--repeats", "1", "--threads", "1"],
             "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
             "bench/exact.py": ["--repeats", "1", "--case", "digits"],
+            "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "20"],
             "bench/runs.py": ["--repeats", "1", "--runs", "20"],
             "bench/kill.py": ["--trials", "2", "--config", "steps", "workers"],
         }

@@ -510,17 +510,3 @@ def test_launchers_of_others(lamella: Lamella, tmp_path: Path, launcher: str) ->
     assert result.err.startswith(
         "error: trainer: several processes in a job that has none of its own; use hydra/launcher="
     )
-
-
-def test_hparams_stand_side_by_side(lamella: Lamella) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.plugins.hparams import plugin_data_pb2
-
-    assert lamella("train", "-m", "optimizer.lr=1e-2,1e-3", *SHORT, "sweep.name=s").status == 0
-    rates = []
-    for name in members():
-        events = EventAccumulator(str(SWEEP / name)).Reload()
-        metadata = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-        info = plugin_data_pb2.HParamsPluginData.FromString(metadata).session_start_info
-        rates.append(info.hparams["optimizer.lr"].number_value)
-    assert sorted(rates) == [0.001, 0.01]

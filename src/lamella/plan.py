@@ -63,6 +63,8 @@ class Planner:
         with torch.device("meta"):
             network = experiment.plan.build()
         stack.freeze(network, experiment.freeze)
+        if job.config["trainer"].get("num_nodes", 1) != 1:
+            raise RequestError("trainer.num_nodes: a job of a sweep has one machine", "trainer.num_nodes")
         processes = trainers.processes(job.config["trainer"], experiment.device.accelerator)
         if processes > 1 and not self.alone:
             raise RequestError(

@@ -20,8 +20,8 @@ from lamella.interrupts import SIGNALS
 PRELOADED = ["lamella.__main__", "lamella.attempt", "lamella.commands.resume", "lamella.visuals"]
 CONTEXT = multiprocessing.get_context("forkserver")
 # What Lightning tells the processes that share the work of a run, and what makes Hydra raise its errors in this one.
-OTHERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "LAMELLA_RUN", "MASTER_ADDR", "MASTER_PORT")
-OTHERS += ("HYDRA_FULL_ERROR",)
+RANKS = "LOCAL_RANK RANK WORLD_SIZE NODE_RANK GROUP_RANK MASTER_ADDR MASTER_PORT LAMELLA_RUN"
+OTHERS = (*RANKS.split(), "HYDRA_FULL_ERROR")
 WAIT = 0.1  # seconds between two looks at whether a run is free
 
 

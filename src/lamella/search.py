@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -170,7 +171,9 @@ class _Search:
         sign = -better(self.objectives[0])
         target = (lambda trial: sign * trial.values[0]) if len(self.objectives) > 1 else None  # low ones count
         try:
-            found = optuna.importance.get_param_importances(self.study, target=target)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that low ones count is meant
+                found = optuna.importance.get_param_importances(self.study, target=target)
         except (RuntimeError, ValueError):  # all alike, say
             return
         print(f"\nimportance for {self.objectives[0]}")
@@ -240,7 +243,7 @@ def _check(options: Mapping[str, Any]) -> None:
             )
     for name, names in (("sampler", SAMPLERS), ("pruner", (None, *PRUNERS))):
         if options[name] not in names:
-            hint = nearest(str(options[name]), [str(one) for one in names])
+            hint = nearest(str(options[name]), [one or "null" for one in names])
             raise RequestError(f"hydra.sweeper.{name} is {options[name]!r}; {hint}", f"hydra.sweeper.{name}")
     try:
         import optuna  # noqa: F401

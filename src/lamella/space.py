@@ -14,10 +14,10 @@ def distribution(override: Override, sampler: str) -> Any:
 
     found, key = override.value(), override.get_key_element()
     kinds = optuna.distributions
+    if sampler == "grid" and isinstance(found, IntervalSweep):
+        raise RequestError(f"{override.input_line}: a grid takes choice(…) or range(…)", key)
     try:
         if isinstance(found, IntervalSweep):
-            if sampler == "grid":
-                raise RequestError(f"{override.input_line}: a grid takes choice(…) or range(…)", key)
             log, low, high = "log" in found.tags, found.start, found.end
             if isinstance(low, int) and isinstance(high, int):
                 return kinds.IntDistribution(low, high, log=log)

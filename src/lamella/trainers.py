@@ -58,13 +58,13 @@ def every(text: Any) -> Every:
 
 
 def processes(node: Mapping[str, Any], accelerator: str) -> int:
-    """How many processes share the work of a run."""
-    devices, nodes = node.get("devices", 1), node.get("num_nodes", 1)
+    """How many processes of one machine share the work of a run."""
+    devices = node.get("devices", 1)
     if devices in ("auto", -1, "-1"):
         devices = torch.cuda.device_count() if accelerator == "cuda" else 1
     if isinstance(devices, str):
         devices = int(devices) if devices.isdigit() else devices.split(",")
-    return (len(devices) if isinstance(devices, list) else int(devices)) * int(nodes)
+    return len(devices) if isinstance(devices, list) else int(devices)
 
 
 def trainer(
