@@ -7,6 +7,9 @@ from typing import Any
 from lamella.errors import RequestError, first_line
 
 
+FEW = 10  # values of a swept key that can be told apart
+
+
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
     """The learning curves of runs over each other: a chart for each metric, training dashed, validation solid.
 
@@ -76,12 +79,13 @@ def against(points: Mapping[str, Sequence[tuple[Any, Sequence[float]]]], metric:
         for place, value in zip(places, order, strict=True):
             axis.plot([place] * len(values[value]), values[value], "o", color="C0", alpha=0.5, markersize=5)
         means = [(place, sum(v) / len(v)) for place, v in zip(places, (values[one] for one in order), strict=True) if v]
-        if means:
+        if means and len(means) <= FEW:  # through the many values of a search it would show noise
             axis.plot(*zip(*means, strict=True), "-", color="C0")
         if numbers and len(order) > 2 and order[0] > 0 and order[-1] / order[0] >= 50:
             axis.set_xscale("log")
-        if not numbers:
-            axis.set_xticks(places, [str(value) for value in order])
+        if not numbers or len(order) <= FEW:
+            axis.set_xticks(places, [f"{value:g}" if numbers else str(value) for value in order])
+            axis.minorticks_off()
         axis.set_xlabel(key)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(metric)
