@@ -510,3 +510,116 @@ def test_launchers_of_others(lamella: Lamella, tmp_path: Path, launcher: str) ->
     assert result.err.startswith(
         "error: trainer: several processes in a job that has none of its own; use hydra/launcher="
     )
+
+
+def test_swept_options_of_the_sweep_are_refused(lamella: Lamella) -> None:
+    result = lamella("train", "-m", "seed=0,1", *SHORT, "sweep.objectives=val/loss,seconds")
+    assert result.status == 2
+    assert result.err.startswith(
+        "error: sweep.objectives=val/loss,seconds: sweep.objectives takes one value; a list is "
+        "sweep.objectives=[val/loss,seconds]"
+    )
+    assert not Path("outputs").exists()
+
+
+def test_a_later_line_with_another_constant_is_no_other_seed(lamella: Lamella) -> None:
+    for epochs in (1, 2):
+        line = ("train", "-m", "seed=0,1", "network=linear", f"trainer.max_epochs={epochs}", "sweep.name=s")
+        assert lamella(*line).status == 0
+    assert [(row["trainer.max_epochs"], row["n"]) for row in leaderboard()] in ([(1, 2), (2, 2)], [(2, 2), (1, 2)])
+
+
+def test_the_group_is_told_to_end(tmp_path: Path) -> None:
+    """As a terminal, Slurm and systemd do: everything gets the signal, and the sweep waits for its jobs."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        directory = tmp_path / str(number)
+        process = program(directory, "train", "-m", "seed=0,1", "trainer.max_epochs=3000", "sweep.name=s")
+        while len(list((directory / SWEEP).glob("*/metrics.jsonl"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 128 + number
+        assert "Traceback" not in out
+        for name in members(directory / SWEEP):
+            assert record(directory / SWEEP / name)["status"] == "interrupted"
+
+
+def test_ctrl_c_in_one_process(tmp_path: Path) -> None:
+    line = ("train", "-m", "seed=0,1,2", "trainer.max_epochs=400", "sweep.name=s", "hydra/launcher=basic")
+    process = program(tmp_path, *line)
+    while not list((tmp_path / SWEEP).glob("*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out.endswith(f"interrupted; to go on: lamella resume {SWEEP}\n")
+    assert len(members(tmp_path / SWEEP)) == 1
+
+
+def test_a_strange_exit_status_and_a_cause_of_before(lamella: Lamella) -> None:
+    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+    code = "from pytorch_lightning import Callback\n\n\nclass Die(Callback):\n    def on_train_start(self, trainer, module):\n"
+    line = ("train", "-m", "seed=0,1", *SHORT, "+trainer.callbacks=[{_target_: mine.Die}]", "sweep.name=s")
+    Path("mine.py").write_text(f"{code}        raise OSError('first')\n")
+    assert lamella(*line).out.count("failed: OSError: first") == 2
+    Path("mine.py").write_text(f"import os\n{code}        os._exit(200)\n")
+    result = lamella(*line)
+    assert result.status == 1
+    assert result.out.count("failed: exit status 200") == 2
+
+
+EVIL = {
+    "a part to build": {
+        "_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        "x": {"_target_": "os.x"},
+    },
+    "an interpolation": {"slots": "${oc.env:HOME}"},
+    "a class": {"_target_": "os.system"},
+    "a script": {
+        "_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+        "setup": ["touch hacked"],
+        "tasks_per_node": 1,
+        "nodes": 1,
+    },
+    "a line": {"slots": None, "comment": "x\ntouch hacked"},
+}
+
+
+@pytest.mark.parametrize("launcher", EVIL)
+def test_a_plan_of_somebody_else_runs_nothing(lamella: Lamella, launcher: str) -> None:
+    assert lamella("train", "-m", "seed=0,1", *SHORT, "sweep.name=s").status == 0
+    fields = json.loads((SWEEP / "sweep.json").read_text())
+    (SWEEP / "sweep.json").write_text(json.dumps(fields | {"launcher": EVIL[launcher]}))
+    result = lamella("resume", str(SWEEP))
+    assert result.status == 2
+    assert result.err.startswith("error: hydra.launcher")
+
+
+def test_an_interpolation_in_the_values_of_a_sweep_builds_nothing(lamella: Lamella) -> None:
+    Path("conf/experiment").mkdir(parents=True)
+    Path("conf/experiment/x.yaml").write_text(
+        "# @package _global_\nevil:\n  _target_: pathlib.Path.touch\n  _args_: [hacked]\n"
+        "hydra:\n  sweeper:\n    params:\n      seed: ${evil}\n"
+    )
+    result = lamella("train", "-m", "experiment=x")
+    assert result.status == 2
+    assert result.err.startswith("error: hydra.sweeper.params.seed is '${evil}'; a sweeper takes plain values")
+
+
+def test_links_and_strange_files_in_a_planned_directory_are_let_be(lamella: Lamella) -> None:
+    assert lamella("train", "-m", "seed=0,1", *SHORT, "sweep.name=s").status == 0
+    first, second = members()
+    Path("elsewhere").mkdir()
+    Path("elsewhere/mine").write_text("kept")
+    shutil.rmtree(SWEEP / first)
+    (SWEEP / first).symlink_to(Path("elsewhere").absolute())
+    (SWEEP / f"{first}.out").symlink_to(Path("elsewhere/mine").absolute())
+    (SWEEP / second / "run.json").unlink()
+    result = lamella("resume", str(SWEEP))
+    assert result.status == 1
+    assert "is a link; a run is made where its sweep is" in result.out
+    assert "is there without a run.json; put it elsewhere" in result.out
+    assert Path("elsewhere/mine").read_text() == "kept"
+    assert (SWEEP / second / "checkpoints/best.ckpt").exists()

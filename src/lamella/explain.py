@@ -109,8 +109,11 @@ def _explained(error: BaseException, outer: str) -> RequestError | None:
             return RequestError(f"{key}: there is no such key; did you mean {close}?")
         known = list(getattr(error, "parent_node", None) or [])
         hint = nearest(str(getattr(error, "key", "")), [name for name in known if name not in ("hydra", "_target_")])
+        plus = f"\n  a key that no file states is added with a plus: +{key}=…"
+        if key.startswith("hydra.sweeper."):
+            plus = "\n  a search takes hydra/sweeper=optuna"
         return RequestError(
-            f"{key}: there is no such key; {hint}\n  a key that no file states is added with a plus: +{key}=…"
+            f"{key}: there is no such key; {hint}{'' if key.startswith(('sweep.', 'hydra.launcher.')) else plus}"
         )
     if isinstance(error, ConfigCompositionException):
         unmatched = re.search(r"Could not override '([\w/@.]+)'", str(error))

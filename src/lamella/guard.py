@@ -1,7 +1,7 @@
 """What a config may not set: what would make Hydra call, import or read something before it can be checked."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,10 @@ FIXED: dict[str, Any] = {
     "sweep.subdir": ".",
     "output_subdir": None,
 }
+
+
+# What the Slurm launcher's own config computes.
+COMPUTED = ("${hydra.sweep.dir}/.submitit/%j", "${hydra.job.name}")
 
 
 @contextmanager
@@ -70,11 +74,18 @@ class _Loader(ConfigLoaderImpl):
                 "hydra.sweeper",
             )
         for key in ("launcher", "sweeper"):
-            values = {name: value for name, value in (hydra[key] or {}).items() if name != "_target_"}
-            for place, _ in walk(values, f"hydra.{key}"):
-                if place.endswith("._target_"):
-                    raise RequestError(f"{place}: a {key} takes values, and builds nothing", place)
+            check_plain(hydra[key] or {}, key)
         return config
+
+
+def check_plain(node: Mapping[str, Any], key: str) -> None:
+    """Raise RequestError where Hydra would build or compute what stands in a launcher or a sweeper."""
+    values = {name: value for name, value in node.items() if name != "_target_"}
+    for place, value in walk(values, f"hydra.{key}"):
+        if place.endswith("._target_"):
+            raise RequestError(f"{place}: a {key} takes values, and builds nothing", place)
+        if isinstance(value, str) and value not in COMPUTED and ("${" in value or "\n" in value):
+            raise RequestError(f"{place} is {value!r}; a {key} takes plain values", place)
 
 
 def _variable(name: str, default: Any = None) -> Any:

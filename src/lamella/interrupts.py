@@ -27,11 +27,14 @@ class Interrupted(BaseException):
 class Interrupts:
     """In a `with`, notes the first signal in `received`, which is 0 before, and ends the process at a second one.
 
-    at_once: called before the process ends so. notice: written to standard error when the first one comes.
+    at_once: called before the process ends so. notice: written to standard error when the first one comes. first:
+    called then with its number.
     """
 
-    def __init__(self, at_once: Callable[[], None], notice: str = "") -> None:
-        self.at_once, self.notice, self.process = at_once, notice, os.getpid()
+    def __init__(
+        self, at_once: Callable[[], None], notice: str = "", first: Callable[[int], None] = lambda number: None
+    ) -> None:
+        self.at_once, self.notice, self.first, self.process = at_once, notice, first, os.getpid()
         self.received = 0
         self.time = 0.0
         self.before: dict[signal.Signals, Any] = {}
@@ -57,6 +60,7 @@ class Interrupts:
         if not self.received:
             self.received, self.time = number, now
             self._say(self.notice.encode())
+            self.first(number)
         elif now - self.time > ECHO:
             try:
                 self.at_once()

@@ -3,9 +3,10 @@
 import csv
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ class Row:
     """Members that differ in their seed alone.
 
     settings: what was swept, but for the seed. metrics: of those that have finished, by name. best: the directory of
-    the best one. status: of those that have not finished, with their number. front: none is better in all objectives.
+    the best one of them. status: of those that have not finished, with their number. front: none is better in all
+    objectives.
     """
 
     settings: dict[str, str]
     metrics: dict[str, list[float]]
-    best: Path
+    best: Path | None
     n: int
     status: str
     front: bool = False
@@ -56,25 +58,30 @@ class Leaderboard:
     """The rows of a sweep, sorted by its first objective."""
 
     def __init__(self, sweep: Sweep) -> None:
-        self.path, self.keys = sweep.path, [key for key in sweep.fields["swept"] if key != "seed"]
+        self.path = sweep.path
+        settings = [summary.settings(member.overrides) for member in sweep.members.values()]
+        swept = [key.lstrip("+~") for key in sweep.fields["swept"]]
+        # A later line may have added members with other constants.
+        found = dict.fromkeys([*swept, *(key for one in settings for key in one)])
+        differ = [key for key in found if key in swept or len({one.get(key) for one in settings}) > 1]
+        self.keys = [key for key in differ if key != "seed"]
         self.objectives: list[str] = sweep.fields["objectives"] or [sweep.fields["monitor"]]
         self.pruned: list[str] = sweep.fields.get("pruned", [])
         records = {name: sweep.record(name) for name in sweep.members}
         groups: dict[tuple[str, ...], list[str]] = {}
-        for name, member in sweep.members.items():
-            settings = {key.lstrip("+~"): text for key, text in summary.settings(member.overrides).items()}
-            groups.setdefault(tuple(settings.get(key.lstrip("+~"), "") for key in self.keys), []).append(name)
+        for name, own in zip(sweep.members, settings, strict=True):
+            groups.setdefault(tuple(own.get(key, "") for key in self.keys), []).append(name)
         rows = [self._row(values, {name: records[name] for name in names}) for values, names in groups.items()]
         names = {name for row in rows for name in row.metrics}
         tested = sorted(name for name in names if name.startswith("test/"))
         self.columns = list(dict.fromkeys([*self.objectives, sweep.fields["monitor"], *tested]))
         front = _front([[row.mean(name) for name in self.objectives] for row in rows], self.objectives)
-        rows = [Row(**{**vars(row), "front": on}) for row, on in zip(rows, front, strict=True)]
+        rows = [replace(row, front=on) for row, on in zip(rows, front, strict=True)]
         first, sign = self.objectives[0], better(self.objectives[0])
         self.rows = sorted(
             rows, key=lambda row: (row.mean(first) is None, -sign * (row.mean(first) or 0.0), not row.front)
         )
-        self.seeds = "seed" in sweep.fields["swept"]
+        self.seeds = "seed" in differ
 
     def _row(self, values: Sequence[str], records: Mapping[str, Mapping[str, Any] | None]) -> Row:
         finished = {name: fields for name, fields in records.items() if fields and fields["status"] == "finished"}
@@ -90,7 +97,8 @@ class Leaderboard:
         ]
         told = [state for state in dict.fromkeys(states) if state != "finished"]
         status = ", ".join(f"{states.count(state)} {state}" if len(states) > 1 else state for state in told)
-        return Row(dict(zip(self.keys, values, strict=True)), metrics, self.path / best, len(finished), status)
+        settings, n = dict(zip(self.keys, values, strict=True)), len(metrics.get(first, []))
+        return Row(settings, metrics, self.path / best if finished else None, n, status)
 
     def table(self) -> str:
         """For people: means with their standard deviations where there are several seeds."""
@@ -102,19 +110,19 @@ class Leaderboard:
             line += [_shown(row.mean(name), row.spread(name)) for name in self.columns]
             line += ["*" if row.front else ""] if pareto else []
             line += [row.status or "finished"] if unfinished else []
-            lines.append([*line, str(row.best)])
+            lines.append([*line, str(row.best or "-")])
         return summary.table(lines)
 
     def save(self) -> None:
         """Write `leaderboard.csv` and `leaderboard.json` into the sweep's directory."""
         rows = []
         for row in self.rows:
-            cells: dict[str, Any] = {key: summary.number(text) for key, text in row.settings.items()} | {"n": row.n}
+            cells: dict[str, Any] = {key: _value(text) for key, text in row.settings.items()} | {"n": row.n}
             for name in self.columns:
                 cells |= {name: row.mean(name), f"{name} std": row.spread(name)}
             if len(self.objectives) > 1:
                 cells["front"] = row.front
-            rows.append(cells | {"status": row.status or "finished", "directory": str(row.best)})
+            rows.append(cells | {"status": row.status or "finished", "directory": row.best and str(row.best)})
         text = json.dumps({"objectives": self.objectives, "swept": self.keys, "rows": rows}, indent=1)
         write(self.path / "leaderboard.json", text + "\n")
         lines = _Lines()
@@ -127,8 +135,7 @@ class Leaderboard:
         """For each swept key its values, with the first objective of each member that has it."""
         first = self.objectives[0]
         return {
-            key: [(summary.number(row.settings[key]), row.metrics.get(first, [])) for row in self.rows]
-            for key in self.keys
+            key: [(_value(row.settings[key]), row.metrics.get(first, [])) for row in self.rows] for key in self.keys
         }
 
 
@@ -156,5 +163,9 @@ def _front(scores: Sequence[Sequence[float | None]], names: Sequence[str]) -> li
 def _shown(mean: float | None, spread: float | None) -> str:
     if mean is None:
         return "-"
-    number = f"{mean:.4f}" if abs(mean) < 100 else f"{mean:g}"
-    return number if spread is None else f"{number} ± {spread:.4f}"
+    form = ".4f" if abs(mean) < 100 else ".6g"
+    return f"{mean:{form}}" if spread is None else f"{mean:{form}} ± {spread:{form}}"
+
+
+def _value(text: str) -> int | float | str:
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else summary.number(text)

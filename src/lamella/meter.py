@@ -23,19 +23,19 @@ class Meter:
     def __init__(self, jobs: int, done: int = 0) -> None:
         self.jobs, self.done, self.before = jobs, done, done
         self.started = time.monotonic()
-        self.looked: dict[str, float] = {}
+        self.looked: dict[Path, float] = {}
         console = Console()
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[at]}"))
         self.bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4)
         self.shown = console.is_terminal
-        self.epochs: dict[str, int | None] = {}
-        self.tasks: dict[str, TaskID] = {}
-        self.parts: dict[str, float] = {}
+        self.epochs: dict[Path, int | None] = {}
+        self.tasks: dict[Path | None, TaskID] = {}
+        self.parts: dict[Path, float] = {}
 
     def __enter__(self) -> "Meter":
         if self.shown:
             self.bars.start()
-            self.tasks[""] = self.bars.add_task("all jobs", total=self.jobs, completed=self.done, at="")
+            self.tasks[None] = self.bars.add_task("all jobs", total=self.jobs, completed=self.done, at="")
         return self
 
     def __exit__(
@@ -44,32 +44,35 @@ class Meter:
         if self.shown:
             self.bars.stop()
 
-    def begin(self, label: str, epochs: int | None) -> None:
-        self.epochs[label] = epochs
+    def begin(self, path: Path, label: str, epochs: int | None) -> None:
+        """A job has begun in the directory `path`."""
+        self.epochs[path] = epochs
         if self.shown:
             text = printable(label)[:WIDE]
-            self.tasks[label] = self.bars.add_task(text, total=epochs, at="", start=bool(epochs))
+            self.tasks[path] = self.bars.add_task(text, total=epochs, at="", start=bool(epochs))
 
-    def at(self, label: str, path: Path) -> None:
+    def at(self, path: Path) -> None:
         """Look how many epochs a job has behind it, if the last look was some time ago."""
         now = time.monotonic()
-        if not self.shown or now < self.looked.get(label, 0.0) + REFRESH:
+        if not self.shown or now < self.looked.get(path, 0.0) + REFRESH:
             return
-        self.looked[label] = now
+        self.looked[path] = now
         try:
             epochs = (path / METRICS).read_bytes().count(b"\n")
         except OSError:
             epochs = 0
-        total = self.epochs[label]
-        self.parts[label] = epochs / total if total else 0.0
-        self.bars.update(self.tasks[label], completed=epochs, at=f"epoch {epochs}/{total or '?'}")
-        self.bars.update(self.tasks[""], completed=self.done + sum(self.parts.values()), at=f"{self.done}/{self.jobs}")
+        total = self.epochs[path]
+        self.parts[path] = epochs / total if total else 0.0
+        self.bars.update(self.tasks[path], completed=epochs, at=f"epoch {epochs}/{total or '?'}")
+        self.bars.update(
+            self.tasks[None], completed=self.done + sum(self.parts.values()), at=f"{self.done}/{self.jobs}"
+        )
 
-    def end(self, label: str) -> None:
-        self.parts.pop(label, None)
+    def end(self, path: Path) -> None:
+        self.parts.pop(path, None)
         if self.shown:
-            self.bars.remove_task(self.tasks.pop(label))
-            self.bars.update(self.tasks[""], completed=self.done + sum(self.parts.values()))
+            self.bars.remove_task(self.tasks.pop(path))
+            self.bars.update(self.tasks[None], completed=self.done + sum(self.parts.values()))
 
     def say(self, label: str, result: str, going: bool = True) -> None:
         """One more job is over: a line; with the time that the others will take, where they are going on."""

@@ -65,8 +65,15 @@ class Planner:
         stack.freeze(network, experiment.freeze)
         if job.config["trainer"].get("num_nodes", 1) != 1:
             raise RequestError("trainer.num_nodes: a job of a sweep has one machine", "trainer.num_nodes")
-        processes = trainers.processes(job.config["trainer"], experiment.device.accelerator)
-        if processes > 1 and not self.alone:
+        accelerator, devices = experiment.device.accelerator, job.config["trainer"].get("devices", 1)
+        processes = trainers.processes(job.config["trainer"], accelerator)
+        named = isinstance(devices, list) or (isinstance(devices, str) and "," in devices)
+        if processes < 1 or (accelerator == "cuda" and named):
+            raise RequestError(
+                f"trainer.devices is {devices!r}; a job of a sweep is given its devices, write how many",
+                "trainer.devices",
+            )
+        if trainers.program(job.config["trainer"], processes) and not self.alone:
             raise RequestError(
                 "trainer: several processes in a job that has none of its own; "
                 "use hydra/launcher=local or hydra/launcher=slurm",

@@ -1,11 +1,11 @@
 """Diagrams in files, drawn by matplotlib."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lamella.errors import RequestError, first_line
-
 
 FEW = 10  # values of a swept key that can be told apart
 
@@ -89,4 +89,6 @@ def against(points: Mapping[str, Sequence[tuple[Any, Sequence[float]]]], metric:
         axis.set_xlabel(key)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(metric)
-    figure.savefig(file, dpi=120)
+    neighbour = file.with_name(f".{file.name}.{os.getpid()}")
+    figure.savefig(neighbour, format=file.suffix.lstrip("."), dpi=120)
+    neighbour.replace(file)  # which may be a link

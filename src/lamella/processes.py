@@ -17,7 +17,7 @@ from lamella import records
 from lamella.interrupts import SIGNALS
 
 # Imported once, for all processes that are forked from there.
-PRELOADED = ["lamella.__main__", "lamella.attempt", "lamella.commands.resume", "lamella.visuals"]
+PRELOADED = ["lamella.forked", "lamella.__main__", "lamella.attempt", "lamella.commands.resume", "lamella.visuals"]
 CONTEXT = multiprocessing.get_context("forkserver")
 # What Lightning tells the processes that share the work of a run, and what makes Hydra raise its errors in this one.
 RANKS = "LOCAL_RANK RANK WORLD_SIZE NODE_RANK GROUP_RANK MASTER_ADDR MASTER_PORT LAMELLA_RUN"
@@ -54,13 +54,14 @@ def output(path: Path) -> Path:
 def cause(path: Path, status: int) -> str:
     """Why a job that has ended with `status` has not finished, in one line."""
     fields = records.read_fields(path) if (path / "run.json").exists() else {}
-    if fields.get("status") == "failed" and fields.get("error"):
+    if status == 1 and fields.get("status") == "failed" and fields.get("error"):
         return " ".join(str(fields["error"]).split())
-    if status < 0:
+    known = {int(one): one.name for one in signal.Signals}
+    if -status in known:
         hint = "; the machine may have run out of memory" if status == -signal.SIGKILL else ""
-        return f"ended by {signal.Signals(-status).name}{hint}"
-    if status > 128:
-        return f"interrupted by {signal.Signals(status - 128).name}"
+        return f"ended by {known[-status]}{hint}"
+    if status - 128 in known:
+        return f"interrupted by {known[status - 128]}"
     try:
         printed = output(path).read_text(errors="replace")
     except OSError:
@@ -72,15 +73,22 @@ def cause(path: Path, status: int) -> str:
 
 def _run(path: str, environ: Mapping[str, str], program: bool) -> None:
     """What a process does: `lamella resume`, which begins a member of a sweep too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))
     os.environ.clear()
     os.environ.update(environ)
-    file = os.open(output(Path(path)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    output(Path(path)).unlink(missing_ok=True)  # it may be a link
+    file = os.open(output(Path(path)), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     for stream in (1, 2):
         os.dup2(file, stream)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    while records.alive(Path(path)):  # by a job of a sweep that was killed
-        time.sleep(WAIT)
     sys.exit(begin_program(path, environ) if program else begin(path))
+
+
+def _wait(path: str) -> None:
+    """A job of a sweep that was killed, or still waits in a cluster's queue, may be at work on it."""
+    while records.alive(Path(path)):
+        time.sleep(WAIT)
 
 
 def _end_with_the_parent() -> None:
@@ -92,6 +100,7 @@ def _end_with_the_parent() -> None:
 
 def begin(path: str) -> int:
     """Begin the run in `path`, or go on with it, in this process; returns the exit status."""
+    _wait(path)
     sys.argv = ["lamella", "resume", path]
     for name in OTHERS:
         os.environ.pop(name, None)
@@ -104,6 +113,7 @@ def begin(path: str) -> int:
 
 def begin_program(path: str, environ: Mapping[str, str]) -> int:
     """The same as a program, which can start further processes with its command line; hands signals on to it."""
+    _wait(path)
     process = subprocess.Popen([sys.executable, "-m", "lamella", "resume", path], env=own(environ))
     for number in SIGNALS:
         signal.signal(number, lambda received, frame: process.send_signal(received))

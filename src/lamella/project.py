@@ -20,9 +20,9 @@ def environment() -> list[str]:
 
 
 def inside_a_run() -> bool:
-    """Whether the working directory is one that came with a run, and not the project's."""
+    """Whether the working directory is one that came with a run or a sweep, and not the project's."""
     here = Path.cwd()
-    return any((folder / "run.json").exists() for folder in (here, *here.parents))
+    return any((folder / name).exists() for folder in (here, *here.parents) for name in ("run.json", "sweep.json"))
 
 
 def _names(key: str, wanted: str) -> list[str]:

@@ -14,11 +14,11 @@ PRUNED = "pruned"  # the mark of a trial that was ended
 def open_study(directory: Path, directions: Sequence[str] | None = None, pruner: Any = None) -> Any:
     """The study of the search in `directory`; made where there is none. directions: "maximize" or "minimize"."""
     import optuna
+    import sqlalchemy
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{(directory / STUDY).absolute()}", engine_kwargs={"connect_args": {"timeout": 60}}
-    )
+    url = sqlalchemy.URL.create("sqlite", database=str((directory / STUDY).absolute()))
+    storage = optuna.storages.RDBStorage(str(url), engine_kwargs={"connect_args": {"timeout": 60}})
     if directions is None:
         return optuna.load_study(study_name="sweep", storage=storage, pruner=pruner)
     given: Any = directions
@@ -60,7 +60,8 @@ class Pruning(pl.Callback):
         if self.trial is not None and self.metric in trainer.callback_metrics:
             if step not in self.reported:  # it may have been killed after that
                 self.trial.report(float(trainer.callback_metrics[self.metric]), step)
-            stop = self.trial.should_prune() and step < (trainer.max_epochs or step + 1)
+            last = step == trainer.max_epochs
+            stop = not last and (PRUNED in self.trial.user_attrs or self.trial.should_prune())
             if stop:
                 self.trial.set_user_attr(PRUNED, True)
         if trainer.strategy.broadcast(stop):

@@ -81,15 +81,18 @@ class Run:
 
     @classmethod
     def start(cls, path: Path, config: str, fields: Mapping[str, Any]) -> "Run":
-        """A new run in the directory `path`, which is there: what stands in it, from a start that failed, goes.
+        """A new run in the directory `path`, which is there: what a start that failed has left in it goes.
 
-        Raises RequestError where it cannot be written.
+        Raises RequestError where it cannot be written, or something else is there.
         """
+        left = [entry for entry in path.iterdir() if entry.name != "log.txt"]
+        strange = [entry for entry in left if entry.name not in OWN and not entry.name.startswith(".")]
+        if path.is_symlink() or strange:
+            raise RequestError(f"{strange[0] if strange else path} is there without a run.json; put it elsewhere")
         try:
             run = cls(path)
-            for left in path.iterdir():
-                if left.name != "log.txt":
-                    left.unlink()
+            for entry in left:
+                entry.unlink()
             run.configure(config)
             run.update(
                 format=records.FORMAT,

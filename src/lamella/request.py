@@ -1,7 +1,7 @@
 """What the command line of a sweep asks for: which values, where, and how its jobs run."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,10 @@ class Options:
     @classmethod
     def of(cls, config: DictConfig) -> "Options":
         """Raises RequestError."""
-        given: Any = OmegaConf.to_container(config.get("sweep") or OmegaConf.create(), resolve=True)
+        node = config.get("sweep", OmegaConf.create())
+        if not isinstance(node, DictConfig):
+            raise RequestError(f"sweep is {node!r}; it holds keys, as in sweep.name=…", "sweep")
+        given: Any = OmegaConf.to_container(node, resolve=True)
         known = [one.name for one in fields(cls)]
         for key in given:
             if key not in known:
@@ -74,25 +77,39 @@ class Options:
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for: values, and where and how the jobs run."""
+    """What a command line asks for: values, and where and how the jobs run.
+
+    given: the keys of `hydra.launcher` that it set.
+    """
 
     options: Options
     overrides: list[Override]
     path: Path
     launcher: dict[str, Any]
+    given: Collection[str]
 
     @classmethod
     def of(cls, loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> "Request":
         """Raises RequestError, and what Hydra's parser raises."""
         options = Options.of(config)
         launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=False)
-        launchers.check(launcher)
-        own = [text for text in arguments if not text.lstrip("+").startswith("sweep.")]
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides(own)
+        written: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+        keys = {text.lstrip("+").partition("=")[0] for text in written}
+        own_keys = {key.removeprefix("hydra.launcher.") for key in keys if key.startswith("hydra.launcher.")}
+        launchers.check(launcher, own_keys)
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
+        for override in parsed:
+            key = override.key_or_group
+            if key.startswith("sweep.") and override.is_sweep_override():
+                values = str(override.input_line).partition("=")[2]
+                raise RequestError(f"{override.input_line}: {key} takes one value; a list is {key}=[{values}]", key)
+        # Of a key that is given twice, the last one counts.
+        last = {one.get_key_element(): one for one in parsed if not one.key_or_group.startswith("sweep.")}
+        overrides = list(last.values())
         given: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
         line = [text for text in given if not text.lstrip("+").startswith("sweep.")]
         parent = compose.OUTPUTS / check_name(OmegaConf.select(config, "name"))
-        return cls(options, overrides, parent / (options.name or slug(line)), launcher)
+        return cls(options, overrides, parent / (options.name or slug(line)), launcher, own_keys)
 
     @property
     def swept(self) -> list[str]:
@@ -102,11 +119,11 @@ class Request:
         """Where jobs run on this machine; None where another launcher runs them."""
         return None if "_target_" in self.launcher else Slots(self.launcher.get("slots"))
 
-    def threads(self, jobs: int) -> int | None:
-        """The CPU threads of each of so many jobs, where its config leaves that open; None leaves it to torch."""
+    def threads(self, jobs: int, config: Mapping[str, Any]) -> int | None:
+        """The CPU threads of each of so many such jobs, where that is left open; None leaves it to torch."""
         slots = self.room()
         if slots is not None:
-            return max(1, slots.cores // max(1, slots.at_a_time(jobs)))
+            return max(1, slots.cores // max(1, slots.at_a_time(jobs, config)))
         return self.launcher.get("cpus_per_task") or 1 if self.launcher["_target_"] == launchers.SLURM else None
 
     def update(self, sweep: Sweep) -> None:
@@ -114,7 +131,13 @@ class Request:
         swept = list(dict.fromkeys([*sweep.fields["swept"], *self.swept]))
         limit = self.options.max_failures
         sweep.update(arguments=sys.argv[1:], swept=swept, launcher=self.launcher, max_failures=limit)
-        if self.options.objectives:
+        asked = list(self.options.objectives)
+        if asked and "search" in sweep.fields and asked != sweep.fields["objectives"]:
+            raise RequestError(
+                f"sweep.objectives: the search is for {sweep.fields['objectives']}; choose another sweep.name",
+                "sweep.objectives",
+            )
+        if asked:
             sweep.update(objectives=self.options.check(sweep.fields["monitor"], sweep.fields["metric"]))
 
     def fields(self, planned: Planned, threads: int | None) -> dict[str, Any]:

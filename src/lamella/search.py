@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -34,6 +35,8 @@ def search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str], o
     """
     _check(options)
     request = Request.of(loader, config, arguments)
+    if options["sampler"] == "cmaes" and len(request.options.objectives) > 1:
+        raise RequestError("hydra.sweeper.sampler: cmaes is for one objective", "hydra.sweeper.sampler")
     if request.options.zip:
         raise RequestError("sweep.zip: a search chooses each value by itself", "sweep.zip")
     searched = [override for override in request.overrides if override.is_sweep_override()]
@@ -47,23 +50,30 @@ def search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str], o
             raise RequestError(
                 f"{request.path} is another sweep, {before}, and not {asked}; choose another sweep.name", "sweep.name"
             )
-        frozen = _frozen(loader, request.path / "conf") if sweep else loader
+        if sweep is not None and options["sampler"] == "cmaes" and conf.PROJECT.parent == request.path:
+            raise RequestError(
+                f"{request.path}: CMA-ES keeps its state as a pickle, which runs what its maker wrote;\n"
+                "  where that was you, give the search's line again"
+            )
+        frozen = _frozen(loader, request.path / "conf") if sweep and sweep.members else loader
         planner = Planner(frozen, config, alone=request.launcher.get("_target_") not in launchers.INSIDE)
         if sweep is None:
             planned, _, invalid = planner.plans(corners(request.overrides, space))
             if (invalid and not request.options.skip_invalid) or not planned:
                 raise SystemExit(2)
             about = {"space": _texts(request.overrides), "path": str(request.path)}
-            fields = request.fields(planned[0], request.threads(options["n_trials"]))
-            sweep = stack.enter_context(sweeps.held(request.path, fields))
-            if conf.PROJECT.is_dir():  # what is composed later is composed from the same files
-                shutil.copytree(conf.PROJECT, request.path / "conf", dirs_exist_ok=True)
-            sweep.update(search=about)
+            fields = request.fields(planned[0], request.threads(options["n_trials"], planned[0].member.config))
+            sweep = stack.enter_context(sweeps.held(request.path, {**fields, "search": about}))
+        if not sweep.members:
+            _freeze(sweep.path / "conf")
         request.update(sweep)
         found = _Search(sweep, planner, request, space, options)
         at_once = None if request.room() else options["n_jobs"]
-        status = sweeping.run(sweep, found.notes(), found.members(), found.total, found.settle, at_once)
+        status = sweeping.run(sweep, found.notes(), found.members(), found.total, found.settle, at_once, request.given)
         found.tell_importances()
+        if found.invalid:
+            print(f"\n{found.invalid} of the trials could not be run", file=sys.stderr)
+            status = status or 1
     if status:
         raise SystemExit(status)
 
@@ -98,7 +108,7 @@ class _Search:
         if options["sampler"] == "grid":
             self.total = min(self.total, math.prod(len(points(one)) for one in space.values()))
         self.names = {member.trial: name for name, member in sweep.members.items()}
-        self.begun = set[str]()
+        self.begun, self.invalid = set[str](), 0
 
     def notes(self) -> list[str]:
         shown = ", ".join(self.objectives)
@@ -108,10 +118,15 @@ class _Search:
         """What is to be run: trials that were not finished, then new ones; the finished are told before each."""
         import optuna
 
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state == optuna.trial.TrialState.RUNNING and set(trial.params) != set(self.space):
+                # Killed while it was asked for; another takes its place.
+                self.study._storage.set_trial_user_attr(trial._trial_id, AGAIN, trial.number)
+                self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         for trial in self._trials():
             if trial.state in (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.FAIL):
                 member = self._member(trial)
-                if member and self.sweep.status(member.name) != "finished":
+                if member and member.name not in self.begun and self.sweep.status(member.name) != "finished":
                     self.begun.add(member.name)
                     yield member
         self.settle()
@@ -194,6 +209,7 @@ class _Search:
         if name not in self.sweep.members:
             planned, _, _ = self.planner.plans([overrides])
             if not planned:
+                self.invalid += 1
                 if trial.state == optuna.trial.TrialState.RUNNING:
                     self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 return None
@@ -235,6 +251,9 @@ def _check(options: Mapping[str, Any]) -> None:
         if name not in known:
             key = f"hydra.sweeper.{name}"
             raise RequestError(f"{key}: there is no such key; {nearest(name, (*known, 'params'))}", key)
+    for name in known:
+        if name not in options:
+            raise RequestError(f"hydra.sweeper.{name}: it is not there any more, and a search needs it")
     for name, least in (("n_trials", 1), ("n_jobs", 1), ("seed", 0)):
         given = options[name]
         if isinstance(given, bool) or not isinstance(given, int) or given < least:
@@ -252,6 +271,16 @@ def _check(options: Mapping[str, Any]) -> None:
             import cmaes  # noqa: F401
     except ImportError as error:
         raise RequestError(f"hydra/sweeper=optuna takes {error.name}; pip install lamella[optuna]") from error
+
+
+def _freeze(folder: Path) -> None:
+    """Copy the project's configs, from which later trials are composed too."""
+    if conf.PROJECT.is_dir() and folder != conf.PROJECT:
+        new = folder.with_name(".conf.new")
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(conf.PROJECT, new, ignore_dangling_symlinks=True)
+        new.rename(folder)
 
 
 def _texts(overrides: Sequence[Override]) -> str:

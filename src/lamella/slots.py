@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,12 +47,13 @@ class _Running:
     process: Any
     cores: int
     gpus: list[str]
+    told: bool = False
 
 
 class Slots:
     """As many processes at a time as there is room for.
 
-    slots: how many; None: a GPU for each process that takes one, and cores for the threads of all others.
+    slots: how many; None: as many as each have GPUs of their own, or cores for their threads.
     """
 
     def __init__(self, slots: int | None = None) -> None:
@@ -60,16 +62,15 @@ class Slots:
                 f"hydra.launcher.slots is {slots!r}; it takes 1 or more, or null", "hydra.launcher.slots"
             )
         self.slots, self.cores = slots, cores()
-        named = os.environ.get("CUDA_VISIBLE_DEVICES")
-        present = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
-        self.present = present if torch.cuda.is_available() else []
-        # With more slots than GPUs, several share one.
-        self.gpus = self.present * -(-(slots or 1) // max(1, len(self.present)))
+        named, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+        self.gpus = (named.split(",") if named else [str(number) for number in range(count)])[:count]
         self.running: list[_Running] = []
 
-    def at_a_time(self, jobs: int) -> int:
-        """How many of so many jobs run beside each other, where each takes one core."""
-        return min(jobs, self.slots or self.cores)
+    def at_a_time(self, jobs: int, config: Mapping[str, Any]) -> int:
+        """How many of so many jobs with such a config run beside each other."""
+        threads, gpus, _ = self._needs(config)
+        room = len(self.gpus) // gpus if gpus else self.cores // threads
+        return min(jobs, self.slots or max(1, room))
 
     def run(self, jobs: Iterator[Job], meter: Meter, over: Callable[[Job, int], bool], interrupts: Interrupts) -> None:
         """Run the jobs, taking the next one when there is room for it.
@@ -78,7 +79,7 @@ class Slots:
         Where `interrupts` has received a signal, the jobs are told to end, and no other is started.
         """
         waiting: Job | None = None
-        going, told = True, False
+        going = True
         while True:
             while going and not interrupts.received:
                 if waiting is None:
@@ -88,53 +89,61 @@ class Slots:
                 if waiting is None or not self._start(waiting, meter):
                     break
                 waiting = None
-            if interrupts.received and not told:
-                told = True
+            if interrupts.received:
                 self.tell(interrupts.received)
             if not self.running:
                 return
             connection.wait([one.process.sentinel for one in self.running], WAIT)
             for one in [one for one in self.running if not one.process.is_alive()]:
                 self.running.remove(one)
-                self.gpus += one.gpus
                 one.process.join()
                 going = over(one.job, one.process.exitcode) and going
-                meter.end(one.job.label)
+                meter.end(one.job.path)
             for one in self.running:
-                meter.at(one.job.label, one.job.path)
+                meter.at(one.job.path)
 
     def full(self) -> bool:
         """Whether there is room for no job, however small."""
         if self.slots is not None:
             return len(self.running) >= self.slots
-        busy = sum(one.cores for one in self.running) >= self.cores
-        return bool(self.running) and busy and not (self.present and self.gpus)
+        cores = sum(one.cores for one in self.running)
+        return cores >= self.cores or (any(one.gpus for one in self.running) and not self._idle())
+
+    def _needs(self, config: Mapping[str, Any]) -> tuple[int, int, int]:
+        """The CPU cores, the GPUs and the processes that a job takes."""
+        accelerator = config["device"]["accelerator"]
+        cuda = accelerator == "cuda" or (accelerator == "auto" and bool(self.gpus))
+        count = trainers.processes(config["trainer"], "cuda" if cuda else "cpu")
+        return (0, count, count) if cuda else (count * (config["device"]["threads"] or 1), 0, count)
 
     def _start(self, job: Job, meter: Meter) -> bool:
         """Start a job, unless there is no room for it yet."""
-        accelerator = job.config["device"]["accelerator"]
-        cuda = accelerator == "cuda" or (accelerator == "auto" and bool(self.present))
-        count = trainers.processes(job.config["trainer"], "cuda" if cuda else "cpu")
-        gpus = count if cuda else 0
-        threads = 0 if cuda else count * (job.config["device"]["threads"] or self.cores)
+        threads, gpus, count = self._needs(job.config)
         free = self.cores - sum(one.cores for one in self.running)
         # A job that takes more than there is runs alone.
-        if self.running and (gpus > len(self.gpus) or (self.slots is None and threads > free)):
+        if self.running and self.slots is None and not (threads <= free and gpus <= len(self._idle())):
             return False
         environ = dict(os.environ)
         environ.pop("SLURM_JOB_ID", None)  # a job does not put this one back into the queue
-        given, self.gpus = self.gpus[:gpus], self.gpus[gpus:]
-        if cuda:
+        given: list[str] = []
+        if gpus:  # with more slots than GPUs, several jobs share one
+            used = Counter(gpu for one in self.running for gpu in one.gpus)
+            given = sorted(self.gpus, key=lambda gpu: used[gpu])[:gpus]
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(given)
-        program = count > 1 or job.config["trainer"].get("strategy", "auto") != "auto"
-        process = processes.start(job.path, environ, program)
+        process = processes.start(job.path, environ, trainers.program(job.config["trainer"], count))
         self.running.append(_Running(job, process, threads, given))
-        meter.begin(job.label, job.epochs)
+        meter.begin(job.path, job.label, job.epochs)
         return True
 
-    def tell(self, number: int) -> None:
-        """Tell all processes to end, for the signal of this number; a second time, to end at once."""
+    def _idle(self) -> list[str]:
+        """The GPUs that no job has."""
+        busy = {gpu for one in self.running for gpu in one.gpus}
+        return [gpu for gpu in self.gpus if gpu not in busy]
+
+    def tell(self, number: int, again: bool = False) -> None:
+        """Tell all processes to end, for the signal of this number; `again`: those that were told, to end at once."""
         # SIGUSR1 would make each of them ask Slurm for what this process asks for.
-        for one in self.running:
+        for one in [one for one in self.running if again or not one.told]:
+            one.told = True
             with suppress(OSError):
                 os.kill(one.process.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)

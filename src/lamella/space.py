@@ -16,6 +16,11 @@ def distribution(override: Override, sampler: str) -> Any:
     kinds = optuna.distributions
     if sampler == "grid" and isinstance(found, IntervalSweep):
         raise RequestError(f"{override.input_line}: a grid takes choice(…) or range(…)", key)
+    unknown = {tag for tag in getattr(found, "tags", ()) if tag != "log"}
+    if unknown:
+        raise RequestError(
+            f"{override.input_line}: the tag {min(unknown)!r} means nothing here; write tag(log, …)", key
+        )
     try:
         if isinstance(found, IntervalSweep):
             log, low, high = "log" in found.tags, found.start, found.end

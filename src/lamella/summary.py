@@ -1,4 +1,4 @@
-"""Rows for people: the epochs of a run, its end, and the members of a sweep side by side."""
+"""Rows for people: the epochs of a run, its end, and tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,23 +21,6 @@ def finished(best_epoch: int, epochs: int, metrics: Mapping[str, float], path: P
         "curves": f"lamella board {path.parts[0] if path.parts else path}",
     }
     return "\n".join(f"{name:<12}{value}" for name, value in rows.items())
-
-
-def leaderboard(members: Sequence[Mapping[str, Any]]) -> str:
-    """The members of a sweep, best first: what varies, the monitored metric, the test metrics, the directory."""
-    monitor: str = members[0]["monitor"]
-    chosen = [settings(member["overrides"]) for member in members]
-    varying = [key for key in chosen[0] if len({setting.get(key) for setting in chosen}) > 1]
-    columns = [monitor, *sorted({name for member in members for name in member["metrics"] if name.startswith("test/")})]
-    sign = -1 if monitor.endswith("accuracy") else 1
-    order = sorted(range(len(members)), key=lambda i: sign * members[i]["metrics"].get(monitor, -sign * float("inf")))
-    rows = [[*varying, *columns, "status", "directory"]]
-    for number in order:
-        metrics = members[number]["metrics"]
-        numbers = [f"{metrics[name]:.4f}" if name in metrics else "-" for name in columns]
-        values = [chosen[number].get(key, "") for key in varying]
-        rows.append([*values, *numbers, members[number]["status"], str(members[number]["path"])])
-    return table(rows)
 
 
 def layers(rows: Sequence[Any], batch: int, width: int = 80) -> str:

@@ -1,6 +1,6 @@
 """A sweep, start to end: what is missing of the plan is run, and the members are put side by side."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -36,21 +36,27 @@ def grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> 
         sweep = stack.enter_context(sweeps.held(request.path)) if known else None
         there = sweep.members if sweep else {}
         planned, duplicates, invalid = planner.plans([job for job in jobs if slug(job) not in there])
-        if (invalid and not request.options.skip_invalid) or not (planned or there):
+        if invalid and not request.options.skip_invalid:
             raise SystemExit(2)
+        if not (planned or there):
+            raise RequestError("no job is left that can be run")
         if sweep is None:
-            fields = request.fields(planned[0], request.threads(len(planned)))
+            fields = request.fields(planned[0], request.threads(len(planned), planned[0].member.config))
             sweep = stack.enter_context(sweeps.held(request.path, fields))
-        elif "search" in sweep.fields:
+        if "search" in sweep.fields:
             raise RequestError(f"{request.path} is a search; choose another sweep.name", "sweep.name")
-        elif slug(jobs[0]) in there:
+        if slug(jobs[0]) in there:
             _say_if_changed(planner, there[slug(jobs[0])])
         request.update(sweep)
-        sweep.add([one.with_threads(sweep.fields["threads"]).member for one in planned])
-        notes = [f"{duplicates} that say the same in other words dropped"] if duplicates else []
+        configs = [member.config for member in sweep.members.values()]
+        members = [one.with_threads(sweep.fields["threads"]).member for one in planned]
+        new = [one for one in members if one.name not in sweep.members and one.config not in configs]
+        duplicates += len(members) - len(new)
+        sweep.add(new)
+        notes = [f"{duplicates} duplicate{'s' * (duplicates > 1)} dropped"] if duplicates else []
         notes += [f"{invalid} that cannot be run left out"] if invalid else []
         notes += [f"the largest network has {max(one.parameters for one in planned):,} parameters"] if planned else []
-        status = run(sweep, notes)
+        status = run(sweep, notes, given=request.given)
     if status:
         raise SystemExit(status)
 
@@ -68,21 +74,25 @@ def run(
     total: int | None = None,
     settle: Callable[[], None] = lambda: None,
     at_once: int | None = None,
+    given: Collection[str] = (),
 ) -> int:
     """Run what is missing, then show and save the leaderboard; returns the exit status.
 
     notes: said about the plan. jobs: which members to run, in place of those that are not finished, and `total` how
     many there are to be in all. settle: called when all is over. at_once: how many a launcher other than local gets
-    at a time; None: as many as it can have.
+    at a time; None: as many as it can have. given: as for launchers.check.
     """
+    launchers.check(sweep.fields["launcher"], given)
     missing = sweep.unfinished()
     done = len(sweep.members) - len(missing)
     total = len(sweep.members) if total is None else total
     launcher, limit = sweep.fields["launcher"], sweep.fields["max_failures"]
     slots = Slots(launcher.get("slots")) if "_target_" not in launcher else None
-    at_a_time = slots.at_a_time(total - done) if slots else at_once or launcher.get("array_parallelism", total)
+    at_a_time = at_once or launcher.get("array_parallelism", total)
+    if slots and missing:
+        at_a_time = slots.at_a_time(total - done, missing[0].config)
     said = [f"{total} job{'s' * (total != 1)}", *([f"{done} of them finished"] if done else []), *notes]
-    said += [f"{at_a_time} at a time"] if slots and done < total else []
+    said += [f"{at_a_time} at a time"] if slots and missing else []
     print(f"{sweep.path}: {', '.join(said)}", flush=True)
     failures: dict[str, str] = {}
 
@@ -101,15 +111,16 @@ def run(
         else:
             failures[job.path.name] = cause(job.path, status)
             meter.say(job.label, f"failed: {failures[job.path.name]}")
-        if fields:
+        if fields and (status in (0, 1) or interrupts.received):
             output(job.path).unlink(missing_ok=True)  # its log says as much
         return limit is None or len(failures) < limit
 
     def end() -> None:
         if slots:
-            slots.tell(interrupts.received)
+            slots.tell(interrupts.received, again=True)
 
-    with Interrupts(end, NOTICE) as interrupts, Meter(total, done) as meter:
+    first = slots.tell if slots else lambda number: None
+    with Interrupts(end, NOTICE, first) as interrupts, Meter(total, done) as meter:
         if slots:
             slots.run(begun(), meter, over, interrupts)
         elif missing or jobs:
@@ -120,8 +131,8 @@ def run(
         stopped = f"; sweep.max_failures is {limit}" if limit is not None and len(failures) >= limit else ""
         print(f"\n{len(failures)} failed{stopped}")
         for name, why in failures.items():
-            log = sweep.path / name / "log.txt"
-            print(f"  {label(sweep, sweep.members[name])}: {why}\n    {log if log.exists() else output(log.parent)}")
+            printed, log = output(sweep.path / name), sweep.path / name / "log.txt"
+            print(f"  {label(sweep, sweep.members[name])}: {why}\n    {printed if printed.exists() else log}")
     if interrupts.received or failures:
         print(f"\n{'interrupted; to go on' if interrupts.received else 'to try again'}: lamella resume {sweep.path}")
     if interrupts.received:

@@ -61,7 +61,7 @@ class Sweep:
             self._fill(lines)
         except RequestError:
             raise
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise RequestError(f"{path}: its plan is damaged ({first_line(error)})") from error
 
     def _fill(self, lines: Sequence[str]) -> None:
@@ -70,12 +70,12 @@ class Sweep:
                 raise ValueError(f"{name} in {RECORD} is {self.fields.get(name)!r}")
         if self.fields["format"] != FORMAT:
             raise ValueError(f"it is of format {self.fields['format']}, and this lamella reads format {FORMAT}")
+        for name in ("arguments", "swept", "objectives"):
+            if not all(isinstance(text, str) for text in self.fields[name]):
+                raise ValueError(f"{name} in {RECORD} is {self.fields[name]!r}")
         for line in lines:
             if line.endswith("\n"):  # what has no end was being written when its writer died
-                member = Member(**json.loads(line))
-                check(member.config)
-                if "/" in member.name or member.name.startswith(".") or not isinstance(member.config, dict):
-                    raise ValueError(f"a member of {PLAN} is called {member.name!r}")
+                member = _member(line)
                 self.members[member.name] = member
 
     def update(self, **fields: Any) -> None:
@@ -116,7 +116,27 @@ def is_sweep(path: Path) -> bool:
 
 def planned(path: Path) -> Member | None:
     """The member of a sweep that a directory is to become, or is; None where no sweep has planned it."""
-    return Sweep(path.parent).members.get(path.name) if is_sweep(path.parent) else None
+    if not is_sweep(path.parent):
+        return None
+    start = json.dumps({"name": path.name}).rstrip("}") + ","
+    try:
+        lines = records.text(path.parent, PLAN).splitlines(keepends=True)
+        # Of a thousand, reading all of them would take longer than to begin one.
+        return next((_member(line) for line in lines if line.startswith(start) and line.endswith("\n")), None)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise RequestError(f"{path.parent}: its plan is damaged ({first_line(error)})") from error
+
+
+def _member(line: str) -> Member:
+    """Raises ValueError, TypeError and AttributeError where a line of the plan is damaged."""
+    member = Member(**json.loads(line))
+    check(member.config)
+    if not member.name or "/" in member.name or member.name.startswith("."):
+        raise ValueError(f"a member is called {member.name!r}")
+    mappings = (member.config, member.config["device"], member.config["trainer"], member.reads, member.choices)
+    if not all(isinstance(one, dict) for one in mappings) or not all(isinstance(one, str) for one in member.overrides):
+        raise ValueError(f"the member {member.name} is none")
+    return member
 
 
 @contextmanager

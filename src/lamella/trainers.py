@@ -63,8 +63,13 @@ def processes(node: Mapping[str, Any], accelerator: str) -> int:
     if devices in ("auto", -1, "-1"):
         devices = torch.cuda.device_count() if accelerator == "cuda" else 1
     if isinstance(devices, str):
-        devices = int(devices) if devices.isdigit() else devices.split(",")
+        devices = int(devices) if devices.isdigit() else [name for name in devices.split(",") if name]
     return len(devices) if isinstance(devices, list) else int(devices)
+
+
+def program(node: Mapping[str, Any], count: int) -> bool:
+    """Whether a run of so many processes has to be a program, which Lightning starts again for each of them."""
+    return count > 1 or node.get("strategy", "auto") != "auto"
 
 
 def trainer(

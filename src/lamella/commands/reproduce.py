@@ -91,7 +91,9 @@ def _as_it_was(fields: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str
     trainer = dict(config["trainer"])
     # What a search has ended early ends there again.
     trainer["callbacks"] = [
-        {**node, "epochs": fields["epochs"]} if node.get("_target_") == "lamella.pruning.Pruning" else node
+        {**node, "epochs": fields["epochs"]}
+        if isinstance(node, dict) and node.get("_target_") == "lamella.pruning.Pruning"
+        else node
         for node in trainer.get("callbacks") or []
     ]
     return {**config, "device": device, "trainer": trainer}

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lamella import sweeps
+from lamella import processes, sweeps
 from lamella.conf import walk
 from lamella.errors import RequestError
 from lamella.record import Run
@@ -87,9 +87,12 @@ def _sweep(path: Path, overrides: Sequence[str]) -> int:
     """Finish a whole sweep, as it was planned."""
     if overrides:
         raise RequestError(f"{overrides[0]}: a sweep goes on as it was planned; give the directory of one member")
+    fields = sweeps.Sweep(path).fields
+    if "_target_" not in fields["launcher"]:
+        processes.warm_up()
     from lamella import search, sweeping
 
-    if "search" in sweeps.Sweep(path).fields:
+    if "search" in fields:
         return search.resume(path)
     return sweeping.resume(path)
 
@@ -106,6 +109,8 @@ def _begin(path: Path, member: sweeps.Member, overrides: Sequence[str]) -> int:
         return take_part()
 
     def make() -> Path:
+        if path.is_symlink():
+            raise RequestError(f"{path} is a link; a run is made where its sweep is")
         path.mkdir(exist_ok=True)
         return path
 

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     form.add_argument("--json", action="store_true", help="for programs: whole records, or the columns")
     form.add_argument("--csv", action="store_true", help="for programs: every plain field, or the columns")
     options = parser.parse_args(arguments)
-    if is_sweep(options.directory) and arguments == [str(options.directory)]:
+    if is_sweep(options.directory) and len(arguments) == 1:
         print(Leaderboard(Sweep(options.directory)).table())
         return 0
     with warnings.catch_warnings(record=True) as damaged:
