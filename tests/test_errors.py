@@ -213,10 +213,6 @@ CASES = {
     "trainer.callbacks=3": ["trainer.callbacks is 3; it takes a list"],
     "+trainer.gradient_clip_algorithm=foo": ["trainer: `gradient_clip_algorithm` foo is invalid"],
     "trainer=fsdp device=cpu": ["trainer.strategy is 'fsdp', which needs CUDA; use trainer=ddp"],
-    "-m trainer=ddp seed=1": [
-        "trainer: several processes in a sweep",
-        "start each member as a `lamella train` of its own",
-    ],
     "trainer=ddp data.batch_size=65 device=cpu": ["data.batch_size is 65, which 2 devices cannot share equally"],
 }
 

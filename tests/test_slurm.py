@@ -127,7 +127,7 @@ def test_a_job_goes_on_by_itself(slurm: None, tmp_path: Path, way: str) -> None:
 
 
 def test_a_sweep_on_slurm_whose_job_is_requeued_and_one_of_two_processes(slurm: None, tmp_path: Path) -> None:
-    options = ["device=cpu", "trainer.max_epochs=40", "network.dropout=0.2", "device.threads=1"]
+    options = ["device=cpu", "trainer.max_epochs=25", "network=linear", "device.threads=1"]
     reference = tmp_path / "reference"
     kill.lamella(reference, "train", "-m", "seed=0,1", "trainer.devices=1,2", *options, "sweep.name=s", seconds=None)
     directory = tmp_path / "cluster"

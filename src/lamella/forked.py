@@ -1,4 +1,4 @@
-"""Imported first by the process from which a sweep's jobs are forked: signals that the whole group gets are not for it."""
+"""Imported first by the process from which a sweep's jobs are forked: no signal that the group gets is for it."""
 
 import signal
 

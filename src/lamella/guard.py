@@ -14,6 +14,13 @@ from lamella.conf import walk
 from lamella.errors import RequestError, nearest
 
 LOADER = "ConfigLoaderImpl"
+SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+# The launchers that run a job within a process of theirs.
+INSIDE = {
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher": "basic",
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": "joblib",
+    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher": "ray",
+}
 # Those that plan a sweep before its first job starts.
 SWEEPERS = ("hydra_plugins.lamella_sweep.Grid", "hydra_plugins.lamella_sweep.Optuna")
 QUIET = {"version": 1, "root": None, "disable_existing_loggers": False}
@@ -73,9 +80,26 @@ class _Loader(ConfigLoaderImpl):
                 f"hydra.sweeper is {sweeper}; a sweep is made by hydra/sweeper=grid or hydra/sweeper=optuna",
                 "hydra.sweeper",
             )
-        for key in ("launcher", "sweeper"):
-            check_plain(hydra[key] or {}, key)
+        check_launcher(hydra["launcher"] or {})
+        check_plain(hydra["sweeper"], "sweeper")
         return config
+
+
+def inside(node: Mapping[str, Any]) -> bool:
+    """Whether a launcher runs a job within a process of its own, and not as one of the job's."""
+    return node.get("_target_") in INSIDE
+
+
+def check_launcher(node: Mapping[str, Any]) -> None:
+    """Raise RequestError where `node` is none of the launchers that run what a sweep has planned."""
+    check_plain(node, "launcher")
+    target = node.get("_target_")
+    if target is not None and target != SLURM and target not in INSIDE:
+        raise RequestError(
+            f"hydra.launcher is {target}; a sweep runs with local, slurm, basic, joblib or ray: "
+            "hydra/launcher=NAME, where its package is installed",
+            "hydra.launcher",
+        )
 
 
 def check_plain(node: Mapping[str, Any], key: str) -> None:

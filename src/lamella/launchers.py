@@ -24,18 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamella import records
 from lamella.errors import RequestError, first_line
-from lamella.guard import QUIET, check_plain
+from lamella.guard import INSIDE, QUIET, SLURM, check_launcher
 from lamella.interrupts import SIGNALS, Interrupts
 from lamella.processes import begin, begin_program, output
 from lamella.slots import Job, cores
 
-SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
-# Those that run a job within a process of theirs.
-INSIDE = {
-    "hydra._internal.core_plugins.basic_launcher.BasicLauncher": "basic",
-    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": "joblib",
-    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher": "ray",
-}
 # What submitit puts into a script.
 SHELL = ("setup", "srun_args", "additional_parameters", "python", "use_srun")
 LEAVE = 40  # seconds in which a job saves what it has; Slurm waits 30 before it ends it
@@ -60,14 +53,7 @@ def check(node: Mapping[str, Any], given: Collection[str] = ()) -> None:
 
     given: the keys of `hydra.launcher` that the command line set; what becomes part of a shell script has to be there.
     """
-    check_plain(node, "launcher")
-    target = node.get("_target_")
-    if target is not None and target != SLURM and target not in INSIDE:
-        raise RequestError(
-            f"hydra.launcher is {target}; a sweep runs with local, slurm, basic, joblib or ray: "
-            "hydra/launcher=NAME, where its package is installed",
-            "hydra.launcher",
-        )
+    check_launcher(node)
     for name in SHELL:
         if node.get(name) and name not in given:
             raise RequestError(
@@ -76,7 +62,7 @@ def check(node: Mapping[str, Any], given: Collection[str] = ()) -> None:
                 f"hydra.launcher.{name}",
             )
     for name in ("tasks_per_node", "nodes"):
-        if target == SLURM and node.get(name) != 1:
+        if node.get("_target_") == SLURM and node.get(name) != 1:
             raise RequestError(
                 f"hydra.launcher.{name} is {node.get(name)!r}; a job is one task of Slurm's, which starts "
                 "trainer.devices processes itself",

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamella import compose, grid, launchers
 from lamella.errors import RequestError, nearest
+from lamella.guard import SLURM
 from lamella.names import check_name, slug
 from lamella.plan import Planned
 from lamella.slots import Slots
@@ -124,7 +125,7 @@ class Request:
         slots = self.room()
         if slots is not None:
             return max(1, slots.cores // max(1, slots.at_a_time(jobs, config)))
-        return self.launcher.get("cpus_per_task") or 1 if self.launcher["_target_"] == launchers.SLURM else None
+        return self.launcher.get("cpus_per_task") or 1 if self.launcher["_target_"] == SLURM else None
 
     def update(self, sweep: Sweep) -> None:
         """Let a sweep that is there go on as this asks."""

@@ -14,8 +14,9 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from lamella import compose, conf, launchers, sweeping, sweeps
+from lamella import compose, conf, sweeping, sweeps
 from lamella.errors import RequestError, nearest
+from lamella.guard import inside
 from lamella.leaderboard import better, value
 from lamella.names import slug
 from lamella.plan import Planner
@@ -56,7 +57,7 @@ def search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str], o
                 "  where that was you, give the search's line again"
             )
         frozen = _frozen(loader, request.path / "conf") if sweep and sweep.members else loader
-        planner = Planner(frozen, config, alone=request.launcher.get("_target_") not in launchers.INSIDE)
+        planner = Planner(frozen, config, alone=not inside(request.launcher))
         if sweep is None:
             planned, _, invalid = planner.plans(corners(request.overrides, space))
             if (invalid and not request.options.skip_invalid) or not planned:

@@ -11,6 +11,7 @@ from lamella import grid as values
 from lamella import launchers, sweeps
 from lamella.attempt import requeue
 from lamella.errors import RequestError
+from lamella.guard import inside
 from lamella.interrupts import Interrupts
 from lamella.leaderboard import Leaderboard, value
 from lamella.meter import Meter
@@ -30,7 +31,7 @@ def grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> 
     """
     request = Request.of(loader, config, arguments)
     jobs = values.jobs(request.overrides, values.pairs(request.options.zip))
-    planner = Planner(loader, config, alone=request.launcher.get("_target_") not in launchers.INSIDE)
+    planner = Planner(loader, config, alone=not inside(request.launcher))
     with ExitStack() as stack:
         known = sweeps.is_sweep(request.path)
         sweep = stack.enter_context(sweeps.held(request.path)) if known else None
