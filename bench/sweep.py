@@ -78,6 +78,7 @@ def main() -> None:
         for name, given in SIDES.items():
             wall, jobs = sweep(options.jobs, *given)
             walls[name].append(wall)
+            print(f"  {name}: {wall:.1f} s, its jobs {jobs:.1f} s", flush=True)
             if name == "one slot":
                 costs.append((wall - jobs - (single - own)) / (options.jobs - 1) / imported[-1])
         planned.append(plan(options.plan))

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lamella import conf
@@ -83,14 +85,32 @@ def one(overrides: list[str]) -> Job:
     return jobs[0]
 
 
-def member(loader: ConfigLoader, config: DictConfig, overrides: Sequence[str]) -> Job:
-    """One job of a sweep. loader, config: Hydra's, as a sweeper gets them. Raises as `job` and Hydra do."""
-    cfg = loader.load_sweep_config(config, list(overrides))
-    HydraConfig.instance().set_config(cfg)
-    own = copy.deepcopy(cfg)
-    with read_write(own), open_dict(own):
-        del own["hydra"]
-    return job(own, list(overrides), dict(cfg.hydra.runtime.choices))
+class Members:
+    """The jobs of a sweep, composed; those that differ in plain values alone share what Hydra takes long for.
+
+    loader, config: Hydra's, as a sweeper gets them.
+    """
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
+        self.loader, self.config = loader, config
+        self.parser = OverridesParser.create(config_loader=loader)
+        self.bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
+
+    def job(self, overrides: Sequence[str]) -> Job:
+        """One of them. Raises as `job` and Hydra do."""
+        plain = [text for text in overrides if re.match(r"(\w+(\.\w+)+|seed|monitor)=", text)]
+        rest = tuple(text for text in overrides if text not in plain)
+        if rest not in self.bases:
+            cfg = self.loader.load_sweep_config(self.config, list(rest))
+            own = copy.deepcopy(cfg)
+            with read_write(own), open_dict(own):
+                del own["hydra"]
+            self.bases[rest] = cfg, own
+        cfg, own = self.bases[rest]
+        HydraConfig.instance().set_config(cfg)
+        own = copy.deepcopy(own)
+        ConfigLoaderImpl._apply_overrides_to_config(self.parser.parse_overrides(plain), own)
+        return job(own, list(overrides), dict(cfg.hydra.runtime.choices))
 
 
 def _hidden() -> str | None:

@@ -47,12 +47,12 @@ class Planner:
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig, alone: bool = True) -> None:
-        self.loader, self.config, self.alone = loader, config, alone
+        self.composed, self.alone = compose.Members(loader, config), alone
         self.data: dict[str, Data] = {}
 
     def compose(self, overrides: Sequence[str]) -> Job:
         """The config of one job. Raises RequestError, and what Hydra and OmegaConf raise."""
-        return compose.member(self.loader, self.config, overrides)
+        return self.composed.job(overrides)
 
     def plan(self, overrides: Sequence[str], trial: int | None = None) -> Planned:
         """One job, composed and built on the meta device, where weights take no memory. Raises as `compose` does."""
