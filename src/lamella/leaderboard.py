@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lamella import summary
+from lamella.listing import value_of
 from lamella.record import write
 from lamella.sweeps import Sweep
-
-LARGER_IS_BETTER = ("accuracy", "samples_per_second")
 
 
 def better(name: str) -> float:
     """1.0 where more of this is better, else -1.0."""
-    return 1.0 if name.rpartition("/")[2] in LARGER_IS_BETTER else -1.0
+    return 1.0 if summary.larger_is_better(name) else -1.0
 
 
 def value(fields: Mapping[str, Any], name: str) -> float | None:
@@ -117,7 +115,7 @@ class Leaderboard:
         """Write `leaderboard.csv` and `leaderboard.json` into the sweep's directory."""
         rows = []
         for row in self.rows:
-            cells: dict[str, Any] = {key: _value(text) for key, text in row.settings.items()} | {"n": row.n}
+            cells: dict[str, Any] = {key: value_of(text) for key, text in row.settings.items()} | {"n": row.n}
             for name in self.columns:
                 cells |= {name: row.mean(name), f"{name} std": row.spread(name)}
             if len(self.objectives) > 1:
@@ -135,7 +133,8 @@ class Leaderboard:
         """For each swept key its values, with the first objective of each member that has it."""
         first = self.objectives[0]
         return {
-            key: [(_value(row.settings[key]), row.metrics.get(first, [])) for row in self.rows] for key in self.keys
+            key: [(summary.number(row.settings[key]), row.metrics.get(first, [])) for row in self.rows]
+            for key in self.keys
         }
 
 
@@ -165,7 +164,3 @@ def _shown(mean: float | None, spread: float | None) -> str:
         return "-"
     form = ".4f" if abs(mean) < 100 else ".6g"
     return f"{mean:{form}}" if spread is None else f"{mean:{form}} ± {spread:{form}}"
-
-
-def _value(text: str) -> int | float | str:
-    return int(text) if re.fullmatch(r"[+-]?\d+", text) else summary.number(text)

@@ -139,9 +139,8 @@ class Runs(list[Record]):
     def by(self, key: str, reverse: bool = False) -> "Runs":
         """Sorted by a key: metrics from the best on, all else from the smallest on; what has none comes last."""
         self.check(key)
-        best_is_large = "/" in key and not key.endswith(("loss", "mae"))
         known = [record for record in self if record.get(key) is not None]
-        known.sort(key=lambda record: _order(record[key]), reverse=best_is_large != reverse)
+        known.sort(key=lambda record: _order(record[key]), reverse=summary.larger_is_better(key) != reverse)
         return Runs([*known, *(record for record in self if record.get(key) is None)])
 
     def _clause(self, text: str) -> tuple[str, str, Any]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lamella.records import METRICS
-from lamella.summary import printable
+from lamella.summary import duration, printable
 
 REFRESH = 0.5  # seconds between two looks at how far a job is
 WIDE = 60  # letters of a job's label beside its bar
@@ -80,12 +80,5 @@ class Meter:
         now = self.done - self.before
         left = (time.monotonic() - self.started) / now * (self.jobs - self.done)
         width = len(str(self.jobs))
-        rest = f"  {_span(left)} left" if going and self.jobs > self.done else ""
+        rest = f"  {duration(left)} left" if going and self.jobs > self.done else ""
         print(f"[{self.done:>{width}}/{self.jobs}] {printable(label)}  {printable(result)}{rest}", flush=True)
-
-
-def _span(seconds: float) -> str:
-    hours, minutes = int(seconds // 3600), int(seconds // 60 % 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {int(seconds % 60)} s" if minutes else f"{seconds:.0f} s"

@@ -1,5 +1,6 @@
 """Rows for people: the epochs of a run, its end, and tables."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,21 @@ def layers(rows: Sequence[Any], batch: int, width: int = 80) -> str:
             [f"{line[0]}  {line[1]}".rstrip(), "    " + "  ".join(cells[2:])] if two else ["  ".join(cells).rstrip()]
         )
     return "\n".join(aligned)
+
+
+def larger_is_better(key: str) -> bool:
+    """Whether more of what a key names is better: of metrics all but errors, of all else nothing."""
+    return "/" in key and not key.endswith(("loss", "mae"))
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit of which there is one."""
+    if not math.isfinite(seconds):
+        return "-"
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def size(count: float) -> str:

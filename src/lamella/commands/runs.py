@@ -9,7 +9,6 @@ lamella runs --columns directory,seed,optimizer.lr,test/accuracy --csv
 import argparse
 import csv
 import json
-import math
 import sys
 import warnings
 from pathlib import Path
@@ -103,19 +102,9 @@ def _cell(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if name in ("seconds", "age"):
-        return _duration(value)
+        return summary.duration(value)
     if isinstance(value, list):
         return " ".join(map(str, value)) or "-"
     if isinstance(value, float):
         return f"{value:.4f}" if "/" in name else f"{value:g}"
     return str(value)
-
-
-def _duration(seconds: float) -> str:
-    """In the largest unit of which there is one."""
-    if not math.isfinite(seconds):
-        return "-"
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} s"
