@@ -31,7 +31,7 @@ LEVELS = [
         "space",
         "pruning",
     },
-    {"sizes", "targets", "guard", "records", "progress", "activations", "gradients"},
+    {"forked", "sizes", "targets", "guard", "records", "progress", "activations", "gradients"},
     {"trace", "schedules", "explain", "visuals", "record", "listing", "processes", "meter"},
     {"network", "checkpoints", "sweeps"},
     {"trainers", "leaderboard"},

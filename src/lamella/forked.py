@@ -2,8 +2,7 @@
 
 import signal
 
-HELD = (signal.SIGTERM, signal.SIGUSR1)
+from lamella.interrupts import SIGNALS
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)
 # Not ignored, or the jobs would ignore them too until they listen.
-signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -85,6 +85,11 @@ class _Loader(ConfigLoaderImpl):
         return config
 
 
+def local(node: Mapping[str, Any]) -> bool:
+    """Whether a launcher is Lamella's own, which is no class."""
+    return "_target_" not in node
+
+
 def inside(node: Mapping[str, Any]) -> bool:
     """Whether a launcher runs a job within a process of its own, and not as one of the job's."""
     return node.get("_target_") in INSIDE

@@ -83,7 +83,7 @@ def launch(
         return
     going = True
     name = INSIDE[node["_target_"]]
-    workers = int(node.get("joblib", node).get("n_jobs") or 0) if name == "joblib" else 0
+    workers = int(node.get("n_jobs") or 0) if name == "joblib" else 0
     width = 1 if name == "basic" else min(at_a_time, workers if workers > 0 else cores())
     while going and not interrupts.received and (batch := list(islice(jobs, max(1, width)))):
         statuses = [1] * len(batch)

@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 from lamella import build, compose, trainers
 from lamella import network as stack
 from lamella.build import Experiment
-from lamella.compose import Job
 from lamella.data import Data
 from lamella.errors import RequestError
 from lamella.explain import refusal
@@ -50,13 +49,12 @@ class Planner:
         self.composed, self.alone = compose.Members(loader, config), alone
         self.data: dict[str, Data] = {}
 
-    def compose(self, overrides: Sequence[str]) -> Job:
-        """The config of one job. Raises RequestError, and what Hydra and OmegaConf raise."""
-        return self.composed.job(overrides)
+    def plan(self, overrides: Sequence[str]) -> Planned:
+        """One job, composed and built on the meta device, where weights take no memory.
 
-    def plan(self, overrides: Sequence[str], trial: int | None = None) -> Planned:
-        """One job, composed and built on the meta device, where weights take no memory. Raises as `compose` does."""
-        job = self.compose(overrides)
+        Raises RequestError, and what Hydra and OmegaConf raise.
+        """
+        job = self.composed.job(overrides)
         data = json.dumps({key: value for key, value in job.config["data"].items() if key != "seed"}, default=str)
         experiment = build.experiment(job.config, job.references, self.data.get(data))
         self.data[data] = experiment.data
@@ -79,7 +77,7 @@ class Planner:
                 "use hydra/launcher=local or hydra/launcher=slurm",
                 "trainer.strategy",
             )
-        member = Member(slug(overrides), list(overrides), job.config, job.reads, job.choices, trial)
+        member = Member(slug(overrides), list(overrides), job.config, job.reads, job.choices)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         return Planned(member, experiment, parameters, processes)
 

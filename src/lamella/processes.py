@@ -74,7 +74,7 @@ def cause(path: Path, status: int) -> str:
 def _run(path: str, environ: Mapping[str, str], program: bool) -> None:
     """What a process does: `lamella resume`, which begins a member of a sweep too."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ.clear()
     os.environ.update(environ)
     output(Path(path)).unlink(missing_ok=True)  # it may be a link

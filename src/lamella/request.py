@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamella import compose, grid, launchers
 from lamella.errors import RequestError, nearest
-from lamella.guard import SLURM
+from lamella.guard import SLURM, local
 from lamella.names import check_name, slug
 from lamella.plan import Planned
 from lamella.slots import Slots
@@ -116,30 +116,31 @@ class Request:
     def swept(self) -> list[str]:
         return grid.swept(self.overrides)
 
-    def room(self) -> Slots | None:
-        """Where jobs run on this machine; None where another launcher runs them."""
-        return None if "_target_" in self.launcher else Slots(self.launcher.get("slots"))
-
     def threads(self, jobs: int, config: Mapping[str, Any]) -> int | None:
         """The CPU threads of each of so many such jobs, where that is left open; None leaves it to torch."""
-        slots = self.room()
-        if slots is not None:
+        if local(self.launcher):
+            slots = Slots(self.launcher.get("slots"))
             return max(1, slots.cores // max(1, slots.at_a_time(jobs, config)))
         return self.launcher.get("cpus_per_task") or 1 if self.launcher["_target_"] == SLURM else None
 
     def update(self, sweep: Sweep) -> None:
         """Let a sweep that is there go on as this asks."""
         swept = list(dict.fromkeys([*sweep.fields["swept"], *self.swept]))
-        limit = self.options.max_failures
-        sweep.update(arguments=sys.argv[1:], swept=swept, launcher=self.launcher, max_failures=limit)
-        asked = list(self.options.objectives)
+        asked, objectives = list(self.options.objectives), sweep.fields["objectives"]
         if asked and "search" in sweep.fields and asked != sweep.fields["objectives"]:
             raise RequestError(
                 f"sweep.objectives: the search is for {sweep.fields['objectives']}; choose another sweep.name",
                 "sweep.objectives",
             )
         if asked:
-            sweep.update(objectives=self.options.check(sweep.fields["monitor"], sweep.fields["metric"]))
+            objectives = self.options.check(sweep.fields["monitor"], sweep.fields["metric"])
+        sweep.update(
+            arguments=sys.argv[1:],
+            swept=swept,
+            objectives=objectives,
+            launcher=self.launcher,
+            max_failures=self.options.max_failures,
+        )
 
     def fields(self, planned: Planned, threads: int | None) -> dict[str, Any]:
         """What `sweep.json` holds at first."""

@@ -1,5 +1,6 @@
 """A sweep, start to end: what is missing of the plan is run, and the members are put side by side."""
 
+import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from lamella import grid as values
 from lamella import launchers, sweeps
 from lamella.attempt import requeue
 from lamella.errors import RequestError
-from lamella.guard import inside
+from lamella.guard import inside, local
 from lamella.interrupts import Interrupts
 from lamella.leaderboard import Leaderboard, value
 from lamella.meter import Meter
@@ -49,9 +50,9 @@ def grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> 
         if slug(jobs[0]) in there:
             _say_if_changed(planner, there[slug(jobs[0])])
         request.update(sweep)
-        configs = [member.config for member in sweep.members.values()]
+        configs = {json.dumps(member.config) for member in sweep.members.values()}
         members = [one.with_threads(sweep.fields["threads"]).member for one in planned]
-        new = [one for one in members if one.name not in sweep.members and one.config not in configs]
+        new = [one for one in members if one.name not in sweep.members and json.dumps(one.config) not in configs]
         duplicates += len(members) - len(new)
         sweep.add(new)
         notes = [f"{duplicates} duplicate{'s' * (duplicates > 1)} dropped"] if duplicates else []
@@ -88,7 +89,7 @@ def run(
     done = len(sweep.members) - len(missing)
     total = len(sweep.members) if total is None else total
     launcher, limit = sweep.fields["launcher"], sweep.fields["max_failures"]
-    slots = Slots(launcher.get("slots")) if "_target_" not in launcher else None
+    slots = Slots(launcher.get("slots")) if local(launcher) else None
     at_a_time = at_once or launcher.get("array_parallelism", total)
     if slots and missing:
         at_a_time = slots.at_a_time(total - done, missing[0].config)
@@ -151,7 +152,7 @@ def label(sweep: Sweep, member: Member) -> str:
 def _say_if_changed(planner: Planner, member: Member) -> None:
     """One member stands for all: what its config would be by now."""
     try:
-        now = planner.compose(member.overrides).config
+        now = planner.composed.job(member.overrides).config
     except Exception:
         return  # the plan counts
     then = member.config

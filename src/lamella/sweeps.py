@@ -73,6 +73,9 @@ class Sweep:
         for name in ("arguments", "swept", "objectives"):
             if not all(isinstance(text, str) for text in self.fields[name]):
                 raise ValueError(f"{name} in {RECORD} is {self.fields[name]!r}")
+        pruned, search = self.fields.get("pruned", []), self.fields.get("search", {"space": "", "path": ""})
+        if not isinstance(pruned, list) or not all(isinstance(search[name], str) for name in ("space", "path")):
+            raise ValueError(f"search and pruned in {RECORD} are {search!r} and {pruned!r}")
         for line in lines:
             if line.endswith("\n"):  # what has no end was being written when its writer died
                 member = _member(line)
@@ -145,12 +148,8 @@ def held(path: Path, fields: dict[str, Any] | None = None) -> Iterator[Sweep]:
 
     Raises RequestError where somebody else has it, or something else is there.
     """
-    if not is_sweep(path) and fields is not None and path.exists() and any(path.iterdir()):
-        left = {LOCK, f".{RECORD}"}
-        if any(entry.name not in left and not entry.name.startswith(f".{RECORD}.") for entry in path.iterdir()):
-            raise RequestError(
-                f"{path} is there, and is no sweep of this kind; choose another sweep.name", "sweep.name"
-            )
+    if not is_sweep(path) and path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+        raise RequestError(f"{path} is there, and is no sweep of this kind; choose another sweep.name", "sweep.name")
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / LOCK).open("a")

@@ -23,9 +23,9 @@ class Grid(Sweeper):
 
     def warm_up(self) -> None:
         """Let the jobs' imports begin while this process has its own."""
-        if "_target_" not in self.composed.hydra.launcher:
-            from lamella import processes
+        from lamella import guard, processes
 
+        if guard.local(self.composed.hydra.launcher):
             processes.warm_up()
 
 

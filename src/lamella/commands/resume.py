@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lamella import processes, sweeps
+from lamella import guard, processes, sweeps
 from lamella.conf import walk
 from lamella.errors import RequestError
 from lamella.record import Run
@@ -88,7 +88,7 @@ def _sweep(path: Path, overrides: Sequence[str]) -> int:
     if overrides:
         raise RequestError(f"{overrides[0]}: a sweep goes on as it was planned; give the directory of one member")
     fields = sweeps.Sweep(path).fields
-    if "_target_" not in fields["launcher"]:
+    if guard.local(fields["launcher"]):
         processes.warm_up()
     from lamella import search, sweeping
 
