@@ -126,7 +126,9 @@ def test_a_job_goes_on_by_itself(slurm: None, tmp_path: Path, way: str) -> None:
     assert kill.differences(original, runs[0].parent) == []
 
 
-def test_a_sweep_on_slurm_whose_job_is_requeued_and_one_of_two_processes(slurm: None, tmp_path: Path) -> None:
+def test_a_sweep_whose_jobs_are_preempted_and_out_of_time_with_two_processes_in_some(
+    slurm: None, tmp_path: Path
+) -> None:
     options = ["device=cpu", "trainer.max_epochs=25", "network=linear", "device.threads=1"]
     reference = tmp_path / "reference"
     kill.lamella(reference, "train", "-m", "seed=0,1", "trainer.devices=1,2", *options, "sweep.name=s", seconds=None)
@@ -140,12 +142,17 @@ def test_a_sweep_on_slurm_whose_job_is_requeued_and_one_of_two_processes(slurm: 
         )
         sweep = directory / "outputs" / "default" / "s"
         deadline = time.monotonic() + 180
-        while not (found := [p for p in sweep.glob("*/metrics.jsonl") if p.read_text().count("\n") > 2]):
+        told: dict[str, str] = {}
+        while len(told) < 2:
             assert process.poll() is None, (directory / "out").read_text()
             assert time.monotonic() < deadline, (directory / "out").read_text()
+            for path in sweep.glob("*/metrics.jsonl"):
+                if path.read_text().count("\n") > 2 and path.parent.name not in told and len(told) < 2:
+                    job = told[path.parent.name] = str(json.loads((path.parent / "run.json").read_text())["job"])
+                    # Taken off its machine, and warned that its time is nearly up.
+                    ways = (["scontrol", "requeue"], ["scancel", "--signal=USR1", "--full"])
+                    subprocess.run([*ways[len(told) - 1], job], check=True)
             time.sleep(0.1)
-        job = json.loads((found[0].parent / "run.json").read_text())["job"]
-        subprocess.run(["scontrol", "requeue", job], check=True)
         status = process.wait(timeout=400)
     assert status == 0, (directory / "out").read_text()
     original = reference / "outputs" / "default" / "s"
@@ -154,3 +161,28 @@ def test_a_sweep_on_slurm_whose_job_is_requeued_and_one_of_two_processes(slurm: 
     assert sorted(path.parent.name for path in sweep.glob("*/run.json")) == members
     for name in members:
         assert kill.differences(original / name, sweep / name) == []
+    for name in told:
+        assert "going on after epoch" in (sweep / name / "log.txt").read_text()
+
+
+def test_ctrl_c_takes_the_jobs_of_a_sweep_off_the_cluster(slurm: None, tmp_path: Path) -> None:
+    launcher = ["hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=10"]
+    command = [sys.executable, "-m", "lamella", "train", "-m", "seed=0,1,2,3", "device=cpu", "trainer.max_epochs=5000"]
+    process = subprocess.Popen(
+        [*command, "sweep.name=s", *launcher], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    sweep, deadline = tmp_path / "outputs" / "default" / "s", time.monotonic() + 120
+    while not list(sweep.glob("*/metrics.jsonl")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert out.endswith("interrupted; to go on: lamella resume outputs/default/s\n")
+    begun = [json.loads(path.read_text())["status"] for path in sweep.glob("*/run.json")]
+    assert begun
+    assert set(begun) == {"interrupted"}
+    while subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout.strip():
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.5)
