@@ -560,6 +560,16 @@ def test_the_group_is_told_to_end(tmp_path: Path) -> None:
     assert [record(tmp_path / SWEEP / name)["status"] for name in members(tmp_path / SWEEP)] == ["interrupted"] * 2
 
 
+def test_nobody_reads_along(tmp_path: Path) -> None:
+    process = program(tmp_path, "train", "-m", "seed=0,1,2,3", *SHORT, "sweep.name=s")
+    assert process.stdout
+    assert process.stdout.readline().startswith(f"{SWEEP}: 4 jobs")
+    process.stdout.close()  # as `| head -1` does
+    assert process.wait(timeout=60) == 0
+    assert len(leaderboard(tmp_path / SWEEP)) == 1
+    assert [record(tmp_path / SWEEP / name)["status"] for name in members(tmp_path / SWEEP)] == ["finished"] * 4
+
+
 def test_ctrl_c_in_one_process(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1,2", "trainer.max_epochs=400", "sweep.name=s", "hydra/launcher=basic")
     process = program(tmp_path, *line)

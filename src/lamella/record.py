@@ -159,29 +159,38 @@ class Run:
     @contextmanager
     def log(self) -> Iterator[TextIO]:
         """Copy what is printed to `log.txt`, which is what `with` gives; in the end others may open the run."""
-        streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (_Tee(stream, self._log) for stream in streams)
         try:
-            yield self._log
+            with unheard(self._log):
+                yield self._log
         finally:
-            sys.stdout, sys.stderr = streams
             with suppress(OSError):  # the disk may be full
                 self._log.close()
             records.OPEN.discard(self.path.resolve())
 
 
-class _Tee:
-    """A stream that writes to a file as well; for everything else it is the stream."""
+@contextmanager
+def unheard(file: TextIO | None = None) -> Iterator[None]:
+    """Within it, nothing ends because nobody reads along any more. file: gets a copy of what is printed."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Tee(stream, file) for stream in streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
 
-    def __init__(self, stream: TextIO, file: TextIO) -> None:
+
+class _Tee:
+    """A stream that writes to a file as well, if there is one; for everything else it is the stream."""
+
+    def __init__(self, stream: TextIO, file: TextIO | None) -> None:
         self._stream, self._file = stream, file
 
     def write(self, text: str) -> int:
-        # The run does not end because nobody reads along any more.
         with suppress(OSError):
             self._stream.write(text)
-        with suppress(OSError):  # nor because the disk is full: where it matters, that shows
-            self._file.write(text)
+        if self._file is not None:
+            with suppress(OSError):  # the disk may be full: where it matters, that shows
+                self._file.write(text)
         return len(text)
 
     def flush(self) -> None:

@@ -20,6 +20,7 @@ from lamella.names import slug
 from lamella.plan import Planner
 from lamella.plots import against
 from lamella.processes import cause, output
+from lamella.record import unheard
 from lamella.request import Request
 from lamella.slots import NOTICE, Job, Slots
 from lamella.sweeps import Member, Sweep
@@ -69,6 +70,7 @@ def resume(path: Path) -> int:
         return run(sweep, [])
 
 
+@unheard()
 def run(
     sweep: Sweep,
     notes: Sequence[str],
