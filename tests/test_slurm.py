@@ -149,8 +149,8 @@ def test_a_sweep_whose_jobs_are_preempted_and_out_of_time_with_two_processes_in_
             for path in sweep.glob("*/metrics.jsonl"):
                 if path.read_text().count("\n") > 2 and path.parent.name not in told and len(told) < 2:
                     job = told[path.parent.name] = str(json.loads((path.parent / "run.json").read_text())["job"])
-                    # Taken off its machine, and warned that its time is nearly up.
-                    ways = (["scontrol", "requeue"], ["scancel", "--signal=USR1", "--full"])
+                    # Taken off its machine, and warned that its time is nearly up, as Slurm warns a job's steps.
+                    ways = (["scontrol", "requeue"], ["scancel", "--signal=USR1"])
                     subprocess.run([*ways[len(told) - 1], job], check=True)
             time.sleep(0.1)
         status = process.wait(timeout=400)

@@ -331,7 +331,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     reference.mkdir()
     whole(reference, *line)
     chance, kills, resumed = random.Random(0), 0, 0
-    while kills < 5:
+    while kills < 4:
         start = ("resume", str(SWEEP)) if (other / SWEEP / "sweep.json").exists() and kills % 2 else line
         process = program(other, *start)
         moment = time.monotonic() + chance.uniform(0, 1) * (5 if kills < 2 else 12)

@@ -42,6 +42,9 @@ def cut_back(path: Path, kept: Mapping[str, int]) -> None:
             (path / name).unlink()
         elif size > kept[name]:
             os.truncate(path / name, kept[name])
+    # TensorBoard reads its files in the order of their names, which begin with the second in which each was opened.
+    while any(name.startswith(EVENTS.replace("*", str(int(time.time())))) for name in kept):
+        time.sleep(0.01)
 
 
 class Run:
