@@ -179,9 +179,9 @@ def test_weights_are_drawn_as_images_on_one_scale() -> None:
         layer.weight.copy_(torch.arange(12.0).view(3, 4))
     drawn = pictures.weights(layer.weight, (1, 2, 2))
     assert drawn is not None
-    assert drawn.dtype == torch.uint8
-    assert drawn[:, -3, -3].tolist() == [255, 255, 255]
-    assert drawn[:, 20, 3].tolist() == [0, 0, 0]
+    shades = np.asarray(drawn)
+    assert shades[-3, -3] == 255
+    assert shades[20, 3] == 0
     assert pictures.weights(layer.weight, (1, 3, 2)) is None
 
 
@@ -189,8 +189,7 @@ def test_many_classes_are_drawn_without_their_names() -> None:
     for count in (2, 10, 30, 31, 100, 1000):
         names = [f"class number {number}" for number in range(count)]
         drawn = pictures.confusion(torch.eye(count, dtype=torch.int64), names)
-        assert drawn.shape[0] == 3
-        assert max(drawn.shape) < 2500
+        assert max(drawn.size) < 2500
 
 
 def test_pixels_are_those_before_normalisation(lamella: Lamella) -> None:

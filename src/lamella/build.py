@@ -67,6 +67,7 @@ class Experiment:
     trainer: Callable[..., pl.Trainer]
     epochs: int | None
     checkpoint_every: Every
+    chunk: int | None
 
     @cached_property
     def task(self) -> Task:
@@ -101,8 +102,9 @@ def experiment(
     trainer = builder.trainer(place)
     epochs = config["trainer"].get("max_epochs")
     every = trainers.every(config["trainer"].get("checkpoint_every", "5min"))
+    chunk = trainers.chunk(config["trainer"].get("chunk", "auto"))
     return Experiment(
-        name, seed, monitor, place, data, plan, freeze, loss, metric, optimizer, schedule, trainer, epochs, every
+        name, seed, monitor, place, data, plan, freeze, loss, metric, optimizer, schedule, trainer, epochs, every, chunk
     )
 
 

@@ -52,6 +52,11 @@ class Checkpoints(pl.Callback):
         self.state: dict[str, Any] = {}
         self.stepped: int | None = None
 
+    def due(self, step: int) -> float:
+        """How many optimizer steps after `step` it is saved again, for the number of steps."""
+        left = self.saved_step + self.every.steps - step
+        return left if left > 0 else self.every.steps
+
     def compare(self, metrics: Mapping[str, float]) -> None:
         """Take note of the metrics of an epoch that is over."""
         kept = {name: value for name, value in metrics.items() if name.startswith(("train/", "val/"))}

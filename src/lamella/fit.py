@@ -9,6 +9,7 @@ from typing import Any
 from lamella import archive, record, trainers
 from lamella.build import Experiment
 from lamella.checkpoints import Checkpoints
+from lamella.chunks import Sizes
 from lamella.data import Data
 from lamella.errors import RequestError
 from lamella.interrupts import Interrupts
@@ -66,6 +67,7 @@ def fit(
             log_every_n_steps=0,
         )
         data.check_world(trainer.world_size)
+        data.chunk = Sizes(trainer, experiment.chunk, checkpoints.due)
         try:
             trainer.fit(task, datamodule=data, ckpt_path=begin, weights_only=True)
             if not trainer.global_step:

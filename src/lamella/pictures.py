@@ -1,4 +1,4 @@
-"""Pictures as tensors, uint8 (3, height, width): samples with captions, a confusion matrix, the weights of a layer."""
+"""Pictures: samples with captions, a confusion matrix, the weights of a layer."""
 
 from collections.abc import Sequence
 
@@ -14,27 +14,27 @@ NAMED = 30  # classes; beyond, names and counts would not be readable
 MOST = 64  # images of weights
 
 
-def grid(images: Tensor, captions: Sequence[str] = (), title: str = "", columns: int = 8) -> Tensor:
+def grid(images: Tensor, captions: Sequence[str] = (), title: str = "", columns: int = 8) -> Image.Image:
     """Images (N, channels, height, width) with values from 0 to 1, side by side, each with its caption."""
-    count, _, height, width = images.shape
+    count, channels, height, width = images.shape
     scale = max(1, -(-(LARGE if captions else LARGE // 2) // max(height, width)))
-    pixels = (images.clamp(0, 1) * 255).to(torch.uint8).cpu().expand(count, 3, height, width)
-    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    pixels = (images.clamp(0, 1) * 255).to(torch.uint8).cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     columns = min(columns, count)
     cell_width, cell_height = width * scale + 4, height * scale + 4 + (LINE if captions else 0)
     top = LINE + 4 if title else 0
-    canvas = Image.new("RGB", (columns * cell_width, top + -(-count // columns) * cell_height), "white")
+    mode = "L" if channels == 1 else "RGB"
+    canvas = Image.new(mode, (columns * cell_width, top + -(-count // columns) * cell_height), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
     pen.text((2, 2), title, "black", font)
     for number, image in enumerate(pixels):
         x, y = number % columns * cell_width, top + number // columns * cell_height
-        canvas.paste(Image.fromarray(image.permute(1, 2, 0).numpy()), (x + 2, y + 2))
+        canvas.paste(Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()), (x + 2, y + 2))
         if captions:
             pen.text((x + 2, y + height * scale + 3), captions[number], "black", font)
-    return _tensor(canvas)
+    return canvas
 
 
-def confusion(matrix: Tensor, classes: Sequence[str]) -> Tensor:
+def confusion(matrix: Tensor, classes: Sequence[str]) -> Image.Image:
     """Counts (K, K), a row for each true class and a column for each predicted one; the darker the larger its share."""
     count = len(classes)
     named = count <= NAMED
@@ -54,7 +54,7 @@ def confusion(matrix: Tensor, classes: Sequence[str]) -> Tensor:
         colours = (255 - shares.cpu()[..., None] * (255 - high)).to(torch.uint8)
         cells = colours.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
         canvas.paste(Image.fromarray(cells.numpy()), (left, top))
-        return _tensor(canvas)
+        return canvas
     for row in range(count):
         if named:
             pen.text((left - 4, top + (row + 0.5) * cell), classes[row], "black", font, anchor="rm")
@@ -71,10 +71,10 @@ def confusion(matrix: Tensor, classes: Sequence[str]) -> Tensor:
                 pen.text(
                     (x + cell / 2, y + cell / 2), str(number), "white" if share > 0.5 else "black", font, anchor="mm"
                 )
-    return _tensor(canvas)
+    return canvas
 
 
-def weights(weight: Tensor, shape: Sequence[int]) -> Tensor | None:
+def weights(weight: Tensor, shape: Sequence[int]) -> Image.Image | None:
     """The weights of a first layer as images, None where they are none.
 
     weight: of a convolution (out, channels, height, width), or of a Linear (out, features) over images of `shape`
@@ -96,7 +96,3 @@ def _upright(
     label = Image.new("RGB", (length, LINE), "white")
     ImageDraw.Draw(label).text((0, 0), text, "black", font)
     canvas.paste(label.rotate(90, expand=True), (x - LINE // 2, bottom - length))
-
-
-def _tensor(canvas: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)

@@ -48,7 +48,7 @@ class Bar(pl.Callback):
             )
             self.bar.start()
             self.bar.add_task(f"epoch {trainer.current_epoch + 1}", total=trainer.num_training_batches)
-        self.bar.update(self.bar.task_ids[0], completed=batch_idx + 1, refresh=True)
+        self.bar.update(self.bar.task_ids[0], completed=trainer.fit_loop.batch_idx + 1, refresh=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.stop()

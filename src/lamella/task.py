@@ -14,6 +14,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from lamella import chunks
+from lamella.chunks import Batch, Chunk
 from lamella.counters import Counters
 from lamella.errors import RequestError
 from lamella.seeds import reseed, seeds
@@ -137,8 +139,17 @@ class Task(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._train, self._val = Counters(self.global_step), {}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        count = int(self.trainer.num_training_batches)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if isinstance(batch, Chunk):
+            chunks.run(self, batch)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        # For a chunk, batch_idx is that of its first batch.
+        if self.trainer.fit_loop.batch_idx % self.trainer.accumulate_grad_batches == 0:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        count, batch_idx = int(self.trainer.num_training_batches), self.trainer.fit_loop.batch_idx
         reseed(seeds(self.seed, self.trainer.global_rank, self.trainer.current_epoch, count)[batch_idx], self.device)
         loss, _ = self._count(batch, self._train)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"] if self._rate is None else self._rate

@@ -57,6 +57,16 @@ def every(text: Any) -> Every:
     return Every(steps=number) if found[2].startswith("step") else Every(seconds=60 * number)
 
 
+def chunk(size: Any) -> int | None:
+    """What `trainer.chunk` says: a number of batches, or None for auto. Raises RequestError."""
+    if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise RequestError(
+            f"trainer.chunk is {size!r}; it takes auto, or a number of batches that are trained in one go",
+            "trainer.chunk",
+        )
+    return None if size == "auto" else int(size)
+
+
 def processes(node: Mapping[str, Any], accelerator: str) -> int:
     """How many processes of one machine share the work of a run."""
     devices = node.get("devices", 1)
@@ -84,7 +94,7 @@ def trainer(
 
     make: called with the Trainer's own arguments, gives what makes it. Raises RequestError.
     """
-    node = {name: value for name, value in node.items() if name != "checkpoint_every"}
+    node = {name: value for name, value in node.items() if name not in ("checkpoint_every", "chunk")}
     strategy = str(node.get("strategy", "auto"))
     if strategy.startswith(("fsdp", "deepspeed")) and accelerator != "cuda":
         raise RequestError(f"trainer.strategy is {strategy!r}, which needs CUDA; use trainer=ddp", "trainer.strategy")
@@ -132,6 +142,7 @@ class Visuals(pl.Callback):
     """All pictures as one callback: Lightning calls each callback ten times a step, which is long for a small net."""
 
     def __init__(self, drawn: list[pl.Callback]) -> None:
+        self.drawn = drawn
         for name in HOOKS:
             hooks = [getattr(one, name) for one in drawn if getattr(type(one), name) is not getattr(pl.Callback, name)]
             if hooks:

@@ -22,6 +22,7 @@ from lamella.records import read
 FREE = (
     "trainer.max_epochs",
     "trainer.checkpoint_every",
+    "trainer.chunk",
     "device.accelerator",
     "device.threads",
     "data.root",

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 from torch.utils.data import DataLoader, Dataset
 
+from lamella.chunks import Batch, Chunk
 from lamella.data.samples import Inputs, Samples
 from lamella.errors import RequestError
 from lamella.seeds import AUGMENT, ORDER, generator
@@ -103,7 +104,8 @@ class Batches:
     Shuffled, every batch is cut from one permutation and each of `world` ranks takes its share of it; `batch_size`
     counts all ranks. Up to world - 1 samples of the last batch sit out, so that the shares are equal and the mean of
     the ranks' gradients is the batch's. Unshuffled, every sample is served once, on one of the ranks. All ranks have
-    the same number of batches, since they meet in each.
+    the same number of batches, since they meet in each. Where `chunk`, called with the number of a batch, says that
+    several are served as one, what comes is a Chunk, if the inputs are in memory.
     """
 
     def __init__(
@@ -118,13 +120,14 @@ class Batches:
         seed: int = 0,
         epoch: Callable[[], int] = lambda: 0,
         start: Callable[[], int] = lambda: 0,
+        chunk: Callable[[int], int] = lambda number: 1,
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
         num_workers: int | None = None,
     ) -> None:
         self.samples, self.augment = samples, augment
-        self.shuffle, self.seed, self.epoch, self.start = shuffle, seed, epoch, start
+        self.shuffle, self.seed, self.epoch, self.start, self.chunk = shuffle, seed, epoch, start, chunk
         self.rank, self.world, self.num_workers = rank, world, num_workers
         self.device = torch.device(device)
         self.normalize = normalize.to(self.device) if normalize else None
@@ -142,7 +145,7 @@ class Batches:
         largest_share = -(-self.count // self.world)
         return -(-largest_share // self.size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         # Asked when the first batch is, since Lightning makes an iterator before it knows where a run goes on.
         epoch, start = self.epoch(), self.start()
         order = torch.arange(len(self.samples))
@@ -152,19 +155,28 @@ class Batches:
         drawn = None
         if self.augment:
             drawn = self.augment.draw(len(self.samples), self.seed, epoch).to(self.device)
-        for indices, inputs in self.read(share, start):
+
+        def batch(indices: Tensor, inputs: Tensor | None = None) -> Batch:
+            if inputs is None:
+                inputs = self.inputs.index_select(0, indices)  # type: ignore[attr-defined]
             if drawn is not None and self.augment:
                 inputs = self.augment(inputs, drawn[indices])
             if self.normalize is not None:
                 inputs = self.normalize(inputs)
-            yield inputs, self.targets[indices]
+            return inputs, self.targets.index_select(0, indices)
+
+        if self.num_workers is not None or not isinstance(self.inputs, Tensor):
+            for indices, inputs in self.read(share, start):
+                yield batch(indices, inputs)
+            return
+        batches, number = self.cut(share.to(self.device)), start
+        while number < len(batches):
+            *before, last = batches[number : number + self.chunk(number)]
+            yield Chunk.of(batch(last), map(batch, before)) if before else batch(last)
+            number += 1 + len(before)
 
     def read(self, share: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices and raw inputs of each batch from `start` on, on the device."""
-        if self.num_workers is None and isinstance(self.inputs, Tensor):
-            for indices in self.cut(share.to(self.device))[start:]:
-                yield indices, self.inputs.index_select(0, indices)
-            return
+        """Indices and raw inputs of each batch from `start` on, read by the workers, on the device."""
         batches = self.cut(share)[start:]
         loader = DataLoader(
             _Reader(self.inputs, batches),

@@ -1,7 +1,7 @@
 """Data, as the Trainer takes it: splits checked against the config, and a loader for each."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,7 +22,8 @@ class Data(pl.LightningDataModule):
     source: the splits. shape: of one sample, without the batch dimension. mean, std: one number a channel, on the
     scale 0 to 1, for uint8 inputs. batch_size: of one optimizer step, over all devices. val_size, test_size: a count
     or a fraction, cut off the training samples by `split_seed` where the source has no such split. in_memory: hold
-    the inputs on the device; otherwise `num_workers` processes read them. seed: orders and augments.
+    the inputs on the device; otherwise `num_workers` processes read them. seed: orders and augments. The attribute
+    `chunk` says how many training batches are served as one, as Batches has it.
 
     Raises RequestError where the samples and the config do not fit.
     """
@@ -50,6 +51,7 @@ class Data(pl.LightningDataModule):
         self.classes = list(map(str, classes)) if classes is not None else list(map(str, range(num_classes)))
         self.augment, self.drop_last, self.seed = augment, drop_last, seed
         self.num_workers = None if in_memory else num_workers
+        self.chunk: Callable[[int], int] = lambda number: 1
 
         train, val, test = source.train, source.val, source.test
         if test is None:
@@ -148,6 +150,7 @@ class Data(pl.LightningDataModule):
             epoch=lambda: trainer.current_epoch if trainer else 0,
             # A run that was interrupted in the middle of an epoch goes on with the batch that comes next.
             start=lambda: trainer.fit_loop.batch_idx + 1 if trainer else 0,
+            chunk=self.chunk,
         )
 
     def val_dataloader(self) -> Batches:

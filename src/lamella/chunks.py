@@ -1,0 +1,121 @@
+"""Many optimizer steps as one of Lightning's, whose own work for a step is as long as that of a small net."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import Tensor
+
+SECONDS = 0.2  # how long a chunk takes; between chunks signals are heard, and checkpoints and the bar have their turn
+GROWTH = 4  # a chunk is at most so many times the one before, whose time may have been anything
+# What Lightning calls for each batch, and what a callback that has one of them wants to see.
+HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Chunk(tuple[Tensor, Tensor]):
+    """The last batch (inputs, targets) of several. before: the others, which are made as they are asked for."""
+
+    before: Iterator[Batch]
+
+    @classmethod
+    def of(cls, last: Batch, before: Iterable[Batch]) -> "Chunk":
+        chunk = cls(last)
+        chunk.before = iter(before)
+        return chunk
+
+
+class Sizes:
+    """How many batches are a chunk: `size`, or None for as many as take SECONDS.
+
+    due: called with the number of optimizer steps so far, how many come before the next checkpoint. A chunk ends with
+    an optimizer step, or where a validation comes; at the latest with the epoch, the last step or a checkpoint. It is
+    one batch where Lightning has to do each by itself: with several processes, mixed precision or a profiler; without
+    a `size`, where a callback other than Lamella's looks at each batch; and at the start of an epoch, which is drawn.
+    """
+
+    def __init__(self, trainer: pl.Trainer, size: int | None, due: Callable[[int], float]) -> None:
+        self.trainer, self.size, self.due = trainer, size, due
+        self.paced, self.started = size or 1, math.inf
+        alone = isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.precision == "32-true"
+        profiler, callbacks = trainer.profiler, trainer.callbacks  # type: ignore[attr-defined]
+        watched = size is None and any(map(_looks, callbacks))
+        if watched or not alone or not isinstance(profiler, PassThroughProfiler):
+            self.size = 1
+
+    def __call__(self, number: int) -> int:
+        """Of the chunk that begins with the batch of this number in the epoch."""
+        trainer, now = self.trainer, time.perf_counter()
+        accumulated, interval = trainer.accumulate_grad_batches, trainer.val_check_batch
+        if self.size == 1 or number < accumulated or number % accumulated:
+            self.started = math.inf
+            return 1
+        if self.size is None and self.started < now:
+            self.paced = max(1, min(GROWTH * self.paced, int(SECONDS * self.paced / (now - self.started))))
+        self.started = now
+        steps: float = max(1, self.paced // accumulated)
+        steps = min(steps, self.due(trainer.global_step))
+        if trainer.max_steps >= 0:
+            steps = min(steps, trainer.max_steps - trainer.global_step)
+        batches = min(steps * accumulated, trainer.num_training_batches - number)
+        if interval is not None and interval < math.inf:
+            done = number if trainer.check_val_every_n_epoch else trainer.fit_loop.total_batch_idx + 1
+            batches = min(batches, interval - done % interval)
+        return int(batches)
+
+
+def _looks(callback: pl.Callback) -> bool:
+    """Whether a callback that is not Lamella's, or one of the pictures, has a hook that is called for each batch."""
+    others = [type(one) for one in getattr(callback, "drawn", [callback])]
+    others = [one for one in others if not one.__module__.startswith("lamella.")]
+    return any(getattr(one, name) is not getattr(pl.Callback, name) for one in others for name in HOOKS)
+
+
+def run(task: pl.LightningModule, chunk: Chunk) -> None:
+    """Take the steps of a chunk but for its last batch, which is Lightning's, as Lightning would one by one."""
+    trainer = task.trainer
+    epoch, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    progress, optimized = epoch.batch_progress, epoch.automatic_optimization.optim_progress.optimizer
+    [optimizer], accumulated, clip = trainer.optimizers, trainer.accumulate_grad_batches, trainer.gradient_clip_val
+
+    def step(batch: Batch) -> Any:
+        loss: Any = task.training_step(batch, epoch.batch_idx)
+        if epoch.batch_idx % accumulated == 0:
+            optimized.zero_grad.increment_ready()
+            optimized.zero_grad.increment_started()
+            optimizer.zero_grad()
+            optimized.zero_grad.increment_completed()
+        (loss / accumulated if accumulated > 1 else loss).backward()
+        if clip is not None and not epoch._should_accumulate():
+            task.clip_gradients(optimizer, clip, trainer.gradient_clip_algorithm)
+        return loss
+
+    for batch in chunk.before:
+        progress.increment_started()
+        if epoch._should_accumulate():
+            step(batch)
+        else:
+            optimized.step.increment_ready()
+            task.optimizer_step(trainer.current_epoch, epoch.batch_idx, optimizer, partial(step, batch))
+            optimized.step.increment_completed()
+            epoch._batches_that_stepped += 1
+        progress.increment_processed()
+        epoch.update_lr_schedulers("step", update_plateau_schedulers=False)
+        progress.increment_completed()
+        progress.increment_ready()
+        fetcher.fetched += 1
+    fetcher.done = progress.is_last_batch = fetcher.length is not None and fetcher.fetched >= fetcher.length
