@@ -161,6 +161,11 @@ CASES = {
     "experiment=circle": ["Recursive interpolation detected", "conf/experiment/circle.yaml"],
     "hydra.job.chdir=true": ["hydra.job.chdir is true; run directories are made below the working directory"],
     "trainer.strategy=foo": ["trainer: ", "the command line: trainer.strategy=foo"],
+    "trainer.chunk=0": [
+        "trainer.chunk is 0; it takes auto, or a number of batches",
+        "the command line: trainer.chunk=0",
+    ],
+    "trainer.chunk=all": ["trainer.chunk is 'all'; it takes auto, or a number of batches"],
     "trainer.accumulate_grad_batches=0": ["trainer.accumulate_grad_batches is 0; it takes more than 0"],
     "+trainer.val_check_interval=0": ["trainer.val_check_interval is 0; it takes more than 0"],
     "-m name=../evil seed=1,2": ["name is '../evil'; it names a directory in outputs/"],

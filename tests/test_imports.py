@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "lamella"
 
 # Who may import whom: strictly downward. Modules of one row do not know each other.
 LEVELS = [
-    {"errors", "seeds", "counters", "chunks"},
+    {"errors", "seeds", "counters", "chunks", "losses"},
     {
         "arguments",
         "layers",
@@ -47,8 +47,8 @@ LEVELS = [
 PLAIN = (
     "listing", "records", "names", "exports", "plots", "network", "trace", "sizes", "layers", "activations",
     "gradients", "graph", "pictures", "data", "task", "record", "summary", "arguments", "errors", "archive",
-    "interrupts", "checkpoints", "seeds", "counters", "chunks", "project", "processes", "meter", "sweeps",
-    "leaderboard", "slots", "pruning",
+    "interrupts", "checkpoints", "seeds", "counters", "chunks", "losses", "project", "processes", "meter",
+    "sweeps", "leaderboard", "slots", "pruning",
 )  # fmt: skip
 
 

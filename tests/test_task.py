@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lamella.data import Data, Samples, Splits, digits
-from lamella.task import NonFiniteLoss, Schedule, Task, metric_for
+from lamella.losses import metric_for
+from lamella.task import NonFiniteLoss, Schedule, Task
 
 
 def constant(optimizer: torch.optim.Optimizer, length: int) -> Any:

@@ -20,8 +20,9 @@ from lamella.checkpoints import Every
 from lamella.conf import GROUPS
 from lamella.data import Augment, Data, Splits
 from lamella.errors import RequestError, first_line, nearest
+from lamella.losses import INDEXED, metric_for
 from lamella.names import check_name
-from lamella.task import INDEXED, Schedule, Task, metric_for
+from lamella.task import Schedule, Task
 
 ROOT = ("name", "seed", "monitor", *GROUPS)
 # What the arguments of a group's object may be built from.
@@ -93,18 +94,15 @@ def experiment(
     place = builder.device()
     name, seed = builder.root()
     data = data or builder.data()
-    plan, freeze = builder.network(data.shape), builder.freeze()
-    loss = builder.loss()
+    plan, freeze, loss = builder.network(data.shape), builder.freeze(), builder.loss()
     metric = metric_for(loss, data.train.targets)
     _check_output(plan, loss, data)
     optimizer, schedule = builder.optimizer()
     monitor = builder.monitor(metric)
-    trainer = builder.trainer(place)
-    epochs = config["trainer"].get("max_epochs")
-    every = trainers.every(config["trainer"].get("checkpoint_every", "5min"))
-    chunk = trainers.chunk(config["trainer"].get("chunk", "auto"))
+    trainer, epochs = builder.trainer(place), config["trainer"].get("max_epochs")
+    pace = trainers.pace(config["trainer"])
     return Experiment(
-        name, seed, monitor, place, data, plan, freeze, loss, metric, optimizer, schedule, trainer, epochs, every, chunk
+        name, seed, monitor, place, data, plan, freeze, loss, metric, optimizer, schedule, trainer, epochs, *pace
     )
 
 

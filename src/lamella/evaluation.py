@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lamella import trainers
 from lamella.build import Experiment
-from lamella.task import LABELS
+from lamella.losses import LABELS
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
 
+from lamella import losses
 from lamella.errors import RequestError, first_line
 from lamella.task import Task
 
@@ -48,7 +49,7 @@ def backward(task: Task, inputs: Tensor, targets: Tensor) -> Backward:
     task = copy.deepcopy(task)
     try:
         output = task.network(inputs)
-        loss: Tensor = task.loss(output, task.targets_for(output, targets))
+        loss: Tensor = task.loss(output, losses.targets_for(task.loss, output, targets))
     except ValueError as error:  # BatchNorm's, for a batch of one sample
         raise RequestError(f"a step of training fails on this batch: {first_line(error)}", "data.batch_size") from error
     loss.backward()  # type: ignore[no-untyped-call]
@@ -79,7 +80,7 @@ def check(task: Task, inputs: Tensor, targets: Tensor, seed: int = 0) -> Check:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             output = functional_call(task.network, state, (inputs,))
-        result: Tensor = task.loss(output, task.targets_for(output, targets))
+        result: Tensor = task.loss(output, losses.targets_for(task.loss, output, targets))
         return result
 
     start = torch.stack([trained[name].flatten()[index] for name, index in chosen]).requires_grad_()

@@ -15,7 +15,7 @@ from lamella.data import Data
 from lamella.data.batches import Normalize
 from lamella.data.samples import ImageFiles, pixels
 from lamella.errors import RequestError, first_line
-from lamella.task import probabilities
+from lamella.losses import probabilities
 
 BATCH = 256
 SEEN = ("shape", "num_classes", "classes", "mean", "std")  # of the data's config

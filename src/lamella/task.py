@@ -9,21 +9,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lamella import chunks
+from lamella import chunks, losses
 from lamella.chunks import Batch, Chunk
 from lamella.counters import Counters
 from lamella.errors import RequestError
 from lamella.seeds import reseed, seeds
-
-# The losses that read class indices; every other one reads targets of the output's shape.
-INDEXED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
-# The losses whose output is a logit for each of several labels.
-LABELS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
 DIRECTION = {"loss": "min", "accuracy": "max", "mae": "min"}
 STAGES = {"val": "validation", "test": "test"}
@@ -52,16 +46,6 @@ class Schedule:
         return min(1.0, 1e-3 + (1 - 1e-3) * step / self.warmup_steps) if self.warmup_steps else 1.0
 
 
-def metric_for(loss: nn.Module, targets: Tensor) -> str:
-    """What is counted beside the loss: accuracy, or for targets that are numbers the mean absolute error."""
-    return "accuracy" if targets.dtype == torch.int64 or isinstance(loss, LABELS) else "mae"
-
-
-def probabilities(output: Tensor, loss: nn.Module) -> Tensor:
-    """What a network gives, (B, K), as probabilities: of each label alone, or of the classes, which sum to 1."""
-    return output.sigmoid() if isinstance(loss, LABELS) else output.softmax(1)
-
-
 class Task(pl.LightningModule):
     """Trains `network` to a small `loss`, and counts `metric` ("accuracy" or "mae") beside it.
 
@@ -88,9 +72,7 @@ class Task(pl.LightningModule):
         self._train, self._eval = Counters(), Counters()
         self._val: dict[str, float] = {}
         self._rate: float | None = None  # the schedule's, while the warm-up's stands in the optimizer
-        # Whether the loss is a weighted mean: by class, or because some samples do not count.
-        classes = isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
-        self._weighted = classes and (loss.weight is not None or loss.ignore_index >= 0)
+        self._weighted = losses.weighted(loss)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the running hook here, forty times a step, and nn.Module would look for parameters each time.
@@ -239,40 +221,22 @@ class Task(pl.LightningModule):
         tensors = {name: torch.tensor(value, dtype=dtype) for name, value in metrics.items()}
         self.log_dict(tensors, sync_dist=True, logger=logger)
 
-    def targets_for(self, output: Tensor, targets: Tensor) -> Tensor:
-        """What the loss compares `output` with: class indices become one-hot floats where it does not read indices."""
-        if targets.dtype == torch.int64 and not isinstance(self.loss, INDEXED):
-            return one_hot(targets, output.shape[1]).to(output.dtype)
-        return targets
-
     def _count(self, batch: tuple[Tensor, Tensor], counters: "Counters") -> tuple[Tensor, Tensor]:
         """The loss and the network's output."""
         inputs, targets = batch
         output = self.network(inputs)
-        compared = self.targets_for(output, targets)
+        compared = losses.targets_for(self.loss, output, targets)
         loss: Tensor = self.loss(output, compared)
         with torch.no_grad():
-            if self.metric == "mae":
-                score = (output - compared).abs().sum()
-            elif targets.dtype == torch.int64:
-                score = (output.argmax(1) == targets).sum()
-            else:
-                score = ((output > 0) == (targets > 0.5)).sum()
+            score = losses.score(self.metric, output, targets, compared)
             if self._weighted:
-                counters.weights.append(self._weights(output.shape[1])[targets].sum())
+                given: Any = self.loss
+                counters.weights.append(losses.weights(given, output.shape[1], self.device)[targets].sum())
         counters.losses.append(loss.detach())
         counters.scores.append(score)
         counters.samples.append(len(inputs))
         counters.judged += targets.numel()
         return loss, output
-
-    def _weights(self, classes: int) -> Tensor:
-        """What a sample of each class counts in the loss's mean (classes,)."""
-        loss: Any = self.loss
-        weights: Tensor = torch.ones(classes, device=self.device) if loss.weight is None else loss.weight.clone()
-        if 0 <= loss.ignore_index < classes:
-            weights[loss.ignore_index] = 0
-        return weights
 
     def _metrics(self, stage: str, counters: "Counters") -> dict[str, float]:
         """Means over the pass that has just ended, on all ranks."""

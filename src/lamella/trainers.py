@@ -44,8 +44,13 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def every(text: Any) -> Every:
-    """What `trainer.checkpoint_every` says: a number of steps or minutes, or nothing. Raises RequestError."""
+def pace(node: Mapping[str, Any]) -> tuple[Every, int | None]:
+    """How often a run is saved within an epoch, and the batches of a chunk, None for auto. Raises RequestError."""
+    return _every(node.get("checkpoint_every", "5min")), _chunk(node.get("chunk", "auto"))
+
+
+def _every(text: Any) -> Every:
+    """What `trainer.checkpoint_every` says: a number of steps or minutes, or nothing."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *(steps?|min|minutes?)", str(text))
     if text is None:
         return Every()
@@ -57,8 +62,7 @@ def every(text: Any) -> Every:
     return Every(steps=number) if found[2].startswith("step") else Every(seconds=60 * number)
 
 
-def chunk(size: Any) -> int | None:
-    """What `trainer.chunk` says: a number of batches, or None for auto. Raises RequestError."""
+def _chunk(size: Any) -> int | None:
     if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise RequestError(
             f"trainer.chunk is {size!r}; it takes auto, or a number of batches that are trained in one go",

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lamella import pictures
 from lamella.activations import evaluation, outputs
 from lamella.errors import RequestError, first_line
-from lamella.task import probabilities
+from lamella.losses import probabilities
 
 # Of these networks each process holds a part, and one alone cannot run them.
 SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)

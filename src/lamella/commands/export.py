@@ -115,7 +115,7 @@ def _batches(data: "Data") -> "Iterator[Tensor]":
 
 def _metadata(experiment: "Experiment", node: Mapping[str, Any]) -> dict[str, str]:
     """What it takes to use the file: how its input is made, and what the columns of its output are."""
-    from lamella.task import LABELS
+    from lamella.losses import LABELS
 
     images = experiment.data.images
     known: dict[str, Any] = {

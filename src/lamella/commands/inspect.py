@@ -181,7 +181,7 @@ def _batch(experiment: "Experiment", inputs: "Tensor", targets: "Tensor") -> tup
     import torch
 
     from lamella.activations import evaluation
-    from lamella.task import LABELS
+    from lamella.losses import LABELS
 
     network, classes = experiment.task.network, experiment.data.classes
     with evaluation(network):
