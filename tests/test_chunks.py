@@ -1,5 +1,6 @@
 """Many batches as one of Lightning's steps: the same bits as one by one."""
 
+import json
 from pathlib import Path
 
 import kill
@@ -35,3 +36,55 @@ def test_the_same_bits_as_one_by_one(lamella: Lamella, name: str) -> None:
     one = train(lamella, "one", *options, "trainer.chunk=1")
     for chunk in ("auto", "7"):
         assert kill.differences(one, train(lamella, f"chunks-{chunk}", *options, f"trainer.chunk={chunk}")) == []
+
+
+def test_a_loss_that_is_not_finite_is_found_in_its_step(lamella: Lamella) -> None:
+    found = []
+    for chunk in ("1", "7"):
+        options = (
+            "optimizer=sgd",
+            "optimizer.lr=30",
+            "optimizer.momentum=0",
+            "network=linear",
+            f"trainer.chunk={chunk}",
+        )
+        result = lamella("train", *kill.BASE, f"name=chunks-{chunk}", "loss=mse", *options)
+        assert result.status == 1
+        [path] = Path("outputs", f"chunks-{chunk}").iterdir()
+        found.append(json.loads((path / "run.json").read_text())["error"])
+    assert found[0].startswith("NonFiniteLoss: the loss is ")
+    assert int(found[0].partition(" at step ")[2].partition(" ")[0]) > 2  # inside a chunk
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_before_optimizer_step"])
+def test_a_callback_that_looks_at_each_batch_sees_each(lamella: Lamella, hook: str) -> None:
+    Path("seen.py").write_text(
+        "import pytorch_lightning as pl\n"
+        "class Seen(pl.Callback):\n"
+        "    steps = []\n"
+        f"    def {hook}(self, trainer, *given):\n"
+        "        self.steps.append(trainer.global_step)\n"
+        "    def on_train_epoch_end(self, trainer, pl_module):\n"
+        "        print('seen', len(self.steps), 'of', trainer.global_step)\n"
+    )
+    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["seen"]\n')
+    for group in ("trainer.callbacks=[{_target_: seen.Seen}]", "+visuals.seen={_target_: seen.Seen}"):
+        result = lamella("train", *kill.BASE, "trainer.max_epochs=1", group)
+        assert result.status == 0, result.err
+        assert "seen 11 of 11" in result.out or "seen 22 of 11" in result.out
+
+
+def test_with_a_size_callbacks_are_called_between_chunks(lamella: Lamella) -> None:
+    Path("seen.py").write_text(
+        "import pytorch_lightning as pl\n"
+        "class Seen(pl.Callback):\n"
+        "    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):\n"
+        "        print('seen', trainer.global_step, float(outputs['loss']) > 0, len(batch[0]))\n"
+    )
+    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["seen"]\n')
+    options = ("trainer.max_epochs=1", "trainer.chunk=4", "trainer.callbacks=[{_target_: seen.Seen}]")
+    result = lamella("train", *kill.BASE, *options)
+    assert result.status == 0, result.err
+    seen = [line.split()[1] for line in result.out.splitlines() if line.startswith("seen")]
+    assert seen == ["1", "5", "9", "11"]

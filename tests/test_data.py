@@ -1,8 +1,11 @@
 """Data: what the sources read, how it is split, and that what is served is a pure function of the config."""
 
 import gc
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -292,6 +295,85 @@ def test_ranks_share_batches(data: st.DataObject, world: int, share: int, shuffl
         assert all(part <= set(batch) for part, batch in zip(together, whole, strict=False))
         assert len(served) == count - count % world
         assert sorted(chain(*whole)) == list(range(count))
+
+
+def cached(root: Path, **options: Any) -> Data:
+    return Data(image_folder(str(root), GREY, CLASSES), GREY, 16, 3, mean=[0.3], std=[0.3], cache="memmap", **options)
+
+
+def kept() -> list[Path]:
+    return sorted(path for path in Path("outputs/.cache").iterdir() if path.suffix != ".lock")
+
+
+def test_images_are_decoded_once(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(image_root.parent)
+    options: dict[str, Any] = {"val_size": 10, "augment": EVERYTHING}
+    memory = Data(image_folder(str(image_root), GREY, CLASSES), GREY, 16, 3, mean=[0.3], std=[0.3], **options)
+    first = cached(image_root, **options)
+    for path in image_root.rglob("*.png"):  # what a file holds is not looked at again
+        times = path.stat()
+        path.write_bytes(bytes(times.st_size))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = cached(image_root, in_memory=False, num_workers=2, **options)
+    passes = [
+        [*chain(*d.train_dataloader(), *d.val_dataloader(), *d.test_dataloader())] for d in (memory, first, again)
+    ]
+    for other in passes[1:]:
+        assert all(torch.equal(one, same) for one, same in zip(passes[0], other, strict=True))
+    [file] = kept()
+    assert file.stat().st_size == sum(map(len, (memory.train, memory.val, memory.test))) * 28 * 28
+    cached(image_root, val_size=20, split_seed=3)  # another split reads the same file
+    assert kept() == [file]
+
+
+def test_changed_images_and_shapes_are_decoded_anew(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(image_root.parent)
+    before = pixels(cached(image_root, split_seed=1).train)
+    for path in image_root.rglob("*.png"):
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    assert torch.equal(pixels(cached(image_root, split_seed=1).train), before.flip(3))
+    assert len(kept()) == 2
+    Data(image_folder(str(image_root), [3, 8, 8], CLASSES), [3, 8, 8], 16, 3, cache="memmap")
+    assert len(kept()) == 3
+    kept()[0].write_bytes(b"cut off")
+    assert torch.equal(pixels(cached(image_root, split_seed=1).train), before.flip(3))
+
+
+def test_a_corrupt_image_leaves_no_cache(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(image_root.parent)
+    broken = sorted((image_root / "train" / "two").iterdir())[3]
+    content = broken.read_bytes()
+    broken.write_bytes(content[:100])
+    with rejected("data.root", f"{broken} is no readable image"):
+        cached(image_root)
+    assert kept() == []
+    broken.write_bytes(content)
+    assert len(cached(image_root).train)
+
+
+def test_a_cache_that_cannot_be_written_is_reported(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(image_root.parent)
+    Path("outputs").write_text("in the way")
+    with rejected("data.cache", "data.cache: the decoded images, "):
+        cached(image_root)
+
+
+def test_several_processes_decode_once(image_root: Path) -> None:
+    program = (
+        "import sys\nfrom lamella.data import image_folder\nfrom lamella.data.cache import mapped\n"
+        f"images = image_folder({str(image_root)!r}, {GREY}, {CLASSES}).train.inputs\n"
+        "decode = type(images).decode\n"
+        "type(images).decode = lambda self, path: print('decoded') or decode(self, path)\n"
+        "print('sum', int(mapped(images).pixels.sum()))"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", program], cwd=image_root.parent, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    lines = [line for process in started for line in process.communicate(timeout=120)[0].splitlines()]
+    assert lines.count("decoded") == len(list(image_root.rglob("*.png")))
+    assert len({line for line in lines if line.startswith("sum")}) == 1
+    assert len(lines) == lines.count("decoded") + 3
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core

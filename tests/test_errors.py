@@ -199,6 +199,8 @@ CASES = {
     "data.shape=[28,28]": ["data.shape is [28, 28], but the training samples are [1, 28, 28]"],
     "data.augment.crop=-1": ["data.augment.crop is -1; it takes 0 or more", "the command line: data.augment.crop=-1"],
     "data.in_memory=false data.num_workers=-1": ["data.num_workers is -1; it takes 0 or more"],
+    "data.cache=disk": ["data.cache is 'disk'; it takes memmap, or null for none", "the command line: data.cache=disk"],
+    "data.cache=memmap": ["data.cache keeps decoded image files, and these samples are none"],
     "data.mean=[0.1,0.2]": ["data.mean is [0.1, 0.2]; data.shape has 1 channels, each takes a number"],
     "data=image_folder": ["data.root is ???: it must be set", "data/image_folder.yaml"],
     "data=image_folder data.root=nowhere": [

@@ -28,6 +28,7 @@ FREE = (
     "data.root",
     "data.source.root",
     "data.in_memory",
+    "data.cache",
     "data.num_workers",
 )
 WHY = "cannot change while a run goes on: the record of the run counts, and conf/ is not read again"

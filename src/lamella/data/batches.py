@@ -158,14 +158,17 @@ class Batches:
 
         def batch(indices: Tensor, inputs: Tensor | None = None) -> Batch:
             if inputs is None:
-                inputs = self.inputs.index_select(0, indices)  # type: ignore[attr-defined]
+                if isinstance(self.inputs, Tensor):
+                    inputs = self.inputs.index_select(0, indices)
+                else:
+                    inputs = self.inputs[indices.cpu()].to(self.device)
             if drawn is not None and self.augment:
                 inputs = self.augment(inputs, drawn[indices])
             if self.normalize is not None:
                 inputs = self.normalize(inputs)
             return inputs, self.targets.index_select(0, indices)
 
-        if self.num_workers is not None or not isinstance(self.inputs, Tensor):
+        if self.num_workers is not None:
             for indices, inputs in self.read(share, start):
                 yield batch(indices, inputs)
             return

@@ -36,7 +36,7 @@ class Samples:
         return len(self.targets)
 
     def take(self, indices: Tensor) -> "Samples":
-        inputs = self.inputs.take(indices) if isinstance(self.inputs, ImageFiles) else self.inputs[indices]
+        inputs = self.inputs.take(indices) if isinstance(self.inputs, ImageFiles | Mapped) else self.inputs[indices]
         return Samples(inputs, self.targets[indices])
 
 
@@ -82,9 +82,9 @@ class ImageFiles:
                 f"data: {path} is no readable image ({error}); mend or remove it", "data.root"
             ) from error
 
-    def load(self) -> Tensor:
-        """Every image, uint8 (N, *shape)."""
-        out = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+    def load(self, out: Tensor | None = None) -> Tensor:
+        """Every image, uint8 (N, *shape). out: where they are put, uint8, of as many numbers."""
+        out = torch.empty(len(self), *self.shape, dtype=torch.uint8) if out is None else out.view(-1, *self.shape)
         with ThreadPoolExecutor() as pool:
             for number, image in enumerate(pool.map(self.decode, map(str, self.paths))):
                 out[number] = image
@@ -95,6 +95,25 @@ class ImageFiles:
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(self.decode, map(str, self.paths)):
                 pass
+
+
+class Mapped:
+    """Images that a file holds, uint8 (B, *shape) when they are indexed; `take` copies none.
+
+    pixels: all that are in the file (N, *shape). rows: which of them, and in which order.
+    """
+
+    def __init__(self, pixels: Tensor, rows: Tensor) -> None:
+        self.pixels, self.rows = pixels, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return self.pixels.index_select(0, self.rows[indices])
+
+    def take(self, indices: Tensor) -> "Mapped":
+        return Mapped(self.pixels, self.rows[indices])
 
 
 def pixels(image: Image.Image, shape: Sequence[int]) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lamella.data.batches import Augment, Batches, Normalize
+from lamella.data.cache import mapped
 from lamella.data.samples import ImageFiles, Samples, Splits, split
 from lamella.errors import RequestError
 
@@ -22,8 +23,9 @@ class Data(pl.LightningDataModule):
     source: the splits. shape: of one sample, without the batch dimension. mean, std: one number a channel, on the
     scale 0 to 1, for uint8 inputs. batch_size: of one optimizer step, over all devices. val_size, test_size: a count
     or a fraction, cut off the training samples by `split_seed` where the source has no such split. in_memory: hold
-    the inputs on the device; otherwise `num_workers` processes read them. seed: orders and augments. The attribute
-    `chunk` says how many training batches are served as one, as Batches has it.
+    the inputs on the device; otherwise `num_workers` processes read them. cache: "memmap" keeps image files decoded in
+    a file, from which batches are taken as from memory. seed: orders and augments. The attribute `chunk` says how many
+    training batches are served as one, as Batches has it.
 
     Raises RequestError where the samples and the config do not fit.
     """
@@ -43,6 +45,7 @@ class Data(pl.LightningDataModule):
         augment: Augment | None = None,
         drop_last: bool = False,
         in_memory: bool = True,
+        cache: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -50,17 +53,18 @@ class Data(pl.LightningDataModule):
         self.shape, self.batch_size, self.num_classes = tuple(shape), batch_size, num_classes
         self.classes = list(map(str, classes)) if classes is not None else list(map(str, range(num_classes)))
         self.augment, self.drop_last, self.seed = augment, drop_last, seed
-        self.num_workers = None if in_memory else num_workers
+        self.num_workers = None if in_memory or cache else num_workers
         self.chunk: Callable[[int], int] = lambda number: 1
 
-        train, val, test = source.train, source.val, source.test
+        val, test = (part if part is None else _cached(part, cache) for part in (source.val, source.test))
+        train = _cached(source.train, cache)
         if test is None:
             train, test = split(train, test_size, split_seed + 1, "data.test_size")
         if val is None:
             train, val = split(train, val_size, split_seed, "data.val_size")
         self.train, self.val, self.test = (_ready(samples, in_memory) for samples in (train, val, test))
         inputs = self.train.inputs
-        self.images = isinstance(inputs, ImageFiles) or inputs.dtype == torch.uint8  # type: ignore[attr-defined]
+        self.images = not isinstance(inputs, Tensor) or inputs.dtype == torch.uint8
         self._check()
         self.normalize = Normalize.of(mean, std, self.shape) if self.images else None
 
@@ -170,6 +174,18 @@ class Data(pl.LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Batches are made on the device; looking through each for tensors to move would cost a tenth of a step."""
         return batch
+
+
+def _cached(samples: Samples, cache: str | None) -> Samples:
+    if cache not in (None, "memmap"):
+        raise RequestError(f"data.cache is {cache!r}; it takes memmap, or null for none", "data.cache")
+    if cache and not isinstance(samples.inputs, ImageFiles):
+        raise RequestError("data.cache keeps decoded image files, and these samples are none", "data.cache")
+    return (
+        Samples(mapped(samples.inputs), samples.targets)
+        if isinstance(samples.inputs, ImageFiles) and cache
+        else samples
+    )
 
 
 def _ready(samples: Samples, in_memory: bool) -> Samples:

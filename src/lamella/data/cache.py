@@ -1,0 +1,61 @@
+"""Images decoded once, into a file that is read as memory is."""
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+
+from lamella.data.samples import ImageFiles, Mapped
+from lamella.errors import RequestError
+
+FOLDER = Path("outputs", ".cache")
+VERSION = 1  # of how an image becomes pixels
+
+
+def mapped(images: ImageFiles) -> Mapped:
+    """The images, decoded by the first process that asks for them; others wait for it, and later ones find the file.
+
+    It is named after the files, their sizes and times, and the shape. Raises RequestError where an image cannot be read
+    or the file cannot be written; nothing is left of it then.
+    """
+    path = FOLDER / f"{_key(images)}.uint8"
+    count = len(images) * torch.Size(images.shape).numel()
+    try:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists() or path.stat().st_size != count:
+                _write(images, path, count)
+    except OSError as error:
+        raise RequestError(
+            f"data.cache: the decoded images, {count / 1e9:.2g} GB, cannot be written to {FOLDER.absolute()} "
+            f"({error.strerror})",
+            "data.cache",
+        ) from error
+    # Private: what nobody writes to is read from the page cache, which all processes share.
+    pixels = torch.from_file(str(path), shared=False, size=count, dtype=torch.uint8)
+    return Mapped(pixels.view(-1, *images.shape), torch.arange(len(images)))
+
+
+def _key(images: ImageFiles) -> str:
+    digest = hashlib.sha256(repr((VERSION, images.shape)).encode())
+    for path in images.paths:
+        found = os.stat(path)
+        digest.update(
+            f"\0{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}".encode(errors="surrogateescape")
+        )
+    return digest.hexdigest()[:32]
+
+
+def _write(images: ImageFiles, path: Path, count: int) -> None:
+    neighbour = path.with_suffix(".new")
+    try:
+        with neighbour.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, count)  # a full disk shows here, not when the memory is written to
+            images.load(torch.from_file(str(neighbour), shared=True, size=count, dtype=torch.uint8))
+            os.fsync(file.fileno())
+        os.replace(neighbour, path)
+    finally:
+        neighbour.unlink(missing_ok=True)
