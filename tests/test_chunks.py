@@ -14,12 +14,7 @@ CONFIGS |= {
     "interval": ("+trainer.val_check_interval=7", "trainer.accumulate_grad_batches=3"),
     "across": ("+trainer.val_check_interval=9", "+trainer.check_val_every_n_epoch=null"),
     "limited": ("+trainer.limit_train_batches=5", "data.batch_size=32"),
-    "lbfgs": (
-        "optimizer=sgd",
-        "optimizer._target_=torch.optim.LBFGS",
-        "~optimizer.momentum",
-        "~optimizer.weight_decay",
-    ),
+    "lbfgs": ("optimizer=sgd", "optimizer._target_=torch.optim.LBFGS", *LACKING),
 }
 
 
@@ -34,7 +29,7 @@ def train(lamella: Lamella, name: str, *options: str) -> Path:
 def test_the_same_bits_as_one_by_one(lamella: Lamella, name: str) -> None:
     options = CONFIGS[name]
     one = train(lamella, "one", *options, "trainer.chunk=1")
-    for chunk in ("auto", "7"):
+    for chunk in ("auto", "7") if name in ("plain", "steps", "accumulate") else ("7",):
         assert kill.differences(one, train(lamella, f"chunks-{chunk}", *options, f"trainer.chunk={chunk}")) == []
 
 

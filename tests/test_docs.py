@@ -106,7 +106,8 @@ def run(lamella: Lamella, command: str) -> None:
         subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
     elif program == "python":
         few = {
-            "bench/epoch.py": ["--repeats", "1", "--threads", "1"],
+            "bench/epoch.py": ["--repeats", "1", "--threads", "1", "--network", "mlp"],
+            "bench/images.py": ["--repeats", "1", "--images", "300"],
             "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
             "bench/exact.py": ["--repeats", "1", "--case", "digits"],
             "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "20"],

@@ -95,13 +95,15 @@ def run(task: pl.LightningModule, chunk: Chunk) -> None:
     def step(batch: Batch) -> Any:
         loss: Any = task.training_step(batch, epoch.batch_idx)
         if epoch.batch_idx % accumulated == 0:
+            optimized.zero_grad.increment_ready()
+            optimized.zero_grad.increment_started()
             optimizer.zero_grad()
+            optimized.zero_grad.increment_completed()
         (loss / accumulated if accumulated > 1 else loss).backward()
         if clip is not None and not epoch._should_accumulate():
             task.clip_gradients(optimizer, clip, trainer.gradient_clip_algorithm)
         return loss
 
-    first = epoch.batch_idx
     for batch in chunk.before:
         progress.increment_started()
         if epoch._should_accumulate():
@@ -116,8 +118,8 @@ def run(task: pl.LightningModule, chunk: Chunk) -> None:
         progress.increment_completed()
         progress.increment_ready()
         fetcher.fetched += 1
-    # Lightning counts the gradients' deletion once for the chunk, as for its first batch.
-    deleted = epoch.batch_idx // accumulated - first // accumulated
-    for counts in map(vars, (optimized.zero_grad.current, optimized.zero_grad.total)):
-        counts |= {name: count + deleted for name, count in counts.items()}
+    if epoch.batch_idx % accumulated:
+        # Lightning goes by the number of the chunk's first batch, and will count what is not done for the last one.
+        for counts in map(vars, (optimized.zero_grad.current, optimized.zero_grad.total)):
+            counts |= {name: count - 1 for name, count in counts.items()}
     fetcher.done = progress.is_last_batch = fetcher.length is not None and fetcher.fetched >= fetcher.length

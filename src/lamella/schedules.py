@@ -54,7 +54,7 @@ def try_out(schedule: Schedule, optimizer: Optimizer) -> None:
             "scheduler.interval is 'step', but plateau follows val/loss, which comes once an epoch",
             "scheduler.interval",
         )
-    optimizer.step()
+    optimizer.step(lambda: 0.0)  # LBFGS takes no step without a closure
     try:
         scheduler.step(0) if isinstance(scheduler, ReduceLROnPlateau) else scheduler.step()
     except Exception as error:
