@@ -8,13 +8,20 @@ import pytest
 from conftest import Lamella
 
 LACKING = ("~optimizer.momentum", "~optimizer.weight_decay", "~optimizer.nesterov", "~optimizer.fused")
-CONFIGS = {name: options for name, options in kill.CONFIGS.items() if name not in ("ddp", "loader", "workers")}
+NAMES = ("plain", "steps", "augment", "plateau", "one_cycle", "accumulate", "early", "val", "growing", "max_steps")
+CONFIGS = {name: kill.CONFIGS[name] for name in NAMES}
 CONFIGS |= {
     "clipped": ("trainer.gradient_clip_val=0.1", "scheduler=one_cycle", "network=mlp"),
     "interval": ("+trainer.val_check_interval=7", "trainer.accumulate_grad_batches=3"),
     "across": ("+trainer.val_check_interval=9", "+trainer.check_val_every_n_epoch=null"),
     "limited": ("+trainer.limit_train_batches=5", "data.batch_size=32"),
-    "lbfgs": ("optimizer=sgd", "optimizer._target_=torch.optim.LBFGS", *LACKING),
+    "lbfgs": (
+        "optimizer=sgd",
+        "optimizer._target_=torch.optim.LBFGS",
+        *LACKING,
+        "+trainer.limit_train_batches=4",
+        "+optimizer.max_iter=2",
+    ),
 }
 
 
