@@ -58,25 +58,26 @@ def test_one_at_a_time_the_choices_depend_on_the_seed_alone(tmp_path: Path) -> N
     """Killed and gone on with, the same trials: what a sampler draws has no state to lose."""
     line = (
         *SEARCH,
-        "trainer.max_epochs=4",
-        "hydra.sweeper.n_trials=13",
+        "trainer.max_epochs=8",
+        "hydra.sweeper.n_trials=14",
         "hydra.launcher.slots=1",
         "network.dropout=0.2",
     )
     reference, other = tmp_path / "reference", tmp_path / "other"
     reference.mkdir()
     whole(reference, *line)
-    process = program(other, *line)
-    while len(members(other / SWEEP)) < 11:  # the sampler learns from the tenth on
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    for number in (3, 11):
+        process = program(other, *line)
+        while len(members(other / SWEEP)) < number:
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
     whole(other, "resume", str(SWEEP))
     assert [trial["params"] for trial in study(other / SWEEP)] == [
         trial["params"] for trial in study(reference / SWEEP)
     ]
-    assert len(study(other / SWEEP)) == 13
+    assert len(study(other / SWEEP)) == 14
     assert {str(trial["state"]) for trial in study(other / SWEEP)} == {"COMPLETE"}
     for name in members(reference / SWEEP):
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []

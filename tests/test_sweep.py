@@ -326,12 +326,12 @@ def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Pa
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """The whole process group, again and again; then the same line once more: as if nothing had been."""
     seeds, rates = "seed=0,1,2,3,4", "optimizer.lr=1e-1,1e-2,1e-3,1e-4"
-    line = ("train", "-m", seeds, rates, "network.dropout=0.2", "trainer.max_epochs=3", "sweep.name=s")
+    line = ("train", "-m", seeds, rates, "network.dropout=0.2", "trainer.max_epochs=4", "sweep.name=s")
     reference, other = tmp_path / "reference", tmp_path / "other"
     reference.mkdir()
     whole(reference, *line)
     chance, kills, resumed = random.Random(0), 0, 0
-    while kills < 3:
+    while kills < 5:
         start = ("resume", str(SWEEP)) if (other / SWEEP / "sweep.json").exists() and kills % 2 else line
         process = program(other, *start)
         moment = time.monotonic() + chance.uniform(0, 1) * (5 if kills < 2 else 12)
