@@ -347,6 +347,11 @@ def test_a_corrupt_image_leaves_no_cache(image_root: Path, monkeypatch: pytest.M
     with rejected("data.root", f"{broken} is no readable image"):
         cached(image_root)
     assert kept() == []
+    broken.unlink()
+    broken.symlink_to("gone")
+    with rejected("data.root", f"{broken} is no readable image (No such file or directory); mend or remove it"):
+        cached(image_root)
+    broken.unlink()
     broken.write_bytes(content)
     assert len(cached(image_root).train)
 
@@ -354,7 +359,7 @@ def test_a_corrupt_image_leaves_no_cache(image_root: Path, monkeypatch: pytest.M
 def test_a_cache_that_cannot_be_written_is_reported(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(image_root.parent)
     Path("outputs").write_text("in the way")
-    with rejected("data.cache", "data.cache: the decoded images, "):
+    with rejected("data.cache", "; make room there, or leave data.cache null and set data.in_memory=false"):
         cached(image_root)
 
 

@@ -31,7 +31,7 @@ def mapped(images: ImageFiles) -> Mapped:
     except OSError as error:
         raise RequestError(
             f"data.cache: the decoded images, {count / 1e9:.2g} GB, cannot be written to {FOLDER.absolute()} "
-            f"({error.strerror})",
+            f"({error.strerror}); make room there, or leave data.cache null and set data.in_memory=false",
             "data.cache",
         ) from error
     # Private: what nobody writes to is read from the page cache, which all processes share.
@@ -42,7 +42,12 @@ def mapped(images: ImageFiles) -> Mapped:
 def _key(images: ImageFiles) -> str:
     digest = hashlib.sha256(repr((VERSION, images.shape)).encode())
     for path in images.paths:
-        found = os.stat(path)
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            raise RequestError(
+                f"data: {path} is no readable image ({error.strerror}); mend or remove it", "data.root"
+            ) from error
         digest.update(
             f"\0{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}".encode(errors="surrogateescape")
         )

@@ -180,7 +180,9 @@ def _cached(samples: Samples, cache: str | None) -> Samples:
     if cache not in (None, "memmap"):
         raise RequestError(f"data.cache is {cache!r}; it takes memmap, or null for none", "data.cache")
     if cache and not isinstance(samples.inputs, ImageFiles):
-        raise RequestError("data.cache keeps decoded image files, and these samples are none", "data.cache")
+        raise RequestError(
+            "data.cache keeps decoded image files, and these samples are none; leave it null", "data.cache"
+        )
     return (
         Samples(mapped(samples.inputs), samples.targets)
         if isinstance(samples.inputs, ImageFiles) and cache
