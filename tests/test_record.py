@@ -1,11 +1,13 @@
 """Names of run directories."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamella import record
 from lamella.names import LONGEST, claim, slug
 
 KEYS = st.from_regex(r"[+~]?[a-z_./]{1,30}", fullmatch=True)
@@ -40,3 +42,13 @@ def test_a_claimed_directory_has_one_owner(tmp_path: Path) -> None:
         paths = list(pool.map(lambda _: claim(tmp_path / "runs", "run"), range(40)))
     assert len(set(paths)) == 40
     assert all(path.is_dir() for path in paths)
+
+
+def test_tensorboards_files_sort_as_they_were_opened(tmp_path: Path) -> None:
+    """A later file's name begins with a later second, whatever the numbers of the processes that follow in it."""
+    second = int(time.time())
+    name = f"events.out.tfevents.{second}.host.99.0"
+    (tmp_path / name).write_bytes(b"kept, and cut off")
+    record.cut_back(tmp_path, {name: 4})
+    assert (tmp_path / name).read_bytes() == b"kept"
+    assert int(time.time()) > second
