@@ -375,10 +375,10 @@ def test_several_processes_decode_once(image_root: Path) -> None:
         subprocess.Popen([sys.executable, "-c", program], cwd=image_root.parent, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    lines = [line for process in started for line in process.communicate(timeout=120)[0].splitlines()]
-    assert lines.count("decoded") == len(list(image_root.rglob("*.png")))
-    assert len({line for line in lines if line.startswith("sum")}) == 1
-    assert len(lines) == lines.count("decoded") + 3
+    printed = [process.communicate(timeout=120)[0] for process in started]
+    decoded = sorted(text.count("decoded") for text in printed)  # by several threads: lines may run together
+    assert decoded == [0, 0, len(list(image_root.rglob("*.png")))]
+    assert len({text[text.index("sum") :] for text in printed}) == 1
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
