@@ -32,15 +32,16 @@ LEVELS = [
         "pruning",
     },
     {"forked", "sizes", "targets", "guard", "records", "progress", "activations", "gradients"},
-    {"trace", "schedules", "explain", "visuals", "record", "listing", "processes", "meter"},
+    {"trace", "stacks", "schedules", "explain", "visuals", "record", "listing", "processes", "meter"},
     {"network", "checkpoints", "sweeps"},
     {"trainers", "leaderboard"},
     {"build", "compose", "slots"},
-    {"fit", "evaluation", "recorded", "plan", "launchers"},
+    {"fit", "evaluation", "recorded", "plan", "launchers", "groups"},
     {"attempt", "model", "request"},
     {"sweeping"},
     {"search"},
     {"commands"},
+    {"fused"},
     {"__main__"},
 ]
 # The parts that are usable from a notebook: they take plain values.
@@ -48,7 +49,7 @@ PLAIN = (
     "listing", "records", "names", "exports", "plots", "network", "trace", "sizes", "layers", "activations",
     "gradients", "graph", "pictures", "data", "task", "record", "summary", "arguments", "errors", "archive",
     "interrupts", "checkpoints", "seeds", "counters", "chunks", "losses", "project", "processes", "meter",
-    "sweeps", "leaderboard", "slots", "pruning",
+    "sweeps", "leaderboard", "slots", "pruning", "stacks",
 )  # fmt: skip
 
 

@@ -72,20 +72,32 @@ def attempt(experiment: Experiment, record: Run) -> int:
     the signal's number where a signal ended it.
     """
     os.environ[DIRECTORY] = str(record.path)
+    with interrupts([record]) as heard:
+        return go(experiment, record, heard)
+
+
+def interrupts(runs: Sequence[Run]) -> Interrupts:
+    """What hears the signals that end these runs, which are under way in this process."""
 
     def at_once() -> None:
-        if record.fields["status"] == "running":
-            record.close("interrupted")
+        for record in runs:
+            if record.fields["status"] == "running":
+                record.close("interrupted")
 
-    with record.log() as log, Interrupts(at_once, NOTICE) as interrupts:
+    return Interrupts(at_once, NOTICE)
+
+
+def go(experiment: Experiment, record: Run, heard: Interrupts, *inexact: str) -> int:
+    """As `attempt`, where someone else hears the signals. inexact: why the bits are not those of a run by itself."""
+    with record.log() as log:
         hook, threading.excepthook = threading.excepthook, lambda failed: _note(log, failed.exc_value)
         try:
-            return _attempt(experiment, record, interrupts, log)
+            return _attempt(experiment, record, heard, log, inexact)
         finally:
             threading.excepthook = hook
 
 
-def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: Any) -> int:
+def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: Any, inexact: Sequence[str]) -> int:
     def on_epoch(metrics: dict[str, float], outcome: Outcome) -> None:
         record.epoch(metrics, **vars(outcome))
         print(summary.epoch(metrics, experiment.epochs))
@@ -93,7 +105,7 @@ def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: A
     settings = {key: summary.number(value) for key, value in summary.settings(record.fields["overrides"]).items()}
     print(f"Using {experiment.device.accelerator} device")
     try:
-        record.update(status="running", finished=None, error=None, **_environment(experiment, record))
+        record.update(status="running", finished=None, error=None, **_environment(experiment, record, inexact))
         outcome = fit(experiment, record.path, interrupts, on_epoch, settings)
         record.close("finished", **vars(outcome))
     except Interrupted as interrupted:
@@ -122,13 +134,13 @@ def _attempt(experiment: Experiment, record: Run, interrupts: Interrupts, log: A
     return 0
 
 
-def _environment(experiment: Experiment, record: Run) -> dict[str, Any]:
+def _environment(experiment: Experiment, record: Run, inexact: Sequence[str]) -> dict[str, Any]:
     """The fields of the record that say whether the bits are those of a run without interruption."""
     now, before = environment(experiment), record.before.get("environment", {})
     other = [f"{name} {now[name]} instead of {then}" for name, then in before.items() if now[name] != then]
     if other:
         print(f"with {', '.join(other)}: the result will not be, to the bit, that of a run without interruption")
-    return {"environment": now, "inexact": [*record.before.get("inexact", []), *other]}
+    return {"environment": now, "inexact": list(dict.fromkeys([*record.before.get("inexact", []), *other, *inexact]))}
 
 
 def _cause(error: Exception, device: str, text: Callable[[Exception], str] = str) -> str:

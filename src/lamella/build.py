@@ -93,7 +93,7 @@ def experiment(
     builder = _Builder(config, references)
     place = builder.device()
     name, seed = builder.root()
-    data = data or builder.data()
+    data = data.ordered(config["data"].get("seed", 0)) if data else builder.data()
     plan, freeze, loss = builder.network(data.shape), builder.freeze(), builder.loss()
     metric = metric_for(loss, data.train.targets)
     _check_output(plan, loss, data)

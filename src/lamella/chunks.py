@@ -49,10 +49,11 @@ class Sizes:
 
     def __init__(self, trainer: pl.Trainer, size: int | None, due: Callable[[int], float]) -> None:
         self.trainer, self.size, self.due = trainer, size, due
-        self.paced, self.started = size or 1, math.inf
+        self.paced, self.started, self.timed = size or 1, math.inf, size is None
         alone = isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.precision == "32-true"
         profiler, callbacks = trainer.profiler, trainer.callbacks  # type: ignore[attr-defined]
-        watched = size is None and any(map(_looks, callbacks))
+        # Those that draw stand in one callback.
+        watched = size is None and any(looks(type(own)) for one in callbacks for own in getattr(one, "drawn", [one]))
         if watched or not alone or not isinstance(profiler, PassThroughProfiler):
             self.size = 1
 
@@ -63,7 +64,7 @@ class Sizes:
         if self.size == 1 or number < accumulated or number % accumulated:
             self.started = math.inf
             return 1
-        if self.size is None and self.started < now:
+        if self.timed and self.started < now:
             self.paced = max(1, min(GROWTH * self.paced, int(SECONDS * self.paced / (now - self.started))))
         self.started = now
         steps: float = max(1, self.paced // accumulated)
@@ -76,16 +77,36 @@ class Sizes:
             batches = min(batches, interval - done % interval)
         return int(batches)
 
+    def pace(self, batches: int) -> None:
+        """Take so many from now on, where that is not fixed, instead of going by the time."""
+        if self.size is None:
+            self.paced, self.timed = batches, False
 
-def _looks(callback: pl.Callback) -> bool:
-    """Whether a callback that is not Lamella's, or one of the pictures, has a hook that is called for each batch."""
-    others = [type(one) for one in getattr(callback, "drawn", [callback])]
-    others = [one for one in others if not one.__module__.startswith("lamella.")]
-    return any(getattr(one, name) is not getattr(pl.Callback, name) for one in others for name in HOOKS)
+
+def looks(kind: type[pl.Callback]) -> bool:
+    """Whether a class of callbacks that is not Lamella's has a hook that is called for each batch."""
+    own = kind.__module__.startswith("lamella.")
+    return not own and any(getattr(kind, name) is not getattr(pl.Callback, name) for name in HOOKS)
 
 
 def run(task: pl.LightningModule, chunk: Chunk) -> None:
     """Take the steps of a chunk but for its last batch, which is Lightning's, as Lightning would one by one."""
+    trainer = task.trainer
+    for _ in steps(task, chunk, lambda batch: task.training_step(batch, trainer.fit_loop.batch_idx), Tensor.backward):
+        pass
+
+
+def steps(
+    task: pl.LightningModule,
+    chunk: Chunk,
+    forward: Callable[[Batch], Any],
+    backward: Callable[[Tensor], None],
+) -> Iterator[Batch]:
+    """The same, halting before each step with its batch.
+
+    forward: gives a batch's loss. backward: called with the loss, or its share where several batches are a step, and
+    adds to the gradients.
+    """
     trainer = task.trainer
     epoch, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     assert fetcher is not None
@@ -93,19 +114,20 @@ def run(task: pl.LightningModule, chunk: Chunk) -> None:
     [optimizer], accumulated, clip = trainer.optimizers, trainer.accumulate_grad_batches, trainer.gradient_clip_val
 
     def step(batch: Batch) -> Any:
-        loss: Any = task.training_step(batch, epoch.batch_idx)
+        loss = forward(batch)
         if epoch.batch_idx % accumulated == 0:
             optimized.zero_grad.increment_ready()
             optimized.zero_grad.increment_started()
             optimizer.zero_grad()
             optimized.zero_grad.increment_completed()
-        (loss / accumulated if accumulated > 1 else loss).backward()
+        backward(loss / accumulated if accumulated > 1 else loss)
         if clip is not None and not epoch._should_accumulate():
             task.clip_gradients(optimizer, clip, trainer.gradient_clip_algorithm)
         return loss
 
     for batch in chunk.before:
         progress.increment_started()
+        yield batch
         if epoch._should_accumulate():
             step(batch)
         else:

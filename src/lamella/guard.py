@@ -90,6 +90,11 @@ def local(node: Mapping[str, Any]) -> bool:
     return "_target_" not in node
 
 
+def fused(node: Mapping[str, Any]) -> bool:
+    """Whether it is the one that trains several jobs as one program."""
+    return local(node) and "width" in node
+
+
 def inside(node: Mapping[str, Any]) -> bool:
     """Whether a launcher runs a job within a process of its own, and not as one of the job's."""
     return node.get("_target_") in INSIDE

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,9 +50,13 @@ class Interrupts:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals; also after someone else, as Lightning does when it starts, has put a handler in place."""
-        for number in SIGNALS:
-            signal.signal(number, self._receive)
+        """Take the signals; also after someone else, as Lightning does when it starts, has put a handler in place.
+
+        Python lets nobody do so in another than the main thread, so there nobody has to be followed.
+        """
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:

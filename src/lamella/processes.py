@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from multiprocessing import forkserver
 from pathlib import Path
@@ -17,7 +17,7 @@ from lamella import records
 from lamella.interrupts import SIGNALS
 
 # Imported once, for all processes that are forked from there.
-PRELOADED = ["lamella.forked", "lamella.__main__", "lamella.attempt", "lamella.commands.resume", "lamella.visuals"]
+PRELOADED = [f"lamella.{name}" for name in ("forked", "__main__", "attempt", "commands.resume", "visuals", "fused")]
 CONTEXT = multiprocessing.get_context("forkserver")
 # What Lightning tells the processes that share the work of a run, and what makes Hydra raise its errors in this one.
 RANKS = "LOCAL_RANK RANK WORLD_SIZE NODE_RANK GROUP_RANK MASTER_ADDR MASTER_PORT LAMELLA_RUN"
@@ -31,12 +31,12 @@ def warm_up() -> None:
     forkserver.ensure_running()
 
 
-def start(path: Path, environ: Mapping[str, str], program: bool) -> Any:
-    """A process, as multiprocessing has them, that begins the run in `path` or goes on with it.
+def start(paths: Sequence[Path], environ: Mapping[str, str], program: bool) -> Any:
+    """A process, as multiprocessing has them, that begins the runs in `paths` or goes on with them.
 
-    program: whether it is to be a program, which can start further processes with its command line.
+    program: whether it is to be a program, which can start further processes with its command line; it has one run.
     """
-    process: Any = CONTEXT.Process(target=_run, args=(str(path), own(environ), program))
+    process: Any = CONTEXT.Process(target=_run, args=(list(map(str, paths)), own(environ), program))
     process.start()
     return process
 
@@ -71,17 +71,25 @@ def cause(path: Path, status: int) -> str:
     return said[-1].removeprefix("error: ") if said else f"exit status {status}: {last}".rstrip(": ")
 
 
-def _run(path: str, environ: Mapping[str, str], program: bool) -> None:
-    """What a process does: `lamella resume`, which begins a member of a sweep too."""
+def _run(paths: Sequence[str], environ: Mapping[str, str], program: bool) -> None:
+    """What a process does: `lamella resume`, which begins a member of a sweep too, or the same for several as one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ.clear()
     os.environ.update(environ)
-    output(Path(path)).unlink(missing_ok=True)  # it may be a link
-    file = os.open(output(Path(path)), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    files = []
+    for file in map(output, map(Path, paths)):
+        file.unlink(missing_ok=True)  # it may be a link
+        files.append(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     for stream in (1, 2):
-        os.dup2(file, stream)
+        os.dup2(files[0], stream)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    path, *others = paths
+    if others:
+        for one in paths:
+            _wait(one)
+        outputs = [os.fdopen(file, "w", buffering=1) for file in files]
+        sys.exit(import_module("lamella.fused").train(list(map(Path, paths)), outputs))
     sys.exit(begin_program(path, environ) if program else begin(path))
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from lamella import compose, conf, sweeping, sweeps
 from lamella.errors import RequestError, nearest
-from lamella.guard import inside, local
+from lamella.guard import fused, inside, local
 from lamella.leaderboard import better, value
 from lamella.names import slug
 from lamella.plan import Planner
@@ -69,7 +69,7 @@ def search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str], o
             _freeze(sweep.path / "conf")
         request.update(sweep)
         found = _Search(sweep, planner, request, space, options)
-        at_once = None if local(request.launcher) else options["n_jobs"]
+        at_once = options["n_jobs"] if fused(request.launcher) or not local(request.launcher) else None
         status = sweeping.run(sweep, found.notes(), found.members(), found.total, found.settle, at_once, request.given)
         found.tell_importances()
         if found.invalid:

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -43,7 +43,7 @@ class Job:
 
 @dataclass
 class _Running:
-    job: Job
+    jobs: Sequence[Job]
     process: Any
     cores: int
     gpus: list[str]
@@ -72,13 +72,19 @@ class Slots:
         room = len(self.gpus) // gpus if gpus else self.cores // threads
         return min(jobs, self.slots or max(1, room))
 
-    def run(self, jobs: Iterator[Job], meter: Meter, over: Callable[[Job, int], bool], interrupts: Interrupts) -> None:
-        """Run the jobs, taking the next one when there is room for it.
+    def run(
+        self,
+        jobs: Iterator[Sequence[Job]],
+        meter: Meter,
+        over: Callable[[Job, int], bool],
+        interrupts: Interrupts,
+    ) -> None:
+        """Run the jobs, those that stand together in one process, taking the next ones when there is room for them.
 
-        over: called when one has ended, with its exit status; false: start no more.
+        over: called when one has ended, with the exit status of its process; false: start no more.
         Where `interrupts` has received a signal, the jobs are told to end, and no other is started.
         """
-        waiting: Job | None = None
+        waiting: Sequence[Job] | None = None
         going = True
         while True:
             while going and not interrupts.received:
@@ -97,10 +103,11 @@ class Slots:
             for one in [one for one in self.running if not one.process.is_alive()]:
                 self.running.remove(one)
                 one.process.join()
-                going = over(one.job, one.process.exitcode) and going
-                meter.end(one.job.path)
-            for one in self.running:
-                meter.at(one.job.path)
+                for job in one.jobs:
+                    going = over(job, one.process.exitcode) and going
+                    meter.end(job.path)
+            for job in [job for one in self.running for job in one.jobs]:
+                meter.at(job.path)
 
     def full(self) -> bool:
         """Whether there is room for no job, however small."""
@@ -116,9 +123,10 @@ class Slots:
         count = trainers.processes(config["trainer"], "cuda" if cuda else "cpu")
         return (0, count, count) if cuda else (count * (config["device"]["threads"] or 1), 0, count)
 
-    def _start(self, job: Job, meter: Meter) -> bool:
-        """Start a job, unless there is no room for it yet."""
-        threads, gpus, count = self._needs(job.config)
+    def _start(self, jobs: Sequence[Job], meter: Meter) -> bool:
+        """Start a process for jobs that need the same, unless there is no room for it yet."""
+        config = jobs[0].config
+        threads, gpus, count = self._needs(config)
         free = self.cores - sum(one.cores for one in self.running)
         # A job that takes more than there is runs alone.
         if self.running and self.slots is None and not (threads <= free and gpus <= len(self._idle())):
@@ -130,9 +138,11 @@ class Slots:
             used = Counter(gpu for one in self.running for gpu in one.gpus)
             given = sorted(self.gpus, key=lambda gpu: used[gpu])[:gpus]
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(given)
-        process = processes.start(job.path, environ, trainers.program(job.config["trainer"], count))
-        self.running.append(_Running(job, process, threads, given))
-        meter.begin(job.path, job.label, job.epochs)
+        program = trainers.program(config["trainer"], count)
+        process = processes.start([job.path for job in jobs], environ, program)
+        self.running.append(_Running(jobs, process, threads, given))
+        for job in jobs:
+            meter.begin(job.path, job.label, job.epochs)
         return True
 
     def _idle(self) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -12,7 +13,8 @@ from lamella import grid as values
 from lamella import launchers, sweeps
 from lamella.attempt import requeue
 from lamella.errors import RequestError
-from lamella.guard import inside, local
+from lamella.groups import Groups
+from lamella.guard import fused, inside, local
 from lamella.interrupts import Interrupts
 from lamella.leaderboard import Leaderboard, value
 from lamella.meter import Meter
@@ -95,6 +97,7 @@ def run(
     at_a_time = at_once or launcher.get("array_parallelism", total)
     if slots and missing:
         at_a_time = slots.at_a_time(total - done, missing[0].config)
+    groups = Groups(launcher["width"]) if fused(launcher) else None
     said = [f"{total} job{'s' * (total != 1)}", *([f"{done} of them finished"] if done else []), *notes]
     said += [f"{at_a_time} at a time"] if slots and missing else []
     print(f"{sweep.path}: {', '.join(said)}", flush=True)
@@ -103,6 +106,15 @@ def run(
     def begun() -> Iterator[Job]:
         for member in jobs or missing:
             yield Job(sweep.path / member.name, member.config, label(sweep, member))
+
+    def together() -> Iterator[Sequence[Job]]:
+        waiting = begun()
+        while slots and groups and (batch := list(islice(waiting, at_once or total))):
+            found, reasons = groups.of(batch, slots.at_a_time(len(batch), batch[0].config))
+            for reason, count in reasons.items():
+                print(f"{count} of {len(batch)} by {'themselves' if count > 1 else 'itself'}: {reason}", flush=True)
+            yield from found
+        yield from ([job] for job in waiting)
 
     def over(job: Job, status: int) -> bool:
         fields = sweep.record(job.path.name)
@@ -126,7 +138,7 @@ def run(
     first = slots.tell if slots else lambda number: None
     with Interrupts(end, NOTICE, first) as interrupts, Meter(total, done) as meter:
         if slots:
-            slots.run(begun(), meter, over, interrupts)
+            slots.run(together(), meter, over, interrupts)
         elif missing or jobs:
             launchers.launch(launcher, sweep.path, begun(), at_a_time, over, interrupts)
     settle()

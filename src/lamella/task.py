@@ -73,6 +73,7 @@ class Task(pl.LightningModule):
         self._val: dict[str, float] = {}
         self._rate: float | None = None  # the schedule's, while the warm-up's stands in the optimizer
         self._weighted = losses.weighted(loss)
+        self.run_chunk: Callable[[Task, Chunk], None] = chunks.run
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the running hook here, forty times a step, and nn.Module would look for parameters each time.
@@ -123,7 +124,7 @@ class Task(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if isinstance(batch, Chunk):
-            chunks.run(self, batch)
+            self.run_chunk(self, batch)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         # For a chunk, batch_idx is that of its first batch.
@@ -131,14 +132,24 @@ class Task(pl.LightningModule):
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.reseed()
+        output = self.network(batch[0])
+        compared = losses.targets_for(self.loss, output, batch[1])
+        return self.counted(self.loss(output, compared), output, batch[1], compared)
+
+    def reseed(self) -> None:
+        """Seed what is random in the training batch that comes."""
         count, batch_idx = int(self.trainer.num_training_batches), self.trainer.fit_loop.batch_idx
         reseed(seeds(self.seed, self.trainer.global_rank, self.trainer.current_epoch, count)[batch_idx], self.device)
-        loss, _ = self._count(batch, self._train)
+
+    def counted(self, loss: Tensor, output: Tensor, targets: Tensor, compared: Tensor) -> Tensor:
+        """Count a training batch; returns the loss of which the gradient is taken. compared: what the loss reads."""
+        self._count(loss, output, targets, compared, self._train)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"] if self._rate is None else self._rate
         self._train.rates.append(rate)
         # Alone: with several processes one would leave the others waiting for its gradients.
         if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
-            raise NonFiniteLoss(self._not_finite(batch_idx))
+            raise NonFiniteLoss(self._not_finite(self.trainer.fit_loop.batch_idx))
         if self._weighted and self.trainer.world_size > 1:
             # The mean of the ranks' means is not the batch's where their samples weigh differently.
             own = self._train.weights[-1]
@@ -167,8 +178,8 @@ class Task(pl.LightningModule):
         self._check_training()  # first, because it can name the step
         self._eval = Counters()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._count(batch, self._eval)[1]
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluated(batch)
 
     def on_validation_epoch_end(self) -> None:
         self._val = self._finite("val", self._metrics("val", self._eval))
@@ -180,8 +191,8 @@ class Task(pl.LightningModule):
         self._eval = Counters()
         reseed(self.seed, self.device)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._count(batch, self._eval)[1]
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluated(batch)
 
     def on_test_epoch_end(self) -> None:
         self._log(self._finite("test", self._metrics("test", self._eval)), epoch=self.current_epoch)
@@ -221,12 +232,15 @@ class Task(pl.LightningModule):
         tensors = {name: torch.tensor(value, dtype=dtype) for name, value in metrics.items()}
         self.log_dict(tensors, sync_dist=True, logger=logger)
 
-    def _count(self, batch: tuple[Tensor, Tensor], counters: "Counters") -> tuple[Tensor, Tensor]:
-        """The loss and the network's output."""
+    def _evaluated(self, batch: Batch) -> Tensor:
+        """The network's output, which is counted."""
         inputs, targets = batch
-        output = self.network(inputs)
+        output: Tensor = self.network(inputs)
         compared = losses.targets_for(self.loss, output, targets)
-        loss: Tensor = self.loss(output, compared)
+        self._count(self.loss(output, compared), output, targets, compared, self._eval)
+        return output
+
+    def _count(self, loss: Tensor, output: Tensor, targets: Tensor, compared: Tensor, counters: "Counters") -> None:
         with torch.no_grad():
             score = losses.score(self.metric, output, targets, compared)
             if self._weighted:
@@ -234,9 +248,8 @@ class Task(pl.LightningModule):
                 counters.weights.append(losses.weights(given, output.shape[1], self.device)[targets].sum())
         counters.losses.append(loss.detach())
         counters.scores.append(score)
-        counters.samples.append(len(inputs))
+        counters.samples.append(len(targets))
         counters.judged += targets.numel()
-        return loss, output
 
     def _metrics(self, stage: str, counters: "Counters") -> dict[str, float]:
         """Means over the pass that has just ended, on all ranks."""

@@ -5,9 +5,10 @@ lamella resume outputs/default/defaults trainer.max_epochs=20
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,6 +18,10 @@ from lamella.errors import RequestError
 from lamella.record import Run
 from lamella.recorded import change
 from lamella.records import read
+
+if TYPE_CHECKING:
+    from lamella.build import Experiment
+    from lamella.data import Data
 
 # What may be another than it was: how long, where, and what makes no difference to the result.
 FREE = (
@@ -43,12 +48,29 @@ def main(arguments: list[str]) -> int:
 
 
 def go_on(path: Path, overrides: Sequence[str]) -> int:
-    """Finish the run in `path`, as it was recorded; returns the exit status. Raises RequestError."""
-    if not (path / "run.json").exists():
-        if sweeps.is_sweep(path):
-            return _sweep(path, overrides)
-        if planned := sweeps.planned(path):
-            return _begin(path, planned, overrides)
+    """Finish the run or the sweep in `path`, as it was recorded; returns the exit status. Raises RequestError."""
+    if not (path / "run.json").exists() and sweeps.is_sweep(path):
+        return _sweep(path, overrides)
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        from lamella.attempt import take_part
+
+        return take_part()
+    found = opened(path, overrides)
+    if found is None:
+        return 0
+    from lamella.attempt import attempt
+
+    return attempt(*found)
+
+
+def opened(path: Path, overrides: Sequence[str] = (), data: "Data | None" = None) -> "tuple[Experiment, Run] | None":
+    """The run in `path`, ready to be trained; None where it is finished, which is said.
+
+    data: what was read already. Raises RequestError.
+    """
+    planned = None if (path / "run.json").exists() else sweeps.planned(path)
+    if planned:
+        return _begun(path, planned, overrides, data)
     fields, config = read(path)
     there = {key for key, _ in walk(config)}
     changed = change(config, fields["reads"], overrides, [key for key in FREE if key in there], WHY)
@@ -56,20 +78,16 @@ def go_on(path: Path, overrides: Sequence[str]) -> int:
     finished = fields["status"] == "finished" and not longer
     if finished and not overrides:
         print(_finished(path, fields))
-        return 0
+        return None
 
     from lamella import build
-    from lamella.attempt import attempt, take_part
-    from lamella.fit import rank
 
-    if rank() > 0:
-        return take_part()
     if longer:
         _check_length(fields, config, changed["trainer"].get("max_epochs"))
-    experiment = build.experiment(changed)
+    experiment = build.experiment(changed, data=data)
     if finished:
         print(_finished(path, fields))
-        return 0
+        return None
     begun = any((path / "checkpoints").glob("[!.]*.ckpt"))
     if not begun and (fields["epochs"] > 1 or fields["status"] == "finished"):
         raise RequestError(f"{path}: its checkpoints are gone, it cannot go on; `lamella train` begins a new run")
@@ -82,7 +100,7 @@ def go_on(path: Path, overrides: Sequence[str]) -> int:
         kept = [text for text in fields["overrides"] if text.partition("=")[0] not in keys]
         record.update(status="running", overrides=[*kept, *overrides])
         record.configure(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
-    return attempt(experiment, record)
+    return experiment, record
 
 
 def _sweep(path: Path, overrides: Sequence[str]) -> int:
@@ -99,16 +117,14 @@ def _sweep(path: Path, overrides: Sequence[str]) -> int:
     return sweeping.resume(path)
 
 
-def _begin(path: Path, member: sweeps.Member, overrides: Sequence[str]) -> int:
-    """Begin the member of a sweep that is planned for `path`."""
+def _begun(
+    path: Path, member: sweeps.Member, overrides: Sequence[str], data: "Data | None"
+) -> "tuple[Experiment, Run]":
+    """The member of a sweep that is planned for `path`."""
     if overrides:
         raise RequestError(f"{overrides[0]}: {path} is not begun yet, and its sweep has planned it; leave this out")
     from lamella import build
-    from lamella.attempt import attempt, begin, take_part
-    from lamella.fit import rank
-
-    if rank() > 0:
-        return take_part()
+    from lamella.attempt import begin
 
     def make() -> Path:
         if path.is_symlink():
@@ -116,9 +132,9 @@ def _begin(path: Path, member: sweeps.Member, overrides: Sequence[str]) -> int:
         path.mkdir(exist_ok=True)
         return path
 
-    experiment = build.experiment(member.config)
+    experiment = build.experiment(member.config, data=data)
     own = {"reads": member.reads, "choices": member.choices}
-    return attempt(experiment, begin(experiment, make, member.config, member.overrides, **own))
+    return experiment, begin(experiment, make, member.config, member.overrides, **own)
 
 
 def _finished(path: Path, fields: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Data, as the Trainer takes it: splits checked against the config, and a loader for each."""
 
+import copy
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -110,6 +111,12 @@ class Data(pl.LightningDataModule):
                     f"labels go from 0 to {self.num_classes - 1}",
                     "data.num_classes",
                 )
+
+    def ordered(self, seed: int) -> "Data":
+        """The same samples, read once, for another run: in the order, and with the augmentation, of its own seed."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that a run does not go on with other samples."""

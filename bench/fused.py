@@ -1,0 +1,71 @@
+"""A sweep as one program, against the same sweep one job after another in one process, and against the default launcher.
+
+    python bench/fused.py ROOT [--repeats 3] [--seeds 4] [--network mlp neural_network]
+
+ROOT holds MNIST as torchvision lays it out. The members are 8 learning rates × SEEDS seeds, each one epoch with one
+thread; `mlp` is 784-64-128-64-10 with BatchNorm. Every launcher has one slot. The sides take turns; each is a whole
+program, from the command to its end, without pictures. Printed are the medians with the fastest and slowest, the ratios
+to the fused one's, and what the members' logs say of the width.
+"""
+
+import argparse
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from epoch import NETWORKS
+
+RATES = "optimizer.lr=1e-4,2e-4,5e-4,1e-3,2e-3,3e-3,5e-3,1e-2"
+SIDES = {
+    "fused": ("hydra/launcher=fused", "hydra.launcher.slots=1"),
+    "one after another": ("hydra/launcher=basic",),
+    "default": ("hydra.launcher.slots=1",),
+}
+
+
+def sweep(root: str, network: str, seeds: int, *options: str) -> tuple[float, str]:
+    """The wall time of a sweep in seconds, and what its first member's log says of the width."""
+    data = ("data=mnist", f"data.root={os.path.abspath(root)}")
+    job = ("trainer.max_epochs=1", "device=cpu", "device.threads=1", "visuals=none", "sweep.name=s")
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-m", "lamella", "train", "-m", RATES, f"seed=range({seeds})", *data, *job]
+        start = time.perf_counter()
+        subprocess.run([*command, *NETWORKS[network], *options], cwd=directory, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - start
+        logs = [path.read_text() for path in Path(directory).rglob("log.txt")]
+        assert len(logs) == 8 * seeds
+        said = re.search(r"^\d+ networks? at once.*", logs[0], re.M)
+        return seconds, said[0] if said else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--network", choices=NETWORKS, nargs="+", default=list(NETWORKS))
+    options = parser.parse_args()
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning", "lamella"))
+    print(f"{platform.processor() or platform.machine()}, {versions}, {8 * options.seeds} members, n={options.repeats}")
+    for network in options.network:
+        walls: dict[str, list[float]] = {side: [] for side in SIDES}
+        for _ in range(options.repeats):
+            for side, given in SIDES.items():
+                seconds, said = sweep(options.root, network, options.seeds, *given)
+                walls[side].append(seconds)
+                print(f"  {network}, {side}: {seconds:.1f} s  {said}", flush=True)
+        for side, taken in walls.items():
+            ratio = statistics.median(a / b for a, b in zip(walls["fused"], taken, strict=True))
+            spread = f"{statistics.median(taken):6.1f} s ({min(taken):.1f}–{max(taken):.1f})"
+            print(f"{network:<15} {side:<18} {spread:<24} fused / this {ratio:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Which jobs of a sweep can be trained as one program: those that differ in numbers alone."""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.optim import LBFGS, Optimizer
+
+from lamella import build, chunks, targets, trainers
+from lamella.errors import RequestError, first_line
+from lamella.slots import Job
+from lamella.stacks import Stack, signature
+
+# What differs freely, because each member has its own: beside them stands only what is computed for all at once.
+FREE = ("name", "seed", "monitor", "network", "loss", "optimizer", "scheduler", "trainer", "visuals")
+
+
+class Groups:
+    """Puts jobs together, at most `width` of them. Raises RequestError where that is no number of jobs."""
+
+    def __init__(self, width: Any) -> None:
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            raise RequestError(f"hydra.launcher.width is {width!r}; it takes 1 or more", "hydra.launcher.width")
+        self.width = width
+        self.checked: dict[str, str] = {}
+
+    def of(self, jobs: Sequence[Job], at_a_time: int) -> tuple[list[list[Job]], Counter[str]]:
+        """The jobs in groups, of which so many run at a time, and why how many are trained by themselves."""
+        kinds: dict[str, list[Job]] = {}
+        reasons: Counter[str] = Counter()
+        for job in jobs:
+            kind, reason = self.kind(job.config)
+            reasons[reason] += bool(reason)
+            kinds.setdefault(str(job.path) if reason else kind, []).append(job)
+        groups = []
+        for kind, alike in kinds.items():
+            reasons["no other has its network and data"] += len(alike) == 1 and kind in self.checked
+            # Balanced: all of them are to be over at about the same time.
+            count = -(-len(alike) // min(self.width, -(-len(jobs) // at_a_time)))
+            groups += [alike[number::count] for number in range(count)]
+        return groups, +reasons
+
+    def kind(self, config: Mapping[str, Any]) -> tuple[str, str]:
+        """What jobs that can be trained as one have in common, and why this one cannot, if so."""
+        if reason := _alone(config):
+            return "", reason
+        # Where torch has only what a network is made of, and no numbers.
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = build.network(config)[0]
+            common = {key: value for key, value in config.items() if key not in FREE}
+            common["data"] = {key: value for key, value in config["data"].items() if key != "seed"}
+            common["freeze"] = config["network"].get("freeze")
+            common["steps"] = config["trainer"].get("accumulate_grad_batches", 1)
+            kind = json.dumps([common, signature(network)], default=str)
+            if kind not in self.checked:
+                self.checked[kind] = _computed(network, config)
+        return kind, self.checked[kind]
+
+
+def _alone(config: Mapping[str, Any]) -> str:
+    """Why a run has steps of its own, as far as its config tells; "" where it has not."""
+    trainer, data, device = config["trainer"], config["data"], config["device"]
+    accelerator = device["accelerator"]
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if trainers.program(trainer, trainers.processes(trainer, accelerator)):
+        return "trainer: it has several processes"
+    if str(device["precision"]) not in ("32", "32-true"):
+        return f"device.precision is {device['precision']}"
+    if not (data.get("in_memory", True) or data.get("cache")):
+        return "data.in_memory is false"
+    if trainer.get("chunk", "auto") == 1:
+        return "trainer.chunk is 1"
+    if trainer.get("profiler"):
+        return "trainer.profiler looks at each batch"
+    for number, node in enumerate(trainer.get("callbacks") or []):
+        key = f"trainer.callbacks.{number}"
+        kind: Any = targets.target(node["_target_"], f"{key}._target_", pl.Callback)
+        if chunks.looks(kind):
+            return f"{key}: {kind.__name__} looks at each batch"
+    optimizer: Any = targets.target(config["optimizer"]["_target_"], "optimizer._target_", Optimizer)
+    if optimizer is LBFGS or not optimizer.__module__.startswith("torch.optim"):
+        return f"optimizer: {optimizer.__name__} may ask for a loss twice"
+    return ""
+
+
+def _computed(network: nn.Module, config: Mapping[str, Any]) -> str:
+    """Why networks like this one cannot be computed as one, tried with two that have no weights; "" where they can."""
+    for part in network.modules():
+        if part._buffers and not type(part).__module__.startswith("torch.nn."):
+            return f"network: {type(part).__name__} may replace a buffer of its own"
+    try:
+        stack = Stack([build.network(config)[0] for _ in range(2)], network)
+        outputs = stack(torch.zeros(2, config["data"]["batch_size"], *config["data"]["shape"]))
+        stack.gradients(outputs.flatten(1).sum(1))
+    except RequestError:
+        raise
+    except Exception as error:
+        return f"network: {first_line(error)}"
+    return ""

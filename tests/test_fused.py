@@ -1,0 +1,296 @@
+"""Jobs that differ in numbers alone as one program: the same results, each run as if it were alone."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Lamella
+from torch import nn
+
+from lamella.stacks import Stack, judged, signature
+
+PROGRAM = [sys.executable, "-m", "lamella"]
+FUSED = ("hydra/launcher=fused", "hydra.launcher.slots=1")
+STOPPING = (
+    "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/loss, patience: 1,"
+    " min_delta: 1e-3}]"
+)
+
+
+def sweep(name: str) -> Path:
+    return Path("outputs/default", name)
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    file = run / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def records(directory: Path) -> dict[str, dict[str, object]]:
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(directory.glob("*/run.json"))}
+
+
+def close(one: Path, other: Path, loss: float = 1e-4) -> None:
+    """The members of two sweeps have the same results, within the rounding of floats."""
+    assert sorted(records(one)) == sorted(records(other))
+    for name, fields in records(one).items():
+        expected = records(other)[name]
+        assert (fields["status"], fields["epochs"], fields["steps"]) == tuple(
+            expected[key] for key in ("status", "epochs", "steps")
+        )
+        for line, then in zip(metrics(one / name), metrics(other / name), strict=True):
+            assert line.keys() == then.keys()
+            assert line["lr"] == then["lr"]
+            for key in ("train/loss", "val/loss"):
+                assert line[key] == pytest.approx(then[key], rel=loss * 10 ** (line["epoch"] - 1))
+        for key, found in fields["metrics"].items():  # type: ignore[attr-defined]
+            if key.endswith("accuracy"):
+                assert found == pytest.approx(expected["metrics"][key], abs=0.002)  # type: ignore[index]
+
+
+def together(directory: Path) -> list[int]:
+    """How many networks were computed at once, as each member's log says."""
+    logs = [path.read_text() for path in directory.glob("*/log.txt")]
+    return [int(size) for log in logs for size in re.findall(r"^(\d+) networks? at once", log, re.M)]
+
+
+# Before BatchNorm, a bias has no gradient but rounding errors, of which Adam would make steps of full size.
+ADAM = "+optimizer.eps=1e-4"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["network=linear", "optimizer=sgd,adam,adamw", "optimizer.lr=1e-3,1e-2"],
+        ["network=mlp", "optimizer=adam,adamw", ADAM, "seed=0,1", "scheduler=one_cycle", "trainer.max_epochs=2"],
+        ["network=mlp", "optimizer=sgd", "optimizer.momentum=0,0.9", "loss.label_smoothing=0.0,0.1"],
+        ["network=mlp", "optimizer=sgd", "trainer.gradient_clip_val=0.1,1.0", "seed=0,1", "data.augment.crop=1"],
+        ["network=cnn", "network.dropout=0", ADAM, "optimizer.lr=1e-3,5e-4", "optimizer.weight_decay=0,1e-2"],
+        ["network=mlp", "optimizer=sgd", "trainer.accumulate_grad_batches=3", "scheduler.warmup_steps=0,5"],
+    ],
+    ids=["linear", "mlp", "numbers", "augmented", "cnn", "accumulated"],
+)
+def test_a_member_is_what_it_is_alone(lamella: Lamella, options: list[str]) -> None:
+    line = ["train", "-m", "trainer.max_epochs=1", *options, "device.threads=1"]
+    result = lamella(*line, *FUSED, "sweep.name=fused")
+    assert result.status == 0, result.err
+    assert "by themselves" not in result.out
+    assert lamella(*line, "sweep.name=local").status == 0
+    close(sweep("fused"), sweep("local"))
+    for name, fields in records(sweep("fused")).items():
+        assert fields["inexact"] == ["others of its sweep as one program"]
+        files = [{path.name.split(".")[0] for path in (sweep(one) / name).iterdir()} for one in ("fused", "local")]
+        assert files[0] == files[1]
+        assert sorted(path.name for path in (sweep("fused") / name / "checkpoints").iterdir()) == sorted(
+            path.name for path in (sweep("local") / name / "checkpoints").iterdir()
+        )
+
+
+def test_dropout_differs_in_its_draws_alone(lamella: Lamella) -> None:
+    line = ["train", "-m", "network=mlp", "network.dropout=0.0,0.1,0.5", ADAM, "seed=0,1", "trainer.max_epochs=3"]
+    assert lamella(*line, *FUSED, "sweep.name=fused").status == 0
+    assert lamella(*line, "sweep.name=local").status == 0
+    for name, fields in records(sweep("fused")).items():
+        own, alone = metrics(sweep("fused") / name), metrics(sweep("local") / name)
+        exact = "dropout=0.0" in name
+        assert own[0]["train/loss"] == pytest.approx(alone[0]["train/loss"], rel=1e-4 if exact else 0.1)
+        assert fields["metrics"]["val/accuracy"] > 0.9  # type: ignore[index]
+
+
+def test_one_that_cannot_go_on_ends_alone(lamella: Lamella) -> None:
+    line = ["train", "-m", "network=linear", "optimizer=sgd", "optimizer.lr=1e-2,1e38,1e-3", "trainer.max_epochs=2"]
+    result = lamella(*line, *FUSED, "sweep.name=fused")
+    assert result.status == 1
+    assert re.search(r"optimizer\.lr=1e\+38  failed: NonFiniteLoss: the loss is (nan|inf) at step \d+", result.out)
+    assert lamella(*line, "sweep.name=local").status == 1
+    close(sweep("fused"), sweep("local"))
+    causes = [
+        [fields["error"] for fields in records(sweep(one)).values() if fields["status"] == "failed"]
+        for one in ("fused", "local")
+    ]
+    assert causes[0] == causes[1]
+
+
+def test_those_that_stop_leave_the_others(lamella: Lamella) -> None:
+    line = ["train", "-m", "network=linear", "optimizer.lr=1e-12,1e-3,1e-11", "trainer.max_epochs=4", STOPPING]
+    assert lamella(*line, *FUSED, "sweep.name=fused").status == 0
+    assert lamella(*line, "sweep.name=local").status == 0
+    close(sweep("fused"), sweep("local"))
+    assert sorted(fields["epochs"] for fields in records(sweep("fused")).values()) == [2, 2, 4]  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("launcher", ["fused", "local"])
+def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str) -> None:
+    line = ["train", "-m", "network=linear", "seed=0,1,2", "trainer.max_epochs=12", "sweep.name=s"]
+    line += ["trainer.checkpoint_every=5steps", "visuals=none"]
+    assert lamella(*line).status == 0
+    shutil.move(sweep("s"), sweep("whole"))
+    for number in (signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen(
+            [*PROGRAM, *line, *FUSED], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        begun = len(list(sweep("s").glob("*/metrics.jsonl")))
+        before = [len(metrics(path.parent)) for path in sweep("s").glob("*/metrics.jsonl")]
+        while process.poll() is None:
+            after = [len(metrics(path.parent)) for path in sweep("s").glob("*/metrics.jsonl")]
+            if len(after) == 3 and (begun < 3 or min(after) > min(before)):
+                break
+            time.sleep(0.02)
+        os.killpg(process.pid, number)
+        out, _ = process.communicate(timeout=120)
+        if number == signal.SIGINT:
+            assert process.returncode == 130, out
+            assert "interrupted; to go on: lamella resume outputs/default/s" in out
+    result = lamella(*line, *(FUSED if launcher == "fused" else ()))
+    assert result.status == 0, result.err
+    close(sweep("s"), sweep("whole"), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["network=mlp", "network.width=16,32"], "2 of 2 by themselves: no other has its network and data"),
+        (["network=linear,mlp", "seed=0"], "2 of 2 by themselves: no other has its network and data"),
+        (["data.in_memory=false", "seed=0,1"], "2 of 2 by themselves: data.in_memory is false"),
+        (["trainer.chunk=1", "seed=0,1"], "2 of 2 by themselves: trainer.chunk is 1"),
+        (["device.precision=32,bf16-mixed"], "1 of 2 by itself: device.precision is bf16-mixed"),
+        (["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas", "~optimizer.weight_decay", "~optimizer.fused",
+          "seed=0,1"], "2 of 2 by themselves: optimizer: LBFGS may ask for a loss twice"),
+        (["+trainer.profiler=simple", "seed=0,1"], "2 of 2 by themselves: trainer.profiler looks at each batch"),
+    ],
+)  # fmt: skip
+def test_what_is_trained_by_itself_is_said(lamella: Lamella, options: list[str], reason: str) -> None:
+    result = lamella("train", "-m", "network=linear", *options, "trainer.max_epochs=1", *FUSED, "sweep.name=s")
+    assert reason in result.out
+    assert result.status == 0, result.err
+
+
+OWN = """
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(28, 16, batch_first=True), nn.Linear(16, 10)
+
+    def forward(self, inputs):
+        return self.head(self.lstm(inputs.squeeze(1))[0][:, -1])
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, inputs):
+        self.count = self.count + 1
+        return self.head(inputs)
+
+
+class Looking(pl.Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        assert len(batch) == 2
+
+
+class Own(torch.optim.SGD):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("network={_target_: mine.Recurrent}", "network: Batching rule not implemented for aten::lstm.input"),
+        ("network={_target_: mine.Counting}", "network: Counting may replace a buffer"),
+        ("+trainer.callbacks=[{_target_: mine.Looking}]", "trainer.callbacks.0: Looking looks at each batch"),
+        ("optimizer={_target_: mine.Own, lr: 1e-2}", "optimizer: Own may ask for a loss twice"),
+    ],
+)
+def test_code_of_the_project(lamella: Lamella, override: str, reason: str) -> None:
+    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+    Path("mine.py").write_text(OWN)
+    key, _, node = override.partition("=")
+    folder, group = Path("conf", key.strip("+").partition(".")[0]), key.strip("+").partition(".")[0]
+    if "." not in key:
+        folder.mkdir(parents=True)
+        lines = node.strip("{}").split(", ")
+        (folder / "mine.yaml").write_text("\n".join(lines) + "\n")
+        override = f"{group}=mine"
+    line = ["train", "-m", override, "seed=0,1", "trainer.max_epochs=1"]
+    result = lamella(*line, *FUSED, "sweep.name=fused")
+    assert f"2 of 2 by themselves: {reason}" in result.out
+    assert result.status == 0, result.err
+
+
+def test_a_search(lamella: Lamella) -> None:
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"]
+    line = ["train", "-m", *search, "optimizer.lr=tag(log, interval(1e-4, 1e-1))", "network=linear"]
+    result = lamella(*line, "trainer.max_epochs=2", "hydra.sweeper.pruner=median", *FUSED, "sweep.name=s")
+    assert result.status == 0, result.err
+    assert len(records(sweep("s"))) == 6
+    assert "by itself" not in result.out
+    assert all(fields["inexact"] for fields in records(sweep("s")).values())
+
+
+@pytest.mark.parametrize("width", ["0", "wide", "true"])
+def test_a_width_that_is_none(lamella: Lamella, width: str) -> None:
+    result = lamella("train", "-m", "seed=0,1", "hydra/launcher=fused", f"hydra.launcher.width={width}")
+    assert result.status == 2
+    assert re.match(r"error: hydra\.launcher\.width is .*; it takes 1 or more", result.err)
+
+
+def test_the_width_is_measured(lamella: Lamella) -> None:
+    line = ["train", "-m", "network=linear", "seed=range(6)", "trainer.max_epochs=4", "hydra.launcher.width=4"]
+    assert lamella(*line, *FUSED, "sweep.name=s").status == 0
+    sizes = together(sweep("s"))
+    assert len(sizes) == 6
+    assert set(sizes) <= {1, 3}  # the groups are balanced
+
+
+def block(rate: float = 0.0) -> nn.Sequential:
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(rate), nn.Flatten(), nn.Linear(2704, 10)]
+    return nn.Sequential(*layers)
+
+
+def test_a_stack_is_its_networks(digit_images: tuple[torch.Tensor, torch.Tensor]) -> None:
+    networks, alone = [block() for _ in range(3)], [block() for _ in range(3)]
+    for network, other in zip(networks, alone, strict=True):
+        other.load_state_dict(network.state_dict())
+    stack = Stack(networks, block())
+    inputs = torch.stack([digit_images[0][start : start + 16] / 255 for start in (0, 16, 32)])
+    targets = torch.stack([digit_images[1][start : start + 16] for start in (0, 16, 32)])
+    functions = [nn.CrossEntropyLoss(label_smoothing=rate) for rate in (0.0, 0.1, 0.2)]
+    outputs = stack(inputs)
+    found, _ = judged(functions, outputs, targets)
+    for number, gradients in enumerate(stack.gradients(found)):
+        loss = functions[number](alone[number](inputs[number]), targets[number])
+        loss.backward()
+        torch.testing.assert_close(found[number], loss)
+        for gradient, parameter in zip(gradients, alone[number].parameters(), strict=True):
+            assert gradient is not None
+            assert gradient.stride() == parameter.stride()
+            torch.testing.assert_close(gradient, parameter.grad)
+        torch.testing.assert_close(dict(networks[number].named_buffers()), dict(alone[number].named_buffers()))
+    # What an optimizer changes is the stack's.
+    with torch.no_grad():
+        networks[1][5].bias += 1
+    torch.testing.assert_close(stack(inputs)[1], networks[1](inputs[1]))
+
+
+def test_what_is_alike() -> None:
+    assert signature(block(0.1)) == signature(block(0.2))
+    assert signature(block()) != signature(nn.Sequential(*block(), nn.ReLU()))
+    assert signature(nn.LeakyReLU(0.1)) != signature(nn.LeakyReLU(0.2))
+    assert signature(nn.Dropout2d(0.1)) != signature(nn.Dropout2d(0.2))
