@@ -1,4 +1,4 @@
-"""A sweep as one program, against the same sweep one job after another in one process, and against the default launcher.
+"""A sweep as one program, against its jobs one after another in one process, and against the default launcher.
 
     python bench/fused.py ROOT [--repeats 3] [--seeds 4] [--network mlp neural_network]
 
