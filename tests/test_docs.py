@@ -107,6 +107,7 @@ def run(lamella: Lamella, command: str) -> None:
     elif program == "python":
         few = {
             "bench/epoch.py": ["--repeats", "1", "--threads", "1", "--network", "mlp"],
+            "bench/fused.py": ["--repeats", "1", "--seeds", "1", "--network", "mlp"],
             "bench/images.py": ["--repeats", "1", "--images", "200"],
             "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
             "bench/exact.py": ["--repeats", "1", "--case", "digits"],

@@ -49,8 +49,9 @@ def close(one: Path, other: Path, loss: float = 1e-4) -> None:
         for line, then in zip(metrics(one / name), metrics(other / name), strict=True):
             assert line.keys() == then.keys()
             assert line["lr"] == then["lr"]
-            for key in ("train/loss", "val/loss"):
-                assert line[key] == pytest.approx(then[key], rel=loss * 10 ** (line["epoch"] - 1))
+            # What a batch's own statistics cancel, a bias before BatchNorm say, the running ones do not.
+            for key, within in (("train/loss", loss), ("val/loss", 10 * loss)):
+                assert line[key] == pytest.approx(then[key], rel=within * 10 ** (line["epoch"] - 1))
         for key, found in fields["metrics"].items():  # type: ignore[attr-defined]
             if key.endswith("accuracy"):
                 assert found == pytest.approx(expected["metrics"][key], abs=0.002)  # type: ignore[index]
@@ -73,7 +74,13 @@ ADAM = "+optimizer.eps=1e-4"
         ["network=mlp", "optimizer=adam,adamw", ADAM, "seed=0,1", "scheduler=one_cycle", "trainer.max_epochs=2"],
         ["network=mlp", "optimizer=sgd", "optimizer.momentum=0,0.9", "loss.label_smoothing=0.0,0.1"],
         ["network=mlp", "optimizer=sgd", "trainer.gradient_clip_val=0.1,1.0", "seed=0,1", "data.augment.crop=1"],
-        ["network=cnn", "network.dropout=0", ADAM, "optimizer.lr=1e-3,5e-4", "optimizer.weight_decay=0,1e-2"],
+        [
+            "network=cnn",
+            "network.dropout=0",
+            "+optimizer.eps=1e-2",
+            "optimizer.lr=5e-4,2e-4",
+            "optimizer.weight_decay=0,1e-2",
+        ],
         ["network=mlp", "optimizer=sgd", "trainer.accumulate_grad_batches=3", "scheduler.warmup_steps=0,5"],
     ],
     ids=["linear", "mlp", "numbers", "augmented", "cnn", "accumulated"],
@@ -89,9 +96,10 @@ def test_a_member_is_what_it_is_alone(lamella: Lamella, options: list[str]) -> N
         assert fields["inexact"] == ["others of its sweep as one program"]
         files = [{path.name.split(".")[0] for path in (sweep(one) / name).iterdir()} for one in ("fused", "local")]
         assert files[0] == files[1]
-        assert sorted(path.name for path in (sweep("fused") / name / "checkpoints").iterdir()) == sorted(
-            path.name for path in (sweep("local") / name / "checkpoints").iterdir()
-        )
+        for file in (sweep("local") / name / "checkpoints").iterdir():
+            assert (sweep("fused") / name / "checkpoints" / file.name).stat().st_size == pytest.approx(
+                file.stat().st_size, rel=0.05
+            )
 
 
 def test_dropout_differs_in_its_draws_alone(lamella: Lamella) -> None:
@@ -163,7 +171,8 @@ def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str
         (["trainer.chunk=1", "seed=0,1"], "2 of 2 by themselves: trainer.chunk is 1"),
         (["device.precision=32,bf16-mixed"], "1 of 2 by itself: device.precision is bf16-mixed"),
         (["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas", "~optimizer.weight_decay", "~optimizer.fused",
-          "seed=0,1"], "2 of 2 by themselves: optimizer: LBFGS may ask for a loss twice"),
+          "seed=0,1"], "2 of 2 by themselves: optimizer: LBFGS may look at more than each number and its gradient"),
+        (["+trainer.max_time={hours: 1}", "seed=0,1"], "2 of 2 by themselves: trainer.max_time is looked at"),
         (["+trainer.profiler=simple", "seed=0,1"], "2 of 2 by themselves: trainer.profiler looks at each batch"),
     ],
 )  # fmt: skip
@@ -215,7 +224,10 @@ class Own(torch.optim.SGD):
         ("network={_target_: mine.Recurrent}", "network: Batching rule not implemented for aten::lstm.input"),
         ("network={_target_: mine.Counting}", "network: Counting may replace a buffer"),
         ("+trainer.callbacks=[{_target_: mine.Looking}]", "trainer.callbacks.0: Looking looks at each batch"),
-        ("optimizer={_target_: mine.Own, lr: 1e-2}", "optimizer: Own may ask for a loss twice"),
+        (
+            "optimizer={_target_: mine.Own, lr: 1e-2}",
+            "optimizer: Own may look at more than each number and its gradient",
+        ),
     ],
 )
 def test_code_of_the_project(lamella: Lamella, override: str, reason: str) -> None:
@@ -274,19 +286,19 @@ def test_a_stack_is_its_networks(digit_images: tuple[torch.Tensor, torch.Tensor]
     functions = [nn.CrossEntropyLoss(label_smoothing=rate) for rate in (0.0, 0.1, 0.2)]
     outputs = stack(inputs)
     found, _ = judged(functions, outputs, targets)
-    for number, gradients in enumerate(stack.gradients(found)):
+    for number, gradient in enumerate(stack.gradients(found)):
         loss = functions[number](alone[number](inputs[number]), targets[number])
         loss.backward()
         torch.testing.assert_close(found[number], loss)
-        for gradient, parameter in zip(gradients, alone[number].parameters(), strict=True):
-            assert gradient is not None
-            assert gradient.stride() == parameter.stride()
-            torch.testing.assert_close(gradient, parameter.grad)
+        torch.testing.assert_close(gradient, torch.cat([one.grad.flatten() for one in alone[number].parameters()]))
         torch.testing.assert_close(dict(networks[number].named_buffers()), dict(alone[number].named_buffers()))
     # What an optimizer changes is the stack's.
     with torch.no_grad():
         networks[1][5].bias += 1
+        stack.rows[1] *= 2
     torch.testing.assert_close(stack(inputs)[1], networks[1](inputs[1]))
+    stack.release()
+    assert all(one.untyped_storage().nbytes() == 4 * one.numel() for one in networks[0].parameters())
 
 
 def test_what_is_alike() -> None:

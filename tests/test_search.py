@@ -62,6 +62,7 @@ def test_one_at_a_time_the_choices_depend_on_the_seed_alone(tmp_path: Path) -> N
         "hydra.sweeper.n_trials=14",
         "hydra.launcher.slots=1",
         "network.dropout=0.2",
+        "visuals=none",
     )
     reference, other = tmp_path / "reference", tmp_path / "other"
     reference.mkdir()

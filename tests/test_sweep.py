@@ -23,6 +23,7 @@ from lamella.names import slug
 PROGRAM = [sys.executable, "-m", "lamella"]
 SHORT = ("network=linear", "trainer.max_epochs=1")
 SWEEP = Path("outputs/default/s")
+PLAIN = ("visuals=none", "sweep.name=s")  # what is drawn has its own tests
 
 
 def record(path: Path) -> dict[str, object]:
@@ -281,7 +282,7 @@ def test_no_memory_is_called_that(lamella: Lamella) -> None:
 
 
 def test_two_sweeps_at_once(tmp_path: Path) -> None:
-    line = ("train", "-m", "seed=0,1", "trainer.max_epochs=2000", "sweep.name=s")
+    line = ("train", "-m", "seed=0,1", "trainer.max_epochs=2000", *PLAIN)
     first = program(tmp_path, *line)
     try:
         while not list((tmp_path / SWEEP).glob("*/run.json")):
@@ -299,7 +300,7 @@ def test_two_sweeps_at_once(tmp_path: Path) -> None:
 
 
 def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    line = ("train", "-m", "seed=0,1,2", "network.dropout=0.2", "trainer.max_epochs=25", "sweep.name=s")
+    line = ("train", "-m", "seed=0,1,2", "network.dropout=0.2", "trainer.max_epochs=25", *PLAIN)
     reference, other = tmp_path / "reference", tmp_path / "other"
     reference.mkdir()
     whole(reference, *line)
@@ -326,7 +327,7 @@ def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Pa
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """The whole process group, again and again; then the same line once more: as if nothing had been."""
     seeds, rates = "seed=0,1,2,3,4", "optimizer.lr=1e-1,1e-2,1e-3,1e-4"
-    line = ("train", "-m", seeds, rates, "network.dropout=0.2", "trainer.max_epochs=4", "sweep.name=s")
+    line = ("train", "-m", seeds, rates, "network.dropout=0.2", "trainer.max_epochs=4", *PLAIN)
     reference, other = tmp_path / "reference", tmp_path / "other"
     reference.mkdir()
     whole(reference, *line)
@@ -366,7 +367,7 @@ def leaderboard(sweep: Path = SWEEP) -> list[dict[str, object]]:
 
 def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
     """Its jobs save what they have and end; the same line waits for them and goes on."""
-    line = ("train", "-m", "seed=0,1", "network.dropout=0.2", "trainer.max_epochs=60", "sweep.name=s")
+    line = ("train", "-m", "seed=0,1", "network.dropout=0.2", "trainer.max_epochs=60", *PLAIN)
     reference, other = tmp_path / "reference", tmp_path / "other"
     reference.mkdir()
     whole(reference, *line)

@@ -4,24 +4,26 @@ Every run has its own Trainer, in a thread of its own, and one of these threads 
 has a chunk of steps to take, its thread waits until all others have one too, and the main thread takes the steps.
 """
 
+import copy
 import statistics
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lamella import attempt, chunks, trainers
 from lamella.build import Experiment
 from lamella.chunks import Batch, Chunk
 from lamella.commands.resume import opened
-from lamella.errors import RequestError
+from lamella.errors import RequestError, first_line
 from lamella.interrupts import Interrupts
 from lamella.record import Run
 from lamella.stacks import Stack, judged
@@ -43,7 +45,7 @@ def train(paths: Sequence[Path], outputs: Sequence[TextIO]) -> int:
         for path, output in zip(paths, outputs, strict=True):
             try:
                 run = opened(path, data=found[0][0].data if found else None)
-            except RequestError as error:
+            except (RequestError, OSError) as error:
                 print(f"error: {error}", file=output)
                 status = 1
                 continue
@@ -69,8 +71,10 @@ class Member:
         self.steps: Iterator[Batch] = iter(())
         self.batch: Batch | None = None  # of the step that it is to take; None while its Trainer has its turn
         self.failure: Exception | None = None
-        # What a stack has computed for the batch: its loss, output, what the loss compares with, and the gradients.
-        self.computed: tuple[Tensor, Tensor, Tensor, Sequence[Tensor | None]] | None = None
+        # What a stack has computed for the batch: its loss, output, what the loss compares with, and the gradient.
+        self.computed: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self.whole: nn.Parameter | None = None
+        self.parameters: list[nn.Parameter] = []
 
     def go_on(self) -> None:
         """Let its Trainer go on until it has steps to take, or is over."""
@@ -90,6 +94,41 @@ class Member:
         except Exception as error:  # which is to be raised where its Trainer handles it
             self.batch, self.failure = None, error
         self.computed = None
+
+    def join(self, row: Tensor) -> None:
+        """Until `part`, its optimizer has one parameter, in which all of them lie in a row: a step is one call."""
+        [optimizer] = self.task.trainer.optimizers
+        [group] = optimizer.param_groups
+        own = group["params"]
+        states = [optimizer.state.pop(one) for one in own if one in optimizer.state]
+        self.parameters, self.whole = own, nn.Parameter(row)
+        group["params"] = [self.whole]
+        gradients = [one.grad.flatten() for one in own if one.grad is not None]
+        if len(gradients) == len(own):  # which the next batches may add to
+            self.whole.grad = torch.cat(gradients)
+        if states:
+            optimizer.state[self.whole] = {
+                key: torch.cat([state[key].flatten() for state in states]) if _split(key, value) else value
+                for key, value in states[0].items()
+            }
+
+    def part(self) -> None:
+        if self.whole is None:
+            return
+        [optimizer] = self.task.trainer.optimizers
+        optimizer.param_groups[0]["params"] = self.parameters
+        state = optimizer.state.pop(self.whole, {})
+        sizes = [one.numel() for one in self.parameters]
+        if self.whole.grad is not None:
+            for one, gradient in zip(self.parameters, torch.split(self.whole.grad, sizes), strict=True):
+                one.grad = gradient.view(one.shape).clone()
+        parts = {key: torch.split(value, sizes) for key, value in state.items() if _split(key, value)}
+        for number, one in enumerate(self.parameters if state else []):
+            optimizer.state[one] = {
+                key: parts[key][number].reshape(one.shape).clone() if key in parts else copy.deepcopy(value)
+                for key, value in state.items()
+            }
+        self.whole = None
 
     def pace(self, batches: int) -> None:
         """Let its Trainer hand over so many batches at a time."""
@@ -133,12 +172,16 @@ class Member:
         if self.computed is None:
             torch.autograd.backward(loss)
             return
-        share = 1 / self.task.trainer.accumulate_grad_batches
-        trained = [one for one in self.task.network.parameters() if one.requires_grad]
-        for parameter, gradient in zip(trained, self.computed[3], strict=True):
-            if gradient is not None:
-                gradient = gradient * share if share < 1 else gradient
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        assert self.whole is not None
+        gradient = self.computed[3]
+        if (batches := self.task.trainer.accumulate_grad_batches) > 1:
+            gradient = gradient / batches
+        self.whole.grad = gradient if self.whole.grad is None else self.whole.grad + gradient
+
+
+def _split(key: str, value: Any) -> bool:
+    """Whether what an optimizer keeps for a parameter has a number for each of its own."""
+    return key != "step" and isinstance(value, Tensor)
 
 
 class Width:
@@ -195,28 +238,44 @@ def _train(members: Sequence[Member]) -> None:
 
 
 def _take_steps(members: Sequence[Member], width: Width) -> None:
-    """Take steps of all members until one of them has no more of them to take, or there is another width."""
+    """Take the steps that the members have in common, a group after another; no more where the width changes."""
     size = width.size
-    groups = [members[start : start + size] for start in range(0, len(members), size)]
-    stacks = [_stack(group) if len(group) > 1 else None for group in groups]
-    while size == width.size and all(member.batch for member in members):
-        started = time.perf_counter()
-        for group, stack in zip(groups, stacks, strict=True):
-            if stack is not None:
-                try:
-                    _compute(group, stack)
-                except Exception as error:
-                    # Each by itself, then: what is wrong with one of them is its own failure.
-                    width.limit(size // 2 if isinstance(error, torch.OutOfMemoryError) else 1)
+    for start in range(0, len(members), size):
+        group = members[start : start + size]
+        try:
+            with _joined(group) as stack:
+                while size == width.size and all(member.batch for member in group):
+                    started = time.perf_counter()
+                    if stack is not None:
+                        _compute(group, stack)
+                    for member in group:
+                        member.step()
+                    if len(group) == min(size, len(members)):  # the last group may be a small one
+                        width.took((time.perf_counter() - started) / len(group))
+        except Exception as error:
+            # What is wrong with one of them, it will run into by itself.
+            width.limit(size // 2 if isinstance(error, torch.OutOfMemoryError) else 1)
             for member in group:
-                member.step()
-        width.took((time.perf_counter() - started) / len(members))
+                member.say(f"{size} networks cannot be computed at once: {first_line(error)}")
 
 
-def _stack(members: Sequence[Member]) -> Stack:
+@contextmanager
+def _joined(members: Sequence[Member]) -> Iterator[Stack | None]:
+    """The members' networks as one, within it; None where there is but one."""
+    if len(members) == 1:
+        yield None
+        return
     with torch.device("meta"):
         base = members[0].experiment.plan.build()
-    return Stack([member.task.network for member in members], base)
+    stack = Stack([member.task.network for member in members], base)
+    try:
+        for member, row in zip(members, stack.rows, strict=True):
+            member.join(row)
+        yield stack
+    finally:
+        for member in members:
+            member.part()
+        stack.release()
 
 
 def _compute(members: Sequence[Member], stack: Stack) -> None:

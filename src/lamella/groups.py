@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from lamella import build, chunks, targets, trainers
 from lamella.errors import RequestError, first_line
@@ -18,6 +18,11 @@ from lamella.stacks import Stack, signature
 
 # What differs freely, because each member has its own: beside them stands only what is computed for all at once.
 FREE = ("name", "seed", "monitor", "network", "loss", "optimizer", "scheduler", "trainer", "visuals")
+
+
+# Those for which a parameter is a row of numbers, wherever it lies in the network.
+NAMES = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop")
+ELEMENTWISE = tuple(getattr(torch.optim, name) for name in NAMES)
 
 
 class Groups:
@@ -77,6 +82,8 @@ def _alone(config: Mapping[str, Any]) -> str:
         return "data.in_memory is false"
     if trainer.get("chunk", "auto") == 1:
         return "trainer.chunk is 1"
+    if trainer.get("max_time"):
+        return "trainer.max_time is looked at after each batch"
     if trainer.get("profiler"):
         return "trainer.profiler looks at each batch"
     for number, node in enumerate(trainer.get("callbacks") or []):
@@ -85,8 +92,8 @@ def _alone(config: Mapping[str, Any]) -> str:
         if chunks.looks(kind):
             return f"{key}: {kind.__name__} looks at each batch"
     optimizer: Any = targets.target(config["optimizer"]["_target_"], "optimizer._target_", Optimizer)
-    if optimizer is LBFGS or not optimizer.__module__.startswith("torch.optim"):
-        return f"optimizer: {optimizer.__name__} may ask for a loss twice"
+    if optimizer not in ELEMENTWISE:
+        return f"optimizer: {optimizer.__name__} may look at more than each number and its gradient"
     return ""
 
 

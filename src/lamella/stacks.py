@@ -25,28 +25,45 @@ def signature(module: nn.Module) -> tuple[Any, ...]:
 
 
 class Stack:
-    """Networks whose parameters and buffers become rows of tensors that they share: what changes one changes the other.
+    """Networks whose tensors are, until `release`, views of some that they share: what changes one changes the other.
 
-    base: a network as they are, without weights, which becomes the stack's. Dropout draws for all of them at once.
-    Raises RuntimeError in what follows where a layer cannot be computed so.
+    base: a network as they are, without weights, which becomes the stack's. rows (N, P): the parameters that are
+    trained, those of a network one after another. Dropout draws for all of them at once. Raises RuntimeError in what
+    follows where a layer cannot be computed so.
     """
 
     def __init__(self, networks: Sequence[nn.Module], base: nn.Module) -> None:
-        self.base = base
-        for own, one in zip(base.modules(), networks[0].modules(), strict=True):
-            own.training = one.training
-        self.state = {
-            name: _share([dict(_tensors(network))[name] for network in networks]) for name, _ in _tensors(networks[0])
-        }
-        self.trained = [one for one in self.state.values() if one.requires_grad]
-        for name, one in list(networks[0].named_modules()):
-            rates = [vars(network.get_submodule(name))["p"] for network in networks] if type(one) is nn.Dropout else []
+        self.base, self.count = base, len(networks)
+        for part, module in zip(base.modules(), networks[0].modules(), strict=True):
+            part.training = module.training
+        named = [[*network.named_parameters(), *network.named_buffers()] for network in networks]
+        self.tensors = [(name, [tensors[place][1] for tensors in named]) for place, (name, _) in enumerate(named[0])]
+        trained = [tensors for _, tensors in self.tensors if tensors[0].requires_grad]
+        self.rows = torch.cat([torch.stack([one.detach().flatten() for one in tensors]) for tensors in trained], 1)
+        parts = iter(torch.split(self.rows, [tensors[0].numel() for tensors in trained], 1))
+        self.state, self.trained = dict[str, Tensor](), list[Tensor]()
+        for name, tensors in self.tensors:
+            if tensors[0].requires_grad:
+                whole = next(parts).view(self.count, *tensors[0].shape).requires_grad_()
+                self.trained.append(whole)
+            else:
+                whole = torch.stack([one.detach() for one in tensors])
+            for one, row in zip(tensors, whole.detach(), strict=True):
+                one.data = row
+            self.state[name] = whole
+        for name, module in list(networks[0].named_modules()):
+            rates = [vars(own.get_submodule(name))["p"] for own in networks] if type(module) is nn.Dropout else []
             if len(set(rates)) > 1:
-                device = next(iter(self.state.values())).device
-                own = _Dropout()
-                own.training = one.training
-                base.set_submodule(name, own)
-                self.state[f"{name}.rate"] = torch.tensor(rates, device=device)
+                dropout = _Dropout()
+                dropout.training = module.training
+                base.set_submodule(name, dropout)
+                self.state[f"{name}.rate"] = torch.tensor(rates, device=self.rows.device)
+
+    def release(self) -> None:
+        """Give each network tensors of its own again."""
+        for _, tensors in self.tensors:
+            for one in tensors:
+                one.data = one.data.clone()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Each network's inputs (N, B, …) in, their outputs (N, B, …) out."""
@@ -56,14 +73,10 @@ class Stack:
     def _one(self, state: dict[str, Tensor], inputs: Tensor) -> Any:
         return functional_call(self.base, state, (inputs,))
 
-    def gradients(self, values: Tensor) -> list[tuple[Tensor | None, ...]]:
-        """For the losses (N,) of the outputs: each network's gradients, in the order of its trained parameters."""
-        found = torch.autograd.grad(values.sum(), self.trained, allow_unused=True)
-        rows = [
-            [None] * len(values) if one is None else _laid_out(one, own).unbind()
-            for one, own in zip(found, self.trained, strict=True)
-        ]
-        return list(zip(*rows, strict=True))
+    def gradients(self, values: Tensor) -> Tensor:
+        """For the losses (N,) of the outputs: each network's gradients (N, P)."""
+        found = torch.autograd.grad(values.sum(), self.trained)
+        return torch.cat([one.reshape(self.count, -1) for one in found], 1)
 
 
 def judged(functions: Sequence[nn.Module], outputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -92,23 +105,3 @@ class _Dropout(nn.Module):
             return inputs
         kept = torch.rand_like(inputs) >= self.rate
         return torch.where(kept, inputs / (1 - self.rate), 0.0)
-
-
-def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """As the parameter lies in memory, which torch's fused optimizers take for granted."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
-
-
-def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*network.named_parameters(), *network.named_buffers()]
-
-
-def _share(rows: Sequence[Tensor]) -> Tensor:
-    """A tensor whose rows the given ones become."""
-    first = rows[0]
-    whole = first.detach().new_empty_strided((len(rows), *first.shape), (first.numel(), *first.stride()))
-    for one, row in zip(rows, whole, strict=True):
-        one.data = row.copy_(one.detach())
-    return whole.requires_grad_(first.requires_grad)
