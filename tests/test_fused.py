@@ -15,6 +15,8 @@ import torch
 from conftest import Lamella
 from torch import nn
 
+from lamella.fused import Row
+from lamella.groups import ELEMENTWISE
 from lamella.stacks import Stack, judged, signature
 
 PROGRAM = [sys.executable, "-m", "lamella"]
@@ -63,6 +65,7 @@ def together(directory: Path) -> list[int]:
     return [int(size) for log in logs for size in re.findall(r"^(\d+) networks? at once", log, re.M)]
 
 
+AVERAGED = "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.StochasticWeightAveraging, swa_lrs: 1e-2}]"
 # Before BatchNorm, a bias has no gradient but rounding errors, of which Adam would make steps of full size.
 ADAM = "+optimizer.eps=1e-4"
 
@@ -82,8 +85,9 @@ ADAM = "+optimizer.eps=1e-4"
             "optimizer.weight_decay=0,1e-2",
         ],
         ["network=mlp", "optimizer=sgd", "trainer.accumulate_grad_batches=3", "scheduler.warmup_steps=0,5"],
+        ["network=linear", "seed=0,1", "trainer.max_epochs=4", AVERAGED],
     ],
-    ids=["linear", "mlp", "numbers", "augmented", "cnn", "accumulated"],
+    ids=["linear", "mlp", "numbers", "augmented", "cnn", "accumulated", "averaged"],
 )
 def test_a_member_is_what_it_is_alone(lamella: Lamella, options: list[str]) -> None:
     line = ["train", "-m", "trainer.max_epochs=1", *options, "device.threads=1"]
@@ -92,6 +96,7 @@ def test_a_member_is_what_it_is_alone(lamella: Lamella, options: list[str]) -> N
     assert "by themselves" not in result.out
     assert lamella(*line, "sweep.name=local").status == 0
     close(sweep("fused"), sweep("local"))
+    assert not [path for path in sweep("fused").glob("*/log.txt") if "cannot be computed" in path.read_text()]
     for name, fields in records(sweep("fused")).items():
         assert fields["inexact"] == ["others of its sweep as one program"]
         files = [{path.name.split(".")[0] for path in (sweep(one) / name).iterdir()} for one in ("fused", "local")]
@@ -172,8 +177,8 @@ def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str
         (["device.precision=32,bf16-mixed"], "1 of 2 by itself: device.precision is bf16-mixed"),
         (["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas", "~optimizer.weight_decay", "~optimizer.fused",
           "seed=0,1"], "2 of 2 by themselves: optimizer: LBFGS may look at more than each number and its gradient"),
-        (["+trainer.max_time={hours: 1}", "seed=0,1"], "2 of 2 by themselves: trainer.max_time is looked at"),
-        (["+trainer.profiler=simple", "seed=0,1"], "2 of 2 by themselves: trainer.profiler looks at each batch"),
+        (["+trainer.max_time={hours: 1}", "seed=0,1"], "2 of 2 by themselves: trainer.max_time is for one run"),
+        (["+trainer.profiler=simple", "seed=0,1"], "2 of 2 by themselves: trainer.profiler is for one run"),
     ],
 )  # fmt: skip
 def test_what_is_trained_by_itself_is_said(lamella: Lamella, options: list[str], reason: str) -> None:
@@ -221,7 +226,7 @@ class Own(torch.optim.SGD):
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("network={_target_: mine.Recurrent}", "network: Batching rule not implemented for aten::lstm.input"),
+        ("network={_target_: mine.Recurrent}", "network: not all are alike in lstm"),
         ("network={_target_: mine.Counting}", "network: Counting may replace a buffer"),
         ("+trainer.callbacks=[{_target_: mine.Looking}]", "trainer.callbacks.0: Looking looks at each batch"),
         (
@@ -244,6 +249,12 @@ def test_code_of_the_project(lamella: Lamella, override: str, reason: str) -> No
     result = lamella(*line, *FUSED, "sweep.name=fused")
     assert f"2 of 2 by themselves: {reason}" in result.out
     assert result.status == 0, result.err
+
+
+def test_with_a_core_for_each_nothing_is_put_together(lamella: Lamella) -> None:
+    line = ["train", "-m", "network=linear", "seed=0,1", "trainer.max_epochs=1", "hydra/launcher=fused"]
+    result = lamella(*line, "hydra.launcher.slots=2", "sweep.name=s")
+    assert "2 of 2 by themselves: there is room for each at once" in result.out
 
 
 def test_a_search(lamella: Lamella) -> None:
@@ -301,8 +312,55 @@ def test_a_stack_is_its_networks(digit_images: tuple[torch.Tensor, torch.Tensor]
     assert all(one.untyped_storage().nbytes() == 4 * one.numel() for one in networks[0].parameters())
 
 
+@pytest.mark.parametrize("kind", ELEMENTWISE, ids=lambda kind: kind.__name__)
+def test_an_optimizer_of_one_row_is_what_it_is_of_several(kind: type[torch.optim.Optimizer]) -> None:
+    torch.manual_seed(0)
+    several, alone = [nn.Linear(5, 3, dtype=torch.float64) for _ in range(2)]
+    alone.load_state_dict(several.state_dict())
+    optimizers = [kind(network.parameters(), lr=1e-2) for network in (several, alone)]
+
+    def step(number: int) -> None:
+        inputs = torch.randn(7, 5, dtype=torch.float64)
+        for network, optimizer in ((several, optimizers[0]), (alone, optimizers[1])):
+            optimizer.zero_grad()
+            network(inputs).square().mean().backward()
+            if network is several and number % 3:
+                values = torch.cat([one.detach().flatten() for one in several.parameters()])
+                row = Row(optimizer, values)
+                optimizer.step()
+                row.part()
+                parts = torch.split(row.whole.detach(), [one.numel() for one in several.parameters()])
+                with torch.no_grad():
+                    for one, part in zip(several.parameters(), parts, strict=True):
+                        one.copy_(part.view(one.shape))
+            else:
+                optimizer.step()
+
+    for number in range(7):
+        step(number)
+    torch.testing.assert_close(several.state_dict(), alone.state_dict())
+    torch.testing.assert_close(optimizers[0].state_dict()["state"], optimizers[1].state_dict()["state"])
+
+
+def test_what_changes_a_network_by_then_is_seen(digit_images: tuple[torch.Tensor, torch.Tensor]) -> None:
+    networks = [block(0.1), block(0.2)]
+    for network in networks:
+        network[3].p = 1.0
+    stack = Stack(networks, block())
+    outputs = stack(torch.stack([digit_images[0][:8] / 255] * 2))
+    assert torch.equal(outputs, torch.stack([network[5].bias.expand(8, 10) for network in networks]))
+    assert stack.gradients(outputs.sum((1, 2))).isfinite().all()
+    networks[1][1].momentum = 0.5
+    with pytest.raises(RuntimeError, match="not all are alike in 1"):
+        Stack(networks, block())
+
+
 def test_what_is_alike() -> None:
     assert signature(block(0.1)) == signature(block(0.2))
     assert signature(block()) != signature(nn.Sequential(*block(), nn.ReLU()))
     assert signature(nn.LeakyReLU(0.1)) != signature(nn.LeakyReLU(0.2))
     assert signature(nn.Dropout2d(0.1)) != signature(nn.Dropout2d(0.2))
+    assert signature(nn.Linear(2, 2)) != signature(nn.Linear(2, 2, dtype=torch.float64))
+    one, other = nn.Identity(), nn.Identity()
+    one.scale, other.scale = (lambda value: value), (lambda value: 2 * value)
+    assert signature(one) != signature(other)

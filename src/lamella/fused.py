@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,15 +18,16 @@ from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lamella import attempt, chunks, trainers
 from lamella.build import Experiment
 from lamella.chunks import Batch, Chunk
 from lamella.commands.resume import opened
 from lamella.errors import RequestError, first_line
-from lamella.interrupts import Interrupts
 from lamella.record import Run
 from lamella.stacks import Stack, judged
+from lamella.summary import printable
 from lamella.task import Task
 
 ROUND = 2.0  # seconds after which the Trainers have their turn, to hear signals and to save
@@ -46,25 +47,31 @@ def train(paths: Sequence[Path], outputs: Sequence[TextIO]) -> int:
             try:
                 run = opened(path, data=found[0][0].data if found else None)
             except (RequestError, OSError) as error:
-                print(f"error: {error}", file=output)
-                status = 1
+                print(f"error: {printable(str(error))}", file=output)
+                status = 2
                 continue
             if run:
                 found.append((*run, output))
+        inexact = [NOTE] if len(found) > 1 else []
         with attempt.interrupts([record for _, record, _ in found]) as heard:
-            members = [Member(experiment, record, heard, output) for experiment, record, output in found]
+            members = [
+                Member(experiment, partial(attempt.go, experiment, record, heard, *inexact), output)
+                for experiment, record, output in found
+            ]
             _train(members)
     return max([status, *(member.status for member in members)])
 
 
 class Member:
-    """A run in a thread of its own, which goes on only while the main thread waits."""
+    """A run in a thread of its own, which goes on only while the main thread waits.
 
-    def __init__(self, experiment: Experiment, record: Run, heard: Interrupts, output: TextIO) -> None:
-        self.experiment, self.task = experiment, experiment.task
-        self.task.run_chunk = self._wait
-        self.work = partial(attempt.go, experiment, record, heard, NOTE)
-        self.streams: tuple[TextIO, TextIO] = (output, output)
+    work: trains it, and returns the exit status.
+    """
+
+    def __init__(self, experiment: Experiment, work: Callable[[], int], output: TextIO) -> None:
+        self.experiment, self.work = experiment, work
+        # What belongs to the process, and is another for each thread.
+        self.own: tuple[Any, ...] = (output, output, threading.excepthook)
         self.turn, self.back = threading.Semaphore(0), threading.Semaphore(0)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.over, self.status = False, 0
@@ -73,19 +80,26 @@ class Member:
         self.failure: Exception | None = None
         # What a stack has computed for the batch: its loss, output, what the loss compares with, and the gradient.
         self.computed: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
-        self.whole: nn.Parameter | None = None
-        self.parameters: list[nn.Parameter] = []
+        self.row: Row | None = None
+
+    def __deepcopy__(self, memo: Any) -> "Member":
+        return self  # a callback may copy the task, which knows it
+
+    @property
+    def task(self) -> Task:
+        return self.experiment.task
 
     def go_on(self) -> None:
         """Let its Trainer go on until it has steps to take, or is over."""
-        streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = self.streams
+        before = sys.stdout, sys.stderr, threading.excepthook
+        sys.stdout, sys.stderr, threading.excepthook = self.own
         if self.thread.ident is None:
             self.thread.start()
         else:
             self.turn.release()
         self.back.acquire()
-        self.streams, (sys.stdout, sys.stderr) = (sys.stdout, sys.stderr), streams
+        self.own = sys.stdout, sys.stderr, threading.excepthook
+        sys.stdout, sys.stderr, threading.excepthook = before
 
     def step(self) -> None:
         """Take the step of the batch, with what was computed for it, and see what the next one is."""
@@ -95,56 +109,22 @@ class Member:
             self.batch, self.failure = None, error
         self.computed = None
 
-    def join(self, row: Tensor) -> None:
-        """Until `part`, its optimizer has one parameter, in which all of them lie in a row: a step is one call."""
-        [optimizer] = self.task.trainer.optimizers
-        [group] = optimizer.param_groups
-        own = group["params"]
-        states = [optimizer.state.pop(one) for one in own if one in optimizer.state]
-        self.parameters, self.whole = own, nn.Parameter(row)
-        group["params"] = [self.whole]
-        gradients = [one.grad.flatten() for one in own if one.grad is not None]
-        if len(gradients) == len(own):  # which the next batches may add to
-            self.whole.grad = torch.cat(gradients)
-        if states:
-            optimizer.state[self.whole] = {
-                key: torch.cat([state[key].flatten() for state in states]) if _split(key, value) else value
-                for key, value in states[0].items()
-            }
-
-    def part(self) -> None:
-        if self.whole is None:
-            return
-        [optimizer] = self.task.trainer.optimizers
-        optimizer.param_groups[0]["params"] = self.parameters
-        state = optimizer.state.pop(self.whole, {})
-        sizes = [one.numel() for one in self.parameters]
-        if self.whole.grad is not None:
-            for one, gradient in zip(self.parameters, torch.split(self.whole.grad, sizes), strict=True):
-                one.grad = gradient.view(one.shape).clone()
-        parts = {key: torch.split(value, sizes) for key, value in state.items() if _split(key, value)}
-        for number, one in enumerate(self.parameters if state else []):
-            optimizer.state[one] = {
-                key: parts[key][number].reshape(one.shape).clone() if key in parts else copy.deepcopy(value)
-                for key, value in state.items()
-            }
-        self.whole = None
-
     def pace(self, batches: int) -> None:
         """Let its Trainer hand over so many batches at a time."""
         sizes: Any = self.experiment.data.chunk
         sizes.pace(batches)
 
     def say(self, text: str) -> None:
-        print(text, file=self.streams[0])
+        print(text, file=self.own[0])
 
     def _run(self) -> None:
         try:
+            self.task.run_chunk = self._wait
             self.status = self.work()
         except SystemExit as left:
             self.status = int(left.code or 0)
         except RequestError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             self.status = 2
         except BaseException:
             traceback.print_exc()
@@ -172,16 +152,69 @@ class Member:
         if self.computed is None:
             torch.autograd.backward(loss)
             return
-        assert self.whole is not None
-        gradient = self.computed[3]
+        assert self.row is not None
+        gradient, whole = self.computed[3], self.row.whole
         if (batches := self.task.trainer.accumulate_grad_batches) > 1:
             gradient = gradient / batches
-        self.whole.grad = gradient if self.whole.grad is None else self.whole.grad + gradient
+        whole.grad = gradient if whole.grad is None else whole.grad + gradient
 
 
-def _split(key: str, value: Any) -> bool:
+class Row:
+    """Until `part`, an optimizer has one parameter, `whole` (P,), in which all of its own lie: a step is one call.
+
+    Raises RuntimeError where it has others than `values` (P,) holds.
+    """
+
+    def __init__(self, optimizer: Optimizer, values: Tensor) -> None:
+        self.optimizer, self.whole = optimizer, nn.Parameter(values)
+        self.parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        self.sizes = [one.numel() for one in self.parameters]
+        states = [optimizer.state[one] for one in self.parameters if one in optimizer.state]
+        if (
+            len(optimizer.param_groups) != 1
+            or sum(self.sizes) != len(values)
+            or len(states) not in (0, len(self.sizes))
+        ):
+            raise RuntimeError("an optimizer has other parameters by now")
+        # What has a number for each of a parameter's: of one that is a number itself, a step's count is none.
+        first = next((place for place, size in enumerate(self.sizes) if size > 1), 0)
+        shape = self.parameters[first].shape
+        self.split = {key for key, value in (states[first] if states else {}).items() if _numbers(key, value, shape)}
+        joined = {
+            key: torch.cat([state[key].flatten() for state in states]) if key in self.split else copy.deepcopy(value)
+            for key, value in (states[0] if states else {}).items()
+        }
+        gradients = [one.grad.flatten() for one in self.parameters if one.grad is not None]
+        if len(gradients) == len(self.sizes):  # which the next batches may add to
+            self.whole.grad = torch.cat(gradients)
+        optimizer.param_groups[0]["params"] = [self.whole]
+        if states:
+            optimizer.state[self.whole] = joined
+
+    def part(self) -> None:
+        """Give the optimizer its parameters back, with what it keeps for each and the gradients."""
+        state = self.optimizer.state.get(self.whole, {})
+        split = {key for key, value in state.items() if _numbers(key, value, self.whole.shape)}
+        parts = {key: torch.split(state[key], self.sizes) for key in split}
+        states = [
+            {
+                key: parts[key][place].reshape(one.shape).clone() if key in parts else copy.deepcopy(value)
+                for key, value in state.items()
+            }
+            for place, one in enumerate(self.parameters)
+        ]
+        if self.whole.grad is not None:
+            for one, gradient in zip(self.parameters, torch.split(self.whole.grad, self.sizes), strict=True):
+                one.grad = gradient.view(one.shape).clone()
+        self.optimizer.param_groups[0]["params"] = self.parameters
+        self.optimizer.state.pop(self.whole, None)
+        if state:
+            self.optimizer.state.update(zip(self.parameters, states, strict=True))
+
+
+def _numbers(key: str, value: Any, shape: torch.Size) -> bool:
     """Whether what an optimizer keeps for a parameter has a number for each of its own."""
-    return key != "step" and isinstance(value, Tensor)
+    return key != "step" and isinstance(value, Tensor) and value.shape == shape
 
 
 class Width:
@@ -212,8 +245,7 @@ class Width:
 
     def limit(self, size: int) -> None:
         """More cannot be computed as one."""
-        self.seconds = {one: kept for one, kept in self.seconds.items() if one <= size}
-        self.size, self.chosen = size, False
+        self.seconds, self.size, self.chosen = {}, size, False
 
 
 def _train(members: Sequence[Member]) -> None:
@@ -230,10 +262,8 @@ def _train(members: Sequence[Member]) -> None:
             for member in members:
                 member.pace(max(1, int(ROUND / (seconds * len(members)))))
                 if not told:
-                    member.say(
-                        f"{width.size} networks at once: {1e3 * seconds:.2f} ms for a step of one; "
-                        f"by itself {1e3 * alone:.2f} ms"
-                    )
+                    each = f"{1e3 * seconds:.2f} ms for a step of one; by itself {1e3 * alone:.2f} ms"
+                    member.say(f"{width.size} network{'s' * (width.size > 1)} at once: {each}")
             told = True
 
 
@@ -256,12 +286,14 @@ def _take_steps(members: Sequence[Member], width: Width) -> None:
             # What is wrong with one of them, it will run into by itself.
             width.limit(size // 2 if isinstance(error, torch.OutOfMemoryError) else 1)
             for member in group:
-                member.say(f"{size} networks cannot be computed at once: {first_line(error)}")
+                member.say(f"{len(group)} networks cannot be computed at once: {first_line(error)}")
+        if size != width.size:
+            return
 
 
 @contextmanager
 def _joined(members: Sequence[Member]) -> Iterator[Stack | None]:
-    """The members' networks as one, within it; None where there is but one."""
+    """The members' networks as one, within it; None where there is but one. Raises RuntimeError."""
     if len(members) == 1:
         yield None
         return
@@ -269,12 +301,18 @@ def _joined(members: Sequence[Member]) -> Iterator[Stack | None]:
         base = members[0].experiment.plan.build()
     stack = Stack([member.task.network for member in members], base)
     try:
-        for member, row in zip(members, stack.rows, strict=True):
-            member.join(row)
+        for member, values in zip(members, stack.rows, strict=True):
+            [optimizer] = member.task.trainer.optimizers
+            member.row = Row(optimizer, values)
         yield stack
     finally:
         for member in members:
-            member.part()
+            try:
+                if member.row is not None:
+                    member.row.part()
+            except Exception as error:  # no memory, say; it alone cannot go on
+                member.batch, member.failure = None, error
+            member.row = None
         stack.release()
 
 

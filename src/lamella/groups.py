@@ -16,11 +16,7 @@ from lamella.errors import RequestError, first_line
 from lamella.slots import Job
 from lamella.stacks import Stack, signature
 
-# What differs freely, because each member has its own: beside them stands only what is computed for all at once.
-FREE = ("name", "seed", "monitor", "network", "loss", "optimizer", "scheduler", "trainer", "visuals")
-
-
-# Those for which a parameter is a row of numbers, wherever it lies in the network.
+# The optimizers for which a parameter is a row of numbers, wherever it lies in the network.
 NAMES = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop")
 ELEMENTWISE = tuple(getattr(torch.optim, name) for name in NAMES)
 
@@ -33,6 +29,7 @@ class Groups:
             raise RequestError(f"hydra.launcher.width is {width!r}; it takes 1 or more", "hydra.launcher.width")
         self.width = width
         self.checked: dict[str, str] = {}
+        self.networks: list[nn.Module] = []  # what a signature tells apart has to be there
 
     def of(self, jobs: Sequence[Job], at_a_time: int) -> tuple[list[list[Job]], Counter[str]]:
         """The jobs in groups, of which so many run at a time, and why how many are trained by themselves."""
@@ -44,28 +41,37 @@ class Groups:
             kinds.setdefault(str(job.path) if reason else kind, []).append(job)
         groups = []
         for kind, alike in kinds.items():
-            reasons["no other has its network and data"] += len(alike) == 1 and kind in self.checked
             # Balanced: all of them are to be over at about the same time.
-            count = -(-len(alike) // min(self.width, -(-len(jobs) // at_a_time)))
+            share = -(-len(jobs) // at_a_time)
+            count = -(-len(alike) // min(self.width, share))
             groups += [alike[number::count] for number in range(count)]
+            if kind in self.checked:
+                reason = "there is room for each at once" if share == 1 else "no other has its network and data"
+                reasons[reason] += sum(len(group) == 1 for group in groups[-count:])
         return groups, +reasons
 
     def kind(self, config: Mapping[str, Any]) -> tuple[str, str]:
         """What jobs that can be trained as one have in common, and why this one cannot, if so."""
-        if reason := _alone(config):
-            return "", reason
-        # Where torch has only what a network is made of, and no numbers.
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            network = build.network(config)[0]
-            common = {key: value for key, value in config.items() if key not in FREE}
-            common["data"] = {key: value for key, value in config["data"].items() if key != "seed"}
-            common["freeze"] = config["network"].get("freeze")
-            common["steps"] = config["trainer"].get("accumulate_grad_batches", 1)
-            kind = json.dumps([common, signature(network)], default=str)
-            if kind not in self.checked:
-                self.checked[kind] = _computed(network, config)
-        return kind, self.checked[kind]
+        try:
+            if reason := _alone(config):
+                return "", reason
+            # Where torch has only what a network is made of, and no numbers.
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                network = build.network(config)[0]
+                self.networks.append(network)
+                common = {
+                    "data": {key: value for key, value in config["data"].items() if key != "seed"},
+                    "device": config["device"],
+                    "freeze": config["network"].get("freeze"),
+                    "network": signature(network),
+                }
+                kind = json.dumps(common, default=str)
+                if kind not in self.checked:
+                    self.checked[kind] = _computed(network, config)
+            return kind, self.checked[kind]
+        except RequestError as error:  # the job itself says more
+            return "", first_line(error)
 
 
 def _alone(config: Mapping[str, Any]) -> str:
@@ -76,18 +82,21 @@ def _alone(config: Mapping[str, Any]) -> str:
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if trainers.program(trainer, trainers.processes(trainer, accelerator)):
         return "trainer: it has several processes"
-    if str(device["precision"]) not in ("32", "32-true"):
-        return f"device.precision is {device['precision']}"
+    precision = trainer.get("precision", device["precision"])
+    if str(precision) not in ("32", "32-true"):
+        return f"device.precision is {precision}"
+    if data["_target_"] != "lamella.data.Data":
+        return f"data: {data['_target_']} may depend on its seed"
     if not (data.get("in_memory", True) or data.get("cache")):
         return "data.in_memory is false"
     if trainer.get("chunk", "auto") == 1:
         return "trainer.chunk is 1"
-    if trainer.get("max_time"):
-        return "trainer.max_time is looked at after each batch"
-    if trainer.get("profiler"):
-        return "trainer.profiler looks at each batch"
-    for number, node in enumerate(trainer.get("callbacks") or []):
-        key = f"trainer.callbacks.{number}"
+    for key in ("max_time", "profiler", "plugins", "detect_anomaly", "logger"):
+        if trainer.get(key):
+            return f"trainer.{key} is for one run in a process"
+    callbacks = {f"trainer.callbacks.{number}": node for number, node in enumerate(trainer.get("callbacks") or [])}
+    callbacks |= {f"visuals.{name}": node for name, node in config["visuals"].items()}
+    for key, node in callbacks.items():
         kind: Any = targets.target(node["_target_"], f"{key}._target_", pl.Callback)
         if chunks.looks(kind):
             return f"{key}: {kind.__name__} looks at each batch"
@@ -106,8 +115,6 @@ def _computed(network: nn.Module, config: Mapping[str, Any]) -> str:
         stack = Stack([build.network(config)[0] for _ in range(2)], network)
         outputs = stack(torch.zeros(2, config["data"]["batch_size"], *config["data"]["shape"]))
         stack.gradients(outputs.flatten(1).sum(1))
-    except RequestError:
-        raise
     except Exception as error:
         return f"network: {first_line(error)}"
     return ""

@@ -54,7 +54,8 @@ def output(path: Path) -> Path:
 def cause(path: Path, status: int) -> str:
     """Why a job that has ended with `status` has not finished, in one line."""
     fields = records.read_fields(path) if (path / "run.json").exists() else {}
-    if status == 1 and fields.get("status") == "failed" and fields.get("error"):
+    # Refused, it has still the record of before; what else became of its process, it may have failed before that.
+    if status != 2 and fields.get("status") == "failed" and fields.get("error"):
         return " ".join(str(fields["error"]).split())
     known = {int(one): one.name for one in signal.Signals}
     if -status in known:

@@ -10,34 +10,55 @@ from torch.func import functional_call, vmap
 from lamella import losses
 
 INTERNAL = set(vars(nn.Module()))  # what torch keeps in each module
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def signature(module: nn.Module) -> tuple[Any, ...]:
-    """Equal for modules that compute the same from their parameters and buffers, but for the rates of their Dropout."""
-    found: list[Any] = []
-    for name, part in module.named_modules():
+def signature(module: nn.Module) -> dict[str, str]:
+    """A text for each module, equal for modules that compute the same from their parameters and buffers, but for the rates of their Dropout."""
+    found = {}
+    for name, part in module.named_modules(remove_duplicate=False):
         free = INTERNAL | {"p"} if type(part) is nn.Dropout else INTERNAL
-        # What is no number, text or the like is never alike: its repr tells where it lies.
-        own = sorted((key, repr(value)) for key, value in vars(part).items() if key not in free)
+        own = sorted(
+            (key, value if _plain(value) else id(value)) for key, value in vars(part).items() if key not in free
+        )
         tensors = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
-        found.append((name, type(part), str(own), [(key, one.shape, one.requires_grad) for key, one in tensors]))
-    return tuple(map(str, found))
+        shapes = [(key, one.shape, one.dtype, one.requires_grad) for key, one in tensors]
+        hooks = [len(getattr(part, key)) for key in HOOKS]
+        found[name] = str((type(part), own, shapes, hooks, part.training))
+    return found
+
+
+def _plain(value: Any) -> bool:
+    """Whether equal values mean the same in two modules."""
+    if isinstance(value, tuple | list):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 class Stack:
     """Networks whose tensors are, until `release`, views of some that they share: what changes one changes the other.
 
     base: a network as they are, without weights, which becomes the stack's. rows (N, P): the parameters that are
-    trained, those of a network one after another. Dropout draws for all of them at once. Raises RuntimeError in what
-    follows where a layer cannot be computed so.
+    trained, those of a network one after another. Dropout draws for all of them at once. Raises RuntimeError where the
+    networks are not alike, and in what follows where a layer cannot be computed so.
     """
 
     def __init__(self, networks: Sequence[nn.Module], base: nn.Module) -> None:
         self.base, self.count = base, len(networks)
-        for part, module in zip(base.modules(), networks[0].modules(), strict=True):
-            part.training = module.training
+        for own, first in zip(base.parameters(), networks[0].parameters(), strict=True):
+            own.requires_grad_(first.requires_grad)
+        base.train(networks[0].training)
+        # Some may have been changed since they were built, by a callback say.
+        known = signature(base)
+        for network in networks:
+            if other := [name for name, text in signature(network).items() if text != known.get(name)]:
+                raise RuntimeError(f"not all are alike in {other[0] or type(network).__name__}")
         named = [[*network.named_parameters(), *network.named_buffers()] for network in networks]
         self.tensors = [(name, [tensors[place][1] for tensors in named]) for place, (name, _) in enumerate(named[0])]
+        self._share()
+        self._drop(networks)
+
+    def _share(self) -> None:
         trained = [tensors for _, tensors in self.tensors if tensors[0].requires_grad]
         self.rows = torch.cat([torch.stack([one.detach().flatten() for one in tensors]) for tensors in trained], 1)
         parts = iter(torch.split(self.rows, [tensors[0].numel() for tensors in trained], 1))
@@ -51,13 +72,14 @@ class Stack:
             for one, row in zip(tensors, whole.detach(), strict=True):
                 one.data = row
             self.state[name] = whole
-        for name, module in list(networks[0].named_modules()):
-            rates = [vars(own.get_submodule(name))["p"] for own in networks] if type(module) is nn.Dropout else []
-            if len(set(rates)) > 1:
-                dropout = _Dropout()
-                dropout.training = module.training
-                base.set_submodule(name, dropout)
-                self.state[f"{name}.rate"] = torch.tensor(rates, device=self.rows.device)
+
+    def _drop(self, networks: Sequence[nn.Module]) -> None:
+        """Let Dropout go by the rate of each network."""
+        for name, module in list(self.base.named_modules(remove_duplicate=False)):
+            if type(module) is nn.Dropout:
+                rates = [vars(network.get_submodule(name))["p"] for network in networks]
+                self.base.set_submodule(name, _Dropout().train(module.training))
+                self.state[f"{name}.rate"] = torch.tensor(rates, dtype=torch.float32, device=self.rows.device)
 
     def release(self) -> None:
         """Give each network tensors of its own again."""
@@ -104,4 +126,4 @@ class _Dropout(nn.Module):
         if not self.training:
             return inputs
         kept = torch.rand_like(inputs) >= self.rate
-        return torch.where(kept, inputs / (1 - self.rate), 0.0)
+        return inputs * kept / (1 - self.rate).clamp(min=1e-6)  # of a rate of 1, nothing is kept

@@ -122,12 +122,12 @@ def run(
             found = value(fields, sweep.fields["monitor"])
             shown = f"{sweep.fields['monitor']} {found:.4f}" if found is not None else "finished"
             meter.say(job.label, f"{shown}  {fields['seconds']:.1f} s")
-        elif interrupts.received:
+        elif interrupts.received and not (fields and fields["status"] == "failed"):
             meter.say(job.label, "interrupted", going=False)
         else:
             failures[job.path.name] = cause(job.path, status)
             meter.say(job.label, f"failed: {failures[job.path.name]}")
-        if fields and (status in (0, 1) or interrupts.received):
+        if fields and (status in (0, 1) or interrupts.received or fields["status"] == "finished"):
             output(job.path).unlink(missing_ok=True)  # its log says as much
         return limit is None or len(failures) < limit
 
