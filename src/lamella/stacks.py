@@ -14,7 +14,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def signature(module: nn.Module) -> dict[str, str]:
-    """A text for each module, equal for modules that compute the same from their parameters and buffers, but for the rates of their Dropout."""
+    """A text for each module in it, the same where two compute the same from parameters, buffers and Dropout's rates."""
     found = {}
     for name, part in module.named_modules(remove_duplicate=False):
         free = INTERNAL | {"p"} if type(part) is nn.Dropout else INTERNAL
