@@ -14,7 +14,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def signature(module: nn.Module) -> dict[str, str]:
-    """A text for each module in it, the same where two compute the same from parameters, buffers and Dropout's rates."""
+    """A text for each module in it, alike where they compute the same from parameters, buffers and Dropout's rates."""
     found = {}
     for name, part in module.named_modules(remove_duplicate=False):
         free = INTERNAL | {"p"} if type(part) is nn.Dropout else INTERNAL
