@@ -179,9 +179,9 @@ class Row:
         # What has a number for each of a parameter's: of one that is a number itself, a step's count is none.
         first = next((place for place, size in enumerate(self.sizes) if size > 1), 0)
         shape = self.parameters[first].shape
-        self.split = {key for key, value in (states[first] if states else {}).items() if _numbers(key, value, shape)}
+        split = {key for key, value in (states[first] if states else {}).items() if _numbers(key, value, shape)}
         joined = {
-            key: torch.cat([state[key].flatten() for state in states]) if key in self.split else copy.deepcopy(value)
+            key: torch.cat([state[key].flatten() for state in states]) if key in split else copy.deepcopy(value)
             for key, value in (states[0] if states else {}).items()
         }
         gradients = [one.grad.flatten() for one in self.parameters if one.grad is not None]
@@ -280,6 +280,8 @@ def _take_steps(members: Sequence[Member], width: Width) -> None:
                         _compute(group, stack)
                     for member in group:
                         member.step()
+                    if not width.chosen and members[0].task.device.type != "cpu":
+                        torch.accelerator.synchronize()  # it may have only been asked to
                     if len(group) == min(size, len(members)):  # the last group may be a small one
                         width.took((time.perf_counter() - started) / len(group))
         except Exception as error:
