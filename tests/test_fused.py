@@ -15,9 +15,8 @@ import torch
 from conftest import Lamella
 from torch import nn
 
-from lamella.fused import Row
 from lamella.groups import ELEMENTWISE
-from lamella.stacks import Stack, judged, signature
+from lamella.stacks import Row, Stack, judged, signature
 
 PROGRAM = [sys.executable, "-m", "lamella"]
 FUSED = ("hydra/launcher=fused", "hydra.launcher.slots=1")
