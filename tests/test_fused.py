@@ -16,7 +16,7 @@ from conftest import Lamella
 from torch import nn
 
 from lamella.groups import ELEMENTWISE
-from lamella.stacks import Row, Stack, judged, signature
+from lamella.stacks import Row, Stack, signature
 
 PROGRAM = [sys.executable, "-m", "lamella"]
 FUSED = ("hydra/launcher=fused", "hydra.launcher.slots=1")
@@ -290,12 +290,12 @@ def test_a_stack_is_its_networks(digit_images: tuple[torch.Tensor, torch.Tensor]
     networks, alone = [block() for _ in range(3)], [block() for _ in range(3)]
     for network, other in zip(networks, alone, strict=True):
         other.load_state_dict(network.state_dict())
-    stack = Stack(networks, block())
+    functions = [nn.CrossEntropyLoss(label_smoothing=rate) for rate in (0.0, 0.1, 0.2)]
+    stack = Stack(networks, block(), functions)
     inputs = torch.stack([digit_images[0][start : start + 16] / 255 for start in (0, 16, 32)])
     targets = torch.stack([digit_images[1][start : start + 16] for start in (0, 16, 32)])
-    functions = [nn.CrossEntropyLoss(label_smoothing=rate) for rate in (0.0, 0.1, 0.2)]
     outputs = stack(inputs)
-    found, _ = judged(functions, outputs, targets)
+    found, _ = stack.losses(outputs, targets)
     for number, gradient in enumerate(stack.gradients(found)):
         loss = functions[number](alone[number](inputs[number]), targets[number])
         loss.backward()

@@ -24,7 +24,7 @@ from lamella.chunks import Batch, Chunk
 from lamella.commands.resume import opened
 from lamella.errors import RequestError, first_line
 from lamella.record import Run
-from lamella.stacks import Row, Stack, judged
+from lamella.stacks import Row, Stack
 from lamella.summary import printable
 from lamella.task import Task
 
@@ -241,7 +241,7 @@ def _joined(members: Sequence[Member]) -> Iterator[Stack | None]:
         return
     with torch.device("meta"):
         base = members[0].experiment.plan.build()
-    stack = Stack([member.task.network for member in members], base)
+    stack = Stack([member.task.network for member in members], base, [member.task.loss for member in members])
     try:
         for member, values in zip(members, stack.rows, strict=True):
             [optimizer] = member.task.trainer.optimizers
@@ -263,7 +263,7 @@ def _compute(members: Sequence[Member], stack: Stack) -> None:
     inputs, targets = (torch.stack(parts) for parts in zip(*(member.batch for member in members), strict=True))
     members[0].task.reseed()
     outputs = stack(inputs)
-    losses, compared = judged([member.task.loss for member in members], outputs, targets)
+    losses, compared = stack.losses(outputs, targets)
     gradients = stack.gradients(losses)
     found = zip(losses.detach().unbind(), outputs.detach().unbind(), compared, gradients, strict=True)
     for member, computed in zip(members, found, strict=True):

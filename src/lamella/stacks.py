@@ -40,13 +40,15 @@ def _plain(value: Any) -> bool:
 class Stack:
     """Networks whose tensors are, until `release`, views of some that they share: what changes one changes the other.
 
-    base: a network as they are, without weights, which becomes the stack's. rows (N, P): the parameters that are
+    base: a network as they are, without weights, which becomes the stack's. functions: their losses. rows (N, P): the parameters that are
     trained, those of a network one after another. Dropout draws for all of them at once. Raises RuntimeError where the
     networks are not alike, and in what follows where a layer cannot be computed so.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], base: nn.Module) -> None:
-        self.base, self.count = base, len(networks)
+    def __init__(self, networks: Sequence[nn.Module], base: nn.Module, functions: Sequence[nn.Module] = ()) -> None:
+        self.base, self.count, self.functions = base, len(networks), functions
+        plain = all(type(one).__module__.startswith("torch.nn.") and not one._buffers for one in functions)
+        self.alike = plain and all(signature(one) == signature(functions[0]) for one in functions)
         for own, first in zip(base.parameters(), networks[0].parameters(), strict=True):
             own.requires_grad_(first.requires_grad)
         base.train(networks[0].training)
@@ -96,6 +98,15 @@ class Stack:
 
     def _one(self, state: dict[str, Tensor], inputs: Tensor) -> Any:
         return functional_call(self.base, state, (inputs,))
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The losses (N,) of the outputs (N, B, …), and what each function compares its own with."""
+        each = zip(self.functions, outputs, targets, strict=True)
+        compared = [losses.targets_for(function, output, own) for function, output, own in each]
+        if self.alike:
+            return vmap(self.functions[0])(outputs, torch.stack(compared)), compared
+        each = zip(self.functions, outputs, compared, strict=True)
+        return torch.stack([function(output, own) for function, output, own in each]), compared
 
     def gradients(self, values: Tensor) -> Tensor:
         """For the losses (N,) of the outputs: each network's gradients (N, P)."""
@@ -159,18 +170,6 @@ class Row:
 def _numbers(key: str, value: Any, shape: torch.Size) -> bool:
     """Whether what an optimizer keeps for a parameter has a number for each of its own."""
     return key != "step" and isinstance(value, Tensor) and value.shape == shape
-
-
-def judged(functions: Sequence[nn.Module], outputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The losses (N,) of the outputs (N, B, …) by each network's own function, and what they compare them with."""
-    each = zip(functions, outputs, targets, strict=True)
-    compared = [losses.targets_for(function, output, own) for function, output, own in each]
-    first, *others = functions
-    plain = type(first).__module__.startswith("torch.nn.") and not list(first.buffers())
-    if plain and all(signature(one) == signature(first) for one in others):
-        return vmap(first)(outputs, torch.stack(compared)), compared
-    each = zip(functions, outputs, compared, strict=True)
-    return torch.stack([function(output, own) for function, output, own in each]), compared
 
 
 class _Dropout(nn.Module):
