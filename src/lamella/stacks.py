@@ -40,9 +40,9 @@ def _plain(value: Any) -> bool:
 class Stack:
     """Networks whose tensors are, until `release`, views of some that they share: what changes one changes the other.
 
-    base: a network as they are, without weights, which becomes the stack's. functions: their losses. rows (N, P): the parameters that are
-    trained, those of a network one after another. Dropout draws for all of them at once. Raises RuntimeError where the
-    networks are not alike, and in what follows where a layer cannot be computed so.
+    base: a network as they are, without weights, which becomes the stack's. functions: their losses. rows (N, P): the
+    parameters that are trained, those of a network one after another. Dropout draws for all of them at once. Raises
+    RuntimeError where the networks are not alike, and in what follows where a layer cannot be computed so.
     """
 
     def __init__(self, networks: Sequence[nn.Module], base: nn.Module, functions: Sequence[nn.Module] = ()) -> None:
