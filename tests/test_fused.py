@@ -177,6 +177,7 @@ def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str
         (["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas", "~optimizer.weight_decay", "~optimizer.fused",
           "seed=0,1"], "2 of 2 by themselves: optimizer: LBFGS may look at more than each number and its gradient"),
         (["+trainer.max_time={hours: 1}", "seed=0,1"], "2 of 2 by themselves: trainer.max_time is for one run"),
+        (["+trainer.detect_anomaly=true", "seed=0,1"], "2 of 2 by themselves: trainer.detect_anomaly is for one run"),
         (["+trainer.profiler=simple", "seed=0,1"], "2 of 2 by themselves: trainer.profiler is for one run"),
     ],
 )  # fmt: skip
@@ -254,6 +255,8 @@ def test_with_a_core_for_each_nothing_is_put_together(lamella: Lamella) -> None:
     line = ["train", "-m", "network=linear", "seed=0,1", "trainer.max_epochs=1", "hydra/launcher=fused"]
     result = lamella(*line, "hydra.launcher.slots=2", "sweep.name=s")
     assert "2 of 2 by themselves: there is room for each at once" in result.out
+    result = lamella(*line, "hydra.launcher.slots=1", "hydra.launcher.width=1", "sweep.name=narrow")
+    assert "2 of 2 by themselves: hydra.launcher.width is 1" in result.out
 
 
 def test_a_search(lamella: Lamella) -> None:

@@ -42,12 +42,13 @@ class Groups:
         groups = []
         for kind, alike in kinds.items():
             # Balanced: all of them are to be over at about the same time.
-            share = -(-len(jobs) // at_a_time)
-            count = -(-len(alike) // min(self.width, share))
-            groups += [alike[number::count] for number in range(count)]
+            count = -(-len(alike) // min(self.width, -(-len(jobs) // at_a_time)))
+            found = [alike[number::count] for number in range(count)]
+            groups += found
             if kind in self.checked:
-                reason = "there is room for each at once" if share == 1 else "no other has its network and data"
-                reasons[reason] += sum(len(group) == 1 for group in groups[-count:])
+                reason = "there is room for each at once" if len(alike) > 1 else "no other has its network and data"
+                reason = "hydra.launcher.width is 1" if self.width == 1 else reason
+                reasons[reason] += sum(len(group) == 1 for group in found)
         return groups, +reasons
 
     def kind(self, config: Mapping[str, Any]) -> tuple[str, str]:

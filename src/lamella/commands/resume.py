@@ -51,7 +51,7 @@ def go_on(path: Path, overrides: Sequence[str]) -> int:
     """Finish the run or the sweep in `path`, as it was recorded; returns the exit status. Raises RequestError."""
     if not (path / "run.json").exists() and sweeps.is_sweep(path):
         return _sweep(path, overrides)
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # as fit.rank has it, which would import torch for a finished run too
         from lamella.attempt import take_part
 
         return take_part()
