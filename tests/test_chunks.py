@@ -1,11 +1,17 @@
 """Many batches as one of Lightning's steps: the same bits as one by one."""
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import kill
 import pytest
+import torch
 from conftest import Lamella
+from torch import nn
+
+from lamella.kernels import Direct
 
 LACKING = ("~optimizer.momentum", "~optimizer.weight_decay", "~optimizer.nesterov", "~optimizer.fused")
 NAMES = ("plain", "steps", "augment", "plateau", "one_cycle", "accumulate", "early", "val", "growing", "max_steps")
@@ -90,3 +96,61 @@ def test_with_a_size_callbacks_are_called_between_chunks(lamella: Lamella) -> No
     assert result.status == 0, result.err
     seen = [line.split()[1] for line in result.out.splitlines() if line.startswith("seen")]
     assert seen == ["1", "5", "9", "11"]
+
+
+OPTIMIZERS = {
+    "adam": (torch.optim.Adam, {}),
+    "amsgrad": (torch.optim.Adam, {"amsgrad": True, "weight_decay": 0.01}),
+    "adamw": (torch.optim.AdamW, {"maximize": True}),
+    "unfused": (torch.optim.Adam, {"fused": False}),
+    "sgd": (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 1e-3, "dampening": 0.1}),
+    "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "rmsprop": (torch.optim.RMSprop, {"fused": None}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_called_directly_takes_the_same_step(name: str) -> None:
+    kind, options = OPTIMIZERS[name]
+    options = {key: value for key, value in ({"fused": True} | options).items() if value is not None}
+    first = nn.ModuleList([nn.Linear(17, 33), nn.BatchNorm1d(33), nn.Linear(33, 3), nn.Linear(33, 3)])
+    networks = [first, copy.deepcopy(first)]
+    made = [kind([{"params": one[:2].parameters()}, {"params": one[2:].parameters(), "lr": 0.1}], lr=0.01, **options)
+            for one in networks]  # fmt: skip
+    direct = Direct(made[1])
+
+    def backward(network: Any, inputs: torch.Tensor, number: int) -> torch.Tensor:
+        # The last layer has no gradient in some steps, and in the first one; torch's fused SGD cannot do without.
+        heads = network[2:] if number % 4 == 2 or "momentum" in options else network[2:3]
+        loss = sum(head(network[1](network[0](inputs))).square().mean() for head in heads)
+        loss.backward()
+        return loss.detach()
+
+    for number in range(12):
+        inputs = torch.randn(8, 17)
+        made[0].zero_grad()
+        direct.zero_grad()
+        loss = backward(networks[0], inputs, number)
+        made[0].step()
+        assert torch.equal(direct.step(lambda: backward(networks[1], inputs, number)), loss)  # noqa: B023
+        for optimizer in made:
+            optimizer.param_groups[0]["lr"] *= 0.9
+        if number == 5:
+            direct = Direct(made[1])  # as at the beginning of another chunk, now with all states
+    states = [optimizer.state_dict()["state"] for optimizer in made]
+    assert all(map(torch.equal, networks[0].parameters(), networks[1].parameters()))
+    assert states[0].keys() == states[1].keys()
+    for key, state in states[0].items():
+        assert state.keys() == states[1][key].keys()
+        assert all(torch.equal(value, states[1][key][name]) for name, value in state.items())
+
+
+def test_an_optimizer_called_directly_calls_its_hooks() -> None:
+    network, called = nn.Linear(2, 1), []
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    optimizer.register_step_post_hook(lambda *given: called.append(1))
+    direct = Direct(optimizer)
+    for _ in range(3):
+        direct.step(lambda: network(torch.ones(1, 2)).sum().backward())
+    assert len(called) == 3

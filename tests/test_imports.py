@@ -11,7 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "lamella"
 
 # Who may import whom: strictly downward. Modules of one row do not know each other.
 LEVELS = [
-    {"errors", "seeds", "counters", "chunks", "losses"},
+    {"errors", "seeds", "counters", "kernels", "losses"},
+    {"chunks"},
     {
         "arguments",
         "layers",
@@ -48,7 +49,7 @@ LEVELS = [
 PLAIN = (
     "listing", "records", "names", "exports", "plots", "network", "trace", "sizes", "layers", "activations",
     "gradients", "graph", "pictures", "data", "task", "record", "summary", "arguments", "errors", "archive",
-    "interrupts", "checkpoints", "seeds", "counters", "chunks", "losses", "project", "processes", "meter",
+    "interrupts", "checkpoints", "seeds", "counters", "kernels", "chunks", "losses", "project", "processes", "meter",
     "sweeps", "leaderboard", "slots", "pruning", "stacks",
 )  # fmt: skip
 

@@ -11,6 +11,8 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 
+from lamella.kernels import Direct
+
 SECONDS = 0.2  # how long a chunk takes; between chunks signals are heard, and checkpoints and the bar have their turn
 GROWTH = 4  # a chunk is at most so many times the one before, whose time may have been anything
 # What Lightning calls for each batch, and what a callback that has one of them wants to see.
@@ -111,7 +113,8 @@ def steps(
     epoch, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     assert fetcher is not None
     progress, optimized = epoch.batch_progress, epoch.automatic_optimization.optim_progress.optimizer
-    [optimizer], accumulated, clip = trainer.optimizers, trainer.accumulate_grad_batches, trainer.gradient_clip_val
+    [original], accumulated, clip = trainer.optimizers, trainer.accumulate_grad_batches, trainer.gradient_clip_val
+    optimizer: Any = Direct(original)
 
     def step(batch: Batch) -> Any:
         loss = forward(batch)
@@ -122,7 +125,7 @@ def steps(
             optimized.zero_grad.increment_completed()
         backward(loss / accumulated if accumulated > 1 else loss)
         if clip is not None and not epoch._should_accumulate():
-            task.clip_gradients(optimizer, clip, trainer.gradient_clip_algorithm)
+            task.clip_gradients(original, clip, trainer.gradient_clip_algorithm)
         return loss
 
     for batch in chunk.before:

@@ -161,7 +161,7 @@ class Row:
         if self.whole.grad is not None:
             for one, gradient in zip(self.parameters, torch.split(self.whole.grad, self.sizes), strict=True):
                 one.grad = gradient.view(one.shape).clone()
-        self.optimizer.param_groups[0]["params"] = self.parameters
+        self.optimizer.param_groups[0]["params"] = [*self.parameters]  # another list, of other states
         self.optimizer.state.pop(self.whole, None)
         if state:
             self.optimizer.state.update(zip(self.parameters, states, strict=True))
