@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,32 @@ WAIT = 0.1  # seconds between two looks at whether a run is free
 
 
 def warm_up() -> None:
-    """Begin to import what the jobs need, while something else is done."""
+    """Import what the jobs need, here too where that is still to be done, so that it is done once."""
     CONTEXT.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
+    resource_tracker.ensure_running()
+    program = util.spawnv_passfds
+    if "torch" not in sys.modules:  # otherwise it may have threads, which a fork would lack
+        for name in PRELOADED[1:]:
+            import_module(name)
+        util.spawnv_passfds = _fork  # type: ignore[assignment]
+    try:
+        forkserver.ensure_running()
+    finally:
+        util.spawnv_passfds = program
+
+
+def _fork(executable: str, arguments: Sequence[str], files: Sequence[int]) -> int:
+    """What multiprocessing would start as a program, `python -c …`, as a fork of this process; returns its number."""
+    sys.stdout.flush()  # or it would be written by each
+    sys.stderr.flush()
+    number = os.fork()
+    if not number:
+        try:
+            util.close_all_fds_except([0, 1, 2, *files])
+            exec(arguments[-1], {})
+        finally:
+            os._exit(0)
+    return number
 
 
 def start(paths: Sequence[Path], environ: Mapping[str, str], program: bool) -> Any:
