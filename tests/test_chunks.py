@@ -98,6 +98,40 @@ def test_with_a_size_callbacks_are_called_between_chunks(lamella: Lamella) -> No
     assert seen == ["1", "5", "9", "11"]
 
 
+GPU = {
+    "plain": ("network=mlp", "network.dropout=0"),
+    "dropout": ("network=mlp", "network.dropout=0.2", "scheduler=one_cycle", "trainer.gradient_clip_val=0.1"),
+    "cnn": ("network=cnn", "network.widths=[4,8]", "loss.label_smoothing=0.1"),
+    "frozen": ("network=mlp", "network.freeze=[network.0.*]", "optimizer=sgd"),
+    "accumulate": ("network=mlp", "trainer.accumulate_grad_batches=2"),
+    "mse": ("network=mlp", "loss=mse"),
+}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", GPU)
+def test_with_cuda_graphs_as_without(lamella: Lamella, name: str) -> None:
+    found = []
+    for graph in ("auto", "false"):
+        options = (*GPU[name], "device=cuda", f"device.graph={graph}", f"name={graph}", "trainer.chunk=7")
+        result = lamella("train", *options, "trainer.max_epochs=2", "data.batch_size=32")
+        assert result.status == 0, result.err
+        assert "without a CUDA graph" not in result.out
+        [path] = Path("outputs", graph).iterdir()
+        found.append(json.loads((path / "run.json").read_text())["metrics"])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_what_a_cuda_graph_would_leave_out_is_run_without(lamella: Lamella) -> None:
+    Path("mine.py").write_text("import torch\n\nclass Mine(torch.nn.Flatten): pass\n")
+    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+    layers = "network.layers=[{_target_: mine.Mine}, {Linear: 10}]"
+    result = lamella("train", "network=linear", layers, "device=cuda", "trainer.max_epochs=1")
+    assert result.status == 0, result.err
+    assert "without a CUDA graph: Mine may do something else in each pass" in result.out
+
+
 OPTIMIZERS = {
     "adam": (torch.optim.Adam, {}),
     "amsgrad": (torch.optim.Adam, {"amsgrad": True, "weight_decay": 0.01}),

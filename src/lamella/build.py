@@ -1,7 +1,6 @@
 """Config to objects: the one place that knows what each group of the config becomes."""
 
 import copy
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,9 +15,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lamella import arguments, conf, schedules, targets, trainers
 from lamella import network as stack
+from lamella.captured import Graphs
 from lamella.checkpoints import Every
 from lamella.conf import GROUPS
 from lamella.data import Augment, Data, Splits
+from lamella.device import Device
 from lamella.errors import RequestError, first_line, nearest
 from lamella.losses import INDEXED, metric_for
 from lamella.names import check_name
@@ -32,19 +33,6 @@ INNER: dict[str, tuple[type, ...]] = {
     "loss": (nn.Module,),
     "trainer": trainers.PARTS,
 }
-THREADS = torch.get_num_threads()  # what torch takes by itself
-
-
-@dataclass(frozen=True)
-class Device:
-    """Where it runs. accelerator: "cpu", "cuda" or "mps". precision: as Lightning names it.
-
-    deterministic: use only operations that give the same bits each time, or fail; on the CPU all do.
-    """
-
-    accelerator: str
-    precision: str
-    deterministic: bool
 
 
 @dataclass(frozen=True)
@@ -79,7 +67,10 @@ class Experiment:
         except (RuntimeError, MemoryError) as error:
             raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
         stack.freeze(network, self.freeze)
-        return Task(network, self.loss, self.optimizer, self.schedule, self.metric, self.seed)
+        task = Task(network, self.loss, self.optimizer, self.schedule, self.metric, self.seed)
+        if self.device.graph:
+            task.run_chunk = Graphs()
+        return task
 
 
 def experiment(
@@ -91,7 +82,7 @@ def experiment(
     error; None leaves it unchecked, for a config composed before. data: what was read already. Raises RequestError.
     """
     builder = _Builder(config, references)
-    place = builder.device()
+    place = Device.of(config["device"])
     name, seed = builder.root()
     data = data.ordered(config["data"].get("seed", 0)) if data else builder.data()
     plan, freeze, loss = builder.network(data.shape), builder.freeze(), builder.loss()
@@ -140,33 +131,6 @@ class _Builder:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise RequestError(f"seed is {seed!r}; it takes a whole number from 0 on", "seed")
         return name, seed
-
-    def device(self) -> Device:
-        node = self.config["device"]
-        arguments.check(_device, node, place="device", title="device")
-        accelerator = node["accelerator"]
-        present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        if not present["cuda"]:
-            # torch's optimizers look for a GPU in every step; told that there is none, they open no library for it,
-            # which takes as long as the step of a small layer.
-            os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-        if accelerator == "auto":
-            accelerator = next(name for name in ("cuda", "mps", "cpu") if present[name])
-        arguments.check(pl.Trainer, {"precision": node["precision"]}, place="device", title="Trainer")
-        if accelerator not in present:
-            raise RequestError(
-                f"device.accelerator is {accelerator!r}; {nearest(accelerator, present)}", "device.accelerator"
-            )
-        if not present[accelerator]:
-            raise RequestError(
-                f"device.accelerator is {accelerator!r}, but this machine has none; use device=auto or device=cpu",
-                "device.accelerator",
-            )
-        threads = THREADS if node["threads"] is None else node["threads"]
-        if threads < 1:
-            raise RequestError(f"device.threads is {threads}; it takes 1 or more", "device.threads")
-        torch.set_num_threads(threads)
-        return Device(accelerator, node["precision"], node.get("deterministic", False))
 
     def data(self) -> Data:
         data: Data = self.make("data", Data)()
@@ -271,10 +235,6 @@ class _Builder:
             else f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")
             for name in self.references
         )
-
-
-def _device(accelerator: str, precision: str | int, threads: int | None = None, deterministic: bool = False) -> None:
-    """The signature of the device group."""
 
 
 def _check_output(plan: stack.Plan, loss: nn.Module, data: Data) -> None:
