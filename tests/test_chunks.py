@@ -11,6 +11,7 @@ import torch
 from conftest import Lamella
 from torch import nn
 
+from lamella import captured
 from lamella.kernels import Direct
 
 LACKING = ("~optimizer.momentum", "~optimizer.weight_decay", "~optimizer.nesterov", "~optimizer.fused")
@@ -110,8 +111,10 @@ GPU = {
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("name", GPU)
-def test_with_cuda_graphs_as_without(lamella: Lamella, name: str) -> None:
-    found = []
+def test_with_cuda_graphs_as_without(lamella: Lamella, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, given = [], []
+    give = captured._Passes.give
+    monkeypatch.setattr(captured._Passes, "give", lambda passes: (given.append(1), give(passes)))
     for graph in ("auto", "false"):
         options = (*GPU[name], "device=cuda", f"device.graph={graph}", f"name={graph}", "trainer.chunk=7")
         result = lamella("train", *options, "trainer.max_epochs=2", "data.batch_size=32")
@@ -120,6 +123,7 @@ def test_with_cuda_graphs_as_without(lamella: Lamella, name: str) -> None:
         [path] = Path("outputs", graph).iterdir()
         found.append(json.loads((path / "run.json").read_text())["metrics"])
     assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert bool(given) == (name != "accumulate")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -140,6 +144,7 @@ OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {}),
     "momentum": (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 1e-3, "dampening": 0.1}),
     "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "cycled": (torch.optim.SGD, {"momentum": 0.9}),
     "rmsprop": (torch.optim.RMSprop, {"fused": None}),
 }
 
@@ -170,8 +175,11 @@ def test_an_optimizer_called_directly_takes_the_same_step(name: str) -> None:
         assert torch.equal(direct.step(lambda: backward(networks[1], inputs, number)), loss)  # noqa: B023
         for optimizer in made:
             optimizer.param_groups[0]["lr"] *= 0.9
+            if name == "cycled":
+                optimizer.param_groups[0]["momentum"] = (0.9, 0.5, 0.0)[number % 3]
         if number == 5:
             direct = Direct(made[1])  # as at the beginning of another chunk, now with all states
+    assert len(direct.kernels) == (0 if name in ("unfused", "rmsprop") else 2)
     states = [optimizer.state_dict()["state"] for optimizer in made]
     assert all(map(torch.equal, networks[0].parameters(), networks[1].parameters()))
     assert states[0].keys() == states[1].keys()

@@ -36,7 +36,6 @@ LEVELS = [
     {
         "trace",
         "stacks",
-        "captured",
         "device",
         "schedules",
         "explain",
@@ -46,7 +45,7 @@ LEVELS = [
         "processes",
         "meter",
     },
-    {"network", "checkpoints", "sweeps"},
+    {"network", "checkpoints", "sweeps", "captured"},
     {"trainers", "leaderboard"},
     {"build", "compose", "slots"},
     {"fit", "evaluation", "recorded", "plan", "launchers", "groups"},

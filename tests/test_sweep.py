@@ -386,7 +386,9 @@ def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
 
 def test_jobs_of_two_processes(tmp_path: Path) -> None:
     line = ("train", "-m", "trainer.devices=1,2", "device=cpu", "network=linear", "trainer.max_epochs=1")
-    whole(tmp_path, *line, "data.drop_last=true", "optimizer=sgd", "sweep.name=s")
+    # Their workers are processes that a job, forked itself, starts.
+    workers = ("data.in_memory=false", "data.num_workers=1")
+    whole(tmp_path, *line, *workers, "data.drop_last=true", "optimizer=sgd", "sweep.name=s")
     one, two = (record(tmp_path / SWEEP / name)["metrics"] for name in members(tmp_path / SWEEP))
     for name in ("train/loss", "val/loss", "test/loss"):
         assert one[name] == pytest.approx(two[name], rel=1e-4)  # type: ignore[index]

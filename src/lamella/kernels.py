@@ -20,7 +20,8 @@ class Direct:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self.param_groups = optimizer.param_groups
-        self.known: list[list[Tensor]] = []  # the groups' parameters, of which `kernels` knows the states
+        self.parameters: list[list[Tensor]] = []  # of each group
+        self.known: list[tuple[int, bool]] = []  # what the kernels go by: which lists, and whether there is momentum
         self.kernels: list[Callable[[list[Tensor]], None]] = []
 
     def zero_grad(self) -> None:
@@ -30,15 +31,15 @@ class Direct:
 
     def step(self, closure: Callable[[], Any]) -> Any:
         """Call closure, which computes the gradients, and take the step; returns what closure does."""
-        groups = self.param_groups
-        if len(self.known) != len(groups) or any(a is not b["params"] for a, b in zip(self.known, groups, strict=True)):
-            self.kernels = [*self._kernels()]
-            self.known = [group["params"] for group in groups]
+        known = [(id(group["params"]), bool(group.get("momentum"))) for group in self.param_groups]
+        if known != self.known:
+            self.known, self.kernels = known, [*self._kernels()]
+            self.parameters = [group["params"] for group in self.param_groups]
         if not self.kernels:
             return self.optimizer.step(closure)
         loss = closure()
-        gradients = [[one.grad for one in parameters if one.grad is not None] for parameters in self.known]
-        if list(map(len, gradients)) != list(map(len, self.known)):
+        gradients = [[one.grad for one in parameters if one.grad is not None] for parameters in self.parameters]
+        if list(map(len, gradients)) != list(map(len, self.parameters)):
             self.optimizer.step()
             return loss
         with torch.no_grad():
@@ -61,10 +62,12 @@ class Direct:
         parameters = group["params"]
         if not group["fused"] or group["differentiable"] or group.get("capturable") or isinstance(group["lr"], Tensor):
             return False
-        needed = {"momentum_buffer"} if group.get("momentum") else set() if type(self.optimizer) is SGD else {"step"}
-        stated = all(needed <= self.optimizer.state.get(one, {}).keys() for one in parameters)
         alike = {(one.dtype, one.device) for one in parameters}
-        return stated and len(alike) == 1 and not parameters[0].is_complex()
+        if len(alike) != 1 or parameters[0].is_complex():
+            return False
+        kept = "momentum_buffer" if type(self.optimizer) is SGD else "step"
+        stateless = kept == "momentum_buffer" and not group["momentum"]
+        return stateless or all(self.optimizer.state.get(one, {}).get(kept) is not None for one in parameters)
 
 
 def _adam(group: dict[str, Any], states: list[dict[str, Tensor]]) -> Callable[[list[Tensor]], None]:

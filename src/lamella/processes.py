@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from multiprocessing import forkserver, resource_tracker, util
@@ -48,7 +49,11 @@ def _fork(executable: str, arguments: Sequence[str], files: Sequence[int]) -> in
     if not number:
         try:
             util.close_all_fds_except([0, 1, 2, *files])
-            exec(arguments[-1], {})
+            server: Any = forkserver
+            server._forkserver.__init__()  # its lock is held, and jobs that start processes have a server of their own
+            exec(next(text for text in arguments if "forkserver import main" in text), {})
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(0)
     return number

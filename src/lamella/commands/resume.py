@@ -30,6 +30,7 @@ FREE = (
     "trainer.chunk",
     "device.accelerator",
     "device.threads",
+    "device.graph",
     "data.root",
     "data.source.root",
     "data.in_memory",
