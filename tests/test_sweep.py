@@ -394,6 +394,25 @@ def test_jobs_of_two_processes(tmp_path: Path) -> None:
         assert one[name] == pytest.approx(two[name], rel=1e-4)  # type: ignore[index]
 
 
+def test_what_jobs_import_is_imported_once(tmp_path: Path) -> None:
+    lines = [
+        "from lamella import processes",
+        "processes.warm_up()",
+        "server = processes.forkserver._forkserver",
+        "number = server._forkserver_pid",
+        "job = processes.CONTEXT.Process(target=print, args=('a job',), daemon=True)",
+        "job.start()",
+        "job.join()",
+        "arguments = open(f'/proc/{number}/cmdline').read()",
+        "print(job.exitcode, server._forkserver_pid == number, 'forkserver import main' in arguments)",
+    ]
+    Path(tmp_path, "program.py").write_text(
+        "\n".join(["if __name__ == '__main__':", *(f"    {line}" for line in lines)])
+    )
+    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("a job\n0 True False\n", "")
+
+
 def test_the_leaderboard(lamella: Lamella) -> None:
     line = ("train", "-m", "optimizer.lr=1e-2,1e-4", "network=linear,mlp", "seed=0,1,2", "trainer.max_epochs=2")
     result = lamella(*line, "sweep.name=s")

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,18 @@ def warm_up() -> None:
         util.spawnv_passfds = program
 
 
-def _fork(executable: str, arguments: Sequence[str], files: Sequence[int]) -> int:
+def _fork(executable: bytes, arguments: Sequence[Any], files: Sequence[int]) -> int:
     """What multiprocessing would start as a program, `python -c …`, as a fork of this process; returns its number."""
     sys.stdout.flush()  # or it would be written by each
     sys.stderr.flush()
     number = os.fork()
     if not number:
         try:
-            util.close_all_fds_except([0, 1, 2, *files])
+            for low, high in pairwise([2, *sorted(files), os.sysconf("SC_OPEN_MAX")]):
+                os.closerange(low + 1, high)
             server: Any = forkserver
             server._forkserver.__init__()  # its lock is held, and jobs that start processes have a server of their own
-            exec(next(text for text in arguments if "forkserver import main" in text), {})
+            exec(next(text for text in arguments if "forkserver import main" in str(text)), {})
         except Exception:
             traceback.print_exc()
         finally:
