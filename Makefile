@@ -8,7 +8,7 @@ train: .venv/installed  ## one run on the handwritten digits that come with scik
 	$(BIN)/lamella train
 
 test: .venv/installed check  ## every check and every test
-	$(BIN)/python -m pytest -n 2 --durations=20
+	$(BIN)/python -m pytest -n 3 --durations=20  # they wait as often as they compute
 
 check: .venv/installed  ## format, lint and types: what the commit hooks and CI run
 	$(BIN)/ruff format --check .

@@ -183,6 +183,15 @@ class Width:
         """Seconds that a step of one member takes with such a width."""
         return statistics.median(self.seconds[size][1:])
 
+    def measured(self) -> str:
+        """What a step of one member takes with the width that is chosen, and with those that are not."""
+        others = [
+            f"{f'with {size} at once' if size > 1 else 'by itself'} {1e3 * self.step(size):.2f} ms"
+            for size in sorted(self.seconds)
+            if size != self.size
+        ]
+        return "; ".join([f"{1e3 * self.step(self.size):.2f} ms for a step of one", *others])
+
     def limit(self, size: int) -> None:
         """More cannot be computed as one."""
         self.seconds, self.size, self.chosen = {}, size, False
@@ -198,12 +207,11 @@ def _train(members: Sequence[Member]) -> None:
         if members:
             _take_steps(members, width)
         if width.chosen:
-            seconds, alone = width.step(width.size), width.step(1)
+            seconds = width.step(width.size)
             for member in members:
                 member.pace(max(1, int(ROUND / (seconds * len(members)))))
                 if not told:
-                    each = f"{1e3 * seconds:.2f} ms for a step of one; by itself {1e3 * alone:.2f} ms"
-                    member.say(f"{width.size} network{'s' * (width.size > 1)} at once: {each}")
+                    member.say(f"{width.size} network{'s' * (width.size > 1)} at once: {width.measured()}")
             told = True
 
 

@@ -99,7 +99,8 @@ def run(
         at_a_time = slots.at_a_time(total - done, missing[0].config)
     groups = Groups(launcher["width"]) if fused(launcher) else None
     said = [f"{total} job{'s' * (total != 1)}", *([f"{done} of them finished"] if done else []), *notes]
-    said += [f"{at_a_time} at a time"] if slots and missing else []
+    unit = f" program{'s' * (at_a_time > 1)}" if groups else ""
+    said += [f"{at_a_time}{unit} at a time"] if slots and missing else []
     print(f"{sweep.path}: {', '.join(said)}", flush=True)
     failures: dict[str, str] = {}
 
