@@ -188,6 +188,20 @@ def test_an_optimizer_called_directly_takes_the_same_step(name: str) -> None:
         assert all(torch.equal(value, states[1][key][name]) for name, value in state.items())
 
 
+def test_an_optimizer_that_clears_gradients_its_own_way_does() -> None:
+    class Own(torch.optim.SGD):
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            super().zero_grad(set_to_none=False)
+
+    network = nn.Linear(2, 1)
+    network(torch.ones(1, 2)).sum().backward()
+    Direct(Own(network.parameters())).zero_grad()
+    assert network.weight.grad is not None
+    assert not network.weight.grad.any()
+    Direct(torch.optim.SGD(network.parameters())).zero_grad()
+    assert network.weight.grad is None
+
+
 def test_an_optimizer_called_directly_calls_its_hooks() -> None:
     network, called = nn.Linear(2, 1), []
     optimizer = torch.optim.Adam(network.parameters(), fused=True)

@@ -25,6 +25,9 @@ class Direct:
         self.kernels: list[Callable[[list[Tensor]], None]] = []
 
     def zero_grad(self) -> None:
+        if type(self.optimizer).zero_grad is not Optimizer.zero_grad:
+            self.optimizer.zero_grad()
+            return
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
