@@ -214,6 +214,8 @@ CASES = {
     "scheduler=one_cycle scheduler.warmup_steps=5": ["scheduler.warmup_steps: one_cycle warms up by itself"],
     "device.threads=0": ["device.threads is 0; it takes 1 or more"],
     "device.graph=always": ["device.graph is 'always'; it takes auto or false"],
+    "device.graph=true": ["device.graph is True; it takes auto or false"],
+    "device.graph=null": ["device.graph is None; it takes auto or false"],
     "device.accelerator=gpu": ["device.accelerator is 'gpu'; "],
     "device.precision=7": ["device.precision is 7; Trainer takes 64 or 32 or 16"],
     "trainer.max_epochs=0": ["trainer.max_epochs is 0; it takes 1 or more", "the command line: trainer.max_epochs=0"],

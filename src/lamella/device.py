@@ -67,6 +67,6 @@ def _device(
     precision: str | int,
     threads: int | None = None,
     deterministic: bool = False,
-    graph: str | bool = "auto",
+    graph: Any = "auto",  # whose refusal below says both values
 ) -> None:
     """The signature of the group."""
