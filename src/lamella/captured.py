@@ -83,8 +83,10 @@ class _Passes:
             if any(getattr(part, key) for key in HOOKS):
                 raise RuntimeError(f"{type(part).__name__} has hooks, which a graph would not call")
         device = batch[0].device
-        if torch.cuda.max_memory_allocated(device) > SHARE * torch.cuda.get_device_properties(device).total_memory:
-            raise RuntimeError("it would keep too much of the GPU's memory")
+        # What stays, as data and weights, is no step's.
+        taken = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+        if taken > SHARE * torch.cuda.get_device_properties(device).total_memory:
+            raise RuntimeError(f"a step takes {taken / 2**30:.1f} GiB of the GPU's memory, which a graph would keep")
         self.parameters = [one for one in network.parameters() if one.requires_grad]
         self.batch = [part.clone() for part in batch]  # the place for its inputs
         self.graph = torch.cuda.CUDAGraph()
