@@ -278,10 +278,15 @@ def test_a_width_that_is_none(lamella: Lamella, width: str) -> None:
 
 def test_the_width_is_measured(lamella: Lamella) -> None:
     line = ["train", "-m", "network=linear", "seed=range(6)", "trainer.max_epochs=4", "hydra.launcher.width=4"]
-    assert lamella(*line, *FUSED, "sweep.name=s").status == 0
+    result = lamella(*line, *FUSED, "sweep.name=s")
+    assert result.status == 0, result.err
+    assert ", 1 program at a time\n" in result.out
     sizes = together(sweep("s"))
     assert len(sizes) == 6
     assert set(sizes) <= {1, 3}  # the groups are balanced
+    for path in sweep("s").glob("*/log.txt"):
+        [said] = re.findall(r"^\d networks? at once: (.*)", path.read_text(), re.M)
+        assert re.fullmatch(r"\d+\.\d\d ms for a step of one; (by itself|with 3 at once) \d+\.\d\d ms", said)
 
 
 def block(rate: float = 0.0) -> nn.Sequential:
