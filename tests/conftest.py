@@ -1,15 +1,17 @@
-"""What the tests share: the command line called in this process, and real digits as files."""
+"""What the tests share: the command line called in this process, real digits as files, and a finished run."""
 
+import fcntl
 import logging
+import os
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +19,10 @@ from torch import Tensor
 
 from lamella.__main__ import main
 from lamella.data import digits
+
+# The workers of pytest-xdist have a core each, or less; more threads would only wait for each other.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,47 @@ def lamella(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
             del sys.modules[name]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def server() -> None:
+    """Start the process from which programs and the jobs of sweeps are forked."""
+    programs.start_server()
+
+
+@pytest.fixture(autouse=True)
+def no_program_is_left() -> Iterator[None]:
+    """End what a test that failed has left."""
+    yield
+    programs.end_all()
+
+
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Shared:
+    """Return a directory that is filled once, for all workers of pytest-xdist; not to be changed."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if hasattr(request.config, "workerinput") else base
+
+    def directory(name: str, fill: Callable[[Path], object]) -> Path:
+        path, done = root / name, root / f"{name}.done"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir()
+                fill(path)
+                done.touch()
+        return path
+
+    return directory
+
+
+@pytest.fixture(scope="session")
+def trained(shared: Shared) -> Path:
     """A finished run on the digits, two epochs; not to be changed."""
-    directory = tmp_path_factory.mktemp("trained")
-    command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=2", "device.threads=1"]
-    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=120)
+    options = ("trainer.max_epochs=2", "device.threads=1")
+    directory = shared("trained", lambda path: programs.run(path, "train", *options))
     return next(directory.glob("outputs/default/*"))
 
 
@@ -98,12 +139,11 @@ def write_mnist(root: Path, train: tuple[Tensor, Tensor], test: tuple[Tensor, Te
 
 
 @pytest.fixture(scope="session")
-def mnist_root(tmp_path_factory: pytest.TempPathFactory, digit_images: tuple[Tensor, Tensor]) -> Path:
+def mnist_root(shared: Shared, digit_images: tuple[Tensor, Tensor]) -> Path:
     """Real digits in the files that MNIST comes in: 200 to train on and 100 to test on."""
-    root = tmp_path_factory.mktemp("mnist")
     images, labels = digit_images
-    write_mnist(root, (images[:200], labels[:200]), (images[200:], labels[200:]))
-    return root
+    train, test = (images[:200], labels[:200]), (images[200:], labels[200:])
+    return shared("mnist", lambda root: write_mnist(root, train, test))
 
 
 @pytest.fixture

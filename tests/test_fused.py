@@ -1,24 +1,20 @@
 """Jobs that differ in numbers alone as one program: the same results, each run as if it were alone."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import Lamella
+from programs import Program, wait_until
 from torch import nn
 
 from lamella.groups import ELEMENTWISE
 from lamella.stacks import Row, Stack, signature
 
-PROGRAM = [sys.executable, "-m", "lamella"]
 FUSED = ("hydra/launcher=fused", "hydra.launcher.slots=1")
 STOPPING = (
     "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/loss, patience: 1,"
@@ -145,22 +141,20 @@ def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str
     line += ["trainer.checkpoint_every=5steps", "visuals=none"]
     assert lamella(*line).status == 0
     shutil.move(sweep("s"), sweep("whole"))
+
+    def trained() -> list[int]:
+        """The epochs of each member that has been begun."""
+        return [len(metrics(path.parent)) for path in sweep("s").glob("*/metrics.jsonl")]
+
     for number in (signal.SIGKILL, signal.SIGINT):
-        process = subprocess.Popen(
-            [*PROGRAM, *line, *FUSED], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        begun = len(list(sweep("s").glob("*/metrics.jsonl")))
-        before = [len(metrics(path.parent)) for path in sweep("s").glob("*/metrics.jsonl")]
-        while process.poll() is None:
-            after = [len(metrics(path.parent)) for path in sweep("s").glob("*/metrics.jsonl")]
-            if len(after) == 3 and (begun < 3 or min(after) > min(before)):
-                break
-            time.sleep(0.02)
-        os.killpg(process.pid, number)
-        out, _ = process.communicate(timeout=120)
+        before = min(trained(), default=0)
+        process = Program(tmp_path, *line, *FUSED)
+        wait_until(lambda before=before: len(trained()) == 3 and min(trained()) > before, 60, process)
+        process.kill_group(number)
+        status = process.wait()
         if number == signal.SIGINT:
-            assert process.returncode == 130, out
-            assert "interrupted; to go on: lamella resume outputs/default/s" in out
+            assert status == 130, process.out
+            assert "interrupted; to go on: lamella resume outputs/default/s" in process.out
     result = lamella(*line, *(FUSED if launcher == "fused" else ()))
     assert result.status == 0, result.err
     close(sweep("s"), sweep("whole"), 1e-3)

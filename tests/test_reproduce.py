@@ -3,13 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from conftest import Lamella, contents
+from programs import RealProgram
 
 from lamella import archive
 
@@ -117,10 +117,8 @@ def test_two_processes(lamella: Lamella) -> None:
     """Lightning starts the second one with the command line of the first."""
     ddp = ("trainer=ddp", "trainer.devices=2", "device=cpu", "network=linear", "trainer.max_epochs=1")
     for arguments in (["train", *ddp], ["reproduce", f"outputs/default/{','.join(sorted(ddp))}"]):
-        command = [sys.executable, "-m", "lamella", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-    assert "reproduced: the weights of best.ckpt" in done.stdout
+        printed = programs.run(Path(), *arguments, kind=RealProgram)
+    assert "reproduced: the weights of best.ckpt" in printed
 
 
 @pytest.mark.parametrize("line", ["{x", "[1]"])

@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,12 +13,12 @@ import kill
 import pytest
 import torch
 from conftest import Lamella
+from programs import Program, RealProgram, wait_until
 
 from lamella import archive
 
 SMALL = ("device=cpu", "device.threads=1", "data.batch_size=512", "network.dropout=0.2", "visuals=none")
 PARTS = 6  # of a test that the cores share
-PROGRAM = [sys.executable, "-m", "lamella"]
 
 
 def run_in(directory: Path) -> Path:
@@ -92,16 +91,11 @@ def test_two_processes_are_stopped_and_killed(tmp_path: Path) -> None:
     options = (*kill.BASE, *kill.CONFIGS["ddp"], "trainer.max_epochs=6")
     reference, directory = tmp_path / "ddp-reference", tmp_path / "ddp"
     trained(reference, *options)
-    directory.mkdir()
-    command = [*PROGRAM, "train", *options]
-    process = subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout
-    while "epoch 1" not in process.stdout.readline():
-        assert process.poll() is None
+    process = RealProgram(directory, "train", *options)
+    wait_until(lambda: "epoch 1" in process.out, 60, process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
-    assert "Traceback" not in err
+    assert process.wait(60) == 143, process.err
+    assert "Traceback" not in process.err
     run = run_in(directory)
     assert record(run)["status"] == "interrupted"
     kill.lamella(directory, "resume", str(run.relative_to(directory)), seconds=9)
@@ -114,19 +108,13 @@ def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path, number: signal.Signa
     options = [*SMALL, "trainer.max_epochs=40"]
     reference = trained(tmp_path / "reference", *options)
     directory = tmp_path / "stopped"
-    directory.mkdir()
-    process = subprocess.Popen(
-        [*PROGRAM, "train", *options], cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    while "epoch  2" not in process.stdout.readline():
-        assert process.poll() is None
+    process = Program(directory, "train", *options)
+    wait_until(lambda: "epoch  2" in process.out, 60, process)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    assert process.wait(60) == 128 + number
     run = run_in(directory)
-    assert process.returncode == 128 + number
     notice = "ending after this step, or after the validation that is under way; once more to end at once\n"
-    assert err == f"{notice}interrupted; to go on: lamella resume {run.relative_to(directory)}\n"
+    assert process.err == f"{notice}interrupted; to go on: lamella resume {run.relative_to(directory)}\n"
     assert record(run)["status"] == "interrupted"
     resume(directory)
     assert kill.differences(reference, run) == []
@@ -144,18 +132,12 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
         "            time.sleep(60)\n        return x\n"
     )
     options = ("train", "network=mine", "trainer.checkpoint_every=1steps", "trainer.max_epochs=1", "device=cpu")
-    process = subprocess.Popen([*PROGRAM, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "slow").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
+    process = Program(tmp_path, *options)
+    wait_until(lambda: (tmp_path / "slow").exists(), 60, process)
     process.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert process.poll() is None
-    start = time.monotonic()
+    assert not process.ended(1)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert time.monotonic() - start < 30
+    assert process.wait(30) == 130
     run = run_in(tmp_path)
     assert record(run)["status"] == "interrupted"
     (tmp_path / "fast").touch()
@@ -244,25 +226,18 @@ def test_other_samples_are_refused(lamella: Lamella, image_root: Path) -> None:
 def test_a_file_that_is_gone_in_the_middle_fails_the_run(tmp_path: Path, image_root: Path) -> None:
     data = ("data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0.3]", "data.std=[0.3]")
     reader = ("data.in_memory=false", "trainer.max_epochs=2000", "network=linear")
-    process = subprocess.Popen(
-        [*PROGRAM, "train", *data, *reader], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    while "epoch    2" not in process.stdout.readline():
-        assert process.poll() is None
+    process = Program(tmp_path, "train", *data, *reader)
+    wait_until(lambda: "epoch    2" in process.out, 60, process)
     gone = next(image_root.glob("train/one/*.png"))
     gone.rename(gone.with_suffix(".away"))
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert f"{gone} is no readable image" in err
+    assert process.wait(60) == 1
+    assert f"{gone} is no readable image" in process.err
     run = run_in(tmp_path)
     assert record(run)["status"] == "failed"
     gone.with_suffix(".away").rename(gone)
-    process = subprocess.Popen([*PROGRAM, "resume", str(run)], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    assert "going on after epoch" in process.stdout.readline() + process.stdout.readline()
-    process.kill()
-    process.communicate()
+    again = Program(tmp_path, "resume", str(run))
+    wait_until(lambda: "going on after epoch" in again.out, 60, again)
+    again.kill()
 
 
 def test_another_machine_is_allowed_and_said(copied: Path) -> None:
@@ -302,16 +277,14 @@ def test_the_record_counts_and_not_the_config_files(lamella: Lamella) -> None:
 
 def test_a_run_has_one_writer(tmp_path: Path, lamella: Lamella) -> None:
     options = ("train", "trainer.max_epochs=9999", "data.in_memory=false", "data.num_workers=2", "network=linear")
-    process = subprocess.Popen([*PROGRAM, *options], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    while "epoch" not in process.stdout.readline():
-        assert process.poll() is None
+    process = Program(tmp_path, *options)
+    wait_until(lambda: "epoch" in process.out, 60, process)
     run = run_in(tmp_path)
     result = lamella("resume", str(run))
     assert result.status == 2
     assert result.err == f"error: {run}: another process is at work on this run\n"
     process.kill()
-    process.communicate()
+    process.wait()
     # At once, though the workers that it leaves behind may live on for seconds.
     kill.lamella(tmp_path, "resume", str(run.relative_to(tmp_path)), seconds=4)
     assert "another process" not in kill.beside(tmp_path, "output").read_text()
@@ -416,12 +389,11 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, finished: Path, kilobytes: in
 def test_a_full_disk_is_said(tmp_path: Path, kilobytes: int, visuals: str) -> None:
     directory = tmp_path / "disk"
     with disk(directory, kilobytes):
-        command = [*PROGRAM, "train", *SMALL, f"visuals={visuals}"]
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: OSError: [Errno 28] No space left on device")
-    assert "Traceback" not in done.stderr
-    assert "to go on once that is mended: lamella resume outputs/" in done.stderr
+        done = Program(directory, "train", *SMALL, f"visuals={visuals}")
+        assert done.wait() == 1
+    assert done.err.startswith("error: OSError: [Errno 28] No space left on device")
+    assert "Traceback" not in done.err
+    assert "to go on once that is mended: lamella resume outputs/" in done.err
 
 
 @pytest.mark.parametrize("value", ["5", "0steps", "1.5steps", "often", "-1min"])

@@ -5,8 +5,6 @@ import io
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from conftest import Lamella
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from programs import Program, wait_until
 
 import lamella as package
 from lamella.errors import RequestError
@@ -137,12 +136,11 @@ def test_from_python(three: Path) -> None:
 
 
 def test_a_process_that_died_shows_as_interrupted(lamella: Lamella) -> None:
-    command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=100000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as training:
-        assert training.stdout
-        assert training.stdout.readline() == b"Using cpu device\n"
-        assert column(lamella("runs", "--csv").out, "status") == ["running"]
-        training.kill()
+    training = Program(Path(), "train", "trainer.max_epochs=100000")
+    wait_until(lambda: training.out.startswith("Using cpu device\n"), 60, training)
+    assert column(lamella("runs", "--csv").out, "status") == ["running"]
+    training.kill()
+    training.wait()
     [path] = Path("outputs/default").iterdir()
     assert json.loads((path / "run.json").read_text())["status"] == "running"
     assert column(lamella("runs", "--csv").out, "status") == ["interrupted"]

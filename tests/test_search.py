@@ -1,18 +1,17 @@
 """A search with Optuna: trials up to a total, learnt from, ended early, and gone on with after a kill."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import sys
-import time
 from pathlib import Path
 
 import kill
+import programs
 import pytest
 from conftest import Lamella, contents
-from test_sweep import SWEEP, leaderboard, members, plan, program, record, whole
+from programs import Program, wait_until
+from test_sweep import SWEEP, leaderboard, members, plan, record
 
 RATE = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 WIDTH = "network.width=choice(8,16,32)"
@@ -65,16 +64,13 @@ def test_one_at_a_time_the_choices_depend_on_the_seed_alone(tmp_path: Path) -> N
         "visuals=none",
     )
     reference, other = tmp_path / "reference", tmp_path / "other"
-    reference.mkdir()
-    whole(reference, *line)
+    programs.run(reference, *line)
     for number in (3, 11):
-        process = program(other, *line)
-        while len(members(other / SWEEP)) < number:
-            assert process.poll() is None
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
-    whole(other, "resume", str(SWEEP))
+        process = Program(other, *line)
+        wait_until(lambda number=number: len(members(other / SWEEP)) >= number, 60, process)
+        process.kill_group()
+        process.wait()
+    programs.run(other, "resume", str(SWEEP))
     assert [trial["params"] for trial in study(other / SWEEP)] == [
         trial["params"] for trial in study(reference / SWEEP)
     ]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import random
 import re
 import shutil
@@ -13,14 +12,15 @@ import time
 from pathlib import Path
 
 import kill
+import programs
 import pytest
 from conftest import Lamella, contents
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import Program, wait_until
 
 from lamella.names import slug
 
-PROGRAM = [sys.executable, "-m", "lamella"]
 SHORT = ("network=linear", "trainer.max_epochs=1")
 SWEEP = Path("outputs/default/s")
 PLAIN = ("visuals=none", "sweep.name=s")  # what is drawn has its own tests
@@ -35,24 +35,9 @@ def members(sweep: Path = SWEEP) -> list[str]:
     return sorted(path.parent.name for path in sweep.glob("*/run.json"))
 
 
-def program(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
-    directory.mkdir(parents=True, exist_ok=True)
-    return subprocess.Popen(
-        [*PROGRAM, *arguments],
-        cwd=directory,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def whole(directory: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [*PROGRAM, *arguments], cwd=directory, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def epochs(sweep: Path) -> int:
+    """Return the number of epochs that the members of a sweep have finished, all together."""
+    return sum(path.read_text().count("\n") for path in sweep.glob("*/metrics.jsonl"))
 
 
 def test_what_is_planned_is_said_and_frozen(lamella: Lamella) -> None:
@@ -283,18 +268,14 @@ def test_no_memory_is_called_that(lamella: Lamella) -> None:
 
 def test_two_sweeps_at_once(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1", "trainer.max_epochs=2000", *PLAIN)
-    first = program(tmp_path, *line)
-    try:
-        while not list((tmp_path / SWEEP).glob("*/run.json")):
-            assert first.poll() is None
-            time.sleep(0.1)
-        second = subprocess.run([*PROGRAM, *line], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert second.returncode == 2
-        assert second.stderr == f"error: {SWEEP}: another process is at work on this sweep\n"
-    finally:
-        first.send_signal(signal.SIGINT)
-        out, _ = first.communicate(timeout=60)
-    assert first.returncode == 130
+    first = Program(tmp_path, *line)
+    wait_until(lambda: list((tmp_path / SWEEP).glob("*/run.json")), 60, first)
+    second = Program(tmp_path, *line)
+    assert second.wait() == 2
+    assert second.err == f"error: {SWEEP}: another process is at work on this sweep\n"
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130
+    out = first.out
     assert out.count("interrupted\n") == 2
     assert out.endswith(f"interrupted; to go on: lamella resume {SWEEP}\n")
 
@@ -302,23 +283,19 @@ def test_two_sweeps_at_once(tmp_path: Path) -> None:
 def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1,2", "network.dropout=0.2", "trainer.max_epochs=25", *PLAIN)
     reference, other = tmp_path / "reference", tmp_path / "other"
-    reference.mkdir()
-    whole(reference, *line)
+    programs.run(reference, *line)
     for number, start in ((signal.SIGINT, line), (signal.SIGTERM, ("resume", str(SWEEP)))):
-        process = program(other, *start)
         # In the middle of the members; later, in the middle of those that go on.
-        before = sum(path.read_text().count("\n") for path in (other / SWEEP).glob("*/metrics.jsonl"))
-        while sum(path.read_text().count("\n") for path in (other / SWEEP).glob("*/metrics.jsonl")) < before + 4:
-            assert process.poll() is None
-            time.sleep(0.02)
+        enough = epochs(other / SWEEP) + 4
+        process = Program(other, *start)
+        wait_until(lambda enough=enough: epochs(other / SWEEP) >= enough, 60, process)
         process.send_signal(number)
-        out, _ = process.communicate(timeout=60)
-        assert process.returncode == 128 + number
+        assert process.wait(60) == 128 + number
         states = [record(other / SWEEP / name)["status"] for name in members(other / SWEEP)]
         assert "interrupted" in states
         assert "running" not in states
-        assert out.endswith(f"interrupted; to go on: lamella resume {SWEEP}\n")
-    whole(other, "resume", str(SWEEP))
+        assert process.out.endswith(f"interrupted; to go on: lamella resume {SWEEP}\n")
+    programs.run(other, "resume", str(SWEEP))
     assert members(other / SWEEP) == members(reference / SWEEP)
     for name in members(reference / SWEEP):
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
@@ -326,30 +303,23 @@ def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Pa
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """The whole process group, again and again; then the same line once more: as if nothing had been."""
-    seeds, rates = "seed=0,1,2,3,4", "optimizer.lr=1e-1,1e-2,1e-3,1e-4"
+    seeds, rates = "seed=0,1,2", "optimizer.lr=1e-1,1e-2,1e-3,1e-4"
     line = ("train", "-m", seeds, rates, "network.dropout=0.2", "trainer.max_epochs=4", *PLAIN)
     reference, other = tmp_path / "reference", tmp_path / "other"
-    reference.mkdir()
-    whole(reference, *line)
-    chance, kills, resumed = random.Random(0), 0, 0
-    while kills < 5:
-        start = ("resume", str(SWEEP)) if (other / SWEEP / "sweep.json").exists() and kills % 2 else line
-        process = program(other, *start)
-        moment = time.monotonic() + chance.uniform(0, 1) * (5 if kills < 2 else 12)
-        while process.poll() is None and time.monotonic() < moment:
-            time.sleep(0.01)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    start = time.monotonic()
+    programs.run(reference, *line)
+    seconds = time.monotonic() - start
+    chance, kills = random.Random(0), 0
+    for number in range(5):
+        resume = number % 2 and (other / SWEEP / "sweep.json").exists()
+        process = Program(other, *(("resume", str(SWEEP)) if resume else line))
+        if not process.ended(seconds / 4 * chance.uniform(0, 1) ** 2):
+            process.kill_group()
             kills += 1
-        else:
-            resumed += 1
-            assert process.returncode == 0
-        process.communicate(timeout=60)
-        if resumed:
-            break
-    whole(other, *line)
+        assert process.wait() in (0, -signal.SIGKILL)
+    programs.run(other, *line)
     assert kills
-    assert len(members(other / SWEEP)) == 20
+    assert len(members(other / SWEEP)) == 12
     for name in members(reference / SWEEP):
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
     assert not list((other / SWEEP).glob("*.out"))
@@ -369,14 +339,11 @@ def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
     """Its jobs save what they have and end; the same line waits for them and goes on."""
     line = ("train", "-m", "seed=0,1", "network.dropout=0.2", "trainer.max_epochs=60", *PLAIN)
     reference, other = tmp_path / "reference", tmp_path / "other"
-    reference.mkdir()
-    whole(reference, *line)
-    process = program(other, *line)
-    while len(list((other / SWEEP).glob("*/metrics.jsonl"))) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
+    programs.run(reference, *line)
+    process = Program(other, *line)
+    wait_until(lambda: len(list((other / SWEEP).glob("*/metrics.jsonl"))) == 2, 60, process)
     process.kill()
-    whole(other, *line)
+    programs.run(other, *line)
     process.communicate(timeout=60)
     logs = [(other / SWEEP / name / "log.txt").read_text() for name in members(other / SWEEP)]
     assert any("going on after epoch" in log for log in logs)
@@ -388,7 +355,7 @@ def test_jobs_of_two_processes(tmp_path: Path) -> None:
     line = ("train", "-m", "trainer.devices=1,2", "device=cpu", "network=linear", "trainer.max_epochs=1")
     # Their workers are processes that a job, forked itself, starts.
     workers = ("data.in_memory=false", "data.num_workers=1")
-    whole(tmp_path, *line, *workers, "data.drop_last=true", "optimizer=sgd", "sweep.name=s")
+    programs.run(tmp_path, *line, *workers, "data.drop_last=true", "optimizer=sgd", "sweep.name=s")
     one, two = (record(tmp_path / SWEEP / name)["metrics"] for name in members(tmp_path / SWEEP))
     for name in ("train/loss", "val/loss", "test/loss"):
         assert one[name] == pytest.approx(two[name], rel=1e-4)  # type: ignore[index]
@@ -540,7 +507,7 @@ def test_a_line_of_the_plan_that_was_being_written(lamella: Lamella) -> None:
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_launchers_of_others(lamella: Lamella, tmp_path: Path, launcher: str) -> None:
     line = ("train", "-m", "seed=0,1,2", *SHORT, f"hydra/launcher={launcher}", "sweep.name=s", "device.threads=1")
-    whole(tmp_path, *line)
+    programs.run(tmp_path, *line)
     assert len(members()) == 3
     lamella(*line[:-3], "sweep.name=other", "device.threads=1")
     for name in members():
@@ -571,19 +538,17 @@ def test_a_later_line_with_another_constant_is_no_other_seed(lamella: Lamella) -
 
 def test_the_group_is_told_to_end(tmp_path: Path) -> None:
     """As a terminal, Slurm and systemd do: everything gets the signal, and the sweep waits for its jobs."""
-    process = program(tmp_path, "train", "-m", "seed=0,1", "trainer.max_epochs=3000", "sweep.name=s")
-    while len(list((tmp_path / SWEEP).glob("*/metrics.jsonl"))) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "Traceback" not in out
+    process = Program(tmp_path, "train", "-m", "seed=0,1", "trainer.max_epochs=3000", "sweep.name=s")
+    wait_until(lambda: len(list((tmp_path / SWEEP).glob("*/metrics.jsonl"))) == 2, 60, process)
+    process.kill_group(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert "Traceback" not in process.out + process.err
     assert [record(tmp_path / SWEEP / name)["status"] for name in members(tmp_path / SWEEP)] == ["interrupted"] * 2
 
 
 def test_nobody_reads_along(tmp_path: Path) -> None:
-    process = program(tmp_path, "train", "-m", "seed=0,1,2,3", *SHORT, "sweep.name=s")
+    command = [sys.executable, "-m", "lamella", "train", "-m", "seed=0,1,2,3", *SHORT, "sweep.name=s"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout
     assert process.stdout.readline().startswith(f"{SWEEP}: 4 jobs")
     process.stdout.close()  # as `| head -1` does
@@ -594,14 +559,11 @@ def test_nobody_reads_along(tmp_path: Path) -> None:
 
 def test_ctrl_c_in_one_process(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1,2", "trainer.max_epochs=400", "sweep.name=s", "hydra/launcher=basic")
-    process = program(tmp_path, *line)
-    while not list((tmp_path / SWEEP).glob("*/metrics.jsonl")):
-        assert process.poll() is None
-        time.sleep(0.05)
+    process = Program(tmp_path, *line)
+    wait_until(lambda: list((tmp_path / SWEEP).glob("*/metrics.jsonl")), 60, process)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert out.endswith(f"interrupted; to go on: lamella resume {SWEEP}\n")
+    assert process.wait(60) == 130
+    assert process.out.endswith(f"interrupted; to go on: lamella resume {SWEEP}\n")
     assert len(members(tmp_path / SWEEP)) == 1
 
 

@@ -7,20 +7,21 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import torch
 import yaml
 from conftest import Lamella
+from programs import Program, RealProgram, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lamella import build
 
+DDP = ("trainer=ddp", "trainer.devices=2", "device=cpu")
 QUICK = ("trainer.max_epochs=2", "device=cpu", "device.threads=1")
 
 
@@ -282,20 +283,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(lamella
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"])
 def test_signals_end_a_run_that_says_so(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=100000", "network=linear"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout
-    while "epoch" not in process.stdout.readline():
-        assert process.poll() is None
+    process = RealProgram(tmp_path, "train", "trainer.max_epochs=100000", "network=linear")
+    wait_until(lambda: "epoch" in process.out, 60, process)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == status
-    assert "Traceback" not in err
+    assert process.wait(60) == status
+    assert "Traceback" not in process.err
     [path] = (path.parent for path in tmp_path.rglob("run.json"))
     run, epochs = record(path), lines(path)
     assert run["status"] == "interrupted"
     assert run["epochs"] == len(epochs) >= 1
-    assert run["steps"] == 21 * len(epochs)
+    assert 21 * len(epochs) <= run["steps"] < 21 * (len(epochs) + 1)
+    assert torch.load(path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == run["steps"]
     best = epochs[run["best_epoch"] - 1]
     assert run["metrics"] == {name: value for name, value in best.items() if name.startswith(("train/", "val/"))}
     assert weights(path)
@@ -304,9 +302,8 @@ def test_signals_end_a_run_that_says_so(tmp_path: Path, number: signal.Signals, 
 def test_two_processes_share_one_run(tmp_path: Path) -> None:
     """Data parallel: the order of one process, each rank its share, metrics over both, one run directory."""
     options = ["network=linear", "device=cpu", "trainer.max_epochs=2"]
-    for extra in (["trainer=ddp", "trainer.devices=2"], []):
-        command = [sys.executable, "-m", "lamella", "train", *options, *extra]
-        subprocess.run(command, cwd=tmp_path, check=True, timeout=180, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    programs.run(tmp_path, "train", *options, "trainer=ddp", "trainer.devices=2", kind=RealProgram)
+    programs.run(tmp_path, "train", *options)
     single, double = sorted((path.parent for path in tmp_path.rglob("run.json")), key=lambda path: "ddp" in path.name)
     for ours, other in zip(lines(double), lines(single), strict=True):
         for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
@@ -320,35 +317,31 @@ def test_two_processes_share_one_run(tmp_path: Path) -> None:
 
 def test_processes_with_uneven_shares_of_a_network_with_buffers(tmp_path: Path) -> None:
     """261 test samples in two batches on one process and, without care, one on the other."""
-    command = [sys.executable, "-m", "lamella", "train", "trainer=ddp", "trainer.devices=2", "device=cpu"]
     sizes = ["data.test_size=261", "data.batch_size=32", "data.val_size=129", "trainer.max_epochs=1"]
-    subprocess.run([*command, *sizes], cwd=tmp_path, check=True, timeout=180)
+    programs.run(tmp_path, "train", *DDP, *sizes, kind=RealProgram)
     [path] = (path.parent for path in tmp_path.rglob("run.json"))
     [batches] = {round(record(path)["metrics"]["test/accuracy"] * 261, 6)}
     assert batches == round(batches)
 
 
 def test_a_process_whose_loss_is_not_finite_does_not_leave_the_others_waiting(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lamella", "train", "trainer=ddp", "trainer.devices=2", "device=cpu"]
-    options = ["optimizer=sgd", "optimizer.lr=1e25", "network=linear", "loss=mse"]
-    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 1
+    done = RealProgram(tmp_path, "train", *DDP, "optimizer=sgd", "optimizer.lr=1e25", "network=linear", "loss=mse")
+    assert done.wait() == 1
     [path] = (path.parent for path in tmp_path.rglob("run.json"))
     assert re.match(r"NonFiniteLoss: the loss is (inf|nan) at step 2 \(epoch 1\)", record(path)["error"])
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.err
 
 
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=3", "network=linear"]
     for output in ("closed", "/dev/full"):
         if output == "closed":
             reader, writer = os.pipe()
             os.close(reader)
         else:
             writer = os.open(output, os.O_WRONLY)
-        done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, timeout=120)
+        done = RealProgram(tmp_path, "train", "trainer.max_epochs=3", "network=linear", stdout=writer)
         os.close(writer)
-        assert (done.returncode, done.stderr) == (0, b"")
+        assert (done.wait(), done.err) == (0, "")
     for path in (path.parent for path in tmp_path.rglob("run.json")):
         assert record(path)["status"] == "finished"
         assert len((path / "log.txt").read_text().splitlines()) == 8
@@ -377,49 +370,35 @@ def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
         "optimizer.lr=0.001",
         "data.batch_size=16",
     ]
-    for extra in (["trainer=ddp", "trainer.devices=2"], []):
-        command = [
-            sys.executable,
-            "-m",
-            "lamella",
-            "train",
-            *options,
-            *extra,
-            "trainer.max_epochs=1",
-            "data.drop_last=true",
-        ]
-        subprocess.run(command, cwd=tmp_path, check=True, timeout=180, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    options += ["trainer.max_epochs=1", "data.drop_last=true"]
+    programs.run(tmp_path, "train", *options, "trainer=ddp", "trainer.devices=2", kind=RealProgram)
+    programs.run(tmp_path, "train", *options)
     single, double = sorted((path.parent for path in tmp_path.rglob("run.json")), key=lambda path: "ddp" in str(path))
     for name in ("train/loss", "val/loss", "test/loss"):
         assert record(double)["metrics"][name] == pytest.approx(record(single)["metrics"][name], rel=1e-4)
 
 
 def test_what_several_processes_refuse_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lamella", "train", "trainer=ddp", "trainer.devices=2", "device=cpu"]
     options = ["scheduler=plateau", "+trainer.limit_val_batches=0", "network=linear"]
-    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: scheduler: plateau follows val/loss")
-    assert "Traceback" not in done.stderr
+    done = RealProgram(tmp_path, "train", *DDP, *options)
+    assert done.wait() == 2
+    assert done.err.startswith("error: scheduler: plateau follows val/loss")
+    assert "Traceback" not in done.err
     assert not list(tmp_path.rglob("*.*"))
 
 
 def test_ctrl_c_while_a_sweep_is_planned_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lamella", "train", "-m", "seed=range(1,4000)"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(12)
-    assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode in (130, -signal.SIGINT)
-    assert "Traceback" not in err
+    process = Program(tmp_path, "train", "-m", "seed=range(1,4000)")
+    assert not process.ended(3)
+    process.kill_group(signal.SIGINT)
+    assert process.wait(60) in (130, -signal.SIGINT)
+    assert "Traceback" not in process.err
     assert not list(tmp_path.iterdir())
 
 
 def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=1", "network=linear"]
-    processes = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(3)]
-    assert [process.wait(timeout=180) for process in processes] == [0, 0, 0]
+    processes = [Program(tmp_path, "train", "trainer.max_epochs=1", "network=linear") for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
     names = sorted(path.parent.name for path in tmp_path.rglob("run.json"))
     start = "network=linear,trainer.max_epochs=1"
     assert names == [start, f"{start}_2", f"{start}_3"]
@@ -438,8 +417,8 @@ def test_a_run_from_image_files(lamella: Lamella, image_root: Path) -> None:
 
 def test_the_bar_and_the_log_are_readable_in_a_file(tmp_path: Path) -> None:
     with (tmp_path / "printed").open("w") as file:
-        command = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=2"]
-        subprocess.run(command, cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT, check=True, timeout=120)
+        options = {"stdout": file, "stderr": subprocess.STDOUT}
+        assert RealProgram(tmp_path, "train", "trainer.max_epochs=2", **options).wait() == 0
     text = (tmp_path / "printed").read_text()
     assert "\x1b" not in text
     assert len(text.splitlines()) == 7
@@ -447,15 +426,14 @@ def test_the_bar_and_the_log_are_readable_in_a_file(tmp_path: Path) -> None:
 
 def test_the_bar_is_drawn_on_a_terminal_and_kept_out_of_the_log(tmp_path: Path) -> None:
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "lamella", "train", "network=resnet", "trainer.max_epochs=1"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=slave)
+    process = RealProgram(tmp_path, "train", "network=resnet", "trainer.max_epochs=1", stderr=slave)
     os.close(slave)
     drawn = b""
     with contextlib.suppress(OSError):  # the other side has closed
         while part := os.read(master, 65536):
             drawn += part
     os.close(master)
-    assert process.wait(timeout=120) == 0
+    assert process.wait() == 0
     assert re.search(rb"epoch 1 .*/21", drawn)
     [log] = tmp_path.rglob("log.txt")
     assert "\x1b" not in log.read_text()

@@ -1,0 +1,172 @@
+"""Commands of Lamella in processes of their own, forked from one process that has imported everything.
+
+A real `python -m lamella` spends five seconds on imports. Tests start a `RealProgram` only where they are about the
+program itself, or about what it starts with its own command line.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+PRELOADED = [
+    "lamella.forked",  # first: it keeps signals of the group away from the server
+    "lamella.__main__",
+    "lamella.attempt",
+    "lamella.commands.train",
+    "lamella.commands.resume",
+    "lamella.fused",
+    "lamella.pictures",
+    "lamella.visuals",
+    "preloaded",
+]
+RUNNING: list["Program"] = []
+
+
+def start_server() -> None:
+    """Start the process from which programs and the jobs of sweeps are forked."""
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+
+
+def end_all() -> None:
+    """Kill the programs that still run, with all that they have started."""
+    while RUNNING:
+        program = RUNNING.pop()
+        if program.poll() is None:
+            program.kill_group()
+            program.wait()
+        for file in program.files:
+            os.close(file)
+
+
+class Program:
+    """`lamella` with these arguments in a directory, in a session of its own."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.files = os.memfd_create("out"), os.memfd_create("err")
+        self.process = self.start(directory, arguments)
+        self.pid: int = self.process.pid
+        RUNNING.append(self)
+
+    def start(self, directory: Path, arguments: tuple[str, ...]) -> Any:
+        files = [f"/proc/{os.getpid()}/fd/{file}" for file in self.files]
+        process: Any = CONTEXT.Process(target=_run, args=(directory, arguments, dict(os.environ), files))
+        process.start()
+        return process
+
+    @property
+    def out(self) -> str:
+        """What has been written to standard output so far."""
+        return self._read(0)
+
+    @property
+    def err(self) -> str:
+        """What has been written to standard error so far."""
+        return self._read(1)
+
+    def _read(self, number: int) -> str:
+        file = self.files[number]
+        return os.pread(file, os.fstat(file).st_size, 0).decode()
+
+    def poll(self) -> int | None:
+        """Return the exit status, negative for a signal, or None while the process runs."""
+        status: int | None = self.process.exitcode
+        return status
+
+    def ended(self, seconds: float) -> bool:
+        """Wait so long, or until the process ends, and return whether it has ended."""
+        self.process.join(seconds)
+        return self.poll() is not None
+
+    def wait(self, seconds: float = 120) -> int:
+        """Return the exit status, and raise where the process does not end in time."""
+        if not self.ended(seconds):
+            self.kill_group()
+            raise AssertionError(f"the process did not end within {seconds} seconds: {self.out[-2000:]}{self.err}")
+        return self.poll() or 0
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def kill_group(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to the program and to all that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+
+class RealProgram(Program):
+    """The same, started as `python -m lamella`. options: what `subprocess.Popen` takes besides."""
+
+    def __init__(self, directory: Path, *arguments: str, **options: Any) -> None:
+        self.options = options
+        super().__init__(directory, *arguments)
+
+    def start(self, directory: Path, arguments: tuple[str, ...]) -> Any:
+        options = {"stdout": self.files[0], "stderr": self.files[1], "start_new_session": True} | self.options
+        return subprocess.Popen([sys.executable, "-m", "lamella", *arguments], cwd=directory, **options)
+
+    def poll(self) -> int | None:
+        status: int | None = self.process.poll()
+        return status
+
+    def ended(self, seconds: float) -> bool:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        return self.poll() is not None
+
+
+def run(directory: Path, *arguments: str, seconds: float = 300, kind: type[Program] = Program) -> str:
+    """Run `lamella` in a directory to its end, which has to be a good one, and return what it printed."""
+    program = kind(directory, *arguments)
+    assert program.wait(seconds) == 0, program.out + program.err
+    return program.out
+
+
+def wait_until(condition: Callable[[], object], seconds: float, program: Program | None = None) -> None:
+    """Wait until `condition` is true, and raise where that takes longer than `seconds` or `program` ends before."""
+    deadline = time.monotonic() + seconds
+    place = f"the condition in line {condition.__code__.co_firstlineno}"
+    while not condition():
+        if program and program.poll() is not None and not condition():
+            printed = f"{program.out[-2000:]}{program.err[-2000:]}"
+            raise AssertionError(f"the process ended with {program.poll()} before {place} was met: {printed}")
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{place} is not met after {seconds} seconds")
+        time.sleep(0.05)
+
+
+def _run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str], files: list[str]) -> None:
+    """Be the program: set up what a new interpreter would, and run the command line."""
+    from multiprocessing import util
+
+    from lamella import __main__, processes
+    from lamella.interrupts import SIGNALS
+
+    os.setsid()
+    os.chdir(directory)
+    os.environ.clear()
+    os.environ.update(environ)
+    for stream, path in enumerate(files, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    # Where this is a sweep, the server that it starts is forked, as that of a program is, and keeps signals away too.
+    util.spawnv_passfds = processes._fork  # type: ignore[assignment]
+    sys.modules.pop("lamella.forked")
+    sys.argv = ["lamella", *arguments]
+    sys.exit(__main__.main())
