@@ -19,7 +19,7 @@ from PIL import Image
 
 import lamella as package
 from lamella.errors import RequestError
-from lamella.listing import Record, Runs
+from lamella.runs.listing import Record, Runs
 
 SWEPT = {"1e-1": 2, "1e-2": 1, "1e-3": 3}  # learning rate: epochs
 
