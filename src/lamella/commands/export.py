@@ -117,17 +117,18 @@ def _batches(data: "Data") -> "Iterator[Tensor]":
 
 def _metadata(experiment: "Experiment", node: Mapping[str, Any]) -> dict[str, str]:
     """What it takes to use the file: how its input is made, and what the columns of its output are."""
-    from lamella.training.losses import LABELS
+    from lamella.training.losses import output_activation
+    from lamella.training.metrics import is_classifier
 
     images = experiment.data.images
     known: dict[str, Any] = {
         "shape": experiment.data.shape,
-        "classes": experiment.data.classes if experiment.metric == "accuracy" else None,
+        "classes": experiment.data.classes if is_classifier(experiment.metric) else None,
         "mean": node.get("mean") if images else None,
         "std": node.get("std") if images else None,
         "input": "float32, (batch, *shape)" + (IMAGES if images else ""),
     }
-    if experiment.metric == "accuracy":
-        squashed = "sigmoid" if isinstance(experiment.loss, LABELS) else "softmax"
+    if is_classifier(experiment.metric):
+        squashed = output_activation(experiment.loss)
         known["output"] = f"float32, (batch, classes): logits, of which {squashed} makes probabilities"
     return {name: json.dumps(value) for name, value in known.items()}

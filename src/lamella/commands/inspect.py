@@ -97,6 +97,7 @@ def _text(experiment: "Experiment", options: argparse.Namespace) -> str:
     """What was asked for, section by section, or all of it as JSON."""
     import torch
 
+    experiment.device.configure_process()
     torch.set_printoptions(threshold=60, edgeitems=3, linewidth=80)  # type: ignore[no-untyped-call]
     sections = dict(_sections(experiment, options))
     if options.json:
@@ -187,13 +188,14 @@ def _batch(experiment: "Experiment", inputs: "Tensor", targets: "Tensor") -> tup
     import torch
 
     from lamella.network.eval_mode import eval_mode
-    from lamella.training.losses import LABELS
+    from lamella.training.losses import output_activation, probabilities
 
     network, classes = experiment.task.network, experiment.data.classes
     with eval_mode(network):
         output = network(inputs)
-    labels = isinstance(experiment.loss, LABELS)
+    labels = output_activation(experiment.loss) == "sigmoid"
     shape, indices = tuple(output.shape), targets.dtype == torch.int64 and not labels
+    chances = probabilities(output, experiment.loss) if indices or labels else output
     data: dict[str, Any] = {
         "output": output.tolist(),
         "targets": targets.tolist(),
@@ -205,22 +207,21 @@ def _batch(experiment: "Experiment", inputs: "Tensor", targets: "Tensor") -> tup
         f"{'logits' if indices else 'output'} {shape}\n{output[:SHOWN].cpu()}",
     ]
     if indices:
-        probabilities = output.softmax(1)
-        predicted = probabilities.argmax(1)
+        predicted = chances.argmax(1)
         data |= {
-            "probabilities": probabilities.tolist(),
+            "probabilities": chances.tolist(),
             "predicted": [classes[number] for number in predicted.tolist()],
             "true": [classes[number] for number in targets.tolist()],
         }
-        lines.append(f"probabilities {shape}: softmax, each row sums to 1\n{probabilities[:SHOWN].cpu()}")
+        lines.append(f"probabilities {shape}: softmax, each row sums to 1\n{chances[:SHOWN].cpu()}")
         lines += [
-            f"sample {number}: predicted {data['predicted'][number]} ({float(probabilities[number].max()):.4f}), "
+            f"sample {number}: predicted {data['predicted'][number]} ({float(chances[number].max()):.4f}), "
             f"true {data['true'][number]}"
             for number in range(min(SHOWN, len(inputs)))
         ]
     elif labels:
-        data["probabilities"] = output.sigmoid().tolist()
-        lines.append(f"probabilities {shape}: sigmoid, one label at a time\n{output[:SHOWN].sigmoid().cpu()}")
+        data["probabilities"] = chances.tolist()
+        lines.append(f"probabilities {shape}: sigmoid, one label at a time\n{chances[:SHOWN].cpu()}")
     if not indices:
         lines.append(f"targets {tuple(targets.shape)}\n{targets[:SHOWN].cpu()}")
     return data, "\n".join(lines)

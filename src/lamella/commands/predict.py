@@ -54,15 +54,15 @@ def main(arguments: list[str]) -> int:
     if note := unfinished_note(fields):
         print(note, file=sys.stderr)
 
-    import torch
     from PIL import Image
 
     from lamella.experiment.model import load
+    from lamella.training.device import resolve_accelerator
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the bar has to give the cursor back
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large for Pillow is skipped
     files = list(dict.fromkeys(_files(options.paths)))
-    model = load(options.run, options.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    model = load(options.run, options.checkpoint, resolve_accelerator("auto"))
     if model.classes is None or model.normalize is None:
         wrong = "gives numbers, not classes" if model.classes is None else "was not trained on images"
         raise RequestError(f"{options.run}: its network {wrong}; lamella.load(…).predict(…) in Python takes tensors")

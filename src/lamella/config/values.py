@@ -9,6 +9,8 @@ import yaml
 
 from lamella.errors import RequestError
 
+# A config, or a part of it, as plain values: text, numbers, true, false, null, and lists and mappings of these.
+Config = Mapping[str, Any]
 DEEPEST, LARGEST = 40, 1_000_000  # levels and values of a config
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lamella.atomic_files import replacing
 from lamella.data.images import ImageFiles
 from lamella.errors import RequestError
 
@@ -76,12 +77,8 @@ def _key(images: ImageFiles) -> str:
 
 
 def _write(images: ImageFiles, path: Path, count: int) -> None:
-    neighbour = path.with_suffix(".new")
-    try:
-        with neighbour.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, count)  # a full disk shows here, not when the memory is written to
-            images.load(torch.from_file(str(neighbour), shared=True, size=count, dtype=torch.uint8))
-            os.fsync(file.fileno())
-        os.replace(neighbour, path)
-    finally:
-        neighbour.unlink(missing_ok=True)
+    for stale in FOLDER.glob(f".{path.name}.*"):  # a process that was killed has left it
+        stale.unlink()
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, count)  # a full disk shows here, not when the memory is written to
+        images.load(torch.from_file(str(temporary), shared=True, size=count, dtype=torch.uint8))

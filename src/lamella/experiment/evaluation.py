@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lamella.experiment.experiment import Experiment
 from lamella.training.losses import LABELS
+from lamella.training.metrics import confusion_counts
 from lamella.training.trainer import quiet_lightning
 
 
@@ -59,8 +60,7 @@ class _Answers(pl.Callback):
     ) -> None:
         targets = batch[1]
         if targets.dtype == torch.int64:
-            count = outputs.shape[1]
-            pairs = torch.bincount(targets * count + outputs.argmax(1), minlength=count * count).view(count, count)
+            pairs = confusion_counts(outputs, targets)
             self.confusion = pairs if self.confusion is None else self.confusion + pairs
         elif isinstance(pl_module.loss, LABELS):
             found, there = outputs > 0, targets > 0.5
@@ -73,6 +73,7 @@ def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
 
     directory: where Lightning would write, though it has nothing to.
     """
+    experiment.device.configure_process()
     answers = _Answers()
     with quiet_lightning():
         trainer = experiment.trainer(answers, [], [], default_root_dir=str(directory), log_every_n_steps=0)

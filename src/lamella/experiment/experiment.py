@@ -46,9 +46,10 @@ class Experiment:
     @cached_property
     def task(self) -> Task:
         """Network and loss; the weights are drawn after `torch.manual_seed(seed)`. Raises RequestError."""
-        torch.manual_seed(self.seed)
         try:
-            network = self.plan.build()
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(self.seed)
+                network = self.plan.build()
         except (RuntimeError, MemoryError) as error:
             raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
         freeze_parameters(network, self.freeze)

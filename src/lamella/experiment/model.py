@@ -19,6 +19,7 @@ from lamella.runs.checkpoints import find_checkpoint, restore_weights
 from lamella.runs.reader import read_run
 from lamella.signatures import check_call
 from lamella.training.losses import probabilities
+from lamella.training.metrics import is_classifier
 
 BATCH = 256
 SEEN = ("shape", "num_classes", "classes", "mean", "std")  # of the data's config
@@ -99,7 +100,7 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
     except (RuntimeError, AssertionError) as error:
         raise RequestError(f"device {device!r} cannot be used: {first_line(error)}") from error
     classes = None
-    if fields["metric"] == "accuracy":
+    if is_classifier(fields["metric"]):
         classes = list(map(str, seen.get("classes") or range(seen["num_classes"])))
         if output != (len(classes),):
             raise RequestError(f"{path}: its network gives {output} for a sample, its data has {len(classes)} classes")

@@ -88,6 +88,7 @@ def run_interrupts(runs: Sequence[RunWriter]) -> Interrupts:
 
 def train_interruptibly(experiment: Experiment, record: RunWriter, heard: Interrupts, *inexact: str) -> int:
     """As `attempt`, where someone else hears the signals. inexact: why the bits are not those of a run by itself."""
+    experiment.device.configure_process()
     with record.log() as log:
         hook, threading.excepthook = threading.excepthook, lambda failed: _note(log, failed.exc_value)
         try:
@@ -165,7 +166,9 @@ def join_run() -> int:
     try:
         _, config = read_run(path)
         with Interrupts(lambda: None) as interrupts:
-            fit(build_experiment(config), path, interrupts)
+            experiment = build_experiment(config)
+            experiment.device.configure_process()
+            fit(experiment, path, interrupts)
     except Interrupted:
         return 0  # any other status would end the first process before it has put all away
     except RequestError:

@@ -1,14 +1,11 @@
 """What each layer makes of a batch: the values before and after it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 
 from lamella.network.eval_mode import eval_mode
-from lamella.network.layers import passed_on
+from lamella.network.leaves import leaf_hooks
 
 
 @dataclass(frozen=True)
@@ -43,14 +40,15 @@ def activations(network: nn.Module, inputs: Tensor) -> list[Activation]:
         # Here and not afterwards, for layers that work in place.
         entered[name] = _values(given)
 
-    def leave(name: str, layer: nn.Module, output: Tensor) -> None:
+    def leave(name: str, layer: nn.Module, given: Tensor, output: Tensor) -> None:
         # Channels are the second dimension, features the last one, of sequences too.
         units = output.movedim(-1 if output.dim() in (1, 3) else 1, 0)
         units = units.reshape(len(units), -1)
         dead = int((units == 0).all(1).sum())
         found.append(Activation(name, type(layer).__name__, entered[name], _values(output), dead, len(units)))
 
-    _run(network, inputs, enter, leave)
+    with eval_mode(network), leaf_hooks(network, enter, leave):
+        network(inputs)
     return found
 
 
@@ -58,41 +56,12 @@ def layer_outputs(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """What each layer of `network` gives for a batch in evaluation, by the layer's name."""
     found: dict[str, Tensor] = {}
 
-    def leave(name: str, layer: nn.Module, output: Tensor) -> None:
+    def leave(name: str, layer: nn.Module, given: Tensor, output: Tensor) -> None:
         found[name] = output.clone()  # the next layer may work in place
 
-    _run(network, inputs, lambda name, layer, given: None, leave)
+    with eval_mode(network), leaf_hooks(network, lambda name, layer, given: None, leave):
+        network(inputs)
     return found
-
-
-def _run(
-    network: nn.Module,
-    inputs: Tensor,
-    enter: Callable[[str, nn.Module, Tensor], None],
-    leave: Callable[[str, nn.Module, Tensor], None],
-) -> None:
-    """Call `enter` and `leave` around each layer that takes and gives a tensor."""
-
-    def before(name: str, layer: nn.Module, given: tuple[Any, ...]) -> None:
-        if given and isinstance(given[0], Tensor):
-            enter(name, layer, given[0])
-
-    def after(name: str, layer: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        output = passed_on(output)
-        if given and isinstance(given[0], Tensor) and isinstance(output, Tensor):
-            leave(name, layer, output)
-
-    hooks = []
-    for name, layer in network.named_modules():
-        if not any(layer.children()):
-            hooks.append(layer.register_forward_pre_hook(partial(before, name)))
-            hooks.append(layer.register_forward_hook(partial(after, name)))
-    try:
-        with eval_mode(network):
-            network(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _values(batch: Tensor) -> Values:

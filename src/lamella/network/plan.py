@@ -152,8 +152,8 @@ class _LayerPlanner:
                 if y.shape[2:] != kept.shape[2:]:
                     way = "`padding` in its convolutions, or their `stride` in the shortcut's"
                 raise RequestError(
-                    f"{place}: Residual takes {sample_shape(x)} and adds {sample_shape(y)} to {sample_shape(kept)}; give both "
-                    f"one shape, for instance with {way}",
+                    f"{place}: Residual takes {sample_shape(x)} and adds {sample_shape(y)} to {sample_shape(kept)}; "
+                    f"give both one shape, for instance with {way}",
                     place,
                 )
             return (lambda: layers.Residual(_stack(inner), shortcut() if shortcut else None)), y

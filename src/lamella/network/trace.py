@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lamella.network.layers import passed_on
+from lamella.network.leaves import leaf_hooks
 from lamella.network.shape_inference import sample_shape
 
 
@@ -54,31 +54,22 @@ class Trace:
         start, at_first = len(self.rows), self._counter.get_total_flops()
         left = dict.fromkeys(module.parameters())  # a layer that runs twice counts its parameters once
 
-        def enter(name: str, leaf: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def enter(name: str, leaf: nn.Module, given: Tensor) -> None:
             before[name] = self._counter.get_total_flops()
 
-        def leave(name: str, leaf: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            output = passed_on(output)
-            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                own = [value for value in leaf.parameters() if value in left]
-                for value in own:
-                    del left[value]
-                where = f"{place}.{name}" if name else place
-                self._add(where, type(leaf).__name__, inputs[0], output, own, before[name], len(x))
+        def leave(name: str, leaf: nn.Module, given: Tensor, output: Tensor) -> None:
+            own = [value for value in leaf.parameters() if value in left]
+            for value in own:
+                del left[value]
+            where = f"{place}.{name}" if name else place
+            self._add(where, type(leaf).__name__, given, output, own, before[name], len(x))
 
-        hooks = []
-        for name, leaf in module.named_modules():
-            if not any(leaf.children()):
-                hooks.append(leaf.register_forward_pre_hook(partial(enter, name)))
-                hooks.append(leaf.register_forward_hook(partial(leave, name)))
         try:
-            y = _run(module, x, tuples)
+            with leaf_hooks(module, enter, leave):
+                y = _run(module, x, tuples)
         except Exception:
             del self.rows[start:]
             raise
-        finally:
-            for hook in hooks:
-                hook.remove()
         # What modules with children hold and do themselves, as attention does.
         counted = 2 * len(x) * sum(row.multiply_adds for row in self.rows[start:])
         if left or self._counter.get_total_flops() - at_first > counted:

@@ -1,10 +1,10 @@
 """Diagrams in files, drawn by matplotlib."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lamella.atomic_files import replacing
 from lamella.errors import RequestError, first_line
 
 FEW = 10  # values of a swept key that can be told apart
@@ -89,6 +89,5 @@ def plot_against(points: Mapping[str, Sequence[tuple[Any, Sequence[float]]]], me
         axis.set_xlabel(key)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(metric)
-    neighbour = file.with_name(f".{file.name}.{os.getpid()}")
-    figure.savefig(neighbour, format=file.suffix.lstrip("."), dpi=120)
-    neighbour.replace(file)  # which may be a link
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format=file.suffix.lstrip("."), dpi=120)

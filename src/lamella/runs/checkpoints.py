@@ -10,7 +10,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import nn
 
-from lamella.atomic_files import sync_directory
+from lamella.atomic_files import replacing, sync_directory
 from lamella.errors import RequestError, first_line
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -119,9 +119,8 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        neighbour = path.with_name(f".{path.name}")
         try:
-            with neighbour.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 hashed: Any = _Hashed(file)
                 try:
                     torch.save(checkpoint, hashed)
@@ -131,13 +130,8 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
                     raise
                 file.seek(-2, os.SEEK_END)
                 file.write(_end(hashed.digest))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(neighbour, path)
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror}: {path}") from None
-        finally:
-            neighbour.unlink(missing_ok=True)
         sync_directory(path.parent)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:

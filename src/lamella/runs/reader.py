@@ -17,7 +17,7 @@ from lamella.config.files import GROUPS
 from lamella.config.values import check_values
 from lamella.errors import RequestError, first_line
 from lamella.runs.files import METRICS
-from lamella.runs.schema import HELD, KINDS, LATER, RECORD_FORMAT, STATES
+from lamella.runs.schema import RECORD_FORMAT, STATES, wrong_field
 
 OPEN: set[Path] = set()  # runs that this process writes
 
@@ -59,16 +59,10 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{path}: its record is of format {number!r}, written by {by}; this is lamella {version('lamella')}, which "
             f"reads format {RECORD_FORMAT}:\n  install the version that wrote it"
         )
-    kinds = KINDS | {name: kind for name, kind in LATER.items() if name in fields}
-    for name, kind in kinds.items():
-        if not isinstance(fields.get(name), kind):
-            raise RequestError(f"{damaged}, {name} is {shorten(repr(fields.get(name)), 100)}")
-    for name, kind in HELD.items():
-        values = fields[name].values() if isinstance(fields[name], dict) else fields[name]
-        if not all(isinstance(value, kind) for value in values):
-            raise RequestError(f"{damaged}, {name} is {shorten(repr(fields[name]), 100)}")
-    if fields["status"] not in STATES:
-        raise RequestError(f"{damaged}, status is {fields['status']!r}; it is one of {', '.join(STATES)}")
+    if (wrong := wrong_field(fields)) == "status":
+        raise RequestError(f"{damaged}, status is {fields.get('status')!r}; it is one of {', '.join(STATES)}")
+    if wrong:
+        raise RequestError(f"{damaged}, {wrong} is {shorten(repr(fields.get(wrong)), 100)}")
     if fields["status"] == "running" and not is_being_written(path):
         fields["status"] = "interrupted"  # without the time to say so
     return fields

@@ -97,7 +97,7 @@ class RunWriter:
         run = cls(path)
         run.fields, _ = read_run(path)  # nobody else changes it any more
         run.before, run._config = dict(run.fields), (path / "config.yaml").read_text()
-        for pattern in (".*.json.*", ".*.yaml.*", "checkpoints/.*.ckpt", "checkpoints/new.ckpt"):
+        for pattern in (".*.json.*", ".*.yaml.*", "checkpoints/.*.ckpt*", "checkpoints/new.ckpt"):
             for leftover in path.glob(pattern):
                 if not leftover.is_dir():
                     leftover.unlink()

@@ -26,19 +26,21 @@ class Device:
     precision: str
     deterministic: bool
     graph: bool
+    threads: int
+
+    def configure_process(self) -> None:
+        """Set the number of torch's threads in this process, before it trains or evaluates."""
+        if self.accelerator != "cuda" and not torch.cuda.is_available():
+            # torch's optimizers look for a GPU in every step, which takes as long as the step of a small layer. With
+            # this variable they open no CUDA library.
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+        torch.set_num_threads(self.threads)
 
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> "Device":
-        """What the group says, on this machine; sets the number of torch's threads. Raises RequestError."""
+        """Read the `device` group for this machine. Raises RequestError."""
         check_call(_device, node, place="device", title="device")
-        accelerator = node["accelerator"]
-        present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        if not present["cuda"]:
-            # torch's optimizers look for a GPU in every step; told that there is none, they open no library for it,
-            # which takes as long as the step of a small layer.
-            os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-        if accelerator == "auto":
-            accelerator = next(name for name in ("cuda", "mps", "cpu") if present[name])
+        accelerator, present = resolve_accelerator(node["accelerator"]), _present()
         check_call(pl.Trainer, {"precision": node["precision"]}, place="device", title="Trainer")
         if accelerator not in present:
             raise RequestError(
@@ -52,14 +54,13 @@ class Device:
         threads = THREADS if node["threads"] is None else node["threads"]
         if threads < 1:
             raise RequestError(f"device.threads is {threads}; it takes 1 or more", "device.threads")
-        torch.set_num_threads(threads)
         graph = node.get("graph", "auto")
         if graph not in ("auto", False):
             raise RequestError(f"device.graph is {graph!r}; it takes auto or false", "device.graph")
         deterministic = node.get("deterministic", False)
         # A graph's bits may be others than the network's, and where chunks end depends on the time.
         captured = bool(graph) and accelerator == "cuda" and not deterministic
-        return cls(accelerator, node["precision"], deterministic, captured)
+        return cls(accelerator, node["precision"], deterministic, captured, threads)
 
 
 def _device(
@@ -70,6 +71,16 @@ def _device(
     graph: Any = "auto",  # whose refusal below says both values
 ) -> None:
     """The signature of the group."""
+
+
+def resolve_accelerator(name: str) -> str:
+    """Return `name`, or for "auto" the accelerator that this machine has: cuda, else mps, else cpu."""
+    present = _present()
+    return next(one for one in ("cuda", "mps", "cpu") if present[one]) if name == "auto" else name
+
+
+def _present() -> dict[str, bool]:
+    return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
 
 def process_count(node: Mapping[str, Any], accelerator: str) -> int:

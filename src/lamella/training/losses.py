@@ -1,5 +1,7 @@
 """What a loss compares a network's output with, and what is counted beside it."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -10,9 +12,14 @@ INDEXED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 LABELS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
 
+def output_activation(loss: nn.Module) -> Literal["sigmoid", "softmax"]:
+    """Return the function that makes probabilities of logits: sigmoid for labels, softmax for classes."""
+    return "sigmoid" if isinstance(loss, LABELS) else "softmax"
+
+
 def probabilities(output: Tensor, loss: nn.Module) -> Tensor:
-    """What a network gives, (B, K), as probabilities: of each label alone, or of the classes, which sum to 1."""
-    return output.sigmoid() if isinstance(loss, LABELS) else output.softmax(1)
+    """Return the probabilities (B, K) of logits (B, K): of each label by itself, or of classes, which sum to 1."""
+    return output.sigmoid() if output_activation(loss) == "sigmoid" else output.softmax(1)
 
 
 def loss_targets(loss: nn.Module, output: Tensor, targets: Tensor) -> Tensor:

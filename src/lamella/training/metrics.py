@@ -14,6 +14,21 @@ def metric_for(loss: nn.Module, targets: Tensor) -> str:
     return "accuracy" if targets.dtype == torch.int64 or isinstance(loss, LABELS) else "mae"
 
 
+def is_classifier(metric: str) -> bool:
+    """Return True where a network with this metric predicts classes or labels, and not numbers."""
+    return metric == "accuracy"
+
+
+def confusion_counts(output: Tensor, targets: Tensor) -> Tensor:
+    """Return how often each class was predicted for each true class, int64 (K, K): rows are true, columns predicted.
+
+    output: logits (B, K). targets: class indices (B,).
+    """
+    classes = output.shape[1]
+    pairs = torch.bincount(targets * classes + output.argmax(1), minlength=classes * classes)
+    return pairs.view(classes, classes)
+
+
 def metric_sum(metric: str, output: Tensor, targets: Tensor, compared: Tensor) -> Tensor:
     """The sum of what `metric` judges in a batch: right answers, or absolute errors. compared: as of `targets_for`."""
     if metric == "mae":

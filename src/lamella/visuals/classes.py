@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lamella.training.losses import probabilities
+from lamella.training.metrics import confusion_counts
 from lamella.visuals.pictures import confusion_picture
 from lamella.visuals.tensorboard import add_image, datamodule_of, loss_of, tensorboard_writer
 
@@ -29,8 +30,7 @@ class Confusion(pl.Callback):
         targets = batch[1]
         if targets.dtype != torch.int64:
             return
-        count = outputs.shape[1]
-        pairs = torch.bincount(targets * count + outputs.argmax(1), minlength=count * count)
+        pairs = confusion_counts(outputs, targets)
         self.counts = pairs if self.counts is None else self.counts + pairs
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -40,7 +40,7 @@ class Confusion(pl.Callback):
             self.counts = trainer.strategy.reduce(self.counts, reduce_op="sum")
         if writer := tensorboard_writer(trainer):
             classes = datamodule_of(trainer).classes
-            picture = confusion_picture(self.counts.view(len(classes), -1).cpu(), classes)
+            picture = confusion_picture(self.counts.cpu(), classes)
             add_image(writer, "confusion", picture, trainer.current_epoch + 1)
 
 

@@ -18,7 +18,7 @@ from lamella.network.structure import network_signature
 from lamella.sweeps.fused.stack import NetworkStack
 from lamella.sweeps.job import Job
 from lamella.training.chunk_length import has_batch_hook
-from lamella.training.device import needs_own_program, process_count
+from lamella.training.device import needs_own_program, process_count, resolve_accelerator
 
 # The optimizers for which a parameter is a row of numbers, wherever it lies in the network.
 NAMES = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop")
@@ -82,9 +82,7 @@ class FusedGroups:
 def _alone(config: Mapping[str, Any]) -> str:
     """Why a run has steps of its own, as far as its config tells; "" where it has not."""
     trainer, data, device = config["trainer"], config["data"], config["device"]
-    accelerator = device["accelerator"]
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = resolve_accelerator(device["accelerator"])
     if needs_own_program(trainer, process_count(trainer, accelerator)):
         return "trainer: it has several processes"
     precision = trainer.get("precision", device["precision"])

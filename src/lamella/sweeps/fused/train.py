@@ -47,6 +47,8 @@ def train_fused(paths: Sequence[Path], outputs: Sequence[TextIO]) -> int:
             if run:
                 found.append((*run, output))
         inexact = [NOTE] if len(found) > 1 else []
+        for experiment, *_ in found[:1]:
+            experiment.device.configure_process()
         with run_interrupts([record for _, record, _ in found]) as heard:
             members = [
                 FusedRun(experiment, partial(train_interruptibly, experiment, record, heard, *inexact), output)

@@ -16,7 +16,7 @@ from lamella.interrupts import Interrupts
 from lamella.sweeps.job import Job
 from lamella.sweeps.launch.progress import SweepProgress
 from lamella.sweeps.launch.worker import start_worker
-from lamella.training.device import available_cores, needs_own_program, process_count
+from lamella.training.device import available_cores, needs_own_program, process_count, resolve_accelerator
 
 WAIT = 0.1  # seconds between two looks at the processes
 NOTICE = "the jobs save what they have and end; once more to end at once\n"
@@ -99,8 +99,7 @@ class LocalLauncher:
 
     def _needs(self, config: Mapping[str, Any]) -> tuple[int, int, int]:
         """The CPU cores, the GPUs and the processes that a job takes."""
-        accelerator = config["device"]["accelerator"]
-        cuda = accelerator == "cuda" or (accelerator == "auto" and bool(self.gpus))
+        cuda = resolve_accelerator(config["device"]["accelerator"]) == "cuda"
         count = process_count(config["trainer"], "cuda" if cuda else "cpu")
         return (0, count, count) if cuda else (count * (config["device"]["threads"] or 1), 0, count)
 
