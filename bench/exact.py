@@ -28,8 +28,9 @@ def measure(queue: Any, root: str, case: str, exact: bool) -> None:
     """Put the seconds of the last epoch and the share of the time that saving took."""
     import pytorch_lightning as pl
 
-    from lamella import __main__, task
-    from lamella.checkpoints import Checkpoints
+    from lamella import __main__
+    from lamella.training import task
+    from lamella.training.checkpointing import Checkpoints
 
     saving, keeping, ends = [], [0.0], [time.perf_counter()]
     save: Callable[..., None] = Checkpoints._save
@@ -77,7 +78,7 @@ def main() -> None:
     options = parser.parse_args()
     root = os.path.abspath(options.root)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lamella.attempt", "lamella.commands.train", "hydra.main"])
+    context.set_forkserver_preload(["lamella.experiment.session", "lamella.commands.train", "hydra.main"])
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)
         queue = context.Queue()

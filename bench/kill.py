@@ -61,7 +61,8 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
     A moment is a hook of Lightning's, the first piece of a checkpoint, or a file that is synced, linked or renamed.
     Exit status and number of moments, for a command that is not killed, go to the file `ended`.
     """
-    from lamella import __main__, archive
+    from lamella import __main__
+    from lamella.runs import checkpoints
 
     os.setpgid(0, 0)
     os.chdir(directory)
@@ -81,7 +82,7 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
         from pytorch_lightning.trainer import call
 
         call._call_callback_hooks = counted(call._call_callback_hooks)
-        archive.torch.save = counted(archive.torch.save)
+        checkpoints.torch.save = counted(checkpoints.torch.save)
         os.replace, os.link, os.fsync = counted(os.replace), counted(os.link), counted(os.fsync)
     output = os.open(beside(directory, "output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
@@ -99,7 +100,9 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
 
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lamella.attempt", "lamella.commands.train", "lamella.commands.resume", "hydra.main"])
+CONTEXT.set_forkserver_preload(
+    ["lamella.experiment.session", "lamella.commands.train", "lamella.commands.resume", "hydra.main"]
+)
 
 
 def lamella(directory: Path, *arguments: str, moment: int | None = None, seconds: float | None = None) -> int:

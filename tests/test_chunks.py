@@ -11,8 +11,8 @@ import torch
 from conftest import Lamella
 from torch import nn
 
-from lamella import captured
-from lamella.kernels import Direct
+from lamella.training.cuda_graphs import _Passes
+from lamella.training.optimizer_kernels import DirectOptimizer
 
 LACKING = ("~optimizer.momentum", "~optimizer.weight_decay", "~optimizer.nesterov", "~optimizer.fused")
 NAMES = ("plain", "steps", "augment", "plateau", "one_cycle", "accumulate", "early", "val", "growing", "max_steps")
@@ -113,8 +113,8 @@ GPU = {
 @pytest.mark.parametrize("name", GPU)
 def test_with_cuda_graphs_as_without(lamella: Lamella, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found, given = [], []
-    give = captured._Passes.give
-    monkeypatch.setattr(captured._Passes, "give", lambda passes: (given.append(1), give(passes)))
+    give = _Passes.give
+    monkeypatch.setattr(_Passes, "give", lambda passes: (given.append(1), give(passes)))
     for graph in ("auto", "false"):
         options = (*GPU[name], "device=cuda", f"device.graph={graph}", f"name={graph}", "trainer.chunk=7")
         result = lamella("train", *options, "trainer.max_epochs=2", "data.batch_size=32")
@@ -157,7 +157,7 @@ def test_an_optimizer_called_directly_takes_the_same_step(name: str) -> None:
     networks = [first, copy.deepcopy(first)]
     made = [kind([{"params": one[:2].parameters()}, {"params": one[2:].parameters(), "lr": 0.1}], lr=0.01, **options)
             for one in networks]  # fmt: skip
-    direct = Direct(made[1])
+    direct = DirectOptimizer(made[1])
 
     def backward(network: Any, inputs: torch.Tensor, number: int) -> torch.Tensor:
         # The last layer has no gradient in some steps, and in the first one; torch's fused SGD cannot do without.
@@ -178,7 +178,7 @@ def test_an_optimizer_called_directly_takes_the_same_step(name: str) -> None:
             if name == "cycled":
                 optimizer.param_groups[0]["momentum"] = (0.9, 0.5, 0.0)[number % 3]
         if number == 5:
-            direct = Direct(made[1])  # as at the beginning of another chunk, now with all states
+            direct = DirectOptimizer(made[1])  # as at the beginning of another chunk, now with all states
     assert len(direct.kernels) == (0 if name in ("unfused", "rmsprop") else 2)
     states = [optimizer.state_dict()["state"] for optimizer in made]
     assert all(map(torch.equal, networks[0].parameters(), networks[1].parameters()))
@@ -195,10 +195,10 @@ def test_an_optimizer_that_clears_gradients_its_own_way_does() -> None:
 
     network = nn.Linear(2, 1)
     network(torch.ones(1, 2)).sum().backward()
-    Direct(Own(network.parameters())).zero_grad()
+    DirectOptimizer(Own(network.parameters())).zero_grad()
     assert network.weight.grad is not None
     assert not network.weight.grad.any()
-    Direct(torch.optim.SGD(network.parameters())).zero_grad()
+    DirectOptimizer(torch.optim.SGD(network.parameters())).zero_grad()
     assert network.weight.grad is None
 
 
@@ -206,7 +206,7 @@ def test_an_optimizer_called_directly_calls_its_hooks() -> None:
     network, called = nn.Linear(2, 1), []
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     optimizer.register_step_post_hook(lambda *given: called.append(1))
-    direct = Direct(optimizer)
+    direct = DirectOptimizer(optimizer)
     for _ in range(3):
         direct.step(lambda: network(torch.ones(1, 2)).sum().backward())
     assert len(called) == 3

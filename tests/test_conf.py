@@ -7,9 +7,9 @@ import pytest
 import yaml
 from conftest import Lamella
 
-from lamella import conf
+from lamella.config.files import SHIPPED
 
-OPTIONS = sorted(str(path.relative_to(conf.OWN).with_suffix("")) for path in conf.OWN.glob("*/*.yaml"))
+OPTIONS = sorted(str(path.relative_to(SHIPPED).with_suffix("")) for path in SHIPPED.glob("*/*.yaml"))
 CHOICES = [option for option in OPTIONS if not option.endswith("/default") or option == "trainer/default"]
 MNIST_LIKE = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 BATCH = ("+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1", "trainer.max_epochs=1", "data.val_size=20")
@@ -45,7 +45,7 @@ def test_every_data_set_in_mnist_format_trains(lamella: Lamella, mnist_root: Pat
     assert result.status == 0, result.err
 
 
-@pytest.mark.parametrize("path", sorted((conf.OWN / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((SHIPPED / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_runs_for_a_batch(lamella: Lamella, mnist_root: Path, path: Path) -> None:
     assert path.read_text().startswith("# @package _global_\n")
     root = [f"data.root={mnist_root}"] if "data: mnist" in path.read_text() else []

@@ -26,7 +26,7 @@ from torch.nn.functional import pad
 from torchvision import datasets
 
 from lamella.data import Augment, Batches, Data, Samples, Splits, digits, image_folder, torchvision_dataset
-from lamella.data.samples import split
+from lamella.data.samples import split_samples
 from lamella.data.sources import class_folders
 from lamella.errors import RequestError
 
@@ -248,13 +248,13 @@ def test_split_cuts_its_size_off(total: int, size: int | float, seed: int) -> No
     count = round(size * total) if isinstance(size, float) else size
     if not 0 < count < total:
         with rejected("data.val_size", f"data.val_size is {size}; of {total} samples"):
-            split(numbered(total), size, seed, "data.val_size")
+            split_samples(numbered(total), size, seed, "data.val_size")
         return
-    rest, cut = split(numbered(total), size, seed, "data.val_size")
+    rest, cut = split_samples(numbered(total), size, seed, "data.val_size")
     assert len(cut) == count
     assert sorted(rest.targets.tolist() + cut.targets.tolist()) == list(range(total))
     assert torch.equal(pixels(cut), cut.targets.float())
-    assert torch.equal(cut.targets, split(numbered(total), size, seed, "data.val_size")[1].targets)
+    assert torch.equal(cut.targets, split_samples(numbered(total), size, seed, "data.val_size")[1].targets)
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
@@ -365,11 +365,11 @@ def test_a_cache_that_cannot_be_written_is_reported(image_root: Path, monkeypatc
 
 def test_several_processes_decode_once(image_root: Path) -> None:
     program = (
-        "import sys\nfrom lamella.data import image_folder\nfrom lamella.data.cache import mapped\n"
+        "import sys\nfrom lamella.data import image_folder\nfrom lamella.data.cache import map_images\n"
         f"images = image_folder({str(image_root)!r}, {GREY}, {CLASSES}).train.inputs\n"
         "decode = type(images).decode\n"
         "type(images).decode = lambda self, path: print('decoded') or decode(self, path)\n"
-        "print('sum', int(mapped(images).pixels.sum()))"
+        "print('sum', int(map_images(images).pixels.sum()))"
     )
     started = [
         subprocess.Popen([sys.executable, "-c", program], cwd=image_root.parent, stdout=subprocess.PIPE, text=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import Lamella
 
-from lamella import conf
+from lamella.config.files import SHIPPED
 
 OWN = {
     "network/broken": "name: X\nlayers:\n  - Linear: [1\n  - ReLU\n",
@@ -312,7 +312,7 @@ def test_a_primary_config_that_hides_lamellas_own_is_named(lamella: Lamella) -> 
     )
     assert "put what differs into conf/experiment/NAME.yaml" in result.err
     assert not Path("outputs").exists()
-    Path("conf/config.yaml").write_text((conf.OWN / "config.yaml").read_text().replace("seed: 0", "seed: 3"))
+    Path("conf/config.yaml").write_text((SHIPPED / "config.yaml").read_text().replace("seed: 0", "seed: 3"))
     assert "seed: 3\n" in lamella("train", "--cfg", "job").out
 
 

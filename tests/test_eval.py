@@ -12,7 +12,7 @@ from torch import Tensor
 
 import lamella as package
 from lamella.data import digits
-from lamella.data.samples import split
+from lamella.data.samples import split_samples
 
 
 def test_it_is_the_test_of_the_run(lamella: Lamella, run: Path) -> None:
@@ -28,7 +28,7 @@ def test_it_is_the_test_of_the_run(lamella: Lamella, run: Path) -> None:
 def test_scores_are_those_of_scikit_learn(lamella: Lamella, run: Path) -> None:
     result = lamella("eval", str(run))
     written = json.loads((run / "eval.json").read_text())
-    _, test = split(digits().train, 0.2, 1, "data.test_size")
+    _, test = split_samples(digits().train, 0.2, 1, "data.test_size")
     assert isinstance(test.inputs, Tensor)
     predicted = package.load(run).predict(test.inputs).argmax(1)
     assert written["confusion"] == confusion_matrix(test.targets, predicted).tolist()

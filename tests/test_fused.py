@@ -12,8 +12,10 @@ from conftest import Lamella
 from programs import Program, wait_until
 from torch import nn
 
-from lamella.groups import ELEMENTWISE
-from lamella.stacks import Row, Stack, signature
+from lamella.network.structure import network_signature
+from lamella.sweeps.fused.flat_parameter import FlatParameter
+from lamella.sweeps.fused.grouping import ELEMENTWISE
+from lamella.sweeps.fused.stack import NetworkStack
 
 FUSED = ("hydra/launcher=fused", "hydra.launcher.slots=1")
 STOPPING = (
@@ -293,7 +295,7 @@ def test_a_stack_is_its_networks(digit_images: tuple[torch.Tensor, torch.Tensor]
     for network, other in zip(networks, alone, strict=True):
         other.load_state_dict(network.state_dict())
     functions = [nn.CrossEntropyLoss(label_smoothing=rate) for rate in (0.0, 0.1, 0.2)]
-    stack = Stack(networks, block(), functions)
+    stack = NetworkStack(networks, block(), functions)
     inputs = torch.stack([digit_images[0][start : start + 16] / 255 for start in (0, 16, 32)])
     targets = torch.stack([digit_images[1][start : start + 16] for start in (0, 16, 32)])
     outputs = stack(inputs)
@@ -327,7 +329,7 @@ def test_an_optimizer_of_one_row_is_what_it_is_of_several(kind: type[torch.optim
             network(inputs).square().mean().backward()
             if network is several and number % 3:
                 values = torch.cat([one.detach().flatten() for one in several.parameters()])
-                row = Row(optimizer, values)
+                row = FlatParameter(optimizer, values)
                 optimizer.step()
                 row.part()
                 parts = torch.split(row.whole.detach(), [one.numel() for one in several.parameters()])
@@ -347,21 +349,21 @@ def test_what_changes_a_network_by_then_is_seen(digit_images: tuple[torch.Tensor
     networks = [block(0.1), block(0.2)]
     for network in networks:
         network[3].p = 1.0
-    stack = Stack(networks, block())
+    stack = NetworkStack(networks, block())
     outputs = stack(torch.stack([digit_images[0][:8] / 255] * 2))
     assert torch.equal(outputs, torch.stack([network[5].bias.expand(8, 10) for network in networks]))
     assert stack.gradients(outputs.sum((1, 2))).isfinite().all()
     networks[1][1].momentum = 0.5
     with pytest.raises(RuntimeError, match="not all are alike in 1"):
-        Stack(networks, block())
+        NetworkStack(networks, block())
 
 
 def test_what_is_alike() -> None:
-    assert signature(block(0.1)) == signature(block(0.2))
-    assert signature(block()) != signature(nn.Sequential(*block(), nn.ReLU()))
-    assert signature(nn.LeakyReLU(0.1)) != signature(nn.LeakyReLU(0.2))
-    assert signature(nn.Dropout2d(0.1)) != signature(nn.Dropout2d(0.2))
-    assert signature(nn.Linear(2, 2)) != signature(nn.Linear(2, 2, dtype=torch.float64))
+    assert network_signature(block(0.1)) == network_signature(block(0.2))
+    assert network_signature(block()) != network_signature(nn.Sequential(*block(), nn.ReLU()))
+    assert network_signature(nn.LeakyReLU(0.1)) != network_signature(nn.LeakyReLU(0.2))
+    assert network_signature(nn.Dropout2d(0.1)) != network_signature(nn.Dropout2d(0.2))
+    assert network_signature(nn.Linear(2, 2)) != network_signature(nn.Linear(2, 2, dtype=torch.float64))
     one, other = nn.Identity(), nn.Identity()
     one.scale, other.scale = (lambda value: value), (lambda value: 2 * value)
-    assert signature(one) != signature(other)
+    assert network_signature(one) != network_signature(other)

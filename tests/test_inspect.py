@@ -11,10 +11,13 @@ import yaml
 from conftest import Lamella
 from torch import nn
 
-from lamella import build, gradients, summary
-from lamella.activations import activations, outputs
-from lamella.network import plan, plan_module
-from lamella.task import Schedule, Task
+from lamella.experiment.build import build_experiment
+from lamella.inspection.activations import activations, layer_outputs
+from lamella.inspection.gradients import check_gradients
+from lamella.network.plan import plan, plan_module
+from lamella.network.trace import layer_table
+from lamella.training.scheduler import Schedule
+from lamella.training.task import Task
 
 NOTE = """NeuralNetwork(
   (flatten): Flatten(start_dim=1, end_dim=-1)
@@ -57,7 +60,7 @@ def printed(text: str) -> list[str]:
 def by_hand(lamella: Lamella, *overrides: str) -> tuple[NeuralNetwork, torch.Tensor, torch.Tensor]:
     """The note's class after the same seed, and the batch that is inspected."""
     config = yaml.safe_load(lamella("train", "--cfg", "job", "--resolve", *overrides).out)
-    inputs, targets = next(iter(build.experiment(config).data.train_dataloader()))
+    inputs, targets = next(iter(build_experiment(config).data.train_dataloader()))
     torch.manual_seed(0)
     return NeuralNetwork(), inputs, targets
 
@@ -79,7 +82,7 @@ def test_the_table_fits_into_eighty_columns(lamella: Lamella, network: str) -> N
 
 def test_shapes_of_the_note() -> None:
     rows = plan(["Flatten", {"Linear": 20}, "ReLU", {"Linear": 10}], (28, 28)).trace
-    lines = [re.sub(r"\s{2,}", "|", line) for line in summary.layers(rows, 3).splitlines()]
+    lines = [re.sub(r"\s{2,}", "|", line) for line in layer_table(rows, 3).splitlines()]
     assert lines == [
         "layer|class|input|output|parameters|mult-adds",
         "0|Flatten|(3, 28, 28)|(3, 784)|0|0",
@@ -321,7 +324,7 @@ def test_inspecting_changes_neither_modes_nor_random_numbers() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    for run in (activations, outputs):
+    for run in (activations, layer_outputs):
         run(network, torch.rand(5, 4, generator=torch.Generator().manual_seed(0)))
     assert [module.training for module in network] == [True, False, True]
     assert torch.equal(torch.rand(2), expected)
@@ -340,7 +343,7 @@ def test_kinks_are_left_out_of_the_check() -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
     nn.init.zeros_(network[0].bias)
     task = Task(network, nn.CrossEntropyLoss(), lambda values: torch.optim.SGD(values, 0.1), Schedule(lambda *_: None))
-    found = gradients.check(task, torch.zeros(8, 1, 8, 8), torch.arange(8))
+    found = check_gradients(task, torch.zeros(8, 1, 8, 8), torch.arange(8))
     assert found.kinks >= 1
     assert found.passed
     assert found.entries >= 10

@@ -14,7 +14,8 @@ from torch.nn.modules import activation
 from torchvision.models import resnet18
 
 from lamella.errors import RequestError
-from lamella.network import Plan, Row, plan, plan_module
+from lamella.network.plan import Plan, plan, plan_module
+from lamella.network.trace import LayerRow
 
 IMAGE = (1, 28, 28)
 NOTE_STACK = [{"Linear": 512}, "ReLU", {"Linear": 512}, "ReLU", {"Linear": 10}, "ReLU"]
@@ -99,7 +100,7 @@ def test_the_network_of_the_note(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == NOTE_PRINTED
     stack = [f"network.layers.linear_relu_stack.{number}" for number in range(6)]
     assert [row.place for row in planned.trace] == ["network.layers.flatten", *stack]
-    assert planned.trace[3] == Row("network.layers.linear_relu_stack.2", "Linear", (512,), (512,), 262656, 262144)
+    assert planned.trace[3] == LayerRow("network.layers.linear_relu_stack.2", "Linear", (512,), (512,), 262656, 262144)
     assert parameters_add_up(planned)
 
 
@@ -161,7 +162,9 @@ def test_the_input_size_is_inferred(
     network = planned.build()
     assert {name: getattr(network[0], name) for name in attributes} == attributes
     assert planned.trace == [
-        Row("network.layers.0", type(network[0]).__name__, shape, output, parameters, planned.trace[0].multiply_adds)
+        LayerRow(
+            "network.layers.0", type(network[0]).__name__, shape, output, parameters, planned.trace[0].multiply_adds
+        )
     ]
     assert parameters_add_up(planned)
     assert planned.output == output
@@ -189,13 +192,13 @@ def test_the_trace_goes_into_composites() -> None:
     entries = [{"Repeat": {"times": 2, "layers": [{"Linear": 6}]}}, {"stage": residual}, concat]
     planned = plan([*entries, {"Sequential": ["Tanh"]}], (4,), place="model")
     assert planned.trace == [
-        Row("model.0.Repeat.layers.0", "Linear", (4,), (6,), 30, 24),
-        Row("model.0.Repeat.layers.0", "Linear", (6,), (6,), 42, 36),
-        Row("model.1.stage.Residual.layers.fc", "Linear", (6,), (3,), 21, 18),
-        Row("model.1.stage.Residual.shortcut.0", "Linear", (6,), (3,), 21, 18),
-        Row("model.2.Concat.0", "ReLU", (3,), (3,), 0, 0),
-        Row("model.2.Concat.1.0", "Linear", (3,), (2,), 8, 6),
-        Row("model.3.Sequential.0", "Tanh", (5,), (5,), 0, 0),
+        LayerRow("model.0.Repeat.layers.0", "Linear", (4,), (6,), 30, 24),
+        LayerRow("model.0.Repeat.layers.0", "Linear", (6,), (6,), 42, 36),
+        LayerRow("model.1.stage.Residual.layers.fc", "Linear", (6,), (3,), 21, 18),
+        LayerRow("model.1.stage.Residual.shortcut.0", "Linear", (6,), (3,), 21, 18),
+        LayerRow("model.2.Concat.0", "ReLU", (3,), (3,), 0, 0),
+        LayerRow("model.2.Concat.1.0", "Linear", (3,), (2,), 8, 6),
+        LayerRow("model.3.Sequential.0", "Tanh", (5,), (5,), 0, 0),
     ]
     assert parameters_add_up(planned)
 
@@ -246,8 +249,8 @@ def test_every_activation_can_be_named() -> None:
 
 def test_a_whole_module_from_elsewhere_is_traced() -> None:
     planned = plan_module(lambda: resnet18(num_classes=10), (3, 32, 32))
-    assert planned.trace[0] == Row("network.conv1", "Conv2d", (3, 32, 32), (64, 16, 16), 9408, 9408 * 16 * 16)
-    assert planned.trace[-1] == Row("network.fc", "Linear", (512,), (10,), 5130, 5120)
+    assert planned.trace[0] == LayerRow("network.conv1", "Conv2d", (3, 32, 32), (64, 16, 16), 9408, 9408 * 16 * 16)
+    assert planned.trace[-1] == LayerRow("network.fc", "Linear", (512,), (10,), 5130, 5120)
     assert parameters_add_up(planned)
     assert planned.build()(torch.rand(3, 3, 32, 32)).shape == (3, *planned.output) == (3, 10)
 

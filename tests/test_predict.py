@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import lamella as package
-from lamella.data.sources import IMAGES
+from lamella.data.images import IMAGE_SUFFIXES
 from lamella.errors import RequestError
 
 
@@ -188,4 +188,4 @@ def test_loading_leaves_the_random_numbers_alone(run: Path) -> None:
 
 
 def test_every_ending_of_an_image_is_one_that_pillow_reads() -> None:
-    assert set(Image.registered_extensions()) >= IMAGES
+    assert set(Image.registered_extensions()) >= IMAGE_SUFFIXES

@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella import record
-from lamella.names import LONGEST, claim, slug
+from lamella.runs.files import truncate_growing_files
+from lamella.runs.names import LONGEST, claim_directory, slug
 
 KEYS = st.from_regex(r"[+~]?[a-z_./]{1,30}", fullmatch=True)
 VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
@@ -39,7 +39,7 @@ def test_slugs_differ_where_overrides_do(one: list[str], other: list[str]) -> No
 
 def test_a_claimed_directory_has_one_owner(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(lambda _: claim(tmp_path / "runs", "run"), range(40)))
+        paths = list(pool.map(lambda _: claim_directory(tmp_path / "runs", "run"), range(40)))
     assert len(set(paths)) == 40
     assert all(path.is_dir() for path in paths)
 
@@ -49,6 +49,6 @@ def test_tensorboards_files_sort_as_they_were_opened(tmp_path: Path) -> None:
     second = int(time.time())
     name = f"events.out.tfevents.{second}.host.99.0"
     (tmp_path / name).write_bytes(b"kept, and cut off")
-    record.cut_back(tmp_path, {name: 4})
+    truncate_growing_files(tmp_path, {name: 4})
     assert (tmp_path / name).read_bytes() == b"kept"
     assert int(time.time()) > second

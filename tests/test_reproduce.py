@@ -11,7 +11,7 @@ import torch
 from conftest import Lamella, contents
 from programs import RealProgram
 
-from lamella import archive
+from lamella.runs.checkpoints import VerifiedCheckpointIO, read_weights
 
 
 def change(file: Path, old: str, new: str) -> None:
@@ -30,7 +30,7 @@ def test_the_same_bits(lamella: Lamella, run: Path) -> None:
     )
     assert contents(run) == before
     again = Path("outputs/default/run_2")
-    one, other = (archive.weights(path / "checkpoints/last.ckpt") for path in (run, again))
+    one, other = (read_weights(path / "checkpoints/last.ckpt") for path in (run, again))
     assert all(torch.equal(one[name], other[name]) for name in one)
     record = json.loads((again / "run.json").read_text())
     assert (record["reproduces"], record["overrides"]) == (str(run), ["trainer.max_epochs=2", "device.threads=1"])
@@ -70,7 +70,7 @@ def test_other_weights_are_named(lamella: Lamella, run: Path) -> None:
         weight = checkpoint["state_dict"]["network.2.weight"]
         weight.view(torch.int32)[0, 0] ^= 1  # the last bit of one number
         file.unlink()
-        archive.VerifiedCheckpointIO().save_checkpoint(checkpoint, file)
+        VerifiedCheckpointIO().save_checkpoint(checkpoint, file)
     result = lamella("reproduce", str(run))
     assert result.status == 1
     assert "best.ckpt: 1 of " in result.out

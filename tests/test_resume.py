@@ -15,7 +15,7 @@ import torch
 from conftest import Lamella
 from programs import Program, RealProgram, wait_until
 
-from lamella import archive
+from lamella.runs.checkpoints import newest_checkpoint
 
 SMALL = ("device=cpu", "device.threads=1", "data.batch_size=512", "network.dropout=0.2", "visuals=none")
 PARTS = 6  # of a test that the cores share
@@ -308,13 +308,13 @@ def test_every_flipped_bit_is_found(copied: Path) -> None:
         bit = chance.randrange(8 * len(content))
         content[bit // 8] ^= 1 << bit % 8
         last.write_bytes(content)
-        assert archive.newest(directory) == (previous, [last])
+        assert newest_checkpoint(directory) == (previous, [last])
         content[bit // 8] ^= 1 << bit % 8
     last.write_bytes(content)
-    assert archive.newest(directory) == (last, [])
+    assert newest_checkpoint(directory) == (last, [])
     for length in (0, 1, len(content) // 2, len(content) - 1):
         last.write_bytes(content[:length])
-        assert archive.newest(directory) == (previous, [last])
+        assert newest_checkpoint(directory) == (previous, [last])
 
 
 def test_a_damaged_checkpoint_is_passed_over(finished: Path, copied: Path, lamella: Lamella) -> None:
@@ -379,7 +379,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, finished: Path, kilobytes: in
             assert record(run)["status"] in ("running", "failed")
             assert printed.count("error:") <= 1
             assert not list(run.rglob(".*"))
-            archive.newest(run / "checkpoints")
+            newest_checkpoint(run / "checkpoints")
             resume(directory)
         if run:
             assert kill.differences(finished, run) == []

@@ -18,7 +18,7 @@ from programs import Program, wait_until
 
 import lamella as package
 from lamella.errors import RequestError
-from lamella.listing import Record, Runs
+from lamella.runs.listing import Record, Runs
 
 SWEPT = {"1e-1": 2, "1e-2": 1, "1e-3": 3}  # learning rate: epochs
 

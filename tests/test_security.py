@@ -19,8 +19,8 @@ from conftest import Lamella, contents
 from PIL import Image
 
 import lamella as package
-from lamella import archive
 from lamella.errors import RequestError
+from lamella.runs.checkpoints import KEYS, _end
 
 EVIL = "open('hacked', 'w').close()\n\nclass Net:\n    pass\n"
 # What no group builds, whatever its arguments are.
@@ -58,10 +58,10 @@ TARGETS = [
     # Within what is allowed: functions, and ways out of it.
     "lamella.__main__.main",
     "lamella.commands.train.main",
-    "lamella.record.Run",
-    "lamella.archive.load",
-    "lamella.targets.instantiate",
-    "lamella.targets.sys.modules.clear",
+    "lamella.runs.writer.RunWriter",
+    "lamella.runs.checkpoints.read_checkpoint",
+    "lamella.config.targets.instantiate",
+    "lamella.config.targets.sys.modules.clear",
     "torch.nn.modules.module.torch.load",
     "torch.nn.modules.module.warnings.warn",
     "torch.nn.functional.torch.hub.load",
@@ -145,7 +145,7 @@ PLACES: dict[str, dict[str, Any]] = {
     "data": {"data": CALL},
     "data.source": {"data": {"source": CALL}},
     "data.source, a data set": {"data": {"source": {"_target_": "torchvision.datasets.FakeData"}}},
-    "data.source, another function": {"data": {"source": {"_target_": "lamella.data.samples.pixels"}}},
+    "data.source, another function": {"data": {"source": {"_target_": "lamella.data.images.image_pixels"}}},
     "data.augment": {"data": {"augment": CALL}},
     "trainer": {"trainer": CALL},
     "trainer.callbacks": {"trainer": {"callbacks": [CALL]}},
@@ -369,12 +369,12 @@ def signed(data: bytes) -> bytes:
     """Bytes with the checksum of theirs at the end, as anybody can make it."""
     body = data[:-2] if data.endswith(b"\0\0") else data
     digest = hashlib.sha256(body + b"\0\0")
-    return body + archive._end(digest)
+    return body + _end(digest)
 
 
 def saved(content: Any) -> bytes:
     buffer = io.BytesIO()
-    others = dict.fromkeys(archive.KEYS, None) if isinstance(content, dict) and content else {}
+    others = dict.fromkeys(KEYS, None) if isinstance(content, dict) and content else {}
     torch.save({**others, **content} if others else content, buffer)
     return signed(buffer.getvalue())
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import Program, wait_until
 
-from lamella.names import slug
+from lamella.runs.names import slug
 
 SHORT = ("network=linear", "trainer.max_epochs=1")
 SWEEP = Path("outputs/default/s")
@@ -150,13 +150,13 @@ def plan(sweep: Path = SWEEP) -> list[dict[str, dict[str, object]]]:
 def test_every_combination_once(counts: list[int], together: int) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from lamella.grid import jobs
+    from lamella.sweeps.combinations import combinations
 
     counts[: together + 1] = [counts[0]] * len(counts[: together + 1])
     texts = [f"k{i}={','.join(str(value) for value in range(count))}" for i, count in enumerate(counts)]
     keys = [f"k{i}" for i in range(len(counts))][: together + 1]
     zipped = [keys] if len(keys) > 1 else []
-    found = jobs(OverridesParser.create().parse_overrides(texts), zipped)
+    found = combinations(OverridesParser.create().parse_overrides(texts), zipped)
     free = counts[len(keys) :] if zipped else counts[1:]
     expected = counts[0]
     for count in free:
@@ -363,11 +363,11 @@ def test_jobs_of_two_processes(tmp_path: Path) -> None:
 
 def test_what_jobs_import_is_imported_once(tmp_path: Path) -> None:
     lines = [
-        "from lamella import processes",
-        "processes.warm_up()",
-        "server = processes.forkserver._forkserver",
+        "from lamella.sweeps.launch import forkserver",
+        "forkserver.warm_up()",
+        "server = forkserver.forkserver._forkserver",
         "number = server._forkserver_pid",
-        "job = processes.CONTEXT.Process(target=print, args=('a job',), daemon=True)",
+        "job = forkserver.CONTEXT.Process(target=print, args=('a job',), daemon=True)",
         "job.start()",
         "job.join()",
         "arguments = open(f'/proc/{number}/cmdline').read()",

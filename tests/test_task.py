@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lamella.data import Data, Samples, Splits, digits
-from lamella.losses import metric_for
-from lamella.task import NonFiniteLoss, Schedule, Task
+from lamella.training.metrics import metric_for
+from lamella.training.scheduler import Schedule
+from lamella.training.task import NonFiniteLoss, Task
 
 
 def constant(optimizer: torch.optim.Optimizer, length: int) -> Any:

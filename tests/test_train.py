@@ -19,7 +19,7 @@ from conftest import Lamella
 from programs import Program, RealProgram, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lamella import build
+from lamella.experiment.build import build_experiment
 
 DDP = ("trainer=ddp", "trainer.devices=2", "device=cpu")
 QUICK = ("trainer.max_epochs=2", "device=cpu", "device.threads=1")
@@ -82,7 +82,7 @@ def test_run_can_be_rebuilt_from_its_config_alone(lamella: Lamella) -> None:
     lamella("train", *QUICK, "network=cnn", "network.widths=[4,8]", "optimizer=sgd", "scheduler=cosine")
     [path] = run_directories()
     config = yaml.safe_load((path / "config.yaml").read_text())
-    experiment = build.experiment(config)
+    experiment = build_experiment(config)
     experiment.task.load_state_dict(weights(path, "best"))
     network = experiment.task.network.eval()
     batches = list(experiment.data.test_dataloader())
@@ -96,7 +96,7 @@ def test_a_network_that_takes_any_keyword_can_be_rebuilt(lamella: Lamella, image
     result = lamella("train", *data, "network=resnet18", "trainer=debug")
     assert result.status == 0, result.err
     [path] = run_directories()
-    experiment = build.experiment(yaml.safe_load((path / "config.yaml").read_text()))
+    experiment = build_experiment(yaml.safe_load((path / "config.yaml").read_text()))
     experiment.task.load_state_dict(weights(path, "best"))
 
 
@@ -104,7 +104,7 @@ def test_metrics_are_those_of_a_loop_written_by_hand(lamella: Lamella) -> None:
     """The same seed, data and order, trained with plain PyTorch: equal to the last bit."""
     lamella("train", *QUICK, "network=neural_network", "data.drop_last=true")
     [path] = run_directories()
-    experiment = build.experiment(yaml.safe_load((path / "config.yaml").read_text()))
+    experiment = build_experiment(yaml.safe_load((path / "config.yaml").read_text()))
     network, data = experiment.task.network, experiment.data
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     loss_function = torch.nn.CrossEntropyLoss()

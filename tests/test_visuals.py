@@ -14,7 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torch import nn
 
-from lamella import build, pictures
+from lamella.experiment.build import build_experiment
+from lamella.visuals import classes
+from lamella.visuals.pictures import confusion_picture, weight_picture
 
 DEFAULT = ("samples", "mistakes", "confusion", "weights")
 
@@ -143,8 +145,8 @@ def test_hparams_hold_what_was_set_and_the_best_metrics(lamella: Lamella) -> Non
 
 def test_the_confusion_matrix_counts_the_validation(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[torch.Tensor] = []
-    draw = pictures.confusion
-    monkeypatch.setattr(pictures, "confusion", lambda matrix, classes: drawn.append(matrix) or draw(matrix, classes))
+    draw = confusion_picture
+    monkeypatch.setattr(classes, "confusion_picture", lambda matrix, names: drawn.append(matrix) or draw(matrix, names))
     path, _ = trained(lamella, "network=linear")
     line = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
     assert int(drawn[-1].sum()) == 144
@@ -177,18 +179,18 @@ def test_weights_are_drawn_as_images_on_one_scale() -> None:
     layer = nn.Linear(4, 3)
     with torch.no_grad():
         layer.weight.copy_(torch.arange(12.0).view(3, 4))
-    drawn = pictures.weights(layer.weight, (1, 2, 2))
+    drawn = weight_picture(layer.weight, (1, 2, 2))
     assert drawn is not None
     shades = np.asarray(drawn)
     assert shades[-3, -3] == 255
     assert shades[20, 3] == 0
-    assert pictures.weights(layer.weight, (1, 3, 2)) is None
+    assert weight_picture(layer.weight, (1, 3, 2)) is None
 
 
 def test_many_classes_are_drawn_without_their_names() -> None:
     for count in (2, 10, 30, 31, 100, 1000):
         names = [f"class number {number}" for number in range(count)]
-        drawn = pictures.confusion(torch.eye(count, dtype=torch.int64), names)
+        drawn = confusion_picture(torch.eye(count, dtype=torch.int64), names)
         assert max(drawn.size) < 2500
 
 
@@ -196,7 +198,7 @@ def test_pixels_are_those_before_normalisation(lamella: Lamella) -> None:
     import yaml
 
     config = yaml.safe_load(lamella("train", "--cfg", "job", "--resolve").out)
-    data = build.experiment(config).data
+    data = build_experiment(config).data
     inputs, _ = next(iter(data.val_dataloader()))
     torch.testing.assert_close(data.pixels(inputs) * 255, data.val.inputs[: len(inputs)].float())
 

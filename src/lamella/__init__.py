@@ -7,21 +7,27 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lamella.listing import Runs
-    from lamella.model import Model
-
-__version__ = "0.1.0"
+    from lamella.experiment.model import Model
+    from lamella.runs.listing import Runs
 
 
 def load(run: "str | os.PathLike[str]", checkpoint: str = "best", device: str = "cpu") -> "Model":
-    """The network that a run has trained, with its preprocessing and class names: see `lamella.model.Model`."""
-    from lamella.model import load
+    """Load the network of a run, with its preprocessing and class names: see `lamella.experiment.model.Model`."""
+    from lamella.experiment.model import load
 
     return load(run, checkpoint, device)
 
 
 def runs(directory: "str | os.PathLike[str]" = "outputs") -> "Runs":
-    """The records of all runs below a directory: see `lamella.listing.Runs`."""
-    from lamella.listing import runs
+    """The records of all runs below a directory: see `lamella.runs.Runs`."""
+    from lamella.runs.listing import runs
 
     return runs(directory)
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # read when it is asked for, because importing importlib.metadata takes time
+        from importlib.metadata import version
+
+        return version("lamella")
+    raise AttributeError(f"module 'lamella' has no attribute {name!r}")

@@ -1,12 +1,12 @@
 """The console script: the table of commands, each imported when it is called."""
 
-import os
 import signal
 import sys
 from importlib import import_module
 
-from lamella.errors import RequestError, nearest
-from lamella.summary import printable
+from lamella.console import exit_status
+from lamella.distributed import is_ranked
+from lamella.errors import nearest
 
 COMMANDS = {
     "train": ("[OVERRIDE…]", "fit, then test the best checkpoint; -m: one run per combination"),
@@ -38,31 +38,10 @@ def main() -> int:
         return 2
     # Ctrl-C in the middle of an import would show as whatever that import makes of it; there is nothing to save yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if "LOCAL_RANK" in os.environ:  # a process that takes part in a run; the first one says when it ends
+    if is_ranked():  # a process that takes part in a run; the first one says when it ends
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
-    try:
-        status = int(import_module(f"lamella.commands.{name}").main(arguments))
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # whoever read along has seen enough
-        status = 0
-    except RequestError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        status = 2
-    except OSError as error:  # a path that the system does not take, say
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        status = 2
-    try:
-        sys.stdout.flush()
-    except OSError:
-        # Whoever read along is gone, or the disk is full; Python would complain once more as it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return status
+    return exit_status(lambda: int(import_module(f"lamella.commands.{name}").main(arguments)))
 
 
 def _usage() -> str:
@@ -70,5 +49,7 @@ def _usage() -> str:
     return "\n".join(["usage: lamella COMMAND …", "", *lines, "", "lamella COMMAND --help says more."])
 
 
+if __name__ == "__main__":
+    sys.exit(main())
 if __name__ == "__main__":
     sys.exit(main())

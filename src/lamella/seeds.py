@@ -27,7 +27,7 @@ def reseed(number: int, device: torch.device) -> None:
 
 
 @lru_cache(maxsize=1)
-def seeds(seed: int, rank: int, epoch: int, count: int) -> list[int]:
+def batch_seeds(seed: int, rank: int, epoch: int, count: int) -> list[int]:
     """A seed for each batch of an epoch; neighbouring counters give unrelated ones."""
     words = np.random.SeedSequence((seed, epoch, LAYERS, rank)).generate_state(count, np.uint64)
     return [int(word) >> 1 for word in words]

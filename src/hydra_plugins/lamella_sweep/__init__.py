@@ -17,16 +17,17 @@ class Grid(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         self.warm_up()
-        from lamella import sweeping
+        from lamella.sweeps.grid import run_grid
 
-        sweeping.grid(self.loader, self.composed, [*_written(self.params), *arguments])
+        run_grid(self.loader, self.composed, [*_written(self.params), *arguments])
 
     def warm_up(self) -> None:
         """Let the jobs' imports begin while this process has its own."""
-        from lamella import guard, processes
+        from lamella.config.launcher import is_local
+        from lamella.sweeps.launch import forkserver
 
-        if guard.local(self.composed.hydra.launcher):
-            processes.warm_up()
+        if is_local(self.composed.hydra.launcher):
+            forkserver.warm_up()
 
 
 class Optuna(Grid):
@@ -36,9 +37,9 @@ class Optuna(Grid):
 
     def sweep(self, arguments: list[str]) -> None:
         self.warm_up()
-        from lamella import search
+        from lamella.sweeps.search.search import run_search
 
-        search.search(self.loader, self.composed, [*_written(self.params), *arguments], self.options)
+        run_search(self.loader, self.composed, [*_written(self.params), *arguments], self.options)
 
 
 def _written(params: Mapping[str, Any]) -> list[str]:

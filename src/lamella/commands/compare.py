@@ -11,9 +11,11 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from lamella import plots, records, summary
-from lamella.conf import walk
+from lamella.config.values import walk
 from lamella.errors import RequestError
+from lamella.runs.charts import plot_curves
+from lamella.runs.reader import read_epochs, read_run
+from lamella.tables import format_table, printable
 
 MOST = 200  # lines of what differs between patches
 NONE = "-"
@@ -29,26 +31,24 @@ def main(arguments: list[str]) -> int:
     paths: list[Path] = options.runs
     if len(paths) < 2:
         raise RequestError("compare takes two runs or more")
-    read = [records.read(path) for path in paths]
+    read = [read_run(path) for path in paths]
     fields = [record for record, _ in read]
     names = [letter * (1 + number // 26) for number in range(len(paths)) for letter in ascii_uppercase[number % 26]]
     states = [record["status"].removeprefix("finished") for record in fields]
-    print(summary.table([*zip(names, map(str, paths), states, strict=True)]))
+    print(format_table([*zip(names, map(str, paths), states, strict=True)]))
     print(_section("config", names, [dict(_settings(config, record)) for record, config in read]))
     for title, key in (("versions", "versions"), ("machine", "environment"), ("git", "git")):
         print(_section(title, names, [record.get(key) or {} for record in fields]))
     for name, path in zip(names[1:], paths[1:], strict=True):
         changed = list(_patches(paths[0], path, names[0], name))
         if changed:
-            print(
-                f"\nuncommitted changes, {names[0]} against {name}", *map(summary.printable, changed[:MOST]), sep="\n"
-            )
+            print(f"\nuncommitted changes, {names[0]} against {name}", *map(printable, changed[:MOST]), sep="\n")
         if len(changed) > MOST:
             print(f"… and {len(changed) - MOST} lines more")
     print(_results(names, fields))
     if options.plot:
-        named = {f"{name}  {path}": records.epochs(path) for name, path in zip(names, paths, strict=True)}
-        plots.curves(named, options.plot)
+        named = {f"{name}  {path}": read_epochs(path) for name, path in zip(names, paths, strict=True)}
+        plot_curves(named, options.plot)
         print(f"\ndrawn in {options.plot}")
     return 0
 
@@ -60,7 +60,7 @@ def _section(title: str, names: Sequence[str], columns: Sequence[Mapping[str, An
         for key in dict.fromkeys(key for column in columns for key in column)
         if any(column.get(key, NONE) != columns[0].get(key, NONE) for column in columns)
     ]
-    return "\n" + (summary.table([[title, *names], *rows]) if rows else f"{title}: the same")
+    return "\n" + (format_table([[title, *names], *rows]) if rows else f"{title}: the same")
 
 
 def _settings(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

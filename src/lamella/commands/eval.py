@@ -11,12 +11,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamella import recorded, records, summary
+from lamella.atomic_files import write_atomically
+from lamella.config.overrides import config_for_testing
 from lamella.errors import RequestError
-from lamella.record import check_free, write
+from lamella.runs.files import check_output_path
+from lamella.runs.reader import read_run, unfinished_note
+from lamella.tables import format_table
 
 if TYPE_CHECKING:
-    from lamella.evaluation import Evaluation
+    from lamella.experiment.evaluation import Evaluation
 
 MOST = 20  # classes; more do not fit side by side
 
@@ -29,21 +32,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes; default: RUN/eval.json")
     options = parser.parse_intermixed_args(arguments)
 
-    fields, config = records.read(options.run)
-    config = recorded.tested(fields, config, options.overrides)
+    fields, config = read_run(options.run)
+    config = config_for_testing(fields, config, options.overrides)
     out = options.out or options.run / "eval.json"
-    check_free(out)
-    if note := records.unfinished(fields):
+    check_output_path(out)
+    if note := unfinished_note(fields):
         print(note, file=sys.stderr)
 
-    from lamella import archive, build
-    from lamella.evaluation import evaluate
+    from lamella.experiment.build import build_experiment
+    from lamella.experiment.evaluation import evaluate
+    from lamella.runs.checkpoints import find_checkpoint, read_checkpoint, restore_weights
 
-    experiment = build.experiment(config)
-    file = archive.find(options.run, options.checkpoint)
-    archive.restore(experiment.task, file)
+    experiment = build_experiment(config)
+    file = find_checkpoint(options.run, options.checkpoint)
+    restore_weights(experiment.task, file)
     print(f"Using {experiment.device.accelerator} device")
-    same = archive.load(file).get(type(experiment.data).__qualname__) == experiment.data.state_dict()
+    same = read_checkpoint(file).get(type(experiment.data).__qualname__) == experiment.data.state_dict()
     if not same and not options.overrides:
         print("note: these are not the samples that the run was trained and tested with", file=sys.stderr)
     result = evaluate(experiment, options.run)
@@ -59,7 +63,7 @@ def main(arguments: list[str]) -> int:
         "confusion": None if result.confusion is None else result.confusion.tolist(),
     }
     try:
-        write(out, json.dumps(data, indent=2) + "\n")
+        write_atomically(out, json.dumps(data, indent=2) + "\n")
     except OSError as error:
         raise RequestError(f"{out}: cannot write there ({error.strerror}); --out FILE writes elsewhere") from error
     print(f"{_text(result, experiment.data.classes)}\n\nwritten to {out}")
@@ -76,12 +80,12 @@ def _text(result: "Evaluation", classes: list[str]) -> str:
             [name, *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")), f"{row['support']:.0f}"]
             for name, row in zip(classes, scores, strict=True)
         ]
-        lines += ["", summary.table(rows)]
+        lines += ["", format_table(rows)]
     if result.confusion is not None:
         if len(classes) > MOST:
             lines += ["", f"the confusion matrix of {len(classes)} classes is in the file"]
         else:
             rows = [["true \\ predicted", *classes]]
             rows += [[name, *map(str, row)] for name, row in zip(classes, result.confusion.tolist(), strict=True)]
-            lines += ["", summary.table(rows)]
+            lines += ["", format_table(rows)]
     return "\n".join(lines)

@@ -18,14 +18,15 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamella import recorded, records
+from lamella.config.overrides import config_for_testing
 from lamella.errors import RequestError, first_line
+from lamella.runs.reader import read_run, unfinished_note
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lamella.build import Experiment
     from lamella.data import Data
+    from lamella.experiment.experiment import Experiment
 
 IMAGES = ": grey (1 channel) or RGB, resized (bilinear, antialiased), (pixel / 255 - mean) / std of each channel"
 LARGEST = 1e-4  # difference that is let through
@@ -40,9 +41,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/network.FORMAT")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
     options = parser.parse_intermixed_args(arguments)
-    fields, config = records.read(options.run)
-    config = recorded.tested(fields, config, [*options.overrides, "device.accelerator=cpu"])
-    if note := records.unfinished(fields):
+    fields, config = read_run(options.run)
+    config = config_for_testing(fields, config, [*options.overrides, "device.accelerator=cpu"])
+    if note := unfinished_note(fields):
         print(note, file=sys.stderr)
     out: Path = options.out or options.run / f"network.{options.format}"
     if not out.absolute().parent.is_dir() or out.is_dir():
@@ -53,18 +54,19 @@ def main(arguments: list[str]) -> int:
 
     import torch
 
-    from lamella import archive, build
-    from lamella.activations import evaluation
-    from lamella.exports import FORMATS
+    from lamella.experiment.build import build_experiment, build_network
+    from lamella.experiment.export_formats import FORMATS
+    from lamella.network.eval_mode import eval_mode
+    from lamella.runs.checkpoints import find_checkpoint, restore_weights
 
     write, read = FORMATS[options.format]
-    experiment = build.experiment(config)
-    archive.restore(experiment.task, archive.find(options.run, options.checkpoint))
+    experiment = build_experiment(config)
+    restore_weights(experiment.task, find_checkpoint(options.run, options.checkpoint))
     network, data = experiment.task.network, experiment.data
-    other, *_ = build.network(config)
+    other, *_ = build_network(config)
     metadata = _metadata(experiment, config["data"])
     differences: list[Tensor] = []
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder, evaluation(network), evaluation(other):
+    with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder, eval_mode(network), eval_mode(other):
         logging.disable(logging.WARNING)
         made = Path(folder) / out.name
         try:
@@ -115,17 +117,18 @@ def _batches(data: "Data") -> "Iterator[Tensor]":
 
 def _metadata(experiment: "Experiment", node: Mapping[str, Any]) -> dict[str, str]:
     """What it takes to use the file: how its input is made, and what the columns of its output are."""
-    from lamella.losses import LABELS
+    from lamella.training.losses import output_activation
+    from lamella.training.metrics import is_classifier
 
     images = experiment.data.images
     known: dict[str, Any] = {
         "shape": experiment.data.shape,
-        "classes": experiment.data.classes if experiment.metric == "accuracy" else None,
+        "classes": experiment.data.classes if is_classifier(experiment.metric) else None,
         "mean": node.get("mean") if images else None,
         "std": node.get("std") if images else None,
         "input": "float32, (batch, *shape)" + (IMAGES if images else ""),
     }
-    if experiment.metric == "accuracy":
-        squashed = "sigmoid" if isinstance(experiment.loss, LABELS) else "softmax"
+    if is_classifier(experiment.metric):
+        squashed = output_activation(experiment.loss)
         known["output"] = f"float32, (batch, classes): logits, of which {squashed} makes probabilities"
     return {name: json.dumps(value) for name, value in known.items()}

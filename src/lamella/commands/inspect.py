@@ -16,15 +16,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamella import compose, recorded, records, summary
+from lamella.config.compose import compose_and_call
+from lamella.config.composed import ComposedConfig
+from lamella.config.overrides import config_for_testing
 from lamella.errors import RequestError, first_line
+from lamella.network.trace import layer_table
+from lamella.runs.reader import read_run, unfinished_note
+from lamella.tables import format_size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lamella.build import Experiment
-    from lamella.gradients import Backward, Check
-    from lamella.trace import Row
+    from lamella.experiment.experiment import Experiment
+    from lamella.inspection.gradients import Backward, GradientCheck
+    from lamella.network.trace import LayerRow
 
 SHOWN = 3  # samples
 SHOWN_VALUES = 6  # of a tensor, for programs
@@ -50,24 +55,25 @@ def main(arguments: list[str]) -> int:
             raise RequestError("--checkpoint is that of a run; give its directory")
         texts: list[str] = []
 
-        def inspect(job: compose.Job) -> int:
-            from lamella import build
+        def inspect(job: ComposedConfig) -> int:
+            from lamella.experiment.build import build_experiment
 
-            texts.append(_text(build.experiment(job.config, job.references), options))
+            texts.append(_text(build_experiment(job.config, job.references), options))
             return 0
 
-        status = compose.run(inspect, options.given)
+        status = compose_and_call(inspect, options.given)
         print(*texts, sep="", end="\n" if texts else "")
         return status
 
-    from lamella import archive, build
+    from lamella.experiment.build import build_experiment
+    from lamella.runs.checkpoints import find_checkpoint, restore_weights
 
-    fields, config = records.read(run)
-    note = records.unfinished(fields)
+    fields, config = read_run(run)
+    note = unfinished_note(fields)
     if note:
         print(note, file=sys.stderr)
-    experiment = build.experiment(recorded.tested(fields, config, []))
-    archive.restore(experiment.task, archive.find(run, options.checkpoint or "best"))
+    experiment = build_experiment(config_for_testing(fields, config, []))
+    restore_weights(experiment.task, find_checkpoint(run, options.checkpoint or "best"))
     print(_text(experiment, options))
     return 0
 
@@ -91,6 +97,7 @@ def _text(experiment: "Experiment", options: argparse.Namespace) -> str:
     """What was asked for, section by section, or all of it as JSON."""
     import torch
 
+    experiment.device.configure_process()
     torch.set_printoptions(threshold=60, edgeitems=3, linewidth=80)  # type: ignore[no-untyped-call]
     sections = dict(_sections(experiment, options))
     if options.json:
@@ -102,8 +109,8 @@ def _sections(experiment: "Experiment", options: argparse.Namespace) -> Iterator
     """The name of each section, its values for programs and its text for people."""
     import torch
 
-    from lamella import gradients
-    from lamella import graph as computation
+    from lamella.inspection.autograd_graph import draw_graph, graph_nodes, graph_text
+    from lamella.inspection.gradients import backward, check_gradients
 
     device, rows, data = experiment.device.accelerator, experiment.plan.trace, experiment.data
     yield "device", (device, f"Using {device} device")
@@ -126,19 +133,19 @@ def _sections(experiment: "Experiment", options: argparse.Namespace) -> Iterator
     if options.activations or options.json:
         yield "activations", _activations(network, inputs)
     if options.gradients or options.graph or options.json:
-        passed = gradients.backward(experiment.task, inputs, targets)
+        passed = backward(experiment.task, inputs, targets)
         if options.gradients or options.json:
             try:
-                check: Check | str = gradients.check(experiment.task, inputs, targets)
+                check: GradientCheck | str = check_gradients(experiment.task, inputs, targets)
             except RuntimeError as error:  # a network that does not compute in double precision
                 check = first_line(error)
             yield "gradients", _gradients(passed, check)
-        graph = computation.nodes(passed.loss, passed.parameters)
+        graph = graph_nodes(passed.loss, passed.parameters)
         if options.graph:
-            computation.draw(graph, options.graph)
+            draw_graph(graph, options.graph)
         if options.graph or options.json:
             lines = ["The computational graph, from the loss to the leaves, which are the parameters:"]
-            lines += ["number, operation (grad_fn), shape, what it was computed from", *computation.text(graph)]
+            lines += ["number, operation (grad_fn), shape, what it was computed from", *graph_text(graph)]
             written = [f"drawn in {options.graph}"] if options.graph else []
             yield "graph", ([vars(node) for node in graph], "\n".join([*lines, *written]))
 
@@ -153,22 +160,22 @@ def _too_big(parameters: int) -> str | None:
         return None
     if needed < free:
         return None
-    return f"weights and gradients take {summary.size(needed)}, and {summary.size(free)} of memory are free"
+    return f"weights and gradients take {format_size(needed)}, and {format_size(free)} of memory are free"
 
 
 def _wrapped(text: str) -> str:
     return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False)
 
 
-def _layers(rows: "list[Row]", network: "nn.Module", batch: int) -> str:
+def _layers(rows: "list[LayerRow]", network: "nn.Module", batch: int) -> str:
     values = sum(math.prod(row.output) for row in rows)
     frozen = sum(parameter.numel() for parameter in network.parameters() if not parameter.requires_grad)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     lines = [
-        summary.layers(rows, batch, max(80, shutil.get_terminal_size().columns)),
+        layer_table(rows, batch, max(80, shutil.get_terminal_size().columns)),
         _wrapped(
-            f"mult-adds (multiplications with an addition) are of one sample; weights {summary.size(weights)}; "
-            f"what all layers give for a batch {summary.size(4 * batch * values)}"
+            f"mult-adds (multiplications with an addition) are of one sample; weights {format_size(weights)}; "
+            f"what all layers give for a batch {format_size(4 * batch * values)}"
         ),
     ]
     if frozen:
@@ -180,14 +187,15 @@ def _layers(rows: "list[Row]", network: "nn.Module", batch: int) -> str:
 def _batch(experiment: "Experiment", inputs: "Tensor", targets: "Tensor") -> tuple[Any, str]:
     import torch
 
-    from lamella.activations import evaluation
-    from lamella.losses import LABELS
+    from lamella.network.eval_mode import eval_mode
+    from lamella.training.losses import output_activation, probabilities
 
     network, classes = experiment.task.network, experiment.data.classes
-    with evaluation(network):
+    with eval_mode(network):
         output = network(inputs)
-    labels = isinstance(experiment.loss, LABELS)
+    labels = output_activation(experiment.loss) == "sigmoid"
     shape, indices = tuple(output.shape), targets.dtype == torch.int64 and not labels
+    chances = probabilities(output, experiment.loss) if indices or labels else output
     data: dict[str, Any] = {
         "output": output.tolist(),
         "targets": targets.tolist(),
@@ -199,22 +207,21 @@ def _batch(experiment: "Experiment", inputs: "Tensor", targets: "Tensor") -> tup
         f"{'logits' if indices else 'output'} {shape}\n{output[:SHOWN].cpu()}",
     ]
     if indices:
-        probabilities = output.softmax(1)
-        predicted = probabilities.argmax(1)
+        predicted = chances.argmax(1)
         data |= {
-            "probabilities": probabilities.tolist(),
+            "probabilities": chances.tolist(),
             "predicted": [classes[number] for number in predicted.tolist()],
             "true": [classes[number] for number in targets.tolist()],
         }
-        lines.append(f"probabilities {shape}: softmax, each row sums to 1\n{probabilities[:SHOWN].cpu()}")
+        lines.append(f"probabilities {shape}: softmax, each row sums to 1\n{chances[:SHOWN].cpu()}")
         lines += [
-            f"sample {number}: predicted {data['predicted'][number]} ({float(probabilities[number].max()):.4f}), "
+            f"sample {number}: predicted {data['predicted'][number]} ({float(chances[number].max()):.4f}), "
             f"true {data['true'][number]}"
             for number in range(min(SHOWN, len(inputs)))
         ]
     elif labels:
-        data["probabilities"] = output.sigmoid().tolist()
-        lines.append(f"probabilities {shape}: sigmoid, one label at a time\n{output[:SHOWN].sigmoid().cpu()}")
+        data["probabilities"] = chances.tolist()
+        lines.append(f"probabilities {shape}: sigmoid, one label at a time\n{chances[:SHOWN].cpu()}")
     if not indices:
         lines.append(f"targets {tuple(targets.shape)}\n{targets[:SHOWN].cpu()}")
     return data, "\n".join(lines)
@@ -237,7 +244,7 @@ def _parameters(network: "nn.Module") -> tuple[Any, str]:
 
 
 def _activations(network: "nn.Module", inputs: "Tensor") -> tuple[Any, str]:
-    from lamella.activations import activations
+    from lamella.inspection.activations import activations
 
     lines = ["Activations before and after each layer: the first sample's values, the batch's", "statistics"]
     data = []
@@ -264,7 +271,7 @@ def _activations(network: "nn.Module", inputs: "Tensor") -> tuple[Any, str]:
     return data, "\n".join(lines)
 
 
-def _gradients(passed: "Backward", check: "Check | str") -> tuple[Any, str]:
+def _gradients(passed: "Backward", check: "GradientCheck | str") -> tuple[Any, str]:
     z, loss = passed.output, passed.loss
     lines = [
         "Forward, loss, backward, as a step of training takes them",

@@ -18,14 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamella import records, summary
+from lamella.atomic_files import write_atomically
 from lamella.errors import RequestError
-from lamella.record import check_free, write
+from lamella.runs.files import check_output_path
+from lamella.runs.reader import read_run, unfinished_note
+from lamella.tables import format_table, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lamella.model import Model
+    from lamella.experiment.model import Model
 
 FORMATS = (".csv", ".json", ".jsonl")
 BATCH = 256
@@ -47,20 +49,20 @@ def main(arguments: list[str]) -> int:
     if options.out and not options.out.absolute().parent.is_dir():
         raise RequestError(f"--out {options.out}: there is no directory {options.out.parent}")
     if options.out:
-        check_free(options.out)
-    fields, _ = records.read(options.run)
-    if note := records.unfinished(fields):
+        check_output_path(options.out)
+    fields, _ = read_run(options.run)
+    if note := unfinished_note(fields):
         print(note, file=sys.stderr)
 
-    import torch
     from PIL import Image
 
-    from lamella.model import load
+    from lamella.experiment.model import load
+    from lamella.training.device import resolve_accelerator
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the bar has to give the cursor back
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large for Pillow is skipped
     files = list(dict.fromkeys(_files(options.paths)))
-    model = load(options.run, options.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    model = load(options.run, options.checkpoint, resolve_accelerator("auto"))
     if model.classes is None or model.normalize is None:
         wrong = "gives numbers, not classes" if model.classes is None else "was not trained on images"
         raise RequestError(f"{options.run}: its network {wrong}; lamella.load(…).predict(…) in Python takes tensors")
@@ -68,7 +70,7 @@ def main(arguments: list[str]) -> int:
     for path, found in _predictions(model, files):
         if isinstance(found, str):
             unreadable += 1
-            print(f"skipped: {summary.printable(found)}", file=sys.stderr)
+            print(f"skipped: {printable(found)}", file=sys.stderr)
         else:
             rows.append((path, found))
     if options.out:
@@ -84,7 +86,7 @@ def main(arguments: list[str]) -> int:
 
 def _files(paths: Iterable[str]) -> Iterator[str]:
     """The files that the arguments stand for. Raises RequestError where one stands for none."""
-    from lamella.data.sources import IMAGES
+    from lamella.data.images import IMAGE_SUFFIXES
 
     for given in paths:
         path = Path(given)
@@ -94,10 +96,12 @@ def _files(paths: Iterable[str]) -> Iterator[str]:
                 raise RequestError("-: no path came on standard input")
             yield from listed
         elif path.is_dir():
-            inside = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
+            inside = sorted(
+                str(file) for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+            )
             if not inside:
                 raise RequestError(
-                    f"{given}: no images in this folder; their names end with {', '.join(sorted(IMAGES))}"
+                    f"{given}: no images in this folder; their names end with {', '.join(sorted(IMAGE_SUFFIXES))}"
                 )
             yield from inside
         elif path.exists():
@@ -115,7 +119,7 @@ def _predictions(model: "Model", files: list[str]) -> Iterator[tuple[str, Any]]:
     from rich.console import Console
     from rich.progress import track
 
-    from lamella.data.samples import ImageFiles
+    from lamella.data.images import ImageFiles
 
     decoder = ImageFiles([], model.shape)
 
@@ -149,7 +153,7 @@ def _table(rows: "list[tuple[str, Tensor]]", classes: list[str], top: int) -> st
             (classes[number], f"{value:.4f}") for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
         ]
         lines.append([path, *named[0], *(" ".join(pair) for pair in named[1:])])
-    return summary.table(lines)
+    return format_table(lines)
 
 
 def _write(out: Path, rows: "list[tuple[str, Tensor]]", classes: list[str]) -> None:
@@ -170,6 +174,6 @@ def _write(out: Path, rows: "list[tuple[str, Tensor]]", classes: list[str]) -> N
         else:
             text.writelines(json.dumps(row) + "\n" for row in dicts)
     try:
-        write(out, text.getvalue())
+        write_atomically(out, text.getvalue())
     except OSError as error:
         raise RequestError(f"--out {out}: cannot write there ({error.strerror})") from error

@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamella import records, summary
-from lamella.conf import walk
+from lamella.config.overrides import apply_overrides
+from lamella.config.values import walk
 from lamella.errors import RequestError
-from lamella.names import claim
-from lamella.recorded import change
+from lamella.runs.names import claim_directory
+from lamella.runs.reader import read_epochs, read_run
+from lamella.tables import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,40 +30,41 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"where its data is now: {', '.join(MOVED)}")
     options = parser.parse_args(arguments)
     path: Path = options.run
-    fields, config = records.read(path)
+    fields, config = read_run(path)
     there = [key for key, _ in walk(config) if key in MOVED]
-    config = change(config, fields["reads"], options.overrides, there, "is to be as it was in the run")
+    config = apply_overrides(config, fields["reads"], options.overrides, there, "is to be as it was in the run")
 
-    from lamella import archive, build
-    from lamella.attempt import attempt, begin, take_part
-    from lamella.compose import OUTPUTS
-    from lamella.fit import rank
+    from lamella.distributed import rank
+    from lamella.experiment.build import build_experiment
+    from lamella.experiment.session import create_run, join_run, train_run
+    from lamella.runs.checkpoints import find_checkpoint, read_weights
+    from lamella.runs.names import OUTPUTS
 
     if rank() > 0:
-        return take_part()
-    epochs, finished = records.epochs(path), fields["status"] == "finished"
+        return join_run()
+    epochs, finished = read_epochs(path), fields["status"] == "finished"
     if not epochs:
         raise RequestError(f"{path}: it has not finished an epoch, so there is nothing to compare with")
     if not finished:
         print(f"the run is {fields['status']}: the {len(epochs)} epochs that it has are compared, and not its end")
     config = _as_it_was(fields, config)
-    experiment = build.experiment(config)
-    before = {name: archive.weights(archive.find(path, name)) for name in (("best", "last") if finished else ())}
+    experiment = build_experiment(config)
+    before = {name: read_weights(find_checkpoint(path, name)) for name in (("best", "last") if finished else ())}
     same = {name: fields[name] for name in ("reads", "choices")}
-    make = partial(claim, OUTPUTS / experiment.name, path.resolve().name)
-    record = begin(experiment, make, config, fields["overrides"], reproduces=str(path), **same)
+    make = partial(claim_directory, OUTPUTS / experiment.name, path.resolve().name)
+    record = create_run(experiment, make, config, fields["overrides"], reproduces=str(path), **same)
     again = record.path
-    status = attempt(experiment, record)
+    status = train_run(experiment, record)
     if status:
         return status
 
-    found = [*_metrics(epochs, records.epochs(again))]
+    found = [*_metrics(epochs, read_epochs(again))]
     if finished and len(epochs) != fields["epochs"]:
         found.append(f"metrics.jsonl: it holds {len(epochs)} epochs of {fields['epochs']}")
     if finished:
         found += _numbers("at the end", fields["metrics"], record.fields["metrics"])
     for name, weights in before.items():
-        now = archive.weights(archive.find(again, name))
+        now = read_weights(find_checkpoint(again, name))
         different = [key for key in {**weights, **now} if not _same(weights.get(key), now.get(key))]
         if different:
             found.append(f"{name}.ckpt: {len(different)} of {len(weights)} tensors, the first is {different[0]}")
@@ -71,8 +73,8 @@ def main(arguments: list[str]) -> int:
         print(f"\nreproduced: {both}every metric of {len(epochs)} epochs, bit for bit those of {path}")
         return 0
     print(f"\nNOT reproduced; what differs, the first and the last of {len(found)}:")
-    print(*(f"  {summary.printable(line)}" for line in dict.fromkeys((found[0], found[-1]))), sep="\n")
-    around = map(summary.printable, _around(path, fields, again, record.fields))
+    print(*(f"  {printable(line)}" for line in dict.fromkeys((found[0], found[-1]))), sep="\n")
+    around = map(printable, _around(path, fields, again, record.fields))
     print("and in what it ran in:", *(list(around) or ["nothing that is recorded"]), sep="\n  ")
     return 1
 
@@ -92,7 +94,7 @@ def _as_it_was(fields: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str
     # What a search has ended early ends there again.
     trainer["callbacks"] = [
         {**node, "epochs": fields["epochs"]}
-        if isinstance(node, dict) and node.get("_target_") == "lamella.pruning.Pruning"
+        if isinstance(node, dict) and str(node.get("_target_")).endswith(".pruning.Pruning")
         else node
         for node in trainer.get("callbacks") or []
     ]

@@ -15,13 +15,13 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from lamella import summary
-from lamella.leaderboard import Leaderboard
-from lamella.listing import runs
-from lamella.sweeps import Sweep, is_sweep
+from lamella.runs.listing import runs
+from lamella.runs.sweep_directory import Sweep, is_sweep
+from lamella.sweeps.leaderboard import Leaderboard
+from lamella.tables import format_duration, format_table
 
 if TYPE_CHECKING:
-    from lamella.listing import Runs
+    from lamella.runs.listing import Runs
 
 WIDE = 48  # letters of the overrides that a table shows
 
@@ -95,14 +95,14 @@ def _table(found: "Runs", columns: list[str], shortened: bool) -> str:
             overrides = sorted(record.fields["overrides"], key=lambda text: text in common)  # what differs comes first
             cells[columns.index("overrides")] = shorten(" ".join(overrides) or "-", WIDE, placeholder=" …")
         rows.append(cells)
-    return summary.table(rows)
+    return format_table(rows)
 
 
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if name in ("seconds", "age"):
-        return summary.duration(value)
+        return format_duration(value)
     if isinstance(value, list):
         return " ".join(map(str, value)) or "-"
     if isinstance(value, float):

@@ -1,8 +1,9 @@
-"""Data: a source gives samples, which are split and served in batches."""
+"""Read samples, split them, and serve them in batches."""
 
-from lamella.data.batches import Augment, Batches
+from lamella.data.augment import Augment
+from lamella.data.datamodule import Data
+from lamella.data.loader import Batches
 from lamella.data.samples import Samples, Splits
-from lamella.data.serve import Data
 from lamella.data.sources import digits, image_folder, tensors, torchvision_dataset
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Images decoded once, into a file that is read as memory is."""
+"""Labelled samples, in memory or as files, and how they are split."""
 
 import fcntl
 import hashlib
@@ -6,15 +6,37 @@ import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from lamella.data.samples import ImageFiles, Mapped
+from lamella.atomic_files import replacing
+from lamella.data.images import ImageFiles
 from lamella.errors import RequestError
+
+
+class MappedImages:
+    """Images that a file holds, uint8 (B, *shape) when they are indexed; `take` copies none.
+
+    pixels: all that are in the file (N, *shape). rows: which of them, and in which order.
+    """
+
+    def __init__(self, pixels: Tensor, rows: Tensor) -> None:
+        self.pixels, self.rows = pixels, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return self.pixels.index_select(0, self.rows[indices])
+
+    def take(self, indices: Tensor) -> "MappedImages":
+        return MappedImages(self.pixels, self.rows[indices])
+
 
 FOLDER = Path("outputs", ".cache")
 VERSION = 1  # of how an image becomes pixels
 
 
-def mapped(images: ImageFiles) -> Mapped:
+def map_images(images: ImageFiles) -> MappedImages:
     """The images, decoded by the first process that asks for them; others wait for it, and later ones find the file.
 
     It is named after the files, their sizes and times, and the shape. Raises RequestError where an image cannot be read
@@ -36,7 +58,7 @@ def mapped(images: ImageFiles) -> Mapped:
         ) from error
     # Private: what nobody writes to is read from the page cache, which all processes share.
     pixels = torch.from_file(str(path), shared=False, size=count, dtype=torch.uint8)
-    return Mapped(pixels.view(-1, *images.shape), torch.arange(len(images)))
+    return MappedImages(pixels.view(-1, *images.shape), torch.arange(len(images)))
 
 
 def _key(images: ImageFiles) -> str:
@@ -55,12 +77,8 @@ def _key(images: ImageFiles) -> str:
 
 
 def _write(images: ImageFiles, path: Path, count: int) -> None:
-    neighbour = path.with_suffix(".new")
-    try:
-        with neighbour.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, count)  # a full disk shows here, not when the memory is written to
-            images.load(torch.from_file(str(neighbour), shared=True, size=count, dtype=torch.uint8))
-            os.fsync(file.fileno())
-        os.replace(neighbour, path)
-    finally:
-        neighbour.unlink(missing_ok=True)
+    for stale in FOLDER.glob(f".{path.name}.*"):  # a process that was killed has left it
+        stale.unlink()
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, count)  # a full disk shows here, not when the memory is written to
+        images.load(torch.from_file(str(temporary), shared=True, size=count, dtype=torch.uint8))

@@ -1,14 +1,9 @@
 """Labelled samples, in memory or as files, and how they are split."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lamella.errors import RequestError
@@ -19,6 +14,7 @@ class Inputs(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, indices: Tensor, /) -> Tensor: ...
+    def take(self, indices: Tensor, /) -> "Inputs": ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Samples:
         return len(self.targets)
 
     def take(self, indices: Tensor) -> "Samples":
-        inputs = self.inputs.take(indices) if isinstance(self.inputs, ImageFiles | Mapped) else self.inputs[indices]
+        inputs = self.inputs[indices] if isinstance(self.inputs, Tensor) else self.inputs.take(indices)
         return Samples(inputs, self.targets[indices])
 
 
@@ -49,97 +45,7 @@ class Splits:
     test: Samples | None = None
 
 
-class ImageFiles:
-    """Image files that are decoded when they are indexed, to uint8 (B, *shape).
-
-    `shape` is (channels, height, width): 1 channel is grey, 3 are RGB; other sizes are resized (bilinear, antialiased).
-    """
-
-    def __init__(self, paths: Sequence[str], shape: Sequence[int]) -> None:
-        if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
-            raise RequestError(
-                f"data.shape is {list(shape)}; images take [channels, height, width] with 1 or 3 channels", "data.shape"
-            )
-        self.paths = np.array(paths)  # one block of memory, which forked workers share
-        self.shape = tuple(shape)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        return torch.stack([self.decode(str(path)) for path in self.paths[indices.numpy()]])
-
-    def take(self, indices: Tensor) -> "ImageFiles":
-        return ImageFiles(self.paths[indices.numpy()], self.shape)
-
-    def decode(self, path: str) -> Tensor:
-        """One image, uint8 (channels, height, width). Raises RequestError, which names the file."""
-        try:
-            with Image.open(path, formats=_formats()) as file:
-                return pixels(file, self.shape)
-        except Exception as error:
-            raise RequestError(
-                f"data: {path} is no readable image ({error}); mend or remove it", "data.root"
-            ) from error
-
-    def load(self, out: Tensor | None = None) -> Tensor:
-        """Every image, uint8 (N, *shape). out: where they are put, uint8, of as many numbers."""
-        out = torch.empty(len(self), *self.shape, dtype=torch.uint8) if out is None else out.view(-1, *self.shape)
-        with ThreadPoolExecutor() as pool:
-            for number, image in enumerate(pool.map(self.decode, map(str, self.paths))):
-                out[number] = image
-        return out
-
-    def check(self) -> None:
-        """Decode every image once and keep none."""
-        with ThreadPoolExecutor() as pool:
-            for _ in pool.map(self.decode, map(str, self.paths)):
-                pass
-
-
-class Mapped:
-    """Images that a file holds, uint8 (B, *shape) when they are indexed; `take` copies none.
-
-    pixels: all that are in the file (N, *shape). rows: which of them, and in which order.
-    """
-
-    def __init__(self, pixels: Tensor, rows: Tensor) -> None:
-        self.pixels, self.rows = pixels, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        return self.pixels.index_select(0, self.rows[indices])
-
-    def take(self, indices: Tensor) -> "Mapped":
-        return Mapped(self.pixels, self.rows[indices])
-
-
-def pixels(image: Image.Image, shape: Sequence[int]) -> Tensor:
-    """An image of any size and mode as uint8 of `shape`, which is (channels, height, width) with 1 channel or 3."""
-    channels, height, width = shape
-    image = _eight_bits(image).convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).reshape(height, width, channels).permute(2, 0, 1).contiguous()
-
-
-@cache
-def _formats() -> list[str]:
-    """What Pillow reads by itself: for EPS it starts Ghostscript."""
-    Image.init()
-    return [name for name in Image.OPEN if name != "EPS"]
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Modes that Pillow would clip or warn about when it converts them to bytes, made harmless."""
-    if image.mode.startswith("I"):  # 16 bits a pixel
-        return Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-    return image.convert("RGBA") if image.mode == "P" else image
-
-
-def split(samples: Samples, size: int | float, seed: int, key: str) -> tuple[Samples, Samples]:
+def split_samples(samples: Samples, size: int | float, seed: int, key: str) -> tuple[Samples, Samples]:
     """Cut `size` samples (a count, or a fraction below 1) off, chosen by `seed`. Returns the rest and the cut.
 
     Raises RequestError when either part would be empty.

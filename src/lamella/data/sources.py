@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from lamella.data.samples import ImageFiles, Samples, Splits
+from lamella.data.images import IMAGE_SUFFIXES, ImageFiles
+from lamella.data.samples import Samples, Splits
 from lamella.errors import RequestError, first_line, nearest
 
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 
 
@@ -124,7 +124,7 @@ def _part(folder: Path, shape: list[int], classes: list[str]) -> Samples:
         )
     paths, targets = [], []
     for number, name in enumerate(classes):
-        images = sorted(str(path) for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGES)
+        images = sorted(str(path) for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         if not images and folder.name == "train":
             raise RequestError(
                 f"data.root: there are no images in {folder / name}; put some there, or remove the folder", "data.root"

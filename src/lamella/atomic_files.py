@@ -1,0 +1,51 @@
+"""Files that are written completely or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` once the block has written it.
+
+    The content is on the disk before the rename, so that a crash leaves either the old file or the new one. Where the
+    block raises an error, the temporary file is removed and `path` stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)  # it may be a link
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path`, so that a reader sees the old file or the new one, and never a part of it."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, errors="surrogateescape")  # names of files may be no valid text
+
+
+def sync_directory(directory: Path) -> None:
+    """Write the entries of a directory to the disk, so that new and renamed files survive a power cut."""
+    _sync(directory)
+
+
+def replace_link(source: Path, path: Path) -> None:
+    """Make `path` a hard link to `source`, in place of a file that it may have named before."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.unlink(missing_ok=True)
+    os.link(source, temporary)
+    os.replace(temporary, path)
+    temporary.unlink(missing_ok=True)  # os.replace does nothing where both names are links to one file
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,26 @@
+"""This process among the processes that share one run."""
+
+import os
+
+# Lightning tells each process its place in these variables, and Lamella tells it the run directory in the last one.
+RANK_VARIABLES = (
+    "LOCAL_RANK",
+    "RANK",
+    "WORLD_SIZE",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "LAMELLA_RUN",
+)
+RUN_DIRECTORY = "LAMELLA_RUN"
+
+
+def rank() -> int:
+    """Return the rank of this process: 0 for the process that keeps the record of the run."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def is_ranked() -> bool:
+    """Return True in a process that was given a rank by the process or launcher that started it."""
+    return "LOCAL_RANK" in os.environ

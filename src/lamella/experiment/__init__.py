@@ -1,0 +1,1 @@
+"""One run: built from a config, trained, resumed, evaluated and loaded."""

@@ -1,0 +1,225 @@
+"""Config to objects: the one place that knows what each group of the config becomes."""
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn.functional import one_hot
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lamella import signatures
+from lamella.config.files import GROUPS
+from lamella.config.targets import check_target, instantiate, resolve_target
+from lamella.config.values import check_values
+from lamella.data import Augment, Data, Splits
+from lamella.errors import RequestError, first_line, nearest
+from lamella.experiment.experiment import Experiment
+from lamella.network.plan import Plan, plan_module
+from lamella.network.plan import plan as plan_layers
+from lamella.runs.names import check_run_name
+from lamella.training.device import Device
+from lamella.training.losses import INDEXED
+from lamella.training.metrics import metric_for
+from lamella.training.scheduler import Schedule, build_schedule, check_schedule
+from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
+
+ROOT = ("name", "seed", "monitor", *GROUPS)
+# What the arguments of a group's object may be built from.
+INNER: dict[str, tuple[type, ...]] = {
+    "data": (Splits, Augment),
+    "network": (nn.Module,),
+    "loss": (nn.Module,),
+    "trainer": PARTS,
+}
+
+
+def build_experiment(
+    config: Mapping[str, Any], references: Collection[str] | None = None, data: Data | None = None
+) -> Experiment:
+    """Build what a resolved config describes.
+
+    references: the keys that are read by interpolation. A key that is no argument and that nothing reads is an
+    error; None leaves it unchecked, for a config composed before. data: what was read already. Raises RequestError.
+    """
+    builder = _Builder(config, references)
+    place = Device.of(config["device"])
+    name, seed = builder.root()
+    data = data.ordered(config["data"].get("seed", 0)) if data else builder.data()
+    plan, freeze, loss = builder.network(data.shape), builder.freeze(), builder.loss()
+    metric = metric_for(loss, data.train.targets)
+    _check_output(plan, loss, data)
+    optimizer, schedule = builder.optimizer()
+    monitor = builder.monitor(metric)
+    trainer, epochs = builder.trainer(place), config["trainer"].get("max_epochs")
+    pace = saving_and_chunks(config["trainer"])
+    return Experiment(
+        name, seed, monitor, place, data, plan, freeze, loss, metric, optimizer, schedule, trainer, epochs, *pace
+    )
+
+
+def build_network(config: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
+    """The network of a resolved config, with any weights, its loss, and the shape of what it gives for a sample.
+
+    No data is read. Raises RequestError.
+    """
+    builder, shape = _Builder(config, None), config["data"].get("shape")
+    if not isinstance(shape, list) or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise RequestError(f"data.shape is {shape!r}; it takes the sizes of a sample, as [1, 28, 28]", "data.shape")
+    try:
+        plan, loss = builder.network(tuple(shape)), builder.loss()
+        with torch.random.fork_rng():  # the weights are drawn, and soon replaced
+            return plan.build(), loss, plan.output
+    except (RuntimeError, MemoryError) as error:
+        raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
+
+
+class _Builder:
+    def __init__(self, config: Mapping[str, Any], references: Collection[str] | None) -> None:
+        check_values(config)
+        self.config, self.references = config, references
+
+    def root(self) -> tuple[str, int]:
+        for key in self.config:
+            if key == "experiment":
+                raise RequestError("experiment: the file has to start with the line `# @package _global_`", key)
+            if key not in ROOT and not self.read(key):
+                raise RequestError(f"{key}: there is no such key; {nearest(key, ROOT)}", key)
+        for key in ROOT:
+            if key not in self.config:
+                raise RequestError(f"{key}: it is not there any more, and a run needs it", key)
+        name, seed = check_run_name(self.config["name"]), self.config["seed"]
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise RequestError(f"seed is {seed!r}; it takes a whole number from 0 on", "seed")
+        return name, seed
+
+    def data(self) -> Data:
+        data: Data = self.make("data", Data)()
+        return data
+
+    def network(self, shape: tuple[int, ...]) -> Plan:
+        node = {key: value for key, value in self.config["network"].items() if key != "freeze"}
+        if "_target_" in node:
+            return plan_module(self.make("network", nn.Module, node), shape)
+        unread = [key for key in node if key not in ("name", "layers") and not self.read(f"network.{key}")]
+        if unread:
+            known = ["name", "layers", *(key for key in node if key not in unread)]
+            raise RequestError(
+                f"network.{unread[0]}: nothing in the network reads this key; {nearest(unread[0], known)}",
+                f"network.{unread[0]}",
+                unknown=True,
+            )
+        if "layers" not in node:
+            raise RequestError("network: it takes `layers`, a list or a mapping, or a `_target_`", "network")
+        name = node.get("name", "Network")
+        if not isinstance(name, str) or not name.isidentifier():
+            raise RequestError(f"network.name is {name!r}; it is printed as a class name", "network.name")
+        return plan_layers(self.modules(node["layers"], "network.layers"), shape, name)
+
+    def freeze(self) -> list[str]:
+        patterns = self.config["network"].get("freeze", [])
+        if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise RequestError(
+                f"network.freeze is {patterns!r}; it takes a list of patterns, as [features.*]", "network.freeze"
+            )
+        return patterns
+
+    def modules(self, entry: Any, key: str) -> Any:
+        """Layer entries with each `_target_` node turned into a callable that makes the module."""
+        if isinstance(entry, Mapping):
+            if "_target_" in entry:
+                check_target(entry, key, nn.Module, inner=INNER["network"])
+                return partial(instantiate, entry, key)
+            return {name: self.modules(child, f"{key}.{name}") for name, child in entry.items()}
+        if isinstance(entry, list):
+            return [self.modules(child, f"{key}.{number}") for number, child in enumerate(entry)]
+        return entry
+
+    def loss(self) -> nn.Module:
+        node = dict(self.config["loss"])
+        for key in ("weight", "pos_weight"):
+            if isinstance(node.get(key), list):
+                try:
+                    node[key] = torch.tensor(node[key], dtype=torch.float32)
+                except (TypeError, ValueError) as error:
+                    raise RequestError(f"loss.{key} is {node[key]}; it takes numbers", f"loss.{key}") from error
+        loss: nn.Module = self.make("loss", nn.Module, node)()
+        reduction = getattr(loss, "reduction", "mean")
+        if reduction not in ("mean", "batchmean"):
+            raise RequestError(f"loss.reduction is {reduction!r}; a step takes the mean of its batch", "loss.reduction")
+        return loss
+
+    def optimizer(self) -> tuple[Callable[..., Optimizer], Schedule]:
+        make = self.make("optimizer", Optimizer, supplied={"params"})
+        schedule = build_schedule(self.config["scheduler"], partial(self.make, "scheduler", LRScheduler))
+        check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1))]))
+        return (lambda parameters: make(params=parameters)), schedule
+
+    def monitor(self, metric: str) -> str:
+        monitor: str = self.config["monitor"]
+        known = ["val/loss", f"val/{metric}", "train/loss", f"train/{metric}"]
+        if monitor not in known:
+            raise RequestError(f"monitor is {monitor!r}; this loss and data give {', '.join(known)}", "monitor")
+        return monitor
+
+    def trainer(self, place: Device) -> Callable[..., pl.Trainer]:
+        make = partial(self.make, "trainer", pl.Trainer)
+        return build_trainer(
+            self.config["trainer"],
+            self.config["visuals"],
+            place.accelerator,
+            place.precision,
+            place.deterministic,
+            make,
+        )
+
+    def make(
+        self, group: str, base: type, node: Mapping[str, Any] | None = None, supplied: Collection[str] = ()
+    ) -> Callable[..., Any]:
+        """What makes a group's object, its config checked; scalars that only others read are left out."""
+        node = dict(self.config[group] if node is None else node)
+        if "_target_" not in node:
+            raise RequestError(f"{group}: it takes a `_target_`, the class to build", group)
+        expected = signatures.parameters(resolve_target(node["_target_"], f"{group}._target_", base))
+        variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
+        for name in list(node):
+            if name not in expected and not variadic and not str(name).startswith("_") and self.read(f"{group}.{name}"):
+                del node[name]
+        check_target(node, group, base, supplied, INNER.get(group, ()))
+        return partial(instantiate, node, group)
+
+    def read(self, key: str) -> bool:
+        """Whether something interpolates a key, what is above it or what is in it; `${.width}` is relative."""
+        return self.references is None or any(
+            key.endswith(f".{name.lstrip('.')}")
+            if name.startswith(".")
+            else f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")
+            for name in self.references
+        )
+
+
+def _check_output(plan: Plan, loss: nn.Module, data: Data) -> None:
+    """Run the loss once on zeros: what the network gives has to suit it and the targets."""
+    sample, last = data.train.targets[:1], plan.trace[-1]
+    if sample.dtype == torch.int64 and plan.output != (data.num_classes,):
+        raise RequestError(
+            f"network: it gives {plan.output} for a sample, where {data.num_classes} classes take "
+            f"({data.num_classes},);\n  it ends with {last.layer} at {last.place}, which takes {last.input}; "
+            "end it with Flatten and Linear: ${data.num_classes}",
+            "network.layers",
+        )
+    output, target = torch.zeros(1, *plan.output), sample
+    if sample.dtype == torch.int64 and not isinstance(loss, INDEXED):
+        target = one_hot(sample, data.num_classes).float()
+    if target.dtype != torch.int64 and target.shape != output.shape:
+        raise RequestError(
+            f"network: it gives {plan.output} for a sample, but a target is {tuple(target.shape[1:])}", "network.layers"
+        )
+    try:
+        copy.deepcopy(loss)(output, target)
+    except Exception as error:
+        raise RequestError(f"loss: {first_line(error)}", "loss") from error

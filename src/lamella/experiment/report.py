@@ -1,0 +1,27 @@
+"""The lines that a run prints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def epoch_line(metrics: Mapping[str, float], epochs: int | None) -> str:
+    """One epoch in one line: `epoch  3/10  train loss 0.1234 accuracy 0.9612  val loss …  1.2 s`."""
+    count = f"{int(metrics['epoch']):>{len(str(epochs))}}/{epochs}" if epochs else f"{int(metrics['epoch'])}"
+    stages = [_stage(stage, metrics) for stage in ("train", "val")]
+    return "  ".join([f"epoch {count}", *filter(None, stages), f"{metrics['seconds']:.1f} s"])
+
+
+def result_lines(best_epoch: int, epochs: int, metrics: Mapping[str, float], path: Path) -> str:
+    """What came out of a run, where it is, and how to look at it."""
+    rows = {
+        "best epoch": f"{best_epoch} of {epochs}  {_stage('val', metrics)}",
+        "test": _stage("test", metrics).removeprefix("test "),
+        "directory": str(path),
+        "curves": f"lamella board {path.parts[0] if path.parts else path}",
+    }
+    return "\n".join(f"{name:<12}{value}" for name, value in rows.items())
+
+
+def _stage(stage: str, metrics: Mapping[str, float]) -> str:
+    values = {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith(f"{stage}/")}
+    return f"{stage} " + " ".join(f"{name} {value:.4f}" for name, value in values.items()) if values else ""

@@ -1,0 +1,21 @@
+"""Evaluation that leaves no trace in a network."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation without gradients, which leaves every module's mode and the random numbers as they were."""
+    modes = {module: module.training for module in network.modules()}
+    devices = {value.device for value in network.parameters() if value.device.type == "cuda"}
+    with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
+        network.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training

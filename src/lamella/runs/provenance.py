@@ -1,0 +1,36 @@
+"""What a run was made with: the versions of packages, and the commit."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lamella.config.project import inside_run_directory
+
+PACKAGES = ("lamella", "torch", "torchvision", "pytorch-lightning", "hydra-core")
+
+
+def installed_versions() -> dict[str, str]:
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
+
+
+def git_state(patch: Path) -> dict[str, Any] | None:
+    """The commit of the working directory; uncommitted changes go to `patch`. None outside a repository."""
+
+    def git(*arguments: str) -> bytes:
+        # A repository may name a program to watch its files; nothing of it is called.
+        return subprocess.run(["git", "-c", "core.fsmonitor=false", *arguments], capture_output=True, check=True).stdout
+
+    if inside_run_directory():
+        return None
+
+    try:
+        commit = git("rev-parse", "HEAD").decode().strip()
+        changes = git("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--binary", "HEAD")
+        dirty = bool(git("status", "--porcelain", "--untracked-files=normal"))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    if changes:
+        patch.write_bytes(changes)
+    return {"commit": commit, "dirty": dirty}

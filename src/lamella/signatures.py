@@ -1,0 +1,102 @@
+"""Arguments that come from a config, checked against a signature before anything is called."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, get_args, get_origin
+
+from lamella.errors import RequestError, nearest
+
+
+def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of `target` by name, `self` left out.
+
+    torch.nn's recurrent layers take `*args, **kwargs` and state their parameters in an overload.
+    """
+    function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    overloads = typing.get_overloads(function) if inspect.isfunction(function) else []
+    described = overloads[0] if overloads else target
+    try:
+        signature = inspect.signature(described, eval_str=True)
+    except NameError:  # an annotation that is imported for type checkers alone
+        signature = inspect.signature(described)
+    except ValueError as error:
+        raise RequestError(f"{described} does not say what arguments it takes, so a config cannot build it") from error
+    return {name: parameter for name, parameter in signature.parameters.items() if name != "self"}
+
+
+def check_call(
+    target: Callable[..., Any],
+    values: Mapping[str, Any],
+    *,
+    place: str,
+    supplied: Collection[str] = (),
+    title: str | None = None,
+) -> None:
+    """Check that `target(**values)` is a call that its signature allows.
+
+    `supplied` names the parameters that the caller adds later; `title` is what errors call the target. Raises
+    RequestError for an unknown name, for a value whose type is wrong, and for a required parameter that is missing.
+    """
+    expected = parameters(target)
+    title = title or getattr(target, "__name__", str(target))
+    variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
+    named = {
+        name: parameter
+        for name, parameter in expected.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    for name, value in values.items():
+        if name not in named:
+            if variadic:
+                continue
+            choices = set(named) - set(supplied) - {"device", "dtype"}
+            hint = nearest(name, choices)
+            raise RequestError(f"{place}.{name}: {title} has no such argument; {hint}", f"{place}.{name}", unknown=True)
+        annotation = named[name].annotation
+        if not _fits(value, annotation):
+            wanted = " or ".join(dict.fromkeys(_words(annotation)))
+            raise RequestError(f"{place}.{name} is {value!r}; {title} takes {wanted}", f"{place}.{name}")
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name not in values and name not in supplied:
+            raise RequestError(f"{place}: {title} needs a value for {name!r}", place)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value that YAML can express suits an annotation; what cannot be told is let through."""
+    if annotation in (inspect.Parameter.empty, Any) or isinstance(annotation, str | typing.TypeVar):
+        return True
+    origin = get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in get_args(annotation))
+    if origin is typing.Literal:
+        return value in get_args(annotation)
+    if annotation is None or annotation is types.NoneType:
+        return value is None
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    kind = origin or annotation
+    if not isinstance(kind, type):
+        return True
+    if issubclass(kind, Sequence) and not issubclass(kind, str):
+        # YAML has one kind of list; whoever wants a tuple gets it converted.
+        return isinstance(value, Sequence) and not isinstance(value, str)
+    return isinstance(value, kind)
+
+
+def _words(annotation: Any) -> list[str]:
+    """An annotation as a reader of YAML would say it, one string an alternative."""
+    origin, options = get_origin(annotation), get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return [word for option in options for word in _words(option)]
+    if origin is typing.Literal:
+        return [str(option) for option in options]
+    if annotation in (None, types.NoneType):
+        return ["null"]
+    kind = origin or annotation
+    if isinstance(kind, type) and issubclass(kind, Sequence) and not issubclass(kind, str):
+        return ["a list"]
+    return [getattr(kind, "__name__", str(kind))]

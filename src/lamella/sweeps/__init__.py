@@ -1,0 +1,1 @@
+"""Many runs: planned from one command line, launched, searched and ranked."""

@@ -1,0 +1,1 @@
+"""Train several runs as one program."""

@@ -1,0 +1,1 @@
+"""Let Optuna choose the values of each next job."""
