@@ -5,7 +5,6 @@ program itself, or about what it starts with its own command line.
 """
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,18 +15,10 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-CONTEXT = multiprocessing.get_context("forkserver")
-PRELOADED = [
-    "lamella.forked",  # first: it keeps signals of the group away from the server
-    "lamella.__main__",
-    "lamella.attempt",
-    "lamella.commands.train",
-    "lamella.commands.resume",
-    "lamella.fused",
-    "lamella.pictures",
-    "lamella.visuals",
-    "preloaded",
-]
+from lamella.sweeps.launch import forkserver as launch
+
+CONTEXT = launch.CONTEXT
+PRELOADED = [*launch.PRELOADED, "lamella.__main__", "lamella.commands.train", "preloaded"]
 RUNNING: list["Program"] = []
 
 
@@ -153,7 +144,7 @@ def _run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str]
     """Be the program: set up what a new interpreter would, and run the command line."""
     from multiprocessing import util
 
-    from lamella import __main__, processes
+    from lamella import __main__
     from lamella.interrupts import SIGNALS
 
     os.setsid()
@@ -166,7 +157,7 @@ def _run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     # Where this is a sweep, the server that it starts is forked, as that of a program is, and keeps signals away too.
-    util.spawnv_passfds = processes._fork  # type: ignore[assignment]
-    sys.modules.pop("lamella.forked")
+    util.spawnv_passfds = launch._fork  # type: ignore[assignment]
+    sys.modules.pop(PRELOADED[0])  # which keeps signals away, once more
     sys.argv = ["lamella", *arguments]
     sys.exit(__main__.main())
