@@ -6,6 +6,7 @@ program itself, or about what it starts with its own command line.
 
 import contextlib
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def end_all() -> None:
 
 
 class Program:
-    """`lamella` with these arguments in a directory, in a session of its own."""
+    """`lamella` with these arguments, or a Python script with its own, in a directory and in a session of its own."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -159,5 +160,9 @@ def _run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str]
     # Where this is a sweep, the server that it starts is forked, as that of a program is, and keeps signals away too.
     util.spawnv_passfds = launch._fork  # type: ignore[assignment]
     sys.modules.pop(PRELOADED[0])  # which keeps signals away, once more
-    sys.argv = ["lamella", *arguments]
-    sys.exit(__main__.main())
+    if arguments[0].endswith(".py"):
+        sys.argv = list(arguments)
+        runpy.run_path(arguments[0], run_name="__main__")
+    else:
+        sys.argv = ["lamella", *arguments]
+        sys.exit(__main__.main())

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 from conftest import Lamella, write_mnist
 from PIL import Image
@@ -100,31 +101,34 @@ def assert_same(printed: str, shown: str) -> None:
     assert numbers[0] == pytest.approx(numbers[1], abs=2e-3, rel=1e-2)
 
 
+# What makes a command of the docs short here.
+BRIEF = {
+    "bench/epoch.py": ["--repeats", "1", "--threads", "1", "--network", "mlp"],
+    "bench/exact.py": ["--repeats", "1", "--case", "digits"],
+    "bench/fused.py": ["--repeats", "1", "--seeds", "1", "--network", "mlp"],
+    "bench/images.py": ["--repeats", "1", "--images", "200"],
+    "bench/kill.py": ["--trials", "1", "--config", "steps"],
+    "bench/runs.py": ["--repeats", "1", "--runs", "20"],
+    "bench/start.py": ["--repeats", "1"],
+    "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "20"],
+    "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
+}
+
+
 def run(lamella: Lamella, command: str) -> None:
     program, *arguments = shlex.split(command)
     if program == "make":
         subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
     elif program == "python":
-        few = {
-            "bench/epoch.py": ["--repeats", "1", "--threads", "1", "--network", "mlp"],
-            "bench/fused.py": ["--repeats", "1", "--seeds", "1", "--network", "mlp"],
-            "bench/images.py": ["--repeats", "1", "--images", "200"],
-            "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
-            "bench/exact.py": ["--repeats", "1", "--case", "digits"],
-            "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "20"],
-            "bench/runs.py": ["--repeats", "1", "--runs", "20"],
-            "bench/kill.py": ["--trials", "2", "--config", "steps", "workers"],
-        }
-        brief = few.get(arguments[0], ["--repeats", "1"])
-        script = [sys.executable, ROOT / arguments[0], *arguments[1:], *brief]
-        subprocess.run(script, check=True, timeout=300, capture_output=True)
+        programs.run(Path(), str(ROOT / arguments[0]), *arguments[1:], *BRIEF[arguments[0]])
     elif command.startswith(("lamella board", "tensorboard")):
         serve(program, arguments)
     elif "trainer=ddp" in command:
-        subprocess.run([sys.executable, "-m", program, *arguments], check=True, timeout=300, capture_output=True)
+        programs.run(Path(), *arguments, "trainer.max_epochs=1", kind=programs.RealProgram)
     else:
         assert program == "lamella", command
-        result = lamella(*arguments)
+        mnist = "data=mnist" in arguments or "experiment=mnist_cnn" in arguments
+        result = lamella(*arguments, *(["data.val_size=100"] if mnist and arguments[0] == "train" else []))
         assert result.status == 0, f"{command}\n{result.err}"
 
 
