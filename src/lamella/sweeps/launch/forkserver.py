@@ -13,7 +13,6 @@ from typing import Any
 # Imported once, for all processes that are forked from there.
 PRELOADED = [
     "lamella.sweeps.launch.forked",
-    "lamella.sweeps.launch.worker",
     "lamella.experiment.resume",
     "lamella.experiment.session",
     "lamella.visuals",
