@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import pytest
 import torch
 import yaml
 from conftest import Lamella, contents
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from PIL import Image
 
 import lamella as package
+from lamella.config import guard, hydra_internals
 from lamella.errors import RequestError
 from lamella.runs.checkpoints import KEYS, _end
 
@@ -558,3 +562,29 @@ def test_a_record_writes_no_codes_to_the_terminal(lamella: Lamella, stranger: Pa
         result = lamella(*arguments)
         assert result.status == 0
         assert "\x1b" not in result.out
+
+
+def test_a_hydra_whose_loader_is_not_replaced_is_refused(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a version of Hydra that finds the class of its config loader elsewhere."""
+    monkeypatch.setattr(guard, "composing_with", lambda loader: nullcontext())
+    for arguments in ([], ["-m", "seed=1,2"], ["-m", "hydra/sweeper=optuna", "seed=choice(1,2)"]):
+        assert "composed a config that Lamella could not check" in refused(lamella("train", *arguments))
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("method", ["load_configuration", "_process_config_searchpath"])
+def test_a_hydra_that_does_not_call_the_guard_is_refused(
+    lamella: Lamella, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """As Hydra 1.4 will do, whose main program composes without `load_configuration`."""
+    monkeypatch.delattr(hydra_internals.CheckingConfigLoader, method)
+    for arguments in ([], ["-m", "seed=1,2"]):
+        assert "composed a config that Lamella could not check" in refused(lamella("train", *arguments))
+    assert not Path("outputs").exists()
+
+
+def test_the_guard_raises_for_a_config_that_it_has_not_checked() -> None:
+    with pytest.raises(RuntimeError, match="install hydra-core"):
+        guard.require_checked(ConfigLoaderImpl(ConfigSearchPathImpl()))
+    with pytest.raises(RuntimeError, match="install hydra-core"):
+        guard.require_checked(guard.GuardedConfigLoader(ConfigSearchPathImpl()))

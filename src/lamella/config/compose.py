@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lamella.config.composed import ComposedConfig, resolve_config
 from lamella.config.diagnostics import error_block
 from lamella.config.files import GROUPS, SHIPPED, composing_from, project_folder, read_raw
-from lamella.config.guard import guarded
+from lamella.config.guard import guarded, require_checked
 from lamella.errors import RequestError
 
 # Hydra's options that print something and run nothing, and those that are written with an equals sign.
@@ -110,6 +111,7 @@ def _composed(task: Callable[[ComposedConfig], int], arguments: list[str]) -> in
         overrides: Any = OmegaConf.to_container(running.overrides.task, resolve=False)
         choices = dict(running.runtime.choices)
         try:
+            require_checked(GlobalHydra.instance().config_loader())
             composed = resolve_config(cfg, overrides, choices)
         except Exception as error:
             wrong: Exception = error

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lamella.config.files import GROUPS, find_config
+from lamella.config.guard import require_checked
+from lamella.config.hydra_internals import apply_overrides, can_apply_overrides
 from lamella.config.values import walk
 from lamella.errors import RequestError
 
@@ -46,10 +47,13 @@ class SweepComposer:
 
     def job(self, overrides: Sequence[str]) -> ComposedConfig:
         """One of them. Raises as `job` and Hydra do."""
-        plain = [text for text in overrides if re.match(r"(\w+(\.\w+)+|seed|monitor)=", text)]
+        plain = []
+        if can_apply_overrides():
+            plain = [text for text in overrides if re.match(r"(\w+(\.\w+)+|seed|monitor)=", text)]
         rest = tuple(text for text in overrides if text not in plain)
         if rest not in self.bases:
             cfg = self.loader.load_sweep_config(self.config, list(rest))
+            require_checked(self.loader)
             own = copy.deepcopy(cfg)
             with read_write(own), open_dict(own):
                 del own["hydra"]
@@ -57,7 +61,7 @@ class SweepComposer:
         cfg, own = self.bases[rest]
         HydraConfig.instance().set_config(cfg)
         own = copy.deepcopy(own)
-        ConfigLoaderImpl._apply_overrides_to_config(self.parser.parse_overrides(plain), own)
+        apply_overrides(self.parser.parse_overrides(plain), own)
         return resolve_config(own, list(overrides), dict(cfg.hydra.runtime.choices))
 
 
