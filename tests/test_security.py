@@ -385,19 +385,19 @@ def saved(content: Any) -> bytes:
 
 CHECKPOINTS = {
     "a pickle": (lambda: pickle.dumps(Payload()), "it has no checksum at its end"),
-    "a pickle with a checksum": (lambda: signed(pickle.dumps(Payload())), "this is no checkpoint: "),
-    "a pickle in an archive": (lambda: zipped(pickle.dumps(Payload())), "this is no checkpoint: "),
+    "a pickle with a checksum": (lambda: signed(pickle.dumps(Payload())), "this is not a checkpoint: "),
+    "a pickle in an archive": (lambda: zipped(pickle.dumps(Payload())), "this is not a checkpoint: "),
     "a payload among the weights": (lambda: saved({"state_dict": {"network.2.weight": Payload()}}), "no checkpoint: "),
-    "a whole module": (lambda: saved({"state_dict": torch.nn.Linear(1, 1)}), "this is no checkpoint: "),
-    "an import": (lambda: zipped(b"cevil\nNet\n."), "this is no checkpoint: "),
-    "a call of getattr": (lambda: zipped(b"cbuiltins\ngetattr\n(cos\nsystem\nS'x'\ntR."), "this is no checkpoint: "),
+    "a whole module": (lambda: saved({"state_dict": torch.nn.Linear(1, 1)}), "this is not a checkpoint: "),
+    "an import": (lambda: zipped(b"cevil\nNet\n."), "this is not a checkpoint: "),
+    "a call of getattr": (lambda: zipped(b"cbuiltins\ngetattr\n(cos\nsystem\nS'x'\ntR."), "this is not a checkpoint: "),
     "other weights": (lambda: saved({"state_dict": {"network.0.weight": torch.ones(3)}}), "does not fit the network"),
     "values that are no tensors": (lambda: saved({"state_dict": {"network.2.weight": "x"}}), "does not hold tensors"),
-    "no weights": (lambda: saved({}), "this is no checkpoint: "),
-    "a list": (lambda: saved([1]), "this is no checkpoint: "),
+    "no weights": (lambda: saved({}), "this is not a checkpoint: "),
+    "a list": (lambda: saved([1]), "this is not a checkpoint: "),
     "nothing": (lambda: b"", "it has no checksum at its end"),
     "zeros": (lambda: bytes(5000), "it has no checksum at its end"),
-    "a checksum alone": (lambda: signed(b""), "this is no checkpoint: "),
+    "a checksum alone": (lambda: signed(b""), "this is not a checkpoint: "),
 }  # fmt: skip
 
 

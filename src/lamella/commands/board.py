@@ -12,7 +12,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, default=6006, help="default: 6006; 0 for any that is free")
     options = parser.parse_args(arguments)
     if not options.directory.is_dir():
-        print(f"error: {options.directory} is no directory; `lamella train` makes outputs/", file=sys.stderr)
+        print(f"error: {options.directory} is not a directory; `lamella train` makes outputs/", file=sys.stderr)
         return 2
     where = ["--logdir", str(options.directory), "--host", "127.0.0.1", "--port", str(options.port)]
     # In place of this process, so that Ctrl-C and signals reach TensorBoard itself.

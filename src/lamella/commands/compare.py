@@ -37,8 +37,9 @@ def main(arguments: list[str]) -> int:
     states = [record["status"].removeprefix("finished") for record in fields]
     print(format_table([*zip(names, map(str, paths), states, strict=True)]))
     print(_section("config", names, [dict(_settings(config, record)) for record, config in read]))
-    for title, key in (("versions", "versions"), ("machine", "environment"), ("git", "git")):
-        print(_section(title, names, [record.get(key) or {} for record in fields]))
+    print(_section("versions", names, [record["versions"] for record in fields]))
+    print(_section("machine", names, [record.get("environment", {}) for record in fields]))
+    print(_section("git", names, [record["git"] or {} for record in fields]))
     for name, path in zip(names[1:], paths[1:], strict=True):
         changed = list(_patches(paths[0], path, names[0], name))
         if changed:

@@ -12,6 +12,7 @@ from typing import Any
 from lamella.atomic_files import write_atomically
 from lamella.config.values import number_or_text, override_values, parse_value
 from lamella.runs.ranking import direction_sign, record_value
+from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Sweep
 from lamella.tables import format_table
 
@@ -71,7 +72,7 @@ class Leaderboard:
         )
         self.seeds = "seed" in differ
 
-    def _row(self, values: Sequence[str], records: Mapping[str, Mapping[str, Any] | None]) -> LeaderboardRow:
+    def _row(self, values: Sequence[str], records: Mapping[str, RunRecord | None]) -> LeaderboardRow:
         finished = {name: fields for name, fields in records.items() if fields and fields["status"] == "finished"}
         names = {*self.objectives, *(name for fields in finished.values() for name in fields["metrics"])}
         found = {name: [record_value(fields, name) for fields in finished.values()] for name in sorted(names)}

@@ -17,7 +17,7 @@ from lamella.console import print_error
 from lamella.errors import RequestError, first_line
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.resume import open_run
-from lamella.experiment.session import run_interrupts, train_interruptibly
+from lamella.experiment.session import run_interrupts, train_run
 from lamella.runs.writer import RunWriter
 from lamella.sweeps.fused.flat_parameter import FlatParameter
 from lamella.sweeps.fused.member import FusedRun
@@ -51,7 +51,7 @@ def train_fused(paths: Sequence[Path], outputs: Sequence[TextIO]) -> int:
             experiment.device.configure_process()
         with run_interrupts([record for _, record, _ in found]) as heard:
             members = [
-                FusedRun(experiment, partial(train_interruptibly, experiment, record, heard, *inexact), output)
+                FusedRun(experiment, partial(train_run, experiment, record, heard, inexact), output)
                 for experiment, record, output in found
             ]
             _train(members)
