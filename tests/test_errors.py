@@ -128,7 +128,7 @@ CASES = {
     "network=list": ["conf/network/list.yaml holds a list, where keys are expected"],
     "network=null": ["network=null: a run needs every group; write network=OPTION"],
     "~optimizer": ["~optimizer: a run needs every group; write optimizer=OPTION"],
-    "~name": ["name: it is not there any more, and a run needs it", "the command line: ~name"],
+    "~name": ["name: this key is missing, and a run needs it", "the command line: ~name"],
     "name=${name}": ["name: Recursive interpolation detected", "the command line: name=${name}"],
     "optimizer.lr=${optimizer.lr}": ["optimizer.lr: Recursive interpolation detected"],
     "--config-dir=nowhere": ["Additional config directory", "nowhere' not found"],
@@ -161,7 +161,7 @@ CASES = {
     "optimizer.lr=nan": ["optimizer.lr is not a number (nan)", "the command line: optimizer.lr=nan"],
     "scheduler=cosine scheduler.T_max=0": ["scheduler: it cannot take a step: integer modulo by zero"],
     "scheduler=cosine trainer.max_epochs=null +trainer.max_time=00:00:01:00": [
-        "scheduler.T_max is null, for the whole run, which has no end; set it or trainer.max_epochs",
+        "scheduler.T_max is null, for the length of the run, but the run has none; set scheduler.T_max or trainer.max_epochs",
     ],
     "scheduler=plateau scheduler.interval=step": ["scheduler.interval is 'step', but plateau follows val/loss"],
     "scheduler=plateau +trainer.limit_val_batches=0": ["scheduler: plateau follows val/loss, and the trainer's limits"],
@@ -328,6 +328,13 @@ def test_unknown_command_and_board_without_outputs(lamella: Lamella) -> None:
     result = lamella("board", "nowhere")
     assert result.status == 2
     assert result.err == "error: nowhere is not a directory; `lamella train` makes outputs/\n"
+
+
+def test_windows_is_refused_before_anything_is_imported(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    result = lamella("train")
+    assert result.status == 2
+    assert result.err == "error: Lamella needs a POSIX system (Linux or macOS); on Windows use WSL\n"
 
 
 def test_a_file_that_is_not_utf8_is_named(lamella: Lamella) -> None:

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all."""
+"""Functions that write a file completely or not at all."""
 
 import os
 from collections.abc import Iterator
