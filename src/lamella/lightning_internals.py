@@ -139,7 +139,7 @@ def resume_from(trainer: pl.Trainer, checkpoint: dict[str, Any], epochs: int, ba
     if name := _missing(trainer, RESUME_NAMES):
         raise _cannot_resume(f"its Trainer has no {name}")
     try:
-        loops: dict[str, Any] = checkpoint["loops"]["fit_loop"]
+        loops = checkpoint["loops"]["fit_loop"]
         stepped = int(loops["epoch_loop.state_dict"]["_batches_that_stepped"])
         progress = loops["epoch_loop.batch_progress"]
         _set_counts(progress["current"], batches)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim import optimizer as optimizer_module
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter  # its import takes long
@@ -45,19 +46,17 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 def has_step_hooks(optimizer: Optimizer) -> bool:
     """Return True if `optimizer.step()` calls hooks, which a direct call of the kernel would leave out.
 
-    Touches the optimizer's and torch's global dictionaries of step hooks, which nothing public tells. Returns True
-    where one of them is gone, so that the optimizer's own step is taken.
+    Touches the optimizer's and torch's global dictionaries of step hooks, which nothing public tells. Raises
+    AttributeError where one of them is gone; the optimizer's own step is then taken.
     """
-    try:
-        hooks = (
+    return any(
+        (
             optimizer._optimizer_step_pre_hooks,
             optimizer._optimizer_step_post_hooks,
-            torch.optim.optimizer._global_optimizer_pre_hooks,
-            torch.optim.optimizer._global_optimizer_post_hooks,
+            optimizer_module._global_optimizer_pre_hooks,
+            optimizer_module._global_optimizer_post_hooks,
         )
-    except AttributeError:
-        return True
-    return any(hooks)
+    )
 
 
 def adam_kernel(group: ParamGroup, states: list[dict[str, Tensor]]) -> Kernel:
@@ -65,7 +64,7 @@ def adam_kernel(group: ParamGroup, states: list[dict[str, Tensor]]) -> Kernel:
 
     states: the optimizer's state of each parameter; the step counts in it become views of one tensor. Touches
     `torch._fused_adam_` and `torch._fused_adamw_`, because `optimizer.step()` prepares each call anew. Raises
-    AttributeError where they are gone.
+    AttributeError where they are gone; the optimizer's own step is then taken.
     """
     counts = torch.stack([state["step"] for state in states])
     for state, count in zip(states, counts.unbind(), strict=True):
@@ -88,7 +87,7 @@ def sgd_kernel(group: ParamGroup, states: list[dict[str, Tensor]]) -> Kernel:
     """Return a function that takes a step of SGD for a group by one call of torch's fused kernel.
 
     states: the optimizer's state of each parameter. Touches `torch._fused_sgd_`, because `optimizer.step()` prepares
-    each call anew. Raises AttributeError where it is gone.
+    each call anew. Raises AttributeError where it is gone; the optimizer's own step is then taken.
     """
     buffers = [state["momentum_buffer"] for state in states] if group["momentum"] else []
     fused = torch._fused_sgd_
