@@ -134,7 +134,7 @@ def _log_hyperparameters(board: EpochTensorBoard, settings: Mapping[str, float |
     """Write the settings and the best metrics to TensorBoard's HPARAMS tab, validation first."""
     metrics = outcome["metrics"]
     names = [name for stage in ("val", "test", "train") for name in metrics if name.startswith(stage)]
-    board.log_hyperparams(settings, {f"best/{name}": metrics[name] for name in names}, outcome["best_epoch"])
+    board.log_result(settings, {f"best/{name}": metrics[name] for name in names}, outcome["best_epoch"])
 
 
 def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | None) -> Path | None:
