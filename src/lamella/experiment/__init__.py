@@ -1,1 +1,1 @@
-"""Build, train, resume and evaluate one run."""
+"""Build, train, resume, evaluate and load one run."""
