@@ -44,7 +44,7 @@ def test_a_circle_is_found() -> None:
 
 def test_strings_and_inner_imports_count() -> None:
     assert "lamella.commands.train" in packages.imports("lamella.__main__", MODULES)
-    assert "lamella.sweeps.fused.train" in packages.imports("lamella.sweeps.launch.forkserver", MODULES)
+    assert "lamella.sweeps.launch.worker" in packages.imports("lamella.sweeps.launch.forkserver", MODULES)
     assert "lamella.experiment.session" in packages.imports("lamella.experiment.resume", MODULES)
 
 
