@@ -75,7 +75,7 @@ def build_schedule(node: Config, make: Callable[..., Callable[..., Scheduler]]) 
         if lengths and length is None:
             key = f"scheduler.{lengths[0]}"
             raise RequestError(
-                f"{key} is null, for the length of the run, but the run has none; set {key} or trainer.max_epochs", key
+                f"{key} is null, for the length of the run, but the run has none; set it or trainer.max_epochs", key
             )
         return make_scheduler(optimizer=optimizer, **dict.fromkeys(lengths, length))
 
