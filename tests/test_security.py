@@ -24,7 +24,7 @@ from PIL import Image
 import lamella as package
 from lamella.config import guard, hydra_internals
 from lamella.errors import RequestError
-from lamella.runs.checkpoints import KEYS, _end
+from lamella.runs.checkpoints import KEYS, _archive_end
 
 EVIL = "open('hacked', 'w').close()\n\nclass Net:\n    pass\n"
 # What no group builds, whatever its arguments are.
@@ -146,6 +146,9 @@ PLACES: dict[str, dict[str, Any]] = {
             "warmup_steps": 0,
         }
     },
+    "a whitelist of its own": {
+        "network": {"_target_": "torch.nn.Linear", "_target_whitelist_": ["os"], "in_features": 1, "out_features": 1}
+    },
     "data": {"data": CALL},
     "data.source": {"data": {"source": CALL}},
     "data.source, a data set": {"data": {"source": {"_target_": "torchvision.datasets.FakeData"}}},
@@ -238,7 +241,9 @@ def test_places(lamella: Lamella, place: str) -> None:
     Path("conf", group).mkdir()
     Path("conf", group, "own.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
     message = refused(lamella("train", f"{group}=own"))
-    assert re.search(r"_target_ is |_partial_ is |what is called takes values", message)
+    assert re.search(
+        r"_target_ is |_partial_ is |_target_whitelist_: there is no such key|what is called takes values", message
+    )
     assert not Path("outputs").exists()
 
 
@@ -373,7 +378,7 @@ def signed(data: bytes) -> bytes:
     """Bytes with the checksum of theirs at the end, as anybody can make it."""
     body = data[:-2] if data.endswith(b"\0\0") else data
     digest = hashlib.sha256(body + b"\0\0")
-    return body + _end(digest)
+    return body + _archive_end(digest.hexdigest())
 
 
 def saved(content: Any) -> bytes:
@@ -387,7 +392,7 @@ CHECKPOINTS = {
     "a pickle": (lambda: pickle.dumps(Payload()), "it has no checksum at its end"),
     "a pickle with a checksum": (lambda: signed(pickle.dumps(Payload())), "this is not a checkpoint: "),
     "a pickle in an archive": (lambda: zipped(pickle.dumps(Payload())), "this is not a checkpoint: "),
-    "a payload among the weights": (lambda: saved({"state_dict": {"network.2.weight": Payload()}}), "no checkpoint: "),
+    "a payload among the weights": (lambda: saved({"state_dict": {"network.2.weight": Payload()}}), "not a checkpoint: "),
     "a whole module": (lambda: saved({"state_dict": torch.nn.Linear(1, 1)}), "this is not a checkpoint: "),
     "an import": (lambda: zipped(b"cevil\nNet\n."), "this is not a checkpoint: "),
     "a call of getattr": (lambda: zipped(b"cbuiltins\ngetattr\n(cos\nsystem\nS'x'\ntR."), "this is not a checkpoint: "),
