@@ -1,4 +1,4 @@
-"""Read samples, split them, and serve them in batches."""
+"""Reads samples, splits them, and serves them in batches."""
 
 from lamella.data.augment import Augment
 from lamella.data.datamodule import Data

@@ -49,7 +49,7 @@ def build_experiment(config: Config, references: Collection[str] | None = None, 
     builder = _Builder(config, references)
     device = Device.of(config["device"])
     name, seed = builder.root()
-    data = data.ordered(config["data"].get("seed", 0)) if data else builder.data()
+    data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data()
     plan, freeze, loss = builder.network(data.shape), builder.freeze(), builder.loss()
     metric = metric_for(loss, data.train.targets)
     _check_output(plan, loss, data)
