@@ -61,6 +61,7 @@ class Interrupts:
                 signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: store the first one, and end the process at the second one, after at least ECHO seconds."""
         if os.getpid() != self.process:
             return  # this is a forked worker, which ends with the process that it works for
         now = time.monotonic()
@@ -77,5 +78,6 @@ class Interrupts:
                 os._exit(128 + number)
 
     def _write(self, text: bytes) -> None:
+        """Write to standard error, and ignore that nobody reads it."""
         with suppress(OSError):
             os.write(2, text)  # not print, because the signal may have interrupted a print

@@ -36,12 +36,14 @@ def explain_exception(error: BaseException, outer: str) -> RequestError | None:
 
 @explain_exception.register
 def _unreadable_override(error: OverrideParseException, outer: str) -> RequestError:
+    """Explain an override that Hydra cannot parse."""
     hint = "a value with a space, comma or bracket is quoted: 'key=\"…\"'; several values have no space between"
     return RequestError(f"the override {error.override!r} cannot be read; write key=value; {hint}")
 
 
 @explain_exception.register
 def _missing_option(error: MissingConfigException, outer: str) -> RequestError:
+    """Explain an option that a group does not have."""
     if not error.missing_cfg_file:
         return _failed_composition(error, outer)
     group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -58,12 +60,14 @@ def _missing_option(error: MissingConfigException, outer: str) -> RequestError:
 
 @explain_exception.register
 def _wrong_type(error: ConfigTypeError, outer: str) -> RequestError:
+    """Explain a list and a mapping that cannot be merged, or another value of a wrong type."""
     message = str(error)
     return _list_and_mapping(error, outer) if "ListConfig" in message and "merge" in message else _other(error, outer)
 
 
 @explain_exception.register
 def _missing_value(error: InterpolationToMissingValueError | MissingMandatoryValue, outer: str) -> RequestError:
+    """Explain a value that is still `???`."""
     key = str(error.full_key or "")
     # An interpolation names the key that it reads in its message, and that is the key to be set.
     missing = re.search(r"Missing mandatory value: ([\w.]+)", str(error))
@@ -74,6 +78,7 @@ def _missing_value(error: InterpolationToMissingValueError | MissingMandatoryVal
 
 @explain_exception.register
 def _unknown_interpolation(error: InterpolationKeyError, outer: str) -> RequestError:
+    """Explain an interpolation of a key that does not exist."""
     unknown = re.sub(r".*'(.*)'.*", r"\1", first_line(error))
     close = _nearest_key(unknown, error.parent_node)
     hint = f"; did you mean {close}?" if close else ""
@@ -83,11 +88,13 @@ def _unknown_interpolation(error: InterpolationKeyError, outer: str) -> RequestE
 
 @explain_exception.register
 def _index_past_the_end(error: ConfigIndexError, outer: str) -> RequestError:
+    """Explain an override of a list item that does not exist."""
     return RequestError(f"{error.full_key}: the list has {len(error.parent_node)} items, numbered from 0")
 
 
 @explain_exception.register
 def _unknown_key(error: ConfigKeyError | ConfigAttributeError, outer: str) -> RequestError:
+    """Explain an override of a key that does not exist, and suggest the nearest key."""
     key = str(error.full_key)
     if "." not in key and (close := _nearest_key(key, error.parent_node)):
         return RequestError(f"{key}: there is no such key; did you mean {close}?")
@@ -102,6 +109,7 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError, outer: str) -> Re
 
 @explain_exception.register
 def _failed_composition(error: ConfigCompositionException, outer: str) -> RequestError:
+    """Explain any other config that Hydra cannot compose."""
     message = first_line(error)
     unmatched = re.search(r"Could not override '([\w/@.]+)'", str(error))
     if unmatched:
@@ -115,6 +123,7 @@ def _failed_composition(error: ConfigCompositionException, outer: str) -> Reques
 
 @explain_exception.register
 def _defaults_of_another_type(error: ValueError, outer: str) -> RequestError | None:
+    """Explain a `defaults` that is no list."""
     message = first_line(error)
     if "defaults must be a list" not in message:
         return None
@@ -124,6 +133,7 @@ def _defaults_of_another_type(error: ValueError, outer: str) -> RequestError | N
 
 @explain_exception.register
 def _other(error: OmegaConfBaseException, outer: str) -> RequestError:
+    """Explain any other exception of OmegaConf by its own first line and its key."""
     key, message = str(error.full_key or ""), first_line(error)
     return RequestError(f"{key}: {message}" if key else message, key or None)
 

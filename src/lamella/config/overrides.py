@@ -51,16 +51,7 @@ def config_for_testing(fields: Config, config: Config, overrides: Sequence[str])
     only training needs is left out. fields: the record of the run. Raises RequestError.
     """
     base = {**config, "visuals": {}, "trainer": {"_target_": "pytorch_lightning.Trainer", "devices": 1}}
-    keys = [text.partition("=")[0] for text in overrides]
-    for text, key in zip(overrides, keys, strict=True):
-        if key == text:
-            raise RequestError(f"{text}: an override is KEY=VALUE")
-        if key.partition(".")[0] not in TESTED_WITH:
-            raise RequestError(
-                f"{key} cannot be another than in training; a run is tested on other data or another device:\n"
-                "  data=OPTION, data.KEY=VALUE, device=OPTION, device.KEY=VALUE",
-                key,
-            )
+    keys = [_testing_key(text) for text in overrides]
     groups = [group for group in TESTED_WITH if group in keys]
     composed = [text for text, key in zip(overrides, keys, strict=True) if key.partition(".")[0] in groups]
     if composed:
@@ -72,11 +63,30 @@ def config_for_testing(fields: Config, config: Config, overrides: Sequence[str])
     others = [text for text in overrides if text not in composed]
     known = [key for group in TESTED_WITH for key, _ in walk(base[group], group)]
     changed = apply_overrides(base, fields["reads"], others, known, "is no key of the run's config")
+    _check_inputs(config["data"], changed["data"])
+    return changed
+
+
+def _testing_key(override: str) -> str:
+    """Return the key of an override. Raises RequestError if it is not one of the groups in TESTED_WITH."""
+    key, equals, _ = override.partition("=")
+    if not equals:
+        raise RequestError(f"{override}: an override is KEY=VALUE")
+    if key.partition(".")[0] not in TESTED_WITH:
+        raise RequestError(
+            f"{key} has to stay as it was in training; a run is tested on other data or another device:\n"
+            "  data=OPTION, data.KEY=VALUE, device=OPTION, device.KEY=VALUE",
+            key,
+        )
+    return key
+
+
+def _check_inputs(trained: Config, tested: Config) -> None:
+    """Raise RequestError if the data of a test differ from those of the training in what the network depends on."""
     for name in ("shape", "num_classes", "classes", "mean", "std"):
-        was, now = config["data"].get(name), changed["data"].get(name)
+        was, now = trained.get(name), tested.get(name)
         if was != now:
             raise RequestError(
                 f"data.{name} is {shorten(str(now), 120)}, but the run was trained with {shorten(str(was), 120)}",
                 f"data.{name}",
             )
-    return changed
