@@ -1,1 +1,1 @@
-"""Run one command; each module has a function `main`."""
+"""Run one command; each module that is named after a command has a function `main`."""
