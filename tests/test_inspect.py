@@ -231,7 +231,7 @@ def test_pictures_of_the_graph_take_graphviz(lamella: Lamella, monkeypatch: pyte
     monkeypatch.setenv("PATH", "")
     result = lamella("inspect", "experiment=autograd", "--graph", "other.svg")
     assert result.status == 2
-    assert "error: --graph other.svg: a picture takes Graphviz's program `dot`, which is not installed" in result.err
+    assert "error: --graph other.svg: a picture needs Graphviz's program `dot`, which is not installed" in result.err
     result = lamella("inspect", "experiment=autograd", "--graph", "graph.pdf")
     assert result.status == 2
     assert "error: --graph graph.pdf: it takes a file that ends in .svg, .png, .dot" in result.err
