@@ -271,7 +271,7 @@ def test_curves_are_drawn(lamella: Lamella, three: Path) -> None:
         colours = {tuple(pixel[:3]) for pixel in image.convert("RGB").getdata()}
     assert {(31, 119, 180), (255, 127, 14), (44, 160, 44)} <= colours  # a line for each run
     wrong = lamella("compare", *runs, "--plot", "curves.doc")
-    assert (wrong.status, "error: --plot curves.doc: its ending says the format: " in wrong.err) == (2, True)
+    assert (wrong.status, "error: --plot curves.doc: the name has to end in a known format: " in wrong.err) == (2, True)
     for run in runs:
         Path(run, "metrics.jsonl").unlink()
     empty = lamella("compare", *runs, "--plot", "curves.png")
