@@ -46,8 +46,8 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 def has_step_hooks(optimizer: Optimizer) -> bool:
     """Return True if `optimizer.step()` calls hooks, which a direct call of the kernel would leave out.
 
-    Touches the optimizer's and torch's global dictionaries of step hooks, which nothing public tells. Raises
-    AttributeError where one of them is gone; the optimizer's own step is then taken.
+    Touches the optimizer's and torch's global dictionaries of step hooks, because torch has no public way to list
+    them. Raises AttributeError where one of them is gone; the optimizer's own step is then taken.
     """
     return any(
         (
@@ -103,8 +103,8 @@ def sgd_kernel(group: ParamGroup, states: list[dict[str, Tensor]]) -> Kernel:
 def hook_counts(module: nn.Module) -> list[int]:
     """Return how many forward and backward hooks and pre-hooks a module has, by kind.
 
-    Touches the dictionaries in HOOKS, which nothing public tells. Where one is gone, its count is the id of the
-    module, so that the module seems to have hooks and to be like no other: it runs without CUDA graphs, and alone.
+    Touches the dictionaries in HOOKS, because torch has no public way to count hooks. Where one is gone, its count is the id of the
+    module, so that the module runs without CUDA graphs and is not computed together with others.
     """
     return [len(vars(module)[name]) if name in vars(module) else id(module) for name in HOOKS]
 
@@ -151,7 +151,7 @@ def add_summary(writer: "SummaryWriter", summary: object, step: int) -> bool:
 def gradient_shape(function: torch.autograd.graph.Node) -> tuple[int, ...]:
     """Return the shape of the first output of the operation that an autograd node differentiates, () if unknown.
 
-    Touches `_input_metadata`, which nothing public tells. Where it is gone, shapes are not shown.
+    Touches `_input_metadata`, because torch has no public way to ask for the shape. Where it is gone, no shape is shown.
     """
     metadata = getattr(function, "_input_metadata", ())
     return tuple(metadata[0].shape) if metadata else ()
