@@ -103,8 +103,8 @@ def sgd_kernel(group: ParamGroup, states: list[dict[str, Tensor]]) -> Kernel:
 def hook_counts(module: nn.Module) -> list[int]:
     """Return how many forward and backward hooks and pre-hooks a module has, by kind.
 
-    Touches the dictionaries in HOOKS, because torch has no public way to count hooks. Where one is gone, its count is the id of the
-    module, so that the module runs without CUDA graphs and is not computed together with others.
+    Touches the dictionaries in HOOKS, because torch has no public way to count hooks. Where one is gone, its
+    count is the id of the module, so that the module runs without CUDA graphs and is not computed with others.
     """
     return [len(vars(module)[name]) if name in vars(module) else id(module) for name in HOOKS]
 
@@ -151,7 +151,8 @@ def add_summary(writer: "SummaryWriter", summary: object, step: int) -> bool:
 def gradient_shape(function: torch.autograd.graph.Node) -> tuple[int, ...]:
     """Return the shape of the first output of the operation that an autograd node differentiates, () if unknown.
 
-    Touches `_input_metadata`, because torch has no public way to ask for the shape. Where it is gone, no shape is shown.
+    Touches `_input_metadata`, because torch has no public way to ask for the shape. Where it is gone, shapes are not
+    shown.
     """
     metadata = getattr(function, "_input_metadata", ())
     return tuple(metadata[0].shape) if metadata else ()
