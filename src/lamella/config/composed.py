@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lamella.config.files import GROUPS, find_config
 from lamella.config.guard import require_checked
-from lamella.config.hydra_internals import apply_overrides, can_apply_overrides
+from lamella.config.hydra_internals import can_merge_overrides, merge_overrides
 from lamella.config.values import Config, walk
 from lamella.errors import RequestError
 
@@ -48,7 +48,7 @@ class SweepComposer:
     def job(self, overrides: Sequence[str]) -> ComposedConfig:
         """Return one job, composed. Raises what `resolve_config` and Hydra raise."""
         plain = []
-        if can_apply_overrides():
+        if can_merge_overrides():
             plain = [text for text in overrides if re.match(r"(\w+(\.\w+)+|seed|monitor)=", text)]
         rest = tuple(text for text in overrides if text not in plain)
         if rest not in self.bases:
@@ -57,7 +57,7 @@ class SweepComposer:
         HydraConfig.instance().set_config(config)
         job = copy.deepcopy(base)
         if plain:
-            apply_overrides(self.parser.parse_overrides(plain), job)
+            merge_overrides(self.parser.parse_overrides(plain), job)
         return resolve_config(job, list(overrides), dict(config.hydra.runtime.choices))
 
     def _compose(self, overrides: list[str]) -> tuple[DictConfig, DictConfig]:

@@ -1,4 +1,4 @@
-"""Reads samples, splits them, and serves them in batches."""
+"""Read samples, split them, and serve them in batches."""
 
 from lamella.data.augment import Augment
 from lamella.data.datamodule import Data
