@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test check lock clean
+.PHONY: train test quick test-oldest test-newest check lock clean always
 
 train: .venv/installed  ## one run on the handwritten digits that come with scikit-learn
 	$(BIN)/lamella train
@@ -10,22 +10,43 @@ train: .venv/installed  ## one run on the handwritten digits that come with scik
 test: .venv/installed check  ## every check and every test
 	$(BIN)/python -m pytest -n 3 --durations=20  # they wait as often as they compute
 
+quick: .venv/installed  ## the fast tests, in at most 90 s: what to run after each change
+	$(BIN)/python -m pytest -n 3 -m 'not slow'
+
+test-oldest: .venv-oldest/installed  ## every test with the oldest versions that pyproject.toml allows
+	.venv-oldest/bin/python -m pytest -n 3
+
+test-newest: .venv-newest/installed  ## every test with the newest versions that pyproject.toml allows
+	.venv-newest/bin/python -m pytest -n 3
+
 check: .venv/installed  ## format, lint and types: what the commit hooks and CI run
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Bytecode is compiled here because importing torch without it takes twice as long, at every start.
+.venv/installed: INSTALL = --require-hashes -r requirements.lock
 .venv/installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet 'uv==0.13.*'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+
+.venv-oldest/installed: INSTALL = --upgrade --resolution lowest-direct --all-extras -r pyproject.toml
+.venv-oldest/installed: pyproject.toml
+
+.venv-newest/installed: INSTALL = --upgrade --all-extras -r pyproject.toml
+.venv-newest/installed: always
+
+# Bytecode is compiled here because importing torch without it takes twice as long, at every start.
+.venv/installed .venv-oldest/installed .venv-newest/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet 'uv==0.13.*'
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --compile-bytecode $(INSTALL)
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
+
+# A newer version may have been published since the last time.
+always:
 
 lock:  ## write requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --all-extras \
 	  --no-header --no-annotate pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-oldest .venv-newest

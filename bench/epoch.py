@@ -1,11 +1,11 @@
-"""One MNIST epoch: a bare loop over tensors in memory, Lamella with everything on, and the tutorial way.
+"""Measure one MNIST epoch: a bare loop over tensors in memory, Lamella with everything on, and the tutorial's way.
 
     python bench/epoch.py ROOT [--threads 1 2] [--repeats 5]
 
-ROOT holds MNIST as torchvision lays it out. Each side is a program of its own that trains two epochs on 55,000 images
-and validates on the other 5,000 after each; the second epoch is timed, from outside, between the lines that the two
-print. The sides take turns. Printed are the medians with the fastest and slowest, the ratios, and the peak memory of
-each program.
+ROOT contains MNIST as torchvision stores it. Each side is a program of its own that trains two epochs on 55,000 images
+and validates on the other 5,000 after each. The second epoch is timed from outside, between the lines that are printed
+after the two epochs. The sides take turns. The output is the medians with the fastest and slowest times, the ratios and
+the peak memory of each program.
 """
 
 import argparse
@@ -18,6 +18,10 @@ import sys
 import tempfile
 import threading
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 NETWORKS = {
     "neural_network": ["network=neural_network"],
@@ -33,7 +37,8 @@ NETWORKS = {
 }
 
 
-def network(name: str):
+def network(name: str) -> "nn.Sequential":
+    """Return the network that `NETWORKS` describes for Lamella, as plain modules."""
     from torch import nn
 
     def block(size_in: int, size_out: int) -> list[nn.Module]:
@@ -46,7 +51,7 @@ def network(name: str):
 
 
 def bare(root: str, name: str, threads: int) -> None:
-    """A loop written by hand: normalised floats in memory, a fused optimizer, no metrics but the loss."""
+    """Train with a loop written by hand: normalised floats in memory, a fused optimizer, no training metrics."""
     import torch
     from torchvision.datasets import MNIST
 
@@ -59,20 +64,20 @@ def bare(root: str, name: str, threads: int) -> None:
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for epoch in range(2):
         model.train()
-        for indices in torch.randperm(len(inputs)).split(64):
+        for indices in torch.split(torch.randperm(len(inputs)), 64):
             loss = loss_function(model(inputs[indices]), targets[indices])
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
         model.eval()
         with torch.no_grad():
-            batches = zip(val_inputs.split(256), val_targets.split(256), strict=True)
+            batches = zip(torch.split(val_inputs, 256), torch.split(val_targets, 256), strict=True)
             right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
         print(f"epoch {epoch + 1}/2", right / len(val_inputs), flush=True)
 
 
 def tutorial(root: str, name: str, threads: int) -> None:
-    """As PyTorch's quickstart does it: a data set of torchvision, a DataLoader, the default optimizer."""
+    """Train as PyTorch's quickstart does: a torchvision data set, a DataLoader, the default optimizer."""
     import torch
     from torch.utils.data import DataLoader, Subset
     from torchvision import transforms
@@ -100,6 +105,7 @@ def tutorial(root: str, name: str, threads: int) -> None:
 
 
 def lamella(root: str, name: str, threads: int) -> list[str]:
+    """Return the command that trains with Lamella."""
     held = (os.path.getsize(os.path.join(root, "MNIST/raw/train-labels-idx1-ubyte")) - 8) // 12
     data = ["data=mnist", f"data.root={os.path.abspath(root)}", f"data.val_size={held}"]
     options = ["device=cpu", f"device.threads={threads}", "trainer.max_epochs=2"]
@@ -107,10 +113,10 @@ def lamella(root: str, name: str, threads: int) -> list[str]:
 
 
 def measure(side: str, root: str, name: str, threads: int, directory: str) -> tuple[float, float]:
-    """Seconds of the second epoch, and the peak resident memory in MB."""
+    """Run one side, and return the seconds of its second epoch and its peak resident memory in MB."""
     command = [sys.executable, os.path.abspath(__file__), os.path.abspath(root), "--side", side, "--network", name]
     command = lamella(root, name, threads) if side == "lamella" else [*command, "--threads", str(threads)]
-    # Standard error is a terminal, so that Lamella draws its bar.
+    # Standard error is a terminal, so that Lamella shows its progress bar.
     master, slave = pty.openpty()
     threading.Thread(target=_drain, args=(master,), daemon=True).start()
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
@@ -136,11 +142,12 @@ def measure(side: str, root: str, name: str, threads: int, directory: str) -> tu
 
 
 def _drain(master: int) -> None:
+    """Read and drop what is written to the terminal, so that the program never waits."""
     try:
         while os.read(master, 65536):
             pass
     except OSError:
-        pass  # the other side has closed
+        pass  # the program has closed the terminal
 
 
 def main() -> None:

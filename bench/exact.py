@@ -1,11 +1,11 @@
-"""What it costs that a run can go on exactly, and what saving it costs.
+"""Measure what it costs that a run can be resumed exactly, and what its checkpoints cost.
 
     python bench/exact.py ROOT [--repeats 9] [--case mlp neural_network digits]
 
-Two sides take turns, each a run of two MNIST epochs, or ten of the built-in digits, in a process of its own: as it is,
-and with the seeding of each batch, the counting of positions and the look for signals taken out. The last epoch counts.
-Inside the first side the time that these take, and the time that saving takes, are measured too, against that of all
-epochs: they are smaller than what two epochs differ by.
+Two sides take turns, each a run of two MNIST epochs, or ten of the built-in digits, in a process of its own: one as it
+is, and one without the seeding of each batch and the check before each batch for signals and due checkpoints. The last
+epoch counts. Inside the first side, the time for these and the time for checkpoints between epochs are measured too, as
+a share of the time of all epochs: they are smaller than the differences between two epochs.
 """
 
 import argparse
@@ -17,49 +17,51 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 MNIST = ("data=mnist", "trainer.max_epochs=2")
 CASES = {"mlp": MNIST, "neural_network": (*MNIST, "network=neural_network"), "digits": ("trainer.max_epochs=10",)}
 Times = tuple[float, float, float]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def measure(queue: Any, root: str, case: str, exact: bool) -> None:
-    """Put the seconds of the last epoch and the share of the time that saving took."""
+def measure(queue: "multiprocessing.Queue[Times]", root: str, case: str, exact: bool) -> None:
+    """Train once, and put three numbers into the queue.
+
+    These are the seconds of the last epoch, and the shares of the time that exactness and checkpoints took.
+    """
     import pytorch_lightning as pl
 
     from lamella import __main__
-    from lamella.training import task
     from lamella.training.checkpointing import Checkpoints
+    from lamella.training.task import Task
 
-    saving, keeping, ends = [], [0.0], [time.perf_counter()]
-    save: Callable[..., None] = Checkpoints._save
-    over: Callable[..., None] = Checkpoints._epoch_over
+    keeping, saving, ends = [0.0], [0.0], [time.perf_counter()]
 
-    def timed(self: Checkpoints, trainer: pl.Trainer, batches: int) -> None:
-        start = time.perf_counter()
-        save(self, trainer, batches)
-        saving.append(time.perf_counter() - start)
+    def measured(function: Callable[P, R], seconds: list[float], moments: list[float]) -> Callable[P, R]:
+        """Return the function with its time added to `seconds[0]`, and the time of each call to `moments`."""
 
-    def noted(self: Checkpoints, trainer: pl.Trainer) -> None:
-        ends.append(time.perf_counter())
-        over(self, trainer)
-
-    Checkpoints._save, Checkpoints._epoch_over = timed, noted  # type: ignore[method-assign]
-
-    def measured(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*given: Any) -> None:
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
             start = time.perf_counter()
-            function(*given)
-            keeping[0] += time.perf_counter() - start
+            moments.append(start)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                seconds[0] += time.perf_counter() - start
 
         return call
 
+    # Checkpoints are saved in these hooks, which are called when an epoch starts and when the last one has ended.
+    hooks = (Checkpoints.on_train_epoch_start, Checkpoints.on_train_end)
+    Checkpoints.on_train_epoch_start = measured(hooks[0], saving, ends)  # type: ignore[method-assign]
+    Checkpoints.on_train_end = measured(hooks[1], saving, ends)  # type: ignore[method-assign]
+    before_batch = Checkpoints.on_train_batch_start
     if exact:
-        task.reseed = measured(task.reseed)
-        Checkpoints.on_train_batch_start = measured(Checkpoints.on_train_batch_start)  # type: ignore[method-assign]
+        Task.reseed = measured(Task.reseed, keeping, [])  # type: ignore[method-assign]
+        Checkpoints.on_train_batch_start = measured(before_batch, keeping, [])  # type: ignore[method-assign]
     else:
-        task.reseed = lambda number, device: None
+        Task.reseed = lambda self: None  # type: ignore[method-assign]
         Checkpoints.on_train_batch_start = pl.Callback.on_train_batch_start  # type: ignore[method-assign]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     place = [f"data.root={root}"] if "data=mnist" in CASES[case] else []
@@ -67,7 +69,7 @@ def measure(queue: Any, root: str, case: str, exact: bool) -> None:
     if __main__.main():
         os._exit(1)
     whole = ends[-1] - ends[1]
-    queue.put((ends[-1] - ends[-2], keeping[0] / whole, sum(saving) / whole))
+    queue.put((ends[-1] - ends[-2], keeping[0] / whole, saving[0] / whole))
 
 
 def main() -> None:
@@ -83,7 +85,8 @@ def main() -> None:
         os.chdir(directory)
         queue = context.Queue()
 
-        def one(case: str, exact: bool) -> Times:
+        def run(case: str, exact: bool) -> Times:
+            """Train once in a process of its own."""
             process = context.Process(target=measure, args=(queue, root, case, exact))
             process.start()
             process.join()
@@ -93,11 +96,11 @@ def main() -> None:
             return times
 
         for case in options.case:
-            one(case, True)
+            run(case, True)  # the first run also reads the data from the disk
             pairs = []
             for number in range(options.repeats):
                 sides = [number % 2 == 0, number % 2 == 1]
-                found = {exact: one(case, exact) for exact in sides}
+                found = {exact: run(case, exact) for exact in sides}
                 pairs.append((found[True], found[False]))
             seconds = [exact[0] for exact, _ in pairs]
             cost = statistics.median(exact[0] / plain[0] - 1 for exact, plain in pairs)

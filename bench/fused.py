@@ -1,11 +1,11 @@
-"""A sweep as one program, against its jobs one after another in one process, and against the default launcher.
+"""Measure a sweep as one program, its jobs one after another in one process, and the default launcher.
 
     python bench/fused.py ROOT [--repeats 3] [--seeds 4] [--network mlp neural_network]
 
-ROOT holds MNIST as torchvision lays it out. The members are 8 learning rates × SEEDS seeds, each one epoch with one
+ROOT contains MNIST as torchvision stores it. The members are 8 learning rates × SEEDS seeds, each one epoch with one
 thread; `mlp` is 784-64-128-64-10 with BatchNorm. Every launcher has one slot. The sides take turns; each is a whole
-program, from the command to its end, without pictures. Printed are the medians with the fastest and slowest, the ratios
-to the fused one's, and what the members' logs say of the width.
+program, from the command to its end, without pictures. The output is the medians with the fastest and slowest times,
+the ratios of the fused launcher to each side, and the line about the width in the log of a member.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SIDES = {
 
 
 def sweep(root: str, network: str, seeds: int, *options: str) -> tuple[float, str]:
-    """The wall time of a sweep in seconds, and what its first member's log says of the width."""
+    """Return the wall time of a sweep in seconds, and the line about the width in the log of a member."""
     data = ("data=mnist", f"data.root={os.path.abspath(root)}")
     job = ("trainer.max_epochs=1", "device=cpu", "device.threads=1", "visuals=none", "sweep.name=s")
     with tempfile.TemporaryDirectory() as directory:

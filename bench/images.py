@@ -1,10 +1,10 @@
-"""An epoch of a folder of JPEGs: Lamella's memory-mapped cache, and a DataLoader with two workers.
+"""Measure an epoch over a folder of JPEGs: Lamella's memory-mapped cache, and a DataLoader with two workers.
 
     python bench/images.py [--images 20000] [--repeats 5]
 
 Both sides read the same files, resize them to 3×64×64 and serve shuffled, normalised batches of 64; nothing is trained.
-The files are drawn here, 160×120 each. The first pass of Lamella decodes and keeps; the later ones and all of the
-DataLoader's take turns. Printed are the medians with the fastest and slowest, and the median of the ratios.
+The files are drawn here, 160×120 each. Lamella decodes the images once before the first epoch and keeps them; then the
+epochs of the two sides take turns. The output is the medians with the fastest and slowest times, and the median ratio.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +25,11 @@ from PIL import Image
 CLASSES = ["0", "1", "2", "3"]
 SHAPE = [3, 64, 64]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 def draw(root: Path, count: int) -> None:
-    """Coarse noise, enlarged: as hard to decode as a photograph of that size."""
+    """Draw images of coarse noise, enlarged: as hard to decode as photographs of their size."""
 
     def one(number: int) -> None:
         noise = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -42,7 +42,8 @@ def draw(root: Path, count: int) -> None:
         list(pool.map(one, range(count)))
 
 
-def loader(root: Path) -> Iterable[Any]:
+def loader(root: Path) -> Batches:
+    """Return the training batches of a torchvision data set and a DataLoader."""
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
 
@@ -51,14 +52,17 @@ def loader(root: Path) -> Iterable[Any]:
     return DataLoader(data, batch_size=64, shuffle=True, num_workers=2)
 
 
-def cached(root: Path) -> Iterable[Any]:
+def cached(root: Path) -> Batches:
+    """Return the training batches of Lamella's cache, which is made if there is none."""
     from lamella.data import Data, image_folder
 
-    options: Any = {"mean": MEAN, "std": STD, "val_size": 1, "test_size": 1, "cache": "memmap"}
-    return Data(image_folder(str(root), SHAPE, CLASSES), SHAPE, 64, len(CLASSES), CLASSES, **options).train_dataloader()
+    source = image_folder(str(root), SHAPE, CLASSES)
+    data = Data(source, SHAPE, 64, len(CLASSES), CLASSES, mean=MEAN, std=STD, val_size=1, test_size=1, cache="memmap")
+    return data.train_dataloader()
 
 
-def seconds(batches: Iterable[Any]) -> float:
+def seconds(batches: Batches) -> float:
+    """Return the seconds that one epoch takes."""
     start = time.perf_counter()
     for inputs, _ in batches:
         assert inputs.dtype == torch.float32
@@ -71,7 +75,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    import lamella.data  # noqa: F401  # not counted
+    import lamella.data  # noqa: F401  # so that the time of the import is not measured
 
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "lamella"))
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}, n={options.repeats}")

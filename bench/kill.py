@@ -1,11 +1,11 @@
-"""Kill runs at random moments, resume them, and compare what comes out with runs that nobody killed.
+"""Kill runs at random moments, resume them, and compare the results with those of runs that were not killed.
 
     python bench/kill.py [--trials 300] [--jobs 2] [--seed 0]
 
-A trial trains one of the configs below, is killed with SIGKILL one to three times, resumed each time, and has to end
+A trial trains one of the configs below, is killed with SIGKILL one to three times, is resumed each time, and must end
 with the same bits: weights, optimizer, schedulers and progress in both checkpoints, every line of metrics.jsonl and
-every point in TensorBoard, but for the times that were measured. Every process is a real one; they are forked from one
-that has the imports behind it, or a start would take five seconds.
+every point in TensorBoard, except for times. Each command is a real process, forked from a process that has done the
+imports, because otherwise each start would take five seconds.
 """
 
 import argparse
@@ -20,11 +20,14 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
-MEASURED = ("seconds", "samples_per_second")
+MEASURED = ("seconds", "samples_per_second")  # times, which are never the same
+P = ParamSpec("P")
+R = TypeVar("R")
 BASE = ("device=cpu", "device.threads=1", "data.batch_size=128", "trainer.max_epochs=3")
 CALLBACK = "trainer.callbacks=[{_target_: pytorch_lightning.callbacks."
 EARLY = CALLBACK + "EarlyStopping, monitor: val/loss, patience: 1}]"
@@ -51,38 +54,40 @@ CONFIGS = {
 
 
 def beside(directory: Path, name: str) -> Path:
-    """A file about a directory that does not stand in it: what its commands printed, and how the last one ended."""
+    """Return the file `name` beside a directory: the `output` of its commands, or how the last one `ended`."""
     return directory.with_name(f"{directory.name}.{name}")
 
 
 def command(directory: Path, arguments: tuple[str, ...], moment: int | None = None) -> None:
-    """What a forked process does: one command of lamella, ended by SIGKILL at the moment of this number.
+    """Run one command of Lamella, and end this forked process by SIGKILL at the moment of this number.
 
-    A moment is a hook of Lightning's, the first piece of a checkpoint, or a file that is synced, linked or renamed.
-    Exit status and number of moments, for a command that is not killed, go to the file `ended`.
+    A moment is a call of one of Lightning's hooks, the start of writing a checkpoint, or a file that is synced, linked
+    or renamed. If the command is not killed, its exit status and the number of moments are written to the file `ended`.
     """
+    import torch
+
     from lamella import __main__
-    from lamella.runs import checkpoints
 
     os.setpgid(0, 0)
     os.chdir(directory)
     count = 0
 
-    def counted(function: Any) -> Any:
-        def call(*given: Any, **more: Any) -> Any:
+    def counted(function: Callable[P, R]) -> Callable[P, R]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
             nonlocal count
             count += 1
             if count == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return function(*given, **more)
+            return function(*args, **kwargs)
 
         return call
 
     if moment is not None:
-        from pytorch_lightning.trainer import call
+        from pytorch_lightning.trainer import call as calls
 
-        call._call_callback_hooks = counted(call._call_callback_hooks)
-        checkpoints.torch.save = counted(checkpoints.torch.save)
+        # A private function of Lightning, through which it calls every hook of every callback.
+        calls._call_callback_hooks = counted(calls._call_callback_hooks)
+        torch.save = counted(torch.save)
         os.replace, os.link, os.fsync = counted(os.replace), counted(os.link), counted(os.fsync)
     output = os.open(beside(directory, "output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
@@ -106,7 +111,10 @@ CONTEXT.set_forkserver_preload(
 
 
 def lamella(directory: Path, *arguments: str, moment: int | None = None, seconds: float | None = None) -> int:
-    """Run a command in a process of its own, which is killed after `seconds`; returns its exit status, -9 if killed."""
+    """Run a command in a process of its own, and return its exit status, -9 if it was killed.
+
+    moment: as in `command`. seconds: kill the command after this time.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     if any(argument.startswith("trainer=ddp") for argument in arguments) or "ddp" in directory.name:
         return _program(directory, arguments, seconds)
@@ -123,7 +131,7 @@ def lamella(directory: Path, *arguments: str, moment: int | None = None, seconds
 
 
 def _program(directory: Path, arguments: tuple[str, ...], seconds: float | None) -> int:
-    """The same for a run that starts further processes, which it can only where it is a program."""
+    """Run a command as a program, because it starts further processes with the command line of the program."""
     import subprocess
 
     with beside(directory, "output").open("a") as output:
@@ -143,12 +151,12 @@ def _program(directory: Path, arguments: tuple[str, ...], seconds: float | None)
 
 
 def run_of(directory: Path) -> Path | None:
-    """The run that was begun in a directory, if it got so far as to have a record."""
+    """Return the run that was started in a directory, None if it was killed before it had a record."""
     return next((path.parent for path in directory.glob("outputs/*/*/run.json")), None)
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """In what two run directories differ, but for measured times."""
+    """Return the differences between two run directories, except for times."""
     import torch
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -163,12 +171,12 @@ def differences(one: Path, other: Path) -> list[str]:
     for path in (one, other):
         parsed = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         lines.append([{key: value for key, value in line.items() if key not in MEASURED} for line in parsed])
-    found += [f"metrics.jsonl: {place}" for place in unequal(*lines)]
+    found += [f"metrics.jsonl: {place}" for place in unequal(lines[0], lines[1])]
     points = []
     for path in (one, other):
         events = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "histograms": 0}).Reload()
         tags = events.Tags()
-        kept: list[Any] = []
+        kept: list[tuple[str, object]] = []
         for tag in tags["scalars"]:
             values = [(p.step, None if tag in MEASURED else p.value) for p in events.Scalars(tag)]
             kept.append((tag, values))
@@ -178,21 +186,21 @@ def differences(one: Path, other: Path) -> list[str]:
         ]
         kept += [(tag, [p.step for p in events.Tensors(tag)]) for tag in tags["tensors"]]
         points.append(sorted(kept))
-    found += [f"events: {place}" for place in unequal(*points)]
+    found += [f"events: {place}" for place in unequal(points[0], points[1])]
     for path in (one, other):
         found += [f"left over: {file}" for file in path.rglob(".*")]
     return found
 
 
-def unequal(a: Any, b: Any, place: str = "") -> list[str]:
-    """The places at which two nests of dictionaries, lists and tensors differ."""
+def unequal(a: object, b: object, place: str = "") -> list[str]:
+    """Return the places at which two nested dicts, lists and tensors differ."""
     import torch
 
     if isinstance(a, dict) and isinstance(b, dict):
         keys = [key for key in {**a, **b} if key not in ("files", "paused", *MEASURED)]
         return [inner for key in keys for inner in unequal(a.get(key), b.get(key), f"{place}.{key}")]
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return [inner for i, pair in enumerate(zip(a, b, strict=True)) for inner in unequal(*pair, f"{place}[{i}]")]
+        return [inner for i in range(len(a)) for inner in unequal(a[i], b[i], f"{place}[{i}]")]
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         same = a.dtype == b.dtype and a.shape == b.shape
         return [] if same and a.numpy().tobytes() == b.numpy().tobytes() else [place]
@@ -200,7 +208,7 @@ def unequal(a: Any, b: Any, place: str = "") -> list[str]:
 
 
 def trial(folder: Path, name: str, reference: Path, seconds: float, chance: random.Random) -> tuple[int, list[str]]:
-    """Train, kill and resume until the run is finished; returns the number of kills and what differs."""
+    """Train, kill and resume a run until it has finished. Return the number of kills, and the differences."""
     kills = chance.randint(1, 3)
     arguments, done = ("train", *BASE, *CONFIGS[name]), 0
     while True:
@@ -212,7 +220,7 @@ def trial(folder: Path, name: str, reference: Path, seconds: float, chance: rand
             return done, [f"exit status {status}: {beside(folder, 'output').read_text()[-2000:]}"]
         if run:
             arguments = ("resume", str(run.relative_to(folder)))
-            if status == 0 and done == 0:  # it was over before its time
+            if status == 0 and done == 0:  # the run ended before it was killed
                 return trial(folder.with_name(f"{folder.name}-again"), name, reference, seconds * 0.9, chance)
             if status == 0:
                 return done, differences(reference, run)

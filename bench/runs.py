@@ -1,4 +1,4 @@
-"""How long `lamella runs` takes for many run directories.
+"""Measure how long `lamella runs` takes for many run directories.
 
 python bench/runs.py
 python bench/runs.py --runs 1000 --repeats 1
@@ -13,9 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-# A sweep of so many members is one directory.
-MEMBERS = 100
-CASES = {
+MEMBERS = 100  # of each sweep, which is one directory
+CASES: dict[str, list[str]] = {
     "list": [],
     "by a metric": ["--sort", "val/accuracy"],
     "by what was swept": ["--filter", "optimizer.lr<1e-2 and status=finished"],
@@ -24,7 +23,7 @@ CASES = {
 
 
 def make(directory: Path, count: int) -> None:
-    """Write `count` runs in the form of one that is really trained."""
+    """Train one run, and write `count` runs with copies of its files."""
     train = [sys.executable, "-m", "lamella", "train", "trainer.max_epochs=2"]
     subprocess.run(train, cwd=directory, check=True, capture_output=True)
     [made] = directory.glob("outputs/default/*")

@@ -1,9 +1,9 @@
-"""How long `lamella` takes to answer, and to reach the first step, against importing what a run needs.
+"""Measure how long `lamella` takes to answer and to reach the first step, compared with the imports of a run.
 
     python bench/start.py [--repeats 5]
 
-Each command is a program of its own; they take turns. A run counts until it prints an epoch of a single batch, so that
-its first step and a validation batch are in it.
+Each command is a program of its own; the commands take turns. A run is measured until it prints an epoch of a single
+batch, so that the time includes its first step and one batch of validation.
 """
 
 import argparse
@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 def measure(command: list[str], directory: str) -> float:
-    """Seconds until the command prints an epoch, or ends."""
+    """Return the seconds until the command prints an epoch or, if it prints none, until it ends."""
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, text=True)
     assert process.stdout

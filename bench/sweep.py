@@ -1,11 +1,11 @@
-"""What a sweep costs beside its jobs, against Hydra's basic launcher, which runs all in one process.
+"""Measure what a sweep costs beside its jobs, compared with Hydra's basic launcher, which runs all in one process.
 
     python bench/sweep.py [--repeats 3] [--jobs 16] [--plan 1000]
 
 A job is two epochs of the built-in digits with one thread. The sides take turns: the sweep with one slot, with two, and
-with hydra/launcher=basic. What a job costs beyond its own time is the wall time of the sweep with one slot, less the
-jobs' own `seconds` and less that of a sweep of one job, for each further job; it is given in times of what importing
-torch and pytorch_lightning takes.
+with hydra/launcher=basic. The cost of a job beyond its own time is computed from the sweep with one slot: its wall time
+minus the `seconds` of its jobs, minus the same difference for a sweep of one job, divided by the number of further
+jobs. It is printed in units of the time that importing torch and pytorch_lightning takes.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SIDES = {
 
 
 def sweep(jobs: int, *options: str) -> tuple[float, float]:
-    """The wall time of a sweep, and the sum of its jobs' own, in seconds."""
+    """Return the wall time of a sweep, and the sum of the times of its jobs, in seconds."""
     with tempfile.TemporaryDirectory() as directory:
         values = f"optimizer.lr={','.join(f'{1 + number}e-4' for number in range(jobs))}"
         command = [sys.executable, "-m", "lamella", "train", "-m", values, *JOB, *options]
@@ -39,13 +39,14 @@ def sweep(jobs: int, *options: str) -> tuple[float, float]:
 
 
 def imports() -> float:
+    """Return the seconds that importing torch and pytorch_lightning takes."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import torch, pytorch_lightning"], check=True)
     return time.perf_counter() - start
 
 
 def plan(jobs: int) -> float:
-    """Seconds from the command to the line that says that all jobs are planned."""
+    """Return the seconds from the command to the line that announces the planned jobs."""
     with tempfile.TemporaryDirectory() as directory:
         values = [f"seed=range({jobs // 10})", "network.width=16,32,64,128,256", "optimizer.lr=1e-3,1e-2"]
         command = [sys.executable, "-m", "lamella", "train", "-m", *values]
@@ -61,6 +62,7 @@ def plan(jobs: int) -> float:
 
 
 def show(name: str, values: list[float], unit: str) -> None:
+    """Print the median of the values, with the smallest and the largest one."""
     print(f"{name:<44} {statistics.median(values):6.2f} {unit} ({min(values):.2f}–{max(values):.2f})", flush=True)
 
 

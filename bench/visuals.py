@@ -1,9 +1,9 @@
-"""What drawing costs: an MNIST epoch with visuals=none, default and full.
+"""Measure what drawing costs: an MNIST epoch with visuals=none, default and full.
 
     python bench/visuals.py ROOT [--repeats 5]
 
-The sides take turns, each run a program of its own. The second epoch counts; what is drawn once, at the start, is the
-difference of the first lines' times and stated apart.
+The sides take turns, each run a program of its own. The second epoch counts. What is drawn once, at the start, is
+printed separately, as the difference of the times until the end of the first epoch.
 """
 
 import argparse
@@ -19,7 +19,7 @@ NETWORKS = ("mlp", "neural_network", "cnn")
 
 
 def measure(root: str, network: str, side: str, directory: str) -> tuple[float, float]:
-    """Seconds of the second epoch, and seconds from the start to the end of the first."""
+    """Return the seconds of the second epoch, and the seconds from the start to the end of the first one."""
     options = [
         "data=mnist",
         f"data.root={os.path.abspath(root)}",

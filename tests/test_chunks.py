@@ -113,8 +113,8 @@ GPU = {
 @pytest.mark.parametrize("name", GPU)
 def test_with_cuda_graphs_as_without(lamella: Lamella, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found, given = [], []
-    give = _Passes.give
-    monkeypatch.setattr(_Passes, "give", lambda passes: (given.append(1), give(passes)))
+    original = _Passes.set_gradients
+    monkeypatch.setattr(_Passes, "set_gradients", lambda passes: (given.append(1), original(passes)))
     for graph in ("auto", "false"):
         options = (*GPU[name], "device=cuda", f"device.graph={graph}", f"name={graph}", "trainer.chunk=7")
         result = lamella("train", *options, "trainer.max_epochs=2", "data.batch_size=32")

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Lamella
+from hydra.errors import MissingConfigException
+from yaml import MarkedYAMLError
 
+from lamella.config.diagnostics import error_block
 from lamella.config.files import SHIPPED
 
 OWN = {
@@ -57,6 +60,12 @@ OWN = {
     "network/called": "layers:\n  - Flatten\n  - Linear(10)\n",
     "network/bare_key": "layers:\n  - Flatten\n  - Linear: data.num_classes\n",
     "network/function": "_target_: torchvision.io.read_image\npath: x.png\n",
+    "experiment/mapping_over_list": "# @package _global_\noptimizer:\n  betas: {first: 0.9}\n",
+    "experiment/list_over_augment": "# @package _global_\ndata:\n  augment: [flip]\n",
+    "experiment/resolver": "# @package _global_\nname: ${nope:3}\n",
+    "experiment/itself": "# @package _global_\nname: ${oc.select:name}\n",
+    "network/special": "layers: [Flatten, \x00]\n",
+    "network/tag": "layers: !!python/name:os.system\n",
     "experiment/interpolation": "# @package _global_\noptimizer:\n  lr: ${foo.bar}\n",
 }
 
@@ -89,6 +98,25 @@ CASES = {
         "conf/experiment/list_over_mapping.yaml: network.layers is a mapping",
         "network=linear",
     ],
+    "experiment=mapping_over_list": [
+        "conf/experiment/mapping_over_list.yaml: optimizer.betas is a list, and a mapping cannot be laid over it",
+        "write the whole list there",
+    ],
+    "experiment=list_over_augment": [
+        "conf/experiment/list_over_augment.yaml: data.augment is a mapping of names, and a list cannot be laid over it",
+        "write a mapping there too",
+    ],
+    "experiment=resolver": ["name: Unsupported interpolation type nope", "from conf/experiment/resolver.yaml"],
+    "experiment=itself": ["an interpolation leads back to itself"],
+    "network=special": ["conf/network/special.yaml: this is no YAML: special characters are not allowed"],
+    "network=tag": ["conf/network/tag.yaml, line 1, column 9: this is no YAML: could not determine a constructor"],
+    "~foo": ["Could not delete from config. 'foo' does not exist"],
+    "hydra.run=3": ["hydra.run: Invalid type assigned: int is not a subclass of RunDir", "line: hydra.run=3"],
+    "-m hydra.sweeper.n_trials=3 seed=1,2": [
+        "hydra.sweeper.n_trials: there is no such key; known: params\n  a search takes hydra/sweeper=optuna\n"
+    ],
+    "-m hydra.launcher.n_jobs=3 seed=1,2": ["hydra.launcher.n_jobs: there is no such key; known: slots\n"],
+    "-m sweep.max_failure=1 seed=1,2": ["sweep.max_failure: there is no such key; did you mean max_failures?\n"],
     "network.layers.9=ReLU": ["network.layers[9]: the list has 3 items, numbered from 0"],
     "network=broken": ["conf/network/broken.yaml, line 5, column 1: this is no YAML: expected ',' or ']'"],
     "network=tab": ["conf/network/tab.yaml, line 3, column 1: this is no YAML: found character '\\t'", "indentation"],
@@ -100,7 +128,7 @@ CASES = {
     "network=list": ["conf/network/list.yaml holds a list, where keys are expected"],
     "network=null": ["network=null: a run needs every group; write network=OPTION"],
     "~optimizer": ["~optimizer: a run needs every group; write optimizer=OPTION"],
-    "~name": ["name: it is not there any more, and a run needs it", "the command line: ~name"],
+    "~name": ["name: this key is missing, and a run needs it", "the command line: ~name"],
     "name=${name}": ["name: Recursive interpolation detected", "the command line: name=${name}"],
     "optimizer.lr=${optimizer.lr}": ["optimizer.lr: Recursive interpolation detected"],
     "--config-dir=nowhere": ["Additional config directory", "nowhere' not found"],
@@ -133,7 +161,7 @@ CASES = {
     "optimizer.lr=nan": ["optimizer.lr is not a number (nan)", "the command line: optimizer.lr=nan"],
     "scheduler=cosine scheduler.T_max=0": ["scheduler: it cannot take a step: integer modulo by zero"],
     "scheduler=cosine trainer.max_epochs=null +trainer.max_time=00:00:01:00": [
-        "scheduler.T_max is null, for the whole run, which has no end; set it or trainer.max_epochs",
+        "scheduler.T_max is null, for the length of the run, but the run has none; set it or trainer.max_epochs",
     ],
     "scheduler=plateau scheduler.interval=step": ["scheduler.interval is 'step', but plateau follows val/loss"],
     "scheduler=plateau +trainer.limit_val_batches=0": ["scheduler: plateau follows val/loss, and the trainer's limits"],
@@ -271,6 +299,15 @@ def test_outputs_that_cannot_be_written(lamella: Lamella) -> None:
     assert result.err.startswith("error: outputs/default: cannot write there (")
 
 
+def test_a_yaml_error_without_a_place_is_explained() -> None:
+    assert error_block(MarkedYAMLError(problem="it ends early"), []) == "error: a config file is no YAML: it ends early"
+
+
+def test_an_unforeseen_error_gives_its_first_line() -> None:
+    assert error_block(OSError("the first line\nthe second one"), []) == "error: the first line"
+    assert error_block(MissingConfigException("no config at all"), []) == "error: no config at all"
+
+
 def test_full_error_shows_the_traceback(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match=r"seed is 1\.7"):
@@ -290,7 +327,14 @@ def test_unknown_command_and_board_without_outputs(lamella: Lamella) -> None:
     assert lamella("trian").status == 2
     result = lamella("board", "nowhere")
     assert result.status == 2
-    assert result.err == "error: nowhere is no directory; `lamella train` makes outputs/\n"
+    assert result.err == "error: nowhere is not a directory; `lamella train` makes outputs/\n"
+
+
+def test_windows_is_refused_before_anything_is_imported(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    result = lamella("train")
+    assert result.status == 2
+    assert result.err == "error: Lamella needs a POSIX system (Linux or macOS); on Windows use WSL\n"
 
 
 def test_a_file_that_is_not_utf8_is_named(lamella: Lamella) -> None:

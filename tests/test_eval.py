@@ -119,7 +119,7 @@ def test_what_an_unfinished_run_has_is_tested(lamella: Lamella, run: Path) -> No
 
 
 REFUSED = {
-    "network.width=3": "network.width cannot be another than in training",
+    "network.width=3": "network.width has to stay as it was in training",
     "data.roof=x": "data.roof is no key of the run's config;\n  did you mean data.root",
     "data.root": "data.root: an override is KEY=VALUE",
     "data.mean=[0.5]": "data.mean is [0.5], but the run was trained with [0.3057]",

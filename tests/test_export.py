@@ -93,8 +93,8 @@ def test_a_file_that_gives_other_values_is_refused(lamella: Lamella, own: Path) 
     before = contents(Path())
     result = lamella("export", str(own), "--format", "pt2")
     assert result.status == 1
-    assert result.err.startswith("error: pt2: the file gives other values, by up to ")
-    assert "for 359 test samples, where 1e-04 is let through; nothing is written" in result.err
+    assert result.err.startswith("error: pt2: the outputs of the file differ by up to ")
+    assert "for 359 test samples, and at most 1e-04 is allowed; nothing is written" in result.err
     assert contents(Path()) == before
 
 

@@ -1,102 +1,122 @@
-"""The direction of imports, and what is not imported at all."""
+"""The architecture: the direction of imports, the size of files, one name for one thing, and what imports no torch."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import packages
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "lamella"
-
-# Who may import whom: strictly downward. Modules of one row do not know each other.
-LEVELS = [
-    {"errors", "seeds", "counters", "kernels", "losses"},
-    {"chunks"},
-    {
-        "arguments",
-        "layers",
-        "conf",
-        "data",
-        "names",
-        "project",
-        "summary",
-        "task",
-        "pictures",
-        "plots",
-        "graph",
-        "archive",
-        "exports",
-        "interrupts",
-        "grid",
-        "space",
-        "pruning",
-    },
-    {"forked", "sizes", "targets", "guard", "records", "progress", "activations", "gradients"},
-    {
-        "trace",
-        "stacks",
-        "device",
-        "schedules",
-        "explain",
-        "visuals",
-        "record",
-        "listing",
-        "processes",
-        "meter",
-    },
-    {"network", "checkpoints", "sweeps", "captured"},
-    {"trainers", "leaderboard"},
-    {"build", "compose", "slots"},
-    {"fit", "evaluation", "recorded", "plan", "launchers", "groups"},
-    {"attempt", "model", "request"},
-    {"sweeping"},
-    {"search"},
-    {"commands"},
-    {"fused"},
-    {"__main__"},
-]
-# The parts that are usable from a notebook: they take plain values.
-PLAIN = (
-    "listing", "records", "names", "exports", "plots", "network", "trace", "sizes", "layers", "activations",
-    "gradients", "graph", "pictures", "data", "task", "record", "summary", "arguments", "errors", "archive",
-    "interrupts", "checkpoints", "seeds", "counters", "kernels", "chunks", "losses", "project", "processes", "meter",
-    "sweeps", "leaderboard", "slots", "pruning", "stacks",
-)  # fmt: skip
+MODULES = packages.modules()
+DESIGN = Path(__file__).parents[1] / "docs" / "design.md"
 
 
-def imports(path: Path) -> set[str]:
-    """The modules that a file imports, as dotted names."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {name.name for name in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{name.name}" for name in node.names}
-    return found
+def test_packages_import_downwards_on_at_most_ten_levels() -> None:
+    arrows = packages.arrows()
+    assert max(packages.levels(arrows).values()) < 10  # raises ValueError where there is a circle
+    allowed = {
+        "data": set(),
+        "network": set(),
+        "config": {"data"},
+        "runs": {"config"},
+        "training": {"data", "config", "network", "runs"},
+        "experiment": {"training", "runs", "network", "config", "data"},
+        "inspection": {"network", "training"},
+        "visuals": {"inspection", "network", "training"},
+        "sweeps": {"experiment", "visuals", "training", "runs", "network", "config", "data"},
+    }
+    for package, others in allowed.items():
+        assert arrows[package] <= others | {packages.GROUND}, package
+    assert arrows[packages.GROUND] == set()
 
 
-def part(path: Path) -> str:
-    return path.relative_to(SOURCE).with_suffix("").parts[0]
+def test_files_import_each_other_in_no_circle() -> None:
+    assert packages.levels({name: packages.imports(name, MODULES) for name in MODULES})
 
 
-def level(name: str) -> int:
-    return next(number for number, names in enumerate(LEVELS) if name in names)
+def test_a_circle_is_found() -> None:
+    with pytest.raises(ValueError, match="a -> b -> a"):
+        packages.levels({"a": {"b"}, "b": {"a"}})
 
 
-FILES = [path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py"]
+def test_strings_and_inner_imports_count() -> None:
+    assert "lamella.commands.train" in packages.imports("lamella.__main__", MODULES)
+    assert "lamella.sweeps.launch.worker" in packages.imports("lamella.sweeps.launch.forkserver", MODULES)
+    assert "lamella.experiment.session" in packages.imports("lamella.experiment.resume", MODULES)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_go_down(path: Path) -> None:
-    own = {name.split(".")[1] for name in imports(path) if name.startswith("lamella.")}
-    known = {name for name in own if any(name in names for names in LEVELS)} - {part(path)}
-    assert all(level(name) < level(part(path)) for name in known)
+def test_the_picture_of_the_packages_is_of_this_code() -> None:
+    assert packages.PICTURE.read_text() == packages.draw(), "run: python docs/packages.py"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if part(path) in PLAIN], ids=lambda path: path.name)
-def test_plain_parts_know_no_config(path: Path) -> None:
-    assert not {name for name in imports(path) if name.split(".")[0] in ("hydra", "omegaconf")}
+def test_the_design_page_names_each_package_and_file_of_the_ground() -> None:
+    page = DESIGN.read_text()
+    ground = [name.split(".")[1] for name in MODULES if packages.package(name) == packages.GROUND and "." in name]
+    assert [name for name in (*packages.arrows(), *ground) if f"| `{name}" not in page and name != "ground"] == []
+
+
+def test_there_are_at_most_ten_files_of_ground() -> None:
+    ground = [name for name in MODULES if packages.package(name) == packages.GROUND]
+    assert len(ground) - len({"lamella", "lamella.__main__"}) <= 10
+
+
+# What is usable from a notebook takes plain values, and knows no config objects.
+PLAIN = [name for name in MODULES if packages.package(name) not in ("config", "sweeps", "commands", "experiment")]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_packages_know_no_config_objects(name: str) -> None:
+    names = (
+        name
+        for node in ast.walk(ast.parse(MODULES[name].read_text()))
+        for name in (
+            [item.name for item in node.names]
+            if isinstance(node, ast.Import)
+            else [str(node.module)]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    )
+    assert not {name.split(".")[0] for name in names} & {"hydra", "omegaconf"}
+
+
+def test_no_file_holds_a_second_concept() -> None:
+    lines = sorted(len(path.read_text().splitlines()) for path in MODULES.values())
+    assert lines[-1] <= 300
+    assert lines[len(lines) // 2] <= 120
+
+
+def test_no_two_public_classes_or_functions_have_one_name() -> None:
+    counts = Counter(
+        node.name
+        for name, path in MODULES.items()
+        if not path.name.startswith("__init__")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in counts.items() if count > 1} == {"main"}  # each command has one
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and (text := ast.get_docstring(node)):
+                yield f"{name}.{node.name}", text.splitlines()[0]
+
+
+def test_first_lines_of_functions_begin_with_a_verb() -> None:
+    """Hold the rule of CONTRIBUTING.md as far as a program can: no first line begins with these words."""
+    wrong = ("The ", "What ", "Whether ", "How ", "Which ", "Those ", "Where ", "Why ", "That ", "Of ", "In ", "It ")
+    functions = {
+        f"{name}.{node.name}"
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert [(name, line) for name, line in docstrings() if name in functions and line.startswith(wrong)] == []
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--cfg", "job"], ["train", "network=cnnn"]])
@@ -111,5 +131,8 @@ def test_no_torch_where_none_is_needed(arguments: list[str], tmp_path: Path) -> 
     assert done.stderr.endswith("False\n")
 
 
-def test_no_file_holds_a_second_concept() -> None:
-    assert {path.name: count for path in FILES if (count := len(path.read_text().splitlines())) > 300} == {}
+@pytest.mark.parametrize("package", ["config", "runs", "experiment", "sweeps", "commands"])
+def test_importing_a_package_imports_no_torch(package: str) -> None:
+    program = f"import sys, lamella.{package}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("False\n", "")

@@ -231,7 +231,7 @@ def test_pictures_of_the_graph_take_graphviz(lamella: Lamella, monkeypatch: pyte
     monkeypatch.setenv("PATH", "")
     result = lamella("inspect", "experiment=autograd", "--graph", "other.svg")
     assert result.status == 2
-    assert "error: --graph other.svg: a picture takes Graphviz's program `dot`, which is not installed" in result.err
+    assert "error: --graph other.svg: a picture needs Graphviz's program `dot`, which is not installed" in result.err
     result = lamella("inspect", "experiment=autograd", "--graph", "graph.pdf")
     assert result.status == 2
     assert "error: --graph graph.pdf: it takes a file that ends in .svg, .png, .dot" in result.err
@@ -248,7 +248,7 @@ def test_a_run_is_inspected_with_its_trained_weights(lamella: Lamella) -> None:
     (path / "checkpoints/best.ckpt").write_bytes(b"no checkpoint")
     result = lamella("inspect", str(path))
     assert result.status == 2
-    assert f"error: {path}/checkpoints/best.ckpt: this is no whole checkpoint" in result.err
+    assert f"error: {path}/checkpoints/best.ckpt: this is not a complete checkpoint" in result.err
     (path / "checkpoints/best.ckpt").unlink()
     assert "there is no such checkpoint" in lamella("inspect", str(path)).err
     assert "a run is inspected as it was recorded" in lamella("inspect", str(path), "seed=1").err

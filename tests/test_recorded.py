@@ -57,24 +57,24 @@ def flip(run: Path) -> None:
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 8)}]\n" for before, name in pairwise("abcdefghi")
 )
-DAMAGED = "is no run directory: its run.json is damaged"
+DAMAGED = "is not a run directory: its run.json is damaged"
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "no directory": (shutil.rmtree, "is not there; a run is a directory that `lamella train` has made"),
     "a file": (lambda run: [shutil.rmtree(run), run.write_text("")], "is a file; a run is a directory"),
     "an empty directory": (
         lambda run: [shutil.rmtree(run), run.mkdir()],
-        "is no run directory: it holds no run.json; `lamella train` makes one",
+        "is not a run directory: it holds no run.json; `lamella train` makes one",
     ),
     "a sweep's directory": (
         lambda run: [run.rename("x"), run.mkdir(), Path("x").rename(run / "seed=1")],
-        "is no run directory, it holds runs; give one of them, as outputs/default/run/seed=1",
+        "is not a run directory, it holds runs; give one of them, as outputs/default/run/seed=1",
     ),
-    "no config": (file("config.yaml", None), "is no run directory: it holds no config.yaml"),
-    "no JSON": (file("run.json", '{"status": '), "is no run directory: its run.json is damaged (Expecting value"),
+    "no config": (file("config.yaml", None), "is not a run directory: it holds no config.yaml"),
+    "no JSON": (file("run.json", '{"status": '), "is not a run directory: its run.json is damaged (Expecting value"),
     "another JSON": (file("run.json", "[]"), f"{DAMAGED}, it holds no mapping"),
-    "deep JSON": (file("run.json", "[" * 100_000), "is no run directory: its run.json is damaged ("),
-    "bytes": (lambda run: (run / "run.json").write_bytes(b"\xff\xfe"), "is no run directory: its run.json is damaged"),
-    "no YAML": (file("config.yaml", "a: [1"), "is no run directory: its config.yaml is damaged ("),
+    "deep JSON": (file("run.json", "[" * 100_000), "is not a run directory: its run.json is damaged ("),
+    "bytes": (lambda run: (run / "run.json").write_bytes(b"\xff\xfe"), "is not a run directory: its run.json is damaged"),
+    "no YAML": (file("config.yaml", "a: [1"), "is not a run directory: its config.yaml is damaged ("),
     "another YAML": (file("config.yaml", "- 1"), "config.yaml is damaged, data is not there or wrong"),
     "a config without a group": (
         file("config.yaml", "data: {}\nnetwork: {}"),
@@ -111,7 +111,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a pipe as its record": (
         lambda run: [(run / "run.json").unlink(), os.mkfifo(run / "run.json")],
-        "does not let its readers have (no ordinary file) run.json",
+        "its run.json cannot be read (no ordinary file)",
     ),
     "a record without a format": (record(format=None), "its record is of format None, written by lamella 0.1.0"),
     "a later version": (
@@ -161,10 +161,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda run: [shutil.rmtree(run / "checkpoints"), record(status="interrupted", epochs=0)(run)],
         "there is no such checkpoint; a run has its first one after an epoch",
     ),
-    "damaged": (flip, "this is no whole checkpoint of Lamella's, its checksum is not that of its content"),
+    "damaged": (flip, "this is not a complete checkpoint of Lamella's, its checksum is not that of its content"),
     "cut off": (
         lambda run: [path.write_bytes(path.read_bytes()[:9999]) for path in (run / "checkpoints").iterdir()],
-        "this is no whole checkpoint of Lamella's, it has no checksum at its end",
+        "this is not a complete checkpoint of Lamella's, it has no checksum at its end",
     ),
     "of another network": (
         lambda run: file("config.yaml", (run / "config.yaml").read_text().replace("Linear: 128", "Linear: 127"))(run),

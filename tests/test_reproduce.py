@@ -84,7 +84,7 @@ def test_of_an_interrupted_run_what_there_is(lamella: Lamella, run: Path) -> Non
     (run / "metrics.jsonl").write_text(lines[0])
     result = lamella("reproduce", str(run))
     assert result.status == 0
-    assert "the run is interrupted: the 1 epochs that it has are compared, and not its end" in result.out
+    assert "the run is interrupted: its 1 epochs are compared, and not its final result" in result.out
     assert "reproduced: every metric of 1 epochs, bit for bit" in result.out
     (run / "metrics.jsonl").unlink()
     nothing = lamella("reproduce", str(run))

@@ -152,20 +152,20 @@ def test_what_is_damaged_is_left_out_and_said(lamella: Lamella, three: Path) -> 
     assert result.status == 0
     assert len(result.out.splitlines()) == 3
     assert result.err.startswith(
-        "left out: outputs/tuned/optimizer.lr=1e-2 is no run directory: its run.json is damaged"
+        "left out: outputs/tuned/optimizer.lr=1e-2 is not a run directory: its run.json is damaged"
     )
     with pytest.warns(UserWarning, match=r"its run\.json is damaged"):
         assert len(package.runs()) == 2
 
 
 REFUSED = {
-    ("nowhere",): "error: nowhere is no directory; `lamella train` makes outputs/",
+    ("nowhere",): "error: nowhere is not a directory; `lamella train` makes outputs/",
     ("--filter", "optimizer.lrr<1"): "error: no run has a key 'optimizer.lrr'; did you mean optimizer.lr",
-    ("--filter", "lr"): "error: 'lr' is no condition; write KEY, one of < <= = != >= >, and a value",
-    ("--filter", "optimizer.lr<<1"): "error: 'optimizer.lr<<1' is no condition",
-    ("--filter", "status<x"): "error: 'status<x': < compares with a number, and 'x' is none",
-    ("--filter", "seed=1 AND seed=2"): "error: 'seed=1 AND seed=2': a value with a space stands in quotes",
-    ("--filter", "seed=1 and"): "error: 'seed=1 and': a value with a space stands in quotes",
+    ("--filter", "lr"): "error: 'lr' is not a condition; write KEY, one of < <= = != >= >, and a value",
+    ("--filter", "optimizer.lr<<1"): "error: 'optimizer.lr<<1' is not a condition",
+    ("--filter", "status<x"): "error: 'status<x': < compares with a number, and 'x' is not a number",
+    ("--filter", "seed=1 AND seed=2"): "error: 'seed=1 AND seed=2': put quotes around a value that contains a space",
+    ("--filter", "seed=1 and"): "error: 'seed=1 and': put quotes around a value that contains a space",
     ("--sort", "val/acuracy"): "error: no run has a key 'val/acuracy'; did you mean val/accuracy",
     ("--columns", "statu"): "error: no run has a key 'statu'; did you mean status",
 }
@@ -269,7 +269,7 @@ def test_curves_are_drawn(lamella: Lamella, three: Path) -> None:
         colours = {tuple(pixel[:3]) for pixel in image.convert("RGB").getdata()}
     assert {(31, 119, 180), (255, 127, 14), (44, 160, 44)} <= colours  # a line for each run
     wrong = lamella("compare", *runs, "--plot", "curves.doc")
-    assert (wrong.status, "error: --plot curves.doc: its ending says the format: " in wrong.err) == (2, True)
+    assert (wrong.status, "error: --plot curves.doc: the name has to end in a known format: " in wrong.err) == (2, True)
     for run in runs:
         Path(run, "metrics.jsonl").unlink()
     empty = lamella("compare", *runs, "--plot", "curves.png")

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import pytest
 import torch
 import yaml
 from conftest import Lamella, contents
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from PIL import Image
 
 import lamella as package
+from lamella.config import guard, hydra_internals
 from lamella.errors import RequestError
-from lamella.runs.checkpoints import KEYS, _end
+from lamella.runs.checkpoints import KEYS, _archive_end
 
 EVIL = "open('hacked', 'w').close()\n\nclass Net:\n    pass\n"
 # What no group builds, whatever its arguments are.
@@ -142,6 +146,9 @@ PLACES: dict[str, dict[str, Any]] = {
             "warmup_steps": 0,
         }
     },
+    "a whitelist of its own": {
+        "network": {"_target_": "torch.nn.Linear", "_target_whitelist_": ["os"], "in_features": 1, "out_features": 1}
+    },
     "data": {"data": CALL},
     "data.source": {"data": {"source": CALL}},
     "data.source, a data set": {"data": {"source": {"_target_": "torchvision.datasets.FakeData"}}},
@@ -234,7 +241,9 @@ def test_places(lamella: Lamella, place: str) -> None:
     Path("conf", group).mkdir()
     Path("conf", group, "own.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
     message = refused(lamella("train", f"{group}=own"))
-    assert re.search(r"_target_ is |_partial_ is |what is called takes values", message)
+    assert re.search(
+        r"_target_ is |_partial_ is |_target_whitelist_: there is no such key|what is called takes values", message
+    )
     assert not Path("outputs").exists()
 
 
@@ -369,7 +378,7 @@ def signed(data: bytes) -> bytes:
     """Bytes with the checksum of theirs at the end, as anybody can make it."""
     body = data[:-2] if data.endswith(b"\0\0") else data
     digest = hashlib.sha256(body + b"\0\0")
-    return body + _end(digest)
+    return body + _archive_end(digest.hexdigest())
 
 
 def saved(content: Any) -> bytes:
@@ -381,19 +390,19 @@ def saved(content: Any) -> bytes:
 
 CHECKPOINTS = {
     "a pickle": (lambda: pickle.dumps(Payload()), "it has no checksum at its end"),
-    "a pickle with a checksum": (lambda: signed(pickle.dumps(Payload())), "this is no checkpoint: "),
-    "a pickle in an archive": (lambda: zipped(pickle.dumps(Payload())), "this is no checkpoint: "),
-    "a payload among the weights": (lambda: saved({"state_dict": {"network.2.weight": Payload()}}), "no checkpoint: "),
-    "a whole module": (lambda: saved({"state_dict": torch.nn.Linear(1, 1)}), "this is no checkpoint: "),
-    "an import": (lambda: zipped(b"cevil\nNet\n."), "this is no checkpoint: "),
-    "a call of getattr": (lambda: zipped(b"cbuiltins\ngetattr\n(cos\nsystem\nS'x'\ntR."), "this is no checkpoint: "),
+    "a pickle with a checksum": (lambda: signed(pickle.dumps(Payload())), "this is not a checkpoint: "),
+    "a pickle in an archive": (lambda: zipped(pickle.dumps(Payload())), "this is not a checkpoint: "),
+    "a payload among the weights": (lambda: saved({"state_dict": {"network.2.weight": Payload()}}), "not a checkpoint: "),
+    "a whole module": (lambda: saved({"state_dict": torch.nn.Linear(1, 1)}), "this is not a checkpoint: "),
+    "an import": (lambda: zipped(b"cevil\nNet\n."), "this is not a checkpoint: "),
+    "a call of getattr": (lambda: zipped(b"cbuiltins\ngetattr\n(cos\nsystem\nS'x'\ntR."), "this is not a checkpoint: "),
     "other weights": (lambda: saved({"state_dict": {"network.0.weight": torch.ones(3)}}), "does not fit the network"),
     "values that are no tensors": (lambda: saved({"state_dict": {"network.2.weight": "x"}}), "does not hold tensors"),
-    "no weights": (lambda: saved({}), "this is no checkpoint: "),
-    "a list": (lambda: saved([1]), "this is no checkpoint: "),
+    "no weights": (lambda: saved({}), "this is not a checkpoint: "),
+    "a list": (lambda: saved([1]), "this is not a checkpoint: "),
     "nothing": (lambda: b"", "it has no checksum at its end"),
     "zeros": (lambda: bytes(5000), "it has no checksum at its end"),
-    "a checksum alone": (lambda: signed(b""), "this is no checkpoint: "),
+    "a checksum alone": (lambda: signed(b""), "this is not a checkpoint: "),
 }  # fmt: skip
 
 
@@ -558,3 +567,29 @@ def test_a_record_writes_no_codes_to_the_terminal(lamella: Lamella, stranger: Pa
         result = lamella(*arguments)
         assert result.status == 0
         assert "\x1b" not in result.out
+
+
+def test_a_hydra_whose_loader_is_not_replaced_is_refused(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a version of Hydra that finds the class of its config loader elsewhere."""
+    monkeypatch.setattr(guard, "composing_with", lambda loader: nullcontext())
+    for arguments in ([], ["-m", "seed=1,2"], ["-m", "hydra/sweeper=optuna", "seed=choice(1,2)"]):
+        assert "composed a config that Lamella could not check" in refused(lamella("train", *arguments))
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("method", ["load_configuration", "_process_config_searchpath"])
+def test_a_hydra_that_does_not_call_the_guard_is_refused(
+    lamella: Lamella, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """As Hydra 1.4 will do, whose main program composes without `load_configuration`."""
+    monkeypatch.delattr(hydra_internals.CheckingConfigLoader, method)
+    for arguments in ([], ["-m", "seed=1,2"]):
+        assert "composed a config that Lamella could not check" in refused(lamella("train", *arguments))
+    assert not Path("outputs").exists()
+
+
+def test_the_guard_raises_for_a_config_that_it_has_not_checked() -> None:
+    with pytest.raises(RuntimeError, match="install hydra-core"):
+        guard.require_checked(ConfigLoaderImpl(ConfigSearchPathImpl()))
+    with pytest.raises(RuntimeError, match="install hydra-core"):
+        guard.require_checked(guard.GuardedConfigLoader(ConfigSearchPathImpl()))

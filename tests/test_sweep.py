@@ -100,7 +100,7 @@ def test_what_is_edited_later_changes_nothing_that_is_planned(lamella: Lamella) 
     shutil.rmtree(SWEEP / members()[0])
     mine.write_text("_target_: torch.optim.SGD\nlr: 0.5\n")
     result = lamella(*line)
-    assert "conf/ says something else than when this sweep was planned; the plan counts" in result.out
+    assert "conf/ has changed since this sweep was planned; the plan counts" in result.out
     shutil.rmtree(SWEEP / members()[1])
     Path("conf/network/broken.yaml").write_text("layers: [Nonsense]\n")
     assert lamella("resume", str(SWEEP)).status == 0
@@ -174,7 +174,7 @@ REFUSED = {
     "sweep.max_failures=0": "error: sweep.max_failures is 0; it takes 1 or more, or null",
     "sweep.skip_invalid=perhaps": "error: sweep.skip_invalid is 'perhaps'; it takes true or false",
     "sweep.objectives=seconds": "error: sweep.objectives is 'seconds'; it takes a list, as [val/accuracy,seconds]",
-    "sweep.objectives=[val/acuracy]": "error: sweep.objectives: 'val/acuracy' is none; did you mean val/accuracy",
+    "sweep.objectives=[val/acuracy]": "error: sweep.objectives: there is no 'val/acuracy'; did you mean val/accuracy",
     "sweep.zip=optimizer.lr": "error: sweep.zip is 'optimizer.lr'; it takes two or more keys",
     "sweep.zip=[optimizer.lr]": "error: sweep.zip is ['optimizer.lr']; it takes two or more keys",
     "sweep.zip=[optimizer.lr,seed]": "error: sweep.zip: the keys have different numbers of values: optimizer.lr 3, "
@@ -443,7 +443,7 @@ def test_resume_takes_a_sweep_and_a_member_that_is_only_planned(lamella: Lamella
         shutil.rmtree(SWEEP / name)
     result = lamella("resume", str(SWEEP / first), "trainer.max_epochs=2")
     assert result.status == 2
-    assert result.err.endswith("is not begun yet, and its sweep has planned it; leave this out\n")
+    assert result.err.endswith("has not started yet, and its sweep has planned it; leave this override out\n")
     assert lamella("resume", str(SWEEP / first)).status == 0
     assert members() == [first]
     result = lamella("resume", str(SWEEP), "seed=1")
@@ -515,7 +515,7 @@ def test_launchers_of_others(lamella: Lamella, tmp_path: Path, launcher: str) ->
     result = lamella(*line, "trainer=ddp", "device=cpu")
     assert result.status == 2
     assert result.err.startswith(
-        "error: trainer: several processes in a job that has none of its own; use hydra/launcher="
+        "error: trainer: this launcher cannot run a job of several processes; use hydra/launcher="
     )
 
 

@@ -56,7 +56,7 @@ def linear(loss: nn.Module, schedule: Schedule | None = None, metric: str = "acc
 def everything(task: Task, samples: Samples, data: Data) -> tuple[Tensor, Tensor]:
     assert isinstance(samples.inputs, Tensor)
     with torch.no_grad():
-        return task.eval()(data.normalize(samples.inputs)), samples.targets
+        return task.eval().network(data.normalize(samples.inputs)), samples.targets
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""Lamella: deep-learning experiments as layers of YAML.
+"""Deep-learning experiments that are described in layers of YAML files.
 
-Importing the package imports no torch, so that `lamella --help` answers at once.
+Importing the package does not import torch, so that `lamella --help` answers at once.
 """
 
 import os
@@ -12,14 +12,17 @@ if TYPE_CHECKING:
 
 
 def load(run: "str | os.PathLike[str]", checkpoint: str = "best", device: str = "cpu") -> "Model":
-    """Load the network of a run, with its preprocessing and class names: see `lamella.experiment.model.Model`."""
+    """Return the network of a run with its preprocessing and class names: see `lamella.experiment.model.Model`.
+
+    run: the run directory. checkpoint: "best" or "last". device: such as "cpu" or "cuda". Raises RequestError.
+    """
     from lamella.experiment.model import load
 
     return load(run, checkpoint, device)
 
 
 def runs(directory: "str | os.PathLike[str]" = "outputs") -> "Runs":
-    """The records of all runs below a directory: see `lamella.runs.Runs`."""
+    """Return the records of all runs below a directory: see `lamella.runs.Runs`."""
     from lamella.runs.listing import runs
 
     return runs(directory)

@@ -1,4 +1,4 @@
-"""The console script: the table of commands, each imported when it is called."""
+"""The console script `lamella`: the table of commands, each of which is imported when it is called."""
 
 import signal
 import sys
@@ -23,7 +23,10 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
+    """Run one command and return the exit status: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
+    if sys.platform == "win32":
+        print("error: Lamella needs a POSIX system (Linux or macOS); on Windows use WSL", file=sys.stderr)
+        return 2
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if name in ("-h", "--help", "help"):
         print(_usage())
@@ -36,15 +39,16 @@ def main() -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}; {nearest(name, COMMANDS)}", file=sys.stderr)
         return 2
-    # Ctrl-C in the middle of an import would show as whatever that import makes of it; there is nothing to save yet.
+    # Nothing has to be saved yet, and in the middle of an import KeyboardInterrupt would show as another error.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if is_ranked():  # a process that takes part in a run; the first one says when it ends
+    if is_ranked():  # the process of rank 0 receives the signals and tells the other ranks when to end
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
     return exit_status(lambda: int(import_module(f"lamella.commands.{name}").main(arguments)))
 
 
 def _usage() -> str:
+    """Return the list of commands that `lamella --help` prints."""
     lines = [f"  lamella {f'{name} {given}':<27}  {text}" for name, (given, text) in COMMANDS.items()]
     return "\n".join(["usage: lamella COMMAND …", "", *lines, "", "lamella COMMAND --help says more."])
 

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all."""
+"""Functions that write a file completely or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -44,6 +44,7 @@ def replace_link(source: Path, path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    """Write a file or the entries of a directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

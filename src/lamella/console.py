@@ -1,10 +1,10 @@
-"""What every command prints its errors with, and the exit status that it returns."""
+"""Functions that print the errors of a command and give its exit status."""
 
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 from lamella.errors import RequestError
 from lamella.tables import printable
@@ -20,7 +20,7 @@ def exit_status(command: Callable[[], int]) -> int:
         status = command()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of the output has closed it
+    except BrokenPipeError:  # the program that reads the output has ended, as `head` does
         status = 0
     except (RequestError, OSError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -30,7 +30,7 @@ def exit_status(command: Callable[[], int]) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        # The reader is gone, or the disk is full. Python would complain once more as it closes the stream.
+        # The pipe is closed, or the disk is full. Without this, Python would raise the error again at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
@@ -42,7 +42,10 @@ def print_error(error: Exception, file: TextIO | None = None) -> None:
 
 @contextmanager
 def tolerant_output(file: TextIO | None = None) -> Iterator[None]:
-    """Within it, nothing ends because nobody reads along any more. file: gets a copy of what is printed."""
+    """Let the program run on within the block when its output cannot be written, as after the reader has closed a pipe.
+
+    file: a file to which everything that is printed is written too.
+    """
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_Tee(stream, file) for stream in streams)
     try:
@@ -52,7 +55,7 @@ def tolerant_output(file: TextIO | None = None) -> Iterator[None]:
 
 
 class _Tee:
-    """A stream that writes to a file as well, if there is one; for everything else it is the stream."""
+    """A stream that writes to a second file too, and takes every other attribute from the first stream."""
 
     def __init__(self, stream: TextIO, file: TextIO | None) -> None:
         self._stream, self._file = stream, file
@@ -61,7 +64,7 @@ class _Tee:
         with suppress(OSError):
             self._stream.write(text)
         if self._file is not None:
-            with suppress(OSError):  # the disk may be full: where it matters, that shows
+            with suppress(OSError):  # a full disk is reported where the files of the run are written
                 self._file.write(text)
         return len(text)
 
@@ -69,5 +72,6 @@ class _Tee:
         with suppress(OSError):
             self._stream.flush()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+    def __getattr__(self, name: str) -> object:
+        attribute: object = getattr(self._stream, name)
+        return attribute

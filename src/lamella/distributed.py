@@ -1,8 +1,8 @@
-"""This process among the processes that share one run."""
+"""The rank of this process among the processes that share one run."""
 
 import os
 
-# Lightning tells each process its place in these variables, and Lamella tells it the run directory in the last one.
+# Lightning gives each process its rank and its peers in these variables, and Lamella the run directory in the last.
 RANK_VARIABLES = (
     "LOCAL_RANK",
     "RANK",

@@ -1,14 +1,14 @@
-"""The one error that means: the request was wrong, and nothing has been trained."""
+"""The error for a request that is wrong, and functions that word such errors."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class RequestError(ValueError):
-    """A config, an override or an input that cannot be run. The program ends with exit status 2.
+    """An error for a config, an override or an input that cannot be run. The program ends with exit status 2.
 
-    `key` is the config key that is to blame, where there is one, so that the command line can say
-    which file or override it came from; `unknown` says that it is the key itself, whatever its value.
+    key: the config key that is to blame, if there is one; the command line names the file or override that it came
+    from. unknown: True if the key itself is wrong, whatever its value is.
     """
 
     def __init__(self, message: str, key: str | None = None, unknown: bool = False) -> None:
@@ -17,7 +17,7 @@ class RequestError(ValueError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The hint that ends an error about an unknown name: its nearest valid ones, or all of them."""
+    """Return the hint that ends an error about an unknown name: the valid names nearest to `name`, or all of them."""
     known = sorted(set(map(str, names)))
     folded: dict[str, str] = {valid.lower(): valid for valid in known}
     close = [folded[match] for match in get_close_matches(str(name).lower(), folded, n=3, cutoff=0.7)]
@@ -29,5 +29,5 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of a library says, cut to what fits into one line of ours."""
+    """Return the first line of an exception's message, or the name of its type if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

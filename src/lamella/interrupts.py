@@ -1,4 +1,4 @@
-"""Signals that end a run: the first one after the step that is under way, a second one at once."""
+"""Signals that end a run: the first one after the current step, the second one at once."""
 
 import os
 import signal
@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any
 
-# Ctrl-C; what ends a process or a cluster's job; what Slurm can be told to send before it takes the machine away.
+# Ctrl-C; the usual signal to end a process; the signal that Slurm can be told to send before it stops a job.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ECHO = 0.5  # seconds; `timeout` and shells may send the same signal to the process and to its group
 
+Handler = Callable[[int, FrameType | None], object] | int | None  # as signal.getsignal returns it
+
 
 class Interrupted(BaseException):
-    """A signal asked for the end, and all that was trained is saved. steps: of the optimizer, so far.
+    """Raised after a signal asked for the end and everything that was trained has been saved.
 
-    No Exception, so that nothing swallows it.
+    number: the number of the signal. steps: the optimizer steps that were taken. This is no Exception, so that no
+    `except Exception` catches it.
     """
 
     def __init__(self, number: int, steps: int) -> None:
@@ -26,10 +28,10 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """In a `with`, notes the first signal in `received`, which is 0 before, and ends the process at a second one.
+    """Handles signals within a `with` block: stores the first one in `received`, and ends the process at the second.
 
-    at_once: called before the process ends so. notice: written to standard error when the first one comes. first:
-    called then with its number.
+    `received` is 0 until a signal comes. at_once: called before a second signal ends the process. notice: text that is
+    written to standard error at the first signal. first: called at the first signal with its number.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class Interrupts:
         self.at_once, self.notice, self.first, self.process = at_once, notice, first, os.getpid()
         self.received = 0
         self.time = 0.0
-        self.before: dict[signal.Signals, Any] = {}
+        self.before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> "Interrupts":
         self.before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -50,30 +52,32 @@ class Interrupts:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals; also after someone else, as Lightning does when it starts, has put a handler in place.
+        """Install the signal handlers, again after Lightning has installed its own at the start of a fit.
 
-        Python lets nobody do so in another than the main thread, so there nobody has to be followed.
+        Python allows handlers in the main thread only, so that in another thread there are none to replace.
         """
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: store the first one, and end the process at the second one, after at least ECHO seconds."""
         if os.getpid() != self.process:
-            return  # a forked worker, which ends when the process that it works for does
+            return  # this is a forked worker, which ends with the process that it works for
         now = time.monotonic()
         if not self.received:
             self.received, self.time = number, now
-            self._say(self.notice.encode())
+            self._write(self.notice.encode())
             self.first(number)
         elif now - self.time > ECHO:
             try:
                 self.at_once()
             finally:
                 if os.isatty(2):
-                    self._say(b"\x1b[?25h")  # a bar hides the cursor
+                    self._write(b"\x1b[?25h")  # shows the cursor, which a progress bar hides
                 os._exit(128 + number)
 
-    def _say(self, text: bytes) -> None:
+    def _write(self, text: bytes) -> None:
+        """Write to standard error, and ignore that nobody reads it."""
         with suppress(OSError):
-            os.write(2, text)  # print may be what was interrupted
+            os.write(2, text)  # not print, because the signal may have interrupted a print

@@ -1,4 +1,4 @@
-"""All that is random is a pure function of counters, so that there is no random state to save."""
+"""Random numbers as pure functions of counters, so that no random state has to be saved."""
 
 import random
 from functools import lru_cache
@@ -6,19 +6,22 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-# What a stream is for, so that none is another's: the third counter of each.
+# The purpose of a stream of random numbers. It is one of the counters, so that two purposes never share a stream.
 ORDER, AUGMENT, LAYERS = 0, 1, 2
 
 
 def generator(*counters: int) -> torch.Generator:
-    """A generator that depends on the counters alone; neighbouring counters give unrelated streams."""
+    """Return a generator that depends only on the counters; neighbouring counters give unrelated streams.
+
+    The counters are mixed by NumPy's SeedSequence.
+    """
     state = np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) >> 1)
 
 
 def reseed(number: int, device: torch.device) -> None:
-    """Seed what a layer may draw from: torch, Python and NumPy."""
-    # Not torch.manual_seed, which takes a hundred times as long, for all devices that there may be.
+    """Seed every generator that a layer may use: torch's for the CPU and `device`, Python's and NumPy's."""
+    # torch.manual_seed seeds all devices, and takes a hundred times as long.
     torch.default_generator.manual_seed(number)
     if device.type != "cpu":
         getattr(torch, device.type).manual_seed(number)
@@ -28,6 +31,6 @@ def reseed(number: int, device: torch.device) -> None:
 
 @lru_cache(maxsize=1)
 def batch_seeds(seed: int, rank: int, epoch: int, count: int) -> list[int]:
-    """A seed for each batch of an epoch; neighbouring counters give unrelated ones."""
+    """Return a seed for each of the `count` batches of an epoch; neighbouring counters give unrelated seeds."""
     words = np.random.SeedSequence((seed, epoch, LAYERS, rank)).generate_state(count, np.uint64)
     return [int(word) >> 1 for word in words]

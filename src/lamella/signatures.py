@@ -1,25 +1,23 @@
-"""Arguments that come from a config, checked against a signature before anything is called."""
+"""Functions that check the arguments in a config against a signature, before anything is called."""
 
 import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, get_args, get_origin
+from typing import get_args, get_origin
 
 from lamella.errors import RequestError, nearest
 
 
-def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters of `target` by name, `self` left out.
-
-    torch.nn's recurrent layers take `*args, **kwargs` and state their parameters in an overload.
-    """
+def parameters(target: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of `target` by their names, without `self`. Raises RequestError if it has no signature."""
     function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    # torch.nn's recurrent layers take `*args, **kwargs`, and have their parameters in an overload.
     overloads = typing.get_overloads(function) if inspect.isfunction(function) else []
     described = overloads[0] if overloads else target
     try:
         signature = inspect.signature(described, eval_str=True)
-    except NameError:  # an annotation that is imported for type checkers alone
+    except NameError:  # an annotation names what is imported for type checkers only
         signature = inspect.signature(described)
     except ValueError as error:
         raise RequestError(f"{described} does not say what arguments it takes, so a config cannot build it") from error
@@ -27,17 +25,18 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def check_call(
-    target: Callable[..., Any],
-    values: Mapping[str, Any],
+    target: Callable[..., object],
+    values: Mapping[str, object],
     *,
     place: str,
     supplied: Collection[str] = (),
     title: str | None = None,
 ) -> None:
-    """Check that `target(**values)` is a call that its signature allows.
+    """Check that the signature of `target` allows the call `target(**values)`.
 
-    `supplied` names the parameters that the caller adds later; `title` is what errors call the target. Raises
-    RequestError for an unknown name, for a value whose type is wrong, and for a required parameter that is missing.
+    place: the key of the values, for messages. supplied: the parameters that the caller adds later. title: the name of
+    the target in messages, by default its own. Raises RequestError for an unknown name, for a value whose type is
+    wrong, and for a required parameter that is missing.
     """
     expected = parameters(target)
     title = title or getattr(target, "__name__", str(target))
@@ -63,9 +62,9 @@ def check_call(
             raise RequestError(f"{place}: {title} needs a value for {name!r}", place)
 
 
-def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a value that YAML can express suits an annotation; what cannot be told is let through."""
-    if annotation in (inspect.Parameter.empty, Any) or isinstance(annotation, str | typing.TypeVar):
+def _fits(value: object, annotation: object) -> bool:
+    """Return True if a value from YAML suits an annotation, and for an annotation that cannot be checked."""
+    if annotation in (inspect.Parameter.empty, typing.Any) or isinstance(annotation, str | typing.TypeVar):
         return True
     origin = get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
@@ -82,13 +81,13 @@ def _fits(value: Any, annotation: Any) -> bool:
     if not isinstance(kind, type):
         return True
     if issubclass(kind, Sequence) and not issubclass(kind, str):
-        # YAML has one kind of list; whoever wants a tuple gets it converted.
+        # YAML has only one kind of list, which becomes a tuple where the target needs one.
         return isinstance(value, Sequence) and not isinstance(value, str)
     return isinstance(value, kind)
 
 
-def _words(annotation: Any) -> list[str]:
-    """An annotation as a reader of YAML would say it, one string an alternative."""
+def _words(annotation: object) -> list[str]:
+    """Return the alternatives of an annotation in the words of YAML, such as "a list" or "null"."""
     origin, options = get_origin(annotation), get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return [word for option in options for word in _words(option)]

@@ -1,11 +1,11 @@
-"""Text tables, and numbers as people read them."""
+"""Functions that format tables and numbers for a terminal."""
 
 import math
 from collections.abc import Sequence
 
 
 def format_duration(seconds: float) -> str:
-    """In the largest unit of which there is one."""
+    """Return a duration in the largest unit that it reaches, from seconds to days, or "-" if it is not finite."""
     if not math.isfinite(seconds):
         return "-"
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
@@ -15,17 +15,17 @@ def format_duration(seconds: float) -> str:
 
 
 def format_size(count: float) -> str:
-    """Bytes in MB, or from a thousand on in GB."""
+    """Return a number of bytes in MB, or in GB from a thousand MB on."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned, two spaces between them; what a terminal would obey becomes a question mark."""
+    """Return the rows as lines with aligned columns, two spaces apart; control characters become question marks."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def printable(text: str) -> str:
-    """Text without what a terminal would obey, or could not show: that becomes a question mark."""
+    """Return `text` with a question mark for each control character, which a terminal would obey or could not show."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)

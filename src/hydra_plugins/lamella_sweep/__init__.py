@@ -1,7 +1,6 @@
 """Lamella's sweepers: every combination of the values, or a search with Optuna."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -9,20 +8,27 @@ from omegaconf import DictConfig
 
 
 class Grid(Sweeper):
-    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
-        self.params = dict(params or {})
+    """Runs every combination of the values. params: values of config keys, before those of the command line."""
+
+    def __init__(self, params: Mapping[str, object] | None = None) -> None:
+        self.params = [f"{key}={value}" for key, value in (params or {}).items()]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take the config loader and the composed config from Hydra. Raises RuntimeError if nobody has checked it."""
+        from lamella.config.guard import require_checked
+
+        require_checked(hydra_context.config_loader)
         self.loader, self.composed = hydra_context.config_loader, config
 
     def sweep(self, arguments: list[str]) -> None:
+        """Run every combination of the values in `arguments`. Raises SystemExit if the exit status is not 0."""
         self.warm_up()
         from lamella.sweeps.grid import run_grid
 
-        run_grid(self.loader, self.composed, [*_written(self.params), *arguments])
+        run_grid(self.loader, self.composed, [*self.params, *arguments])
 
     def warm_up(self) -> None:
-        """Let the jobs' imports begin while this process has its own."""
+        """Start the process that the jobs are forked from, so that its imports run beside the imports of this one."""
         from lamella.config.launcher import is_local
         from lamella.sweeps.launch import forkserver
 
@@ -31,16 +37,18 @@ class Grid(Sweeper):
 
 
 class Optuna(Grid):
-    def __init__(self, params: Mapping[str, Any] | None = None, **options: Any) -> None:
+    """Searches with Optuna.
+
+    params: as for Grid. options: the other keys of `hydra.sweeper`, which the search checks.
+    """
+
+    def __init__(self, params: Mapping[str, object] | None = None, **options: object) -> None:
         super().__init__(params)
         self.options = options
 
     def sweep(self, arguments: list[str]) -> None:
+        """Search the values that `arguments` describe. Raises SystemExit if the exit status is not 0."""
         self.warm_up()
         from lamella.sweeps.search.search import run_search
 
-        run_search(self.loader, self.composed, [*_written(self.params), *arguments], self.options)
-
-
-def _written(params: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={value}" for key, value in params.items()]
+        run_search(self.loader, self.composed, [*self.params, *arguments], self.options)

@@ -1,1 +1,1 @@
-"""One module a command, each with `main(arguments) -> exit status`."""
+"""Run one command; each module that is named after a command has a function `main`."""

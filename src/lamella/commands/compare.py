@@ -1,4 +1,4 @@
-"""lamella compare RUN RUN…: what differs in config and in result.
+"""lamella compare RUN RUN…: show what differs in config and in result.
 
 lamella compare outputs/default/seed=1 outputs/default/seed=2
 lamella compare outputs/default/* --plot curves.png
@@ -9,19 +9,21 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
 
-from lamella.config.values import walk
+from lamella.config.values import Config, walk
 from lamella.errors import RequestError
 from lamella.runs.charts import plot_curves
 from lamella.runs.reader import read_epochs, read_run
+from lamella.runs.schema import RunRecord
 from lamella.tables import format_table, printable
 
-MOST = 200  # lines of what differs between patches
+MOST_LINES = 200  # of the difference between two patches
 NONE = "-"
+RESULTS = ("parameters", "epochs", "best_epoch", "seconds")  # the fields of a record that are compared as results
 
 
 def main(arguments: list[str]) -> int:
+    """Print what differs between runs, and return the exit status."""
     parser = argparse.ArgumentParser("lamella compare", description="What differs in config and in result.")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories")
     parser.add_argument(
@@ -31,21 +33,22 @@ def main(arguments: list[str]) -> int:
     paths: list[Path] = options.runs
     if len(paths) < 2:
         raise RequestError("compare takes two runs or more")
-    read = [read_run(path) for path in paths]
-    fields = [record for record, _ in read]
+    runs = [read_run(path) for path in paths]
+    records = [record for record, _ in runs]
     names = [letter * (1 + number // 26) for number in range(len(paths)) for letter in ascii_uppercase[number % 26]]
-    states = [record["status"].removeprefix("finished") for record in fields]
+    states = [record["status"].removeprefix("finished") for record in records]
     print(format_table([*zip(names, map(str, paths), states, strict=True)]))
-    print(_section("config", names, [dict(_settings(config, record)) for record, config in read]))
-    for title, key in (("versions", "versions"), ("machine", "environment"), ("git", "git")):
-        print(_section(title, names, [record.get(key) or {} for record in fields]))
+    print(_section("config", names, [dict(_settings(config, record)) for record, config in runs]))
+    print(_section("versions", names, [record["versions"] for record in records]))
+    print(_section("machine", names, [record.get("environment", {}) for record in records]))
+    print(_section("git", names, [record["git"] or {} for record in records]))
     for name, path in zip(names[1:], paths[1:], strict=True):
-        changed = list(_patches(paths[0], path, names[0], name))
-        if changed:
-            print(f"\nuncommitted changes, {names[0]} against {name}", *map(printable, changed[:MOST]), sep="\n")
-        if len(changed) > MOST:
-            print(f"… and {len(changed) - MOST} lines more")
-    print(_results(names, fields))
+        lines = list(_patch_difference(paths[0], path, names[0], name))
+        if lines:
+            print(f"\nuncommitted changes, {names[0]} against {name}", *map(printable, lines[:MOST_LINES]), sep="\n")
+        if len(lines) > MOST_LINES:
+            print(f"… and {len(lines) - MOST_LINES} lines more")
+    print(_results(names, records))
     if options.plot:
         named = {f"{name}  {path}": read_epochs(path) for name, path in zip(names, paths, strict=True)}
         plot_curves(named, options.plot)
@@ -53,8 +56,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _section(title: str, names: Sequence[str], columns: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each key whose value is not the same in all columns."""
+def _section(title: str, names: Sequence[str], columns: Sequence[Mapping[str, object]]) -> str:
+    """Return a table with a row for each key whose value is not the same in all columns. names: of the columns."""
     rows = [
         [key, *(str(column.get(key, NONE)) for column in columns)]
         for key in dict.fromkeys(key for column in columns for key in column)
@@ -63,10 +66,13 @@ def _section(title: str, names: Sequence[str], columns: Sequence[Mapping[str, An
     return "\n" + (format_table([[title, *names], *rows]) if rows else f"{title}: the same")
 
 
-def _settings(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The options chosen, and a config's values by key, without those that only repeat another key's."""
+def _settings(config: Config, record: RunRecord) -> Iterator[tuple[str, object]]:
+    """Yield the chosen option of each group, and the values of the config, without copies of the value of another key.
+
+    A list of plain values counts as one value.
+    """
     yield from record["choices"].items()
-    whole = set[str]()  # lists of plain values, which are one value
+    whole = set[str]()  # the keys of lists of plain values
     for key, value in walk(config):
         if key in record["reads"] or key.rpartition(".")[0] in whole:
             continue
@@ -76,29 +82,31 @@ def _settings(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[
             yield key, value
 
 
-def _results(names: Sequence[str], fields: Sequence[Mapping[str, Any]]) -> str:
-    """Epochs and metrics that differ, each with how far it is from the first run's."""
-    plain = ("parameters", "epochs", "best_epoch", "seconds")
-    columns = [{name: one.get(name) for name in plain} | one["metrics"] for one in fields]
-    return _section(
-        "results",
-        names,
-        [
-            {key: _against(value, None if number == 0 else columns[0].get(key)) for key, value in column.items()}
-            for number, column in enumerate(columns)
-        ],
-    )
+def _results(names: Sequence[str], records: Sequence[RunRecord]) -> str:
+    """Return a table of the results that differ, each with its difference from that of the first run."""
+    first, *others = [_numbers(record) for record in records]
+    columns = [{key: _text(value) for key, value in first.items()}]
+    columns += [{key: _text(value, first.get(key)) for key, value in other.items()} for other in others]
+    return _section("results", names, columns)
 
 
-def _against(value: Any, first: Any) -> str:
+def _numbers(record: RunRecord) -> dict[str, float | None]:
+    """Return the results of a run: some fields of its record, and its metrics."""
+    fields: Mapping[str, object] = record
+    values = {name: fields.get(name) for name in RESULTS} | record["metrics"]
+    return {name: value if isinstance(value, int | float) else None for name, value in values.items()}
+
+
+def _text(value: float | None, first: float | None = None) -> str:
+    """Return a result as text; with the difference from `first`, the result of the first run, in parentheses."""
     if value is None:
         return NONE
-    places = ".4f" if isinstance(value, float) else ","
-    return f"{value:{places}}" + ("" if first is None or first == value else f" ({value - first:+{places}})")
+    form = ".4f" if isinstance(value, float) else ","
+    return f"{value:{form}}" + ("" if first is None or first == value else f" ({value - first:+{form}})")
 
 
-def _patches(one: Path, other: Path, name: str, other_name: str) -> Iterator[str]:
-    """How the uncommitted changes of two runs differ, as a diff of the patches."""
+def _patch_difference(one: Path, other: Path, name: str, other_name: str) -> Iterator[str]:
+    """Yield the lines of a diff between the uncommitted changes of two runs."""
     files = [path / "git.patch" for path in (one, other)]
     before, now = (file.read_text(errors="replace").splitlines() if file.is_file() else [] for file in files)
     yield from difflib.unified_diff(before, now, f"{name}/git.patch", f"{other_name}/git.patch", lineterm="", n=1)

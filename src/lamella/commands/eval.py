@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lamella.atomic_files import write_atomically
 from lamella.config.overrides import config_for_testing
@@ -21,10 +21,11 @@ from lamella.tables import format_table
 if TYPE_CHECKING:
     from lamella.experiment.evaluation import Evaluation
 
-MOST = 20  # classes; more do not fit side by side
+MOST_CLASSES = 20  # in the printed confusion matrix; more do not fit side by side
 
 
 def main(arguments: list[str]) -> int:
+    """Test a run's checkpoint, write the result into a file, print it, and return the exit status."""
     parser = argparse.ArgumentParser("lamella eval", description="Test a run's best checkpoint.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data and device, as for `lamella train`")
@@ -32,45 +33,47 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes; default: RUN/eval.json")
     options = parser.parse_intermixed_args(arguments)
 
-    fields, config = read_run(options.run)
-    config = config_for_testing(fields, config, options.overrides)
+    record, config = read_run(options.run)
+    config = config_for_testing(record, config, options.overrides)
     out = options.out or options.run / "eval.json"
     check_output_path(out)
-    if note := unfinished_note(fields):
+    if note := unfinished_note(record):
         print(note, file=sys.stderr)
 
     from lamella.experiment.build import build_experiment
     from lamella.experiment.evaluation import evaluate
+    from lamella.lightning_internals import datamodule_key
     from lamella.runs.checkpoints import find_checkpoint, read_checkpoint, restore_weights
 
     experiment = build_experiment(config)
     file = find_checkpoint(options.run, options.checkpoint)
     restore_weights(experiment.task, file)
     print(f"Using {experiment.device.accelerator} device")
-    same = read_checkpoint(file).get(type(experiment.data).__qualname__) == experiment.data.state_dict()
-    if not same and not options.overrides:
+    samples = read_checkpoint(file).get(datamodule_key(type(experiment.data)))  # a checksum of the samples of the run
+    if samples != experiment.data.state_dict() and not options.overrides:
         print("note: these are not the samples that the run was trained and tested with", file=sys.stderr)
     result = evaluate(experiment, options.run)
-    data: dict[str, Any] = {
-        "checkpoint": str(file),
-        "overrides": options.overrides,
-        "device": experiment.device.accelerator,
-        "samples": result.samples,
-        "metrics": result.metrics,
-        "classes": [
-            {"class": name, **scores} for name, scores in zip(experiment.data.classes, result.scores(), strict=False)
-        ],
-        "confusion": None if result.confusion is None else result.confusion.tolist(),
-    }
+    request = {"checkpoint": str(file), "overrides": options.overrides, "device": experiment.device.accelerator}
     try:
-        write_atomically(out, json.dumps(data, indent=2) + "\n")
+        write_atomically(out, json.dumps(request | _plain(result, experiment.data.classes), indent=2) + "\n")
     except OSError as error:
         raise RequestError(f"{out}: cannot write there ({error.strerror}); --out FILE writes elsewhere") from error
     print(f"{_text(result, experiment.data.classes)}\n\nwritten to {out}")
     return 0
 
 
+def _plain(result: "Evaluation", classes: list[str]) -> dict[str, object]:
+    """Return the result as plain values, for the file."""
+    return {
+        "samples": result.samples,
+        "metrics": result.metrics,
+        "classes": [{"class": name, **scores} for name, scores in zip(classes, result.scores(), strict=False)],
+        "confusion": None if result.confusion is None else result.confusion.tolist(),
+    }
+
+
 def _text(result: "Evaluation", classes: list[str]) -> str:
+    """Return the metrics, the scores of each class and the confusion matrix as text."""
     numbers = " ".join(f"{name.removeprefix('test/')} {value:.4f}" for name, value in result.metrics.items())
     lines = [f"{result.samples:,} samples  {numbers}"]
     scores = result.scores()
@@ -82,7 +85,7 @@ def _text(result: "Evaluation", classes: list[str]) -> str:
         ]
         lines += ["", format_table(rows)]
     if result.confusion is not None:
-        if len(classes) > MOST:
+        if len(classes) > MOST_CLASSES:
             lines += ["", f"the confusion matrix of {len(classes)} classes is in the file"]
         else:
             rows = [["true \\ predicted", *classes]]

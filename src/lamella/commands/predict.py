@@ -1,4 +1,4 @@
-"""lamella predict RUN PATH…: class probabilities for image files or folders.
+"""lamella predict RUN PATH…: compute class probabilities for image files or folders.
 
 lamella predict outputs/mnist/defaults photo.png more/
 lamella predict outputs/mnist/defaults 'scans/**/*.jpg' --top 3 --out scans.csv
@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lamella.atomic_files import write_atomically
 from lamella.errors import RequestError
@@ -30,11 +30,49 @@ if TYPE_CHECKING:
     from lamella.experiment.model import Model
 
 FORMATS = (".csv", ".json", ".jsonl")
-BATCH = 256
-SHOWN = 50  # rows on the screen, where a file takes all
+BATCH = 256  # images that are decoded and predicted together
+SHOWN_ROWS = 50  # on the screen, if all rows are written into a file
 
 
 def main(arguments: list[str]) -> int:
+    """Print the classes of images, and return the exit status: 1 if a file cannot be read as an image."""
+    options = _parse(arguments)
+    record, _ = read_run(options.run)
+    if note := unfinished_note(record):
+        print(note, file=sys.stderr)
+
+    from PIL import Image
+
+    from lamella.experiment.model import load
+    from lamella.training.device import resolve_accelerator
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that the progress bar shows the cursor again
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image that is too large is skipped
+    files = list(dict.fromkeys(_files(options.paths)))
+    model = load(options.run, options.checkpoint, resolve_accelerator("auto"))
+    if model.classes is None or model.normalize is None:
+        problem = "gives numbers, not classes" if model.classes is None else "was not trained on images"
+        raise RequestError(f"{options.run}: its network {problem}; lamella.load(…).predict(…) in Python takes tensors")
+    rows, unreadable = [], 0
+    for path, result in _predictions(model, files):
+        if isinstance(result, str):
+            unreadable += 1
+            print(f"skipped: {printable(result)}", file=sys.stderr)
+        else:
+            rows.append((path, result))
+    if options.out:
+        _write(options.out, rows, model.classes)
+    if rows:
+        print(_table(rows[: SHOWN_ROWS if options.out else None], model.classes, options.top))
+    if options.out:
+        print(f"\nimages: {len(rows):,}; all in {options.out}")
+    if unreadable:
+        print(f"error: {unreadable:,} of {len(files):,} files cannot be read as images", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the options. Raises RequestError for a value that is not possible."""
     parser = argparse.ArgumentParser("lamella predict", description="Class probabilities for image files or folders.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="files, folders, patterns; - for a list on stdin")
@@ -50,42 +88,14 @@ def main(arguments: list[str]) -> int:
         raise RequestError(f"--out {options.out}: there is no directory {options.out.parent}")
     if options.out:
         check_output_path(options.out)
-    fields, _ = read_run(options.run)
-    if note := unfinished_note(fields):
-        print(note, file=sys.stderr)
-
-    from PIL import Image
-
-    from lamella.experiment.model import load
-    from lamella.training.device import resolve_accelerator
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the bar has to give the cursor back
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large for Pillow is skipped
-    files = list(dict.fromkeys(_files(options.paths)))
-    model = load(options.run, options.checkpoint, resolve_accelerator("auto"))
-    if model.classes is None or model.normalize is None:
-        wrong = "gives numbers, not classes" if model.classes is None else "was not trained on images"
-        raise RequestError(f"{options.run}: its network {wrong}; lamella.load(…).predict(…) in Python takes tensors")
-    rows, unreadable = [], 0
-    for path, found in _predictions(model, files):
-        if isinstance(found, str):
-            unreadable += 1
-            print(f"skipped: {printable(found)}", file=sys.stderr)
-        else:
-            rows.append((path, found))
-    if options.out:
-        _write(options.out, rows, model.classes)
-    if rows:
-        print(_table(rows[: SHOWN if options.out else None], model.classes, options.top))
-    if options.out:
-        print(f"\nimages: {len(rows):,}; all in {options.out}")
-    if unreadable:
-        print(f"error: {unreadable:,} of {len(files):,} files cannot be read as images", file=sys.stderr)
-    return 1 if unreadable else 0
+    return options
 
 
 def _files(paths: Iterable[str]) -> Iterator[str]:
-    """The files that the arguments stand for. Raises RequestError where one stands for none."""
+    """Yield the files that the arguments name. Raises RequestError for an argument that names none.
+
+    An argument is a file, a folder, a pattern, or - for a list of files on standard input.
+    """
     from lamella.data.images import IMAGE_SUFFIXES
 
     for given in paths:
@@ -113,8 +123,11 @@ def _files(paths: Iterable[str]) -> Iterator[str]:
             yield from matched
 
 
-def _predictions(model: "Model", files: list[str]) -> Iterator[tuple[str, Any]]:
-    """Each file with its probabilities (classes,), or with why it cannot be read; a bar shows how far it is."""
+def _predictions(model: "Model", files: list[str]) -> "Iterator[tuple[str, Tensor | str]]":
+    """Yield each file with its probabilities (classes,), or with the reason why it cannot be read.
+
+    A progress bar is shown on a terminal.
+    """
     import torch
     from rich.console import Console
     from rich.progress import track
@@ -145,6 +158,7 @@ def _predictions(model: "Model", files: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _table(rows: "list[tuple[str, Tensor]]", classes: list[str], top: int) -> str:
+    """Return a table with the `top` most probable classes of each file."""
     top = min(top, len(classes))
     lines = [["file", "class", "probability", *(f"{number}." for number in range(2, top + 1))]]
     for path, row in rows:
@@ -157,7 +171,7 @@ def _table(rows: "list[tuple[str, Tensor]]", classes: list[str], top: int) -> st
 
 
 def _write(out: Path, rows: "list[tuple[str, Tensor]]", classes: list[str]) -> None:
-    """Every class's probability for every file. Raises RequestError where it cannot be written."""
+    """Write the probability of each class for each file. Raises RequestError if the file cannot be written."""
     named = [(path, classes[int(row.argmax())], row.tolist()) for path, row in rows]
     text = io.StringIO(newline="")
     if out.suffix == ".csv":

@@ -1,4 +1,4 @@
-"""lamella resume RUN [KEY=VALUE…]: finish what was interrupted, a run or a sweep, in place.
+"""lamella resume RUN [KEY=VALUE…]: finish an interrupted run or sweep in its directory.
 
 lamella resume outputs/default/defaults
 lamella resume outputs/default/defaults trainer.max_epochs=20
@@ -16,18 +16,19 @@ from lamella.sweeps.launch.forkserver import warm_up
 
 
 def main(arguments: list[str]) -> int:
+    """Finish the run or the sweep in a directory, and return the exit status."""
     parser = argparse.ArgumentParser("lamella resume", description="Finish what was interrupted, in place.")
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of a run or of a sweep")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"one of {', '.join(FREE)}")
     options = parser.parse_args(arguments)
     path: Path = options.run
     if not (path / "run.json").exists() and is_sweep(path):
-        return _sweep(path, options.overrides)
+        return _resume_sweep(path, options.overrides)
     return resume_run(path, options.overrides)
 
 
-def _sweep(path: Path, overrides: Sequence[str]) -> int:
-    """Finish a whole sweep, as it was planned."""
+def _resume_sweep(path: Path, overrides: Sequence[str]) -> int:
+    """Finish all members of a sweep as they were planned, and return the exit status. Raises RequestError."""
     if overrides:
         raise RequestError(f"{overrides[0]}: a sweep goes on as it was planned; give the directory of one member")
     fields = Sweep(path).fields

@@ -1,4 +1,4 @@
-"""lamella runs [DIR]: list runs; sort and filter them. Of a sweep's directory, its leaderboard.
+"""lamella runs [DIR]: list, sort and filter runs; for the directory of a sweep, show its leaderboard.
 
 lamella runs
 lamella runs outputs/default/widths
@@ -13,7 +13,7 @@ import sys
 import warnings
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lamella.runs.listing import runs
 from lamella.runs.sweep_directory import Sweep, is_sweep
@@ -23,10 +23,35 @@ from lamella.tables import format_duration, format_table
 if TYPE_CHECKING:
     from lamella.runs.listing import Runs
 
-WIDE = 48  # letters of the overrides that a table shows
+OVERRIDES_WIDTH = 48  # characters of the overrides that a table shows
 
 
 def main(arguments: list[str]) -> int:
+    """Print runs as a table, as JSON or as CSV, and return the exit status."""
+    options = _parse(arguments)
+    if is_sweep(options.directory) and len(arguments) == 1:
+        print(Leaderboard(Sweep(options.directory)).table())
+        return 0
+    columns = options.columns.split(",") if options.columns else None
+    selected = _selected_runs(options, columns)
+    if options.json:
+        rows = [
+            {"directory": str(record.path), **record.fields}
+            if columns is None
+            else {column: record.get(column) for column in columns}
+            for record in selected
+        ]
+        print(json.dumps(rows, indent=1, default=str))
+    elif options.csv:
+        _print_csv(selected, columns)
+    elif selected:
+        print(_table(selected, columns or _default_columns(selected), shortened=columns is None))
+    else:
+        print(f"no runs in {options.directory}" + (" meet the condition" if options.filter else ""))
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "lamella runs", description="List runs, the newest last; of a sweep, its leaderboard."
     )
@@ -38,70 +63,63 @@ def main(arguments: list[str]) -> int:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs: whole records, or the columns")
     form.add_argument("--csv", action="store_true", help="for programs: every plain field, or the columns")
-    options = parser.parse_args(arguments)
-    if is_sweep(options.directory) and len(arguments) == 1:
-        print(Leaderboard(Sweep(options.directory)).table())
-        return 0
+    return parser.parse_args(arguments)
+
+
+def _selected_runs(options: argparse.Namespace, columns: list[str] | None) -> "Runs":
+    """Return the runs that meet the condition, in the order that was asked for.
+
+    Runs that are damaged are left out, with a line on standard error. Raises RequestError for an unknown key.
+    """
     with warnings.catch_warnings(record=True) as damaged:
         warnings.simplefilter("always")
-        found = runs(options.directory)
+        selected = runs(options.directory)
     for warning in damaged:
         print(f"left out: {warning.message}", file=sys.stderr)
-    columns = options.columns.split(",") if options.columns else None
     for column in columns or []:
-        found.check(column)
+        selected.check(column)
     if options.sort:
-        found = found.by(options.sort, options.reverse)
+        selected = selected.by(options.sort, options.reverse)
     elif options.reverse:
-        found.reverse()
+        selected.reverse()
     if options.filter:
-        found = found.where(options.filter)
-    if options.json:
-        rows = [
-            {"directory": str(record.path), **record.fields}
-            if columns is None
-            else {column: record.get(column) for column in columns}
-            for record in found
-        ]
-        print(json.dumps(rows, indent=1, default=str))
-    elif options.csv:
-        _csv(found, columns)
-    elif found:
-        print(_table(found, columns or _columns(found), shortened=columns is None))
-    else:
-        print(f"no runs in {options.directory}" + (" meet the condition" if options.filter else ""))
-    return 0
+        selected = selected.where(options.filter)
+    return selected
 
 
-def _columns(found: "Runs") -> list[str]:
-    metrics = {name for record in found for name in record.fields["metrics"]}
+def _default_columns(selected: "Runs") -> list[str]:
+    """Return the columns of a table: with the metrics of validation and test that any of the runs has."""
+    metrics = {name for record in selected for name in record.fields["metrics"]}
     shown = [name for stage in ("val/", "test/") for name in sorted(metrics, reverse=True) if name.startswith(stage)]
     return ["name", "overrides", "status", "best_epoch", *shown, "seconds", "age", "directory"]
 
 
-def _csv(found: "Runs", columns: list[str] | None) -> None:
-    rows = found.rows() if columns is None else [{key: record.get(key) for key in columns} for record in found]
+def _print_csv(selected: "Runs", columns: list[str] | None) -> None:
+    """Print the runs as CSV. columns: by default every plain field."""
+    rows = selected.rows() if columns is None else [{key: record.get(key) for key in columns} for record in selected]
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = csv.DictWriter(sys.stdout, columns or names, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
 
 
-def _table(found: "Runs", columns: list[str], shortened: bool) -> str:
-    rows, common = [columns], set.intersection(*(set(record.fields["overrides"]) for record in found))
-    for record in found:
+def _table(selected: "Runs", columns: list[str], shortened: bool) -> str:
+    """Return the runs as a table. shortened: whether long overrides are cut, those that all runs share first."""
+    rows, common = [columns], set.intersection(*(set(record.fields["overrides"]) for record in selected))
+    for record in selected:
         cells = [_cell(name, record.get(name)) for name in columns]
         if shortened:
-            overrides = sorted(record.fields["overrides"], key=lambda text: text in common)  # what differs comes first
-            cells[columns.index("overrides")] = shorten(" ".join(overrides) or "-", WIDE, placeholder=" …")
+            # What differs comes first, because what comes last is cut.
+            overrides = sorted(record.fields["overrides"], key=lambda text: text in common)
+            cells[columns.index("overrides")] = shorten(" ".join(overrides) or "-", OVERRIDES_WIDTH, placeholder=" …")
         rows.append(cells)
     return format_table(rows)
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(name: str, value: object) -> str:
     if value is None:
         return "-"
-    if name in ("seconds", "age"):
+    if name in ("seconds", "age") and isinstance(value, int | float):
         return format_duration(value)
     if isinstance(value, list):
         return " ".join(map(str, value)) or "-"

@@ -1,4 +1,4 @@
-"""lamella train [OVERRIDE…]: one run, or with -m one for each combination of the overrides."""
+"""lamella train [OVERRIDE…]: train one run, or with -m one run for each combination of the values."""
 
 from functools import partial
 
@@ -11,11 +11,15 @@ from lamella.runs.names import OUTPUTS, claim_directory, slug
 
 
 def main(arguments: list[str]) -> int:
+    """Compose the config and train, and return the exit status."""
     return compose_and_call(train, arguments)
 
 
 def train(job: ComposedConfig) -> int:
-    """Build everything, then train: a wrong request shows before a run directory is made."""
+    """Train one run and return the exit status.
+
+    Everything is built before the run directory is created, so that a wrong request leaves no directory behind.
+    """
     from lamella.experiment.build import build_experiment
     from lamella.experiment.session import create_run, join_run, train_run
 

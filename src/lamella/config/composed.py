@@ -1,32 +1,32 @@
-"""Configs that Hydra has composed, as plain values."""
+"""Configs that Hydra has composed, resolved to plain values."""
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lamella.config.files import GROUPS, find_config
-from lamella.config.values import walk
+from lamella.config.guard import require_checked
+from lamella.config.hydra_internals import can_merge_overrides, merge_overrides
+from lamella.config.values import Config, walk
 from lamella.errors import RequestError
 
 
 @dataclass(frozen=True)
 class ComposedConfig:
-    """One composed config, resolved to plain values.
+    """A composed config, resolved to plain values.
 
-    overrides: what the command line set. references: the keys that something interpolates; a key that nothing reads
-    is a typo. reads: the keys whose whole value is another one's, by the key of that one. choices: the option of each
-    group.
+    overrides: the overrides of the command line. references: the keys that an interpolation reads; an unknown key that
+    is not among them is a typing error. reads: by a key whose value is one interpolation, the key that it reads.
+    choices: the chosen option of each group.
     """
 
-    config: dict[str, Any]
+    config: Config
     overrides: list[str]
     references: frozenset[str]
     reads: dict[str, str]
@@ -34,37 +34,63 @@ class ComposedConfig:
 
 
 class SweepComposer:
-    """The jobs of a sweep, composed; those that differ in plain values alone share what Hydra takes long for.
+    """Composes the jobs of a sweep. Jobs that differ only in plain values share the slow part of composing.
 
-    loader, config: Hydra's, as a sweeper gets them.
+    loader, config: the config loader and the composed config that Hydra gives to a sweeper.
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
         self.loader, self.config = loader, config
         self.parser = OverridesParser.create(config_loader=loader)
+        # For each set of overrides that choose options: the whole config, and the part without Hydra's own.
         self.bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
 
     def job(self, overrides: Sequence[str]) -> ComposedConfig:
-        """One of them. Raises as `job` and Hydra do."""
-        plain = [text for text in overrides if re.match(r"(\w+(\.\w+)+|seed|monitor)=", text)]
+        """Return one job, composed. Raises what `resolve_config` and Hydra raise."""
+        plain = []
+        if can_merge_overrides():
+            plain = [text for text in overrides if re.match(r"(\w+(\.\w+)+|seed|monitor)=", text)]
         rest = tuple(text for text in overrides if text not in plain)
         if rest not in self.bases:
-            cfg = self.loader.load_sweep_config(self.config, list(rest))
-            own = copy.deepcopy(cfg)
-            with read_write(own), open_dict(own):
-                del own["hydra"]
-            self.bases[rest] = cfg, own
-        cfg, own = self.bases[rest]
-        HydraConfig.instance().set_config(cfg)
-        own = copy.deepcopy(own)
-        ConfigLoaderImpl._apply_overrides_to_config(self.parser.parse_overrides(plain), own)
-        return resolve_config(own, list(overrides), dict(cfg.hydra.runtime.choices))
+            self.bases[rest] = self._compose(list(rest))
+        config, base = self.bases[rest]
+        HydraConfig.instance().set_config(config)
+        job = copy.deepcopy(base)
+        if plain:
+            merge_overrides(self.parser.parse_overrides(plain), job)
+        return resolve_config(job, list(overrides), dict(config.hydra.runtime.choices))
+
+    def _compose(self, overrides: list[str]) -> tuple[DictConfig, DictConfig]:
+        """Return the config that Hydra composes with `overrides`, and a copy without the keys below `hydra`."""
+        config = self.loader.load_sweep_config(self.config, overrides)
+        require_checked(self.loader)
+        base = copy.deepcopy(config)
+        with read_write(base), open_dict(base):
+            del base["hydra"]
+        return config, base
 
 
-def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> ComposedConfig:
-    """A config that Hydra has composed, as plain values. Raises RequestError, and what OmegaConf raises."""
+def resolve_config(config: DictConfig, overrides: list[str], choices: Mapping[str, object]) -> ComposedConfig:
+    """Return a config that Hydra has composed, resolved to plain values.
+
+    choices: the chosen option of each group, as Hydra records it. Raises RequestError, and what OmegaConf raises.
+    """
+    _check_groups(config, choices)
+    resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(resolved, dict)
+    if HydraConfig.get().job.chdir:
+        raise RequestError(
+            "hydra.job.chdir is true; run directories are made below the working directory, leave it out"
+        )
+    chosen = {group: str(choices[group]) for group in (*GROUPS, "experiment") if choices.get(group)}
+    plain = {str(key): value for key, value in resolved.items() if key != "sweep"}
+    return ComposedConfig(plain, overrides, _referenced_keys(config, choices), _whole_reads(config), chosen)
+
+
+def _check_groups(config: DictConfig, choices: Mapping[str, object]) -> None:
+    """Raise RequestError if a group has no mapping, as after `network: mlp` in an experiment or with an empty file."""
     for group in GROUPS:
-        node, choice = cfg.get(group), choices.get(group)
+        node, choice = config.get(group), choices.get(group)
         if not isinstance(node, DictConfig):
             path = find_config(f"{group}/{choice}")
             given = f"{group} is {node!r}" if isinstance(node, str) else f"{group}={choice}: {path} holds no keys"
@@ -73,21 +99,19 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
                 f"  `- override /{group}: OPTION` in its list of defaults",
                 group,
             )
-    written = OmegaConf.to_yaml(cfg)
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(config, dict)
-    if HydraConfig.get().job.chdir:
-        raise RequestError(
-            "hydra.job.chdir is true; run directories are made below the working directory, leave it out"
-        )
-    # A network's file reads its own scalars, also where the layers that do so are overridden.
+
+
+def _referenced_keys(config: DictConfig, choices: Mapping[str, object]) -> frozenset[str]:
+    """Return the keys that interpolations read in a composed config that is not resolved yet."""
+    # A network's file reads its own scalars, also if the layers that read them are overridden.
     path = find_config(f"network/{choices.get('network')}")
-    texts = [written, path.read_text()] if path else [written]
+    texts = [OmegaConf.to_yaml(config), *([path.read_text()] if path else [])]
     found = [name for text in texts for name in re.findall(r"\$\{(?:\w+:)?([\w.\[\]-]+)", text)]
-    references = frozenset(re.sub(r"\[.*", "", name) for name in found)
-    chosen = {group: str(choices[group]) for group in (*GROUPS, "experiment") if choices.get(group)}
-    plain = {str(key): value for key, value in config.items() if key != "sweep"}
-    unresolved = walk(OmegaConf.to_container(cfg))
-    matched = ((key, re.fullmatch(r"\$\{(\w[\w.]*)\}", value)) for key, value in unresolved if isinstance(value, str))
-    reads = {key: read[1] for key, read in matched if read}
-    return ComposedConfig(plain, overrides, references, reads, chosen)
+    return frozenset(re.sub(r"\[.*", "", name) for name in found)
+
+
+def _whole_reads(config: DictConfig) -> dict[str, str]:
+    """Return, by each key whose value is one interpolation and nothing else, the key that it reads."""
+    values = walk(OmegaConf.to_container(config))
+    matched = ((key, re.fullmatch(r"\$\{(\w[\w.]*)\}", value)) for key, value in values if isinstance(value, str))
+    return {key: match[1] for key, match in matched if match}

@@ -1,24 +1,27 @@
-"""What a config may not set: what would make Hydra call, import or read something before it can be checked."""
+"""Checks for the keys below `hydra` in a config, made before Hydra acts on them.
+
+Some of these keys would let a config call functions, import modules, set environment variables or read folders as soon
+as Hydra has composed it.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from hydra._internal import hydra as hydra_main
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
+from lamella.config.hydra_internals import CheckingConfigLoader, composing_with, unchecked_message
 from lamella.config.launcher import check_launcher_target, check_plain_values
 from lamella.config.project import allowed_variables
 from lamella.errors import RequestError, nearest
 
-LOADER = "ConfigLoaderImpl"
-# Those that plan a sweep before its first job starts.
+# Lamella's own sweepers, which plan a whole sweep before its first job starts.
 SWEEPERS = ("hydra_plugins.lamella_sweep.Grid", "hydra_plugins.lamella_sweep.Optuna")
 QUIET = {"version": 1, "root": None, "disable_existing_loggers": False}
-# Hydra calls what stands in the first three, and sets, makes or reads what stands in the others.
-FIXED: dict[str, Any] = {
+# Hydra calls what the first three name, sets the environment variables of the fourth, and makes the directories of the
+# others.
+FIXED: dict[str, object] = {
     "callbacks": {},
     "job_logging": QUIET,
     "hydra_logging": QUIET,
@@ -32,36 +35,41 @@ FIXED: dict[str, Any] = {
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within it, a config that sets what it may not is a RequestError before Hydra acts on it."""
-    OmegaConf.register_new_resolver("oc.env", _variable, replace=True)
-    loader = getattr(hydra_main, LOADER)
-    # Hydra composes and acts in one call, and has no public place in between.
-    setattr(hydra_main, LOADER, _Loader)
-    try:
+    """Let `hydra.main` compose only configs that pass the checks; any other is a RequestError before Hydra acts on it.
+
+    Whoever takes a config from Hydra calls `require_checked`, so that a Hydra that passes the checks by is an error.
+    """
+    OmegaConf.register_new_resolver("oc.env", _environment_variable, replace=True)
+    with composing_with(GuardedConfigLoader):
         yield
-    finally:
-        setattr(hydra_main, LOADER, loader)
 
 
-class _Loader(ConfigLoaderImpl):
-    def _process_config_searchpath(self, config_name: Any, parsed_overrides: Any, repo: Any) -> None:
-        loaded = repo.load_config(config_path=config_name) if config_name else None
-        primary = loaded.config if loaded and OmegaConf.is_dict(loaded.config) else {}
-        given = any(override.get_key_element() == "hydra.searchpath" for override in parsed_overrides)
-        if given or OmegaConf.select(OmegaConf.create(primary), "hydra.searchpath"):
+def require_checked(loader: ConfigLoader) -> None:
+    """Raise RuntimeError if the latest config of `loader` has not been checked."""
+    if not (isinstance(loader, GuardedConfigLoader) and loader.checked):
+        raise RuntimeError(unchecked_message())
+
+
+class GuardedConfigLoader(CheckingConfigLoader):
+    """A config loader that refuses configs in which Hydra would call, import or read something."""
+
+    def check_search_path(self, sets_search_path: bool) -> None:
+        """Raise RequestError if `hydra.searchpath` is set, because Hydra imports the packages that it names."""
+        if sets_search_path:
             raise RequestError(
                 "hydra.searchpath: configs come from conf/ and from Lamella; another folder is --config-dir DIR"
             )
-        super()._process_config_searchpath(config_name, parsed_overrides, repo)
 
-    def load_configuration(self, *given: Any, **more: Any) -> DictConfig:
-        config = super().load_configuration(*given, **more)
-        hydra: Any = OmegaConf.to_container(config.hydra)  # unresolved: that alone could call something
+    def check_config(self, config: DictConfig) -> None:
+        """Raise RequestError if a key below `hydra` differs from what Lamella allows."""
+        hydra = OmegaConf.to_container(config.hydra)  # not resolved: resolving alone could call something
+        assert isinstance(hydra, dict)
         for key, fixed in FIXED.items():
-            node = hydra
+            value: object = hydra
             for part in key.split("."):
-                node = node[part]
-            if node != fixed:
+                assert isinstance(value, dict)
+                value = value[part]
+            if value != fixed:
                 raise RequestError(f"hydra.{key} cannot be set: Lamella keeps it at {fixed!r}", f"hydra.{key}")
         sweeper = (hydra["sweeper"] or {}).get("_target_")
         if sweeper not in SWEEPERS:
@@ -71,11 +79,13 @@ class _Loader(ConfigLoaderImpl):
             )
         check_launcher_target(hydra["launcher"] or {})
         check_plain_values(hydra["sweeper"], "sweeper")
-        return config
 
 
-def _variable(name: str, default: Any = None) -> Any:
-    """What `${oc.env:NAME}` gives: what is read here stands in the record of every run."""
+def _environment_variable(name: str, default: object = None) -> object:
+    """Return the value of `${oc.env:NAME}`, which becomes part of every run's record.
+
+    Raises RequestError unless pyproject.toml names the variable, and if the variable is not set and has no default.
+    """
     allowed = allowed_variables()
     if name not in allowed:
         raise RequestError(

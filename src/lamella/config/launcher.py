@@ -1,39 +1,38 @@
-"""What `hydra.launcher` may be: which launchers run the jobs of a sweep, and with which values."""
+"""Checks of `hydra.launcher`: which launchers may run the jobs of a sweep, and with which values."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
-from lamella.config.values import walk
+from lamella.config.values import Config, walk
 from lamella.errors import RequestError
 
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
-# The launchers that run a job within a process of theirs.
+# The launchers that run a job inside a process of their own, by the names of their options.
 IN_PROCESS = {
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher": "basic",
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": "joblib",
     "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher": "ray",
 }
-# What the Slurm launcher's own config computes.
+# The interpolations in the Slurm launcher's own config.
 COMPUTED = ("${hydra.sweep.dir}/.submitit/%j", "${hydra.job.name}")
 
 
-def is_local(node: Mapping[str, Any]) -> bool:
-    """Whether a launcher is Lamella's own, which is no class."""
+def is_local(node: Config) -> bool:
+    """Return True for Lamella's own launchers, local and fused, which have no `_target_`."""
     return "_target_" not in node
 
 
-def is_fused(node: Mapping[str, Any]) -> bool:
-    """Whether it is the one that trains several jobs as one program."""
+def is_fused(node: Config) -> bool:
+    """Return True for the launcher that trains several jobs as one program."""
     return is_local(node) and "width" in node
 
 
-def runs_in_process(node: Mapping[str, Any]) -> bool:
-    """Whether a launcher runs a job within a process of its own, and not as one of the job's."""
+def runs_in_process(node: Config) -> bool:
+    """Return True for a launcher that runs a job inside its own process and gives the job no process."""
     return node.get("_target_") in IN_PROCESS
 
 
-def check_launcher_target(node: Mapping[str, Any]) -> None:
-    """Raise RequestError where `node` is none of the launchers that run what a sweep has planned."""
+def check_launcher_target(node: Config) -> None:
+    """Raise RequestError if `node` is no launcher that can run the planned jobs of a sweep."""
     check_plain_values(node, "launcher")
     target = node.get("_target_")
     if target is not None and target != SLURM and target not in IN_PROCESS:
@@ -44,8 +43,11 @@ def check_launcher_target(node: Mapping[str, Any]) -> None:
         )
 
 
-def check_plain_values(node: Mapping[str, Any], key: str) -> None:
-    """Raise RequestError where Hydra would build or compute what stands in a launcher or a sweeper."""
+def check_plain_values(node: Config, key: str) -> None:
+    """Raise RequestError if a value in the config of a launcher or a sweeper is one that Hydra builds or computes.
+
+    key: "launcher" or "sweeper".
+    """
     values = {name: value for name, value in node.items() if name != "_target_"}
     for place, value in walk(values, f"hydra.{key}"):
         if place.endswith("._target_"):
@@ -54,14 +56,15 @@ def check_plain_values(node: Mapping[str, Any], key: str) -> None:
             raise RequestError(f"{place} is {value!r}; a {key} takes plain values", place)
 
 
-# What submitit puts into a script.
+# The keys whose values submitit puts into a shell script.
 SHELL = ("setup", "srun_args", "additional_parameters", "python", "use_srun")
 
 
-def check_launcher(node: Mapping[str, Any], given: Collection[str] = ()) -> None:
-    """Raise RequestError where `node` is no launcher that runs what a sweep has planned.
+def check_launcher(node: Config, given: Collection[str] = ()) -> None:
+    """Raise RequestError if `node` is no launcher that can run the planned jobs of a sweep, with these values.
 
-    given: the keys of `hydra.launcher` that the command line set; what becomes part of a shell script has to be there.
+    given: the keys of `hydra.launcher` that the command line set. The keys in SHELL have to be among them, because a
+    config may come from a stranger.
     """
     check_launcher_target(node)
     for name in SHELL:

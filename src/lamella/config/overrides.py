@@ -1,66 +1,57 @@
-"""The config of a recorded run, changed where that is possible."""
+"""Functions that apply overrides to the config of a recorded run."""
 
 from collections.abc import Collection, Mapping, Sequence
 from textwrap import shorten
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lamella.config.compose import compose_one
-from lamella.config.values import walk
+from lamella.config.values import Config, walk
 from lamella.errors import RequestError, first_line, nearest
 
-# What a run is tested with may be other than what it was trained with; what the network sees may not.
+# The groups that may differ between training and testing. What the network sees has to stay as it was.
 TESTED_WITH = ("data", "device")
 
 
 def apply_overrides(
-    config: Mapping[str, Any], reads: Mapping[str, str], overrides: Sequence[str], keys: Collection[str], why: str
-) -> dict[str, Any]:
-    """`config` with `overrides`, each KEY=VALUE with one of `keys`, and with all that read their value from these.
+    config: Config, reads: Mapping[str, str], overrides: Sequence[str], keys: Collection[str], why: str
+) -> Config:
+    """Return a copy of `config` with `overrides` applied, and with every key that read an overridden key changed too.
 
-    why: said of any other key. Raises RequestError.
+    reads: by a key, the key that its whole value was interpolated from. overrides: KEY=VALUE. keys: the keys that may
+    be overridden. why: the text that follows any other key in the error. Raises RequestError.
     """
-    given = {}
+    given = set()
     for text in overrides:
         key, equals, _ = text.partition("=")
         if not equals:
             raise RequestError(f"{text}: an override is KEY=VALUE")
         if key not in keys:
             raise RequestError(f"{key} {why};\n  {nearest(key, keys)}", key)
-        given[key] = text
+        given.add(key)
     try:
         changed = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
         for key, read_from in reads.items():
             if read_from in given and key not in given:
                 OmegaConf.update(changed, key, OmegaConf.select(changed, read_from), merge=False)
-        plain: Any = OmegaConf.to_container(changed)
+        plain = OmegaConf.to_container(changed)
     except (YAMLError, OmegaConfBaseException) as error:
         raise RequestError(f"{' '.join(overrides)}: cannot be read: {first_line(error)}") from error
+    assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
-def config_for_testing(
-    fields: Mapping[str, Any], config: Mapping[str, Any], overrides: Sequence[str]
-) -> dict[str, Any]:
-    """The config of a run to test it with, on other data or another device where `overrides` say so.
+def config_for_testing(fields: Config, config: Config, overrides: Sequence[str]) -> Config:
+    """Return the config with which a recorded run is tested, on the data and the device that `overrides` name.
 
-    An option, as data=mnist, is composed from `conf/`; what the network has learned with, its classes and the
-    normalisation, stays. Nothing that only training needs is left in. Raises RequestError.
+    An option such as data=mnist is composed from `conf/`, and keeps the normalisation that the network was trained
+    with. The shape of a sample and the classes have to be as in training. Callbacks, loggers and everything else that
+    only training needs is left out. fields: the record of the run. Raises RequestError.
     """
     base = {**config, "visuals": {}, "trainer": {"_target_": "pytorch_lightning.Trainer", "devices": 1}}
-    keys = [text.partition("=")[0] for text in overrides]
-    for text, key in zip(overrides, keys, strict=True):
-        if key == text:
-            raise RequestError(f"{text}: an override is KEY=VALUE")
-        if key.partition(".")[0] not in TESTED_WITH:
-            raise RequestError(
-                f"{key} cannot be another than in training; a run is tested on other data or another device:\n"
-                "  data=OPTION, data.KEY=VALUE, device=OPTION, device.KEY=VALUE",
-                key,
-            )
+    keys = [_testing_key(text) for text in overrides]
     groups = [group for group in TESTED_WITH if group in keys]
     composed = [text for text, key in zip(overrides, keys, strict=True) if key.partition(".")[0] in groups]
     if composed:
@@ -72,11 +63,30 @@ def config_for_testing(
     others = [text for text in overrides if text not in composed]
     known = [key for group in TESTED_WITH for key, _ in walk(base[group], group)]
     changed = apply_overrides(base, fields["reads"], others, known, "is no key of the run's config")
+    _check_inputs(config["data"], changed["data"])
+    return changed
+
+
+def _testing_key(override: str) -> str:
+    """Return the key of an override. Raises RequestError if it is not one of the groups in TESTED_WITH."""
+    key, equals, _ = override.partition("=")
+    if not equals:
+        raise RequestError(f"{override}: an override is KEY=VALUE")
+    if key.partition(".")[0] not in TESTED_WITH:
+        raise RequestError(
+            f"{key} has to stay as it was in training; a run is tested on other data or another device:\n"
+            "  data=OPTION, data.KEY=VALUE, device=OPTION, device.KEY=VALUE",
+            key,
+        )
+    return key
+
+
+def _check_inputs(trained: Config, tested: Config) -> None:
+    """Raise RequestError if the data of a test differ from those of the training in what the network depends on."""
     for name in ("shape", "num_classes", "classes", "mean", "std"):
-        was, now = config["data"].get(name), changed["data"].get(name)
+        was, now = trained.get(name), tested.get(name)
         if was != now:
             raise RequestError(
                 f"data.{name} is {shorten(str(now), 120)}, but the run was trained with {shorten(str(was), 120)}",
                 f"data.{name}",
             )
-    return changed

@@ -1,4 +1,4 @@
-"""What the project's own pyproject.toml allows a config: code to build from, and environment variables to read."""
+"""What the project's own pyproject.toml allows a config: packages to build from, and environment variables to read."""
 
 import re
 import tomllib
@@ -10,22 +10,26 @@ FILE = Path("pyproject.toml")
 
 
 def allowed_targets() -> list[str]:
-    """The packages of the project that a config may build from. Raises RequestError."""
+    """Return the packages of the project that a config may build from. Raises RequestError."""
     return _names("targets", 'names of packages, ["mine"]')
 
 
 def allowed_variables() -> list[str]:
-    """The environment variables that a config may read. Raises RequestError."""
+    """Return the environment variables that a config may read. Raises RequestError."""
     return _names("environment", 'names of variables, ["DATA_ROOT"]')
 
 
 def inside_run_directory() -> bool:
-    """Whether the working directory is one that came with a run or a sweep, and not the project's."""
+    """Return True if the working directory is inside a run or sweep directory.
+
+    Such a directory may come from a stranger, so that its pyproject.toml allows nothing.
+    """
     here = Path.cwd()
     return any((folder / name).exists() for folder in (here, *here.parents) for name in ("run.json", "sweep.json"))
 
 
 def _names(key: str, wanted: str) -> list[str]:
+    """Return the list of names that `[tool.lamella]` has at `key`. wanted: what the list takes, for a message."""
     if not FILE.is_file() or inside_run_directory():
         return []
     try:

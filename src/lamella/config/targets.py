@@ -1,9 +1,12 @@
-"""What a `_target_` may name: looked up, checked and called here, the one place that calls Hydra's instantiate."""
+"""What a config may build: each `_target_` is looked up, checked and called here.
+
+No other file calls Hydra's instantiate.
+"""
 
 import re
 import sys
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -11,42 +14,62 @@ from typing import Any
 from hydra.utils import instantiate as hydra_instantiate
 
 from lamella.config.project import allowed_targets, inside_run_directory
-from lamella.config.values import walk
+from lamella.config.values import Config, walk
 from lamella.errors import RequestError, first_line, nearest
 from lamella.signatures import check_call, parameters
 
 ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
-# Where classes that a recorded config may name have been moved to.
+# The present names of classes that a config recorded by an older version may name.
 MOVED = {
     "lamella.layers.": "lamella.network.",
     "lamella.pruning.": "lamella.sweeps.search.pruning.",
     "lamella.visuals.Samples": "lamella.visuals.SampleImages",
 }
 
+# The keys with an underscore that Hydra gives a meaning and that a config may set.
+UNDERSCORED = ("_target_", "_args_", "_partial_", "_convert_", "_recursive_")
+
 Kinds = type | tuple[type, ...]
 
 
-def resolve_target(path: Any, key: str, kinds: Kinds, within: bool = False) -> Any:
-    """The class that a `_target_` names, which has to be one of `kinds`, or the function, which has to return one.
+def resolve_target(path: object, key: str, kinds: Kinds, within: bool = False) -> Callable[..., Any]:
+    """Return the class or function that a `_target_` names.
 
-    within: the node is an argument of another one, where the project's own code may give what it likes. Raises
-    RequestError for what a config may not build, before it is imported, and for what is not there.
+    A class has to be one of `kinds`, and a function has to return one. key: the key of the `_target_`, for messages.
+    within: the node is an argument of another node, where the project's own code may return anything. Raises
+    RequestError for what a config may not build, before it is imported, and for what does not exist.
     """
     own = allowed_targets()
-    allowed = (*ALLOWED, *own)
     path = _moved(path)
-    if not isinstance(path, str) or not re.fullmatch(r"[\w.]+", path) or not _within(path, allowed):
-        root = str(path).partition(".")[0]
-        name = root if Path(root).is_dir() or Path(f"{root}.py").is_file() else "PACKAGE"
-        way = f'to allow code of your own, write into pyproject.toml:\n  [tool.lamella]\n  targets = ["{name}"]'
-        if inside_run_directory():
-            way = "what pyproject.toml allows does not count inside of a run directory; go to that of your project"
-        raise RequestError(f"{key} is {path!r}; a config may build from {', '.join(allowed)};\n  {way}", key)
+    if not isinstance(path, str) or not re.fullmatch(r"[\w.]+", path) or not _is_below(path, (*ALLOWED, *own)):
+        raise RequestError(_foreign_target(path, key, own), key)
+    found = _import(path, key, own)
+    # An allowed module may lead on to others, such as torch.nn.modules.module.sys.
+    home, roots = str(getattr(found, "__module__", "")), list(map(_root, own))
+    if not callable(found) or not _is_below(home, (*ALLOWED, *roots)):
+        raise RequestError(f"{key} is {path!r}, which leads out of what a config may build", key)
+    if not (_is_below(home, roots) and (within or not isinstance(found, type))):
+        _check_kind(found, path, key, kinds)
+    return found
+
+
+def _foreign_target(path: object, key: str, own: Collection[str]) -> str:
+    """Return the message for a target outside of the allowed packages."""
+    root = str(path).partition(".")[0]
+    name = root if Path(root).is_dir() or Path(f"{root}.py").is_file() else "PACKAGE"
+    way = f'to allow code of your own, write into pyproject.toml:\n  [tool.lamella]\n  targets = ["{name}"]'
+    if inside_run_directory():
+        way = "what pyproject.toml allows does not count inside of a run directory; go to that of your project"
+    return f"{key} is {path!r}; a config may build from {', '.join((*ALLOWED, *own))};\n  {way}"
+
+
+def _import(path: str, key: str, own: Collection[str]) -> object:
+    """Import what an allowed path names. Raises RequestError with the nearest names if that fails."""
     here = str(Path.cwd())
-    if _within(path, own) and here not in sys.path:
-        sys.path.insert(0, here)  # not before: what lies there could hide a library
+    if _is_below(path, own) and here not in sys.path:
+        sys.path.insert(0, here)  # only now, because a file of the working directory could hide a library
     try:
-        found = resolve_name(path)
+        return resolve_name(path)
     except Exception as error:
         parent, _, name = path.rpartition(".")
         try:
@@ -54,12 +77,10 @@ def resolve_target(path: Any, key: str, kinds: Kinds, within: bool = False) -> A
         except Exception:
             hint = first_line(error)
         raise RequestError(f"{key} is {path!r}, which cannot be imported; {hint}", key) from error
-    # An allowed module may lead on to others: torch.nn.modules.module.sys, say.
-    home, roots = str(getattr(found, "__module__", "")), list(map(_root, own))
-    if not callable(found) or not _within(home, (*ALLOWED, *roots)):
-        raise RequestError(f"{key} is {path!r}, which leads out of what a config may build", key)
-    if _within(home, roots) and (within or not isinstance(found, type)):
-        return found
+
+
+def _check_kind(found: Callable[..., object], path: str, key: str, kinds: Kinds) -> None:
+    """Raise RequestError if a class is none of `kinds`, or a function does not build one of them."""
     wanted = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
     if not wanted:
         raise RequestError(
@@ -67,84 +88,103 @@ def resolve_target(path: Any, key: str, kinds: Kinds, within: bool = False) -> A
             "targets",
             key,
         )
-    if not isinstance(found, type) and not _builds(found, key, kinds):
+    if isinstance(found, type):
+        if not issubclass(found, kinds):
+            raise RequestError(f"{key} is {path!r}; it takes a subclass of {wanted}", key)
+    elif not _builds(found, key, kinds):
         raise RequestError(f"{key} is {path!r}, a function; here it takes a class, a {wanted}", key)
-    if isinstance(found, type) and not issubclass(found, kinds):
-        raise RequestError(f"{key} is {path!r}; it takes a subclass of {wanted}", key)
-    return found
 
 
 def _root(package: str) -> str:
-    """Where a package's classes may be defined: anywhere in the project's own, of which it may be a part."""
+    """Return the package in which classes of `package` may be defined.
+
+    A project's own class may come from any part of the same top-level package; a part of an allowed library, named in
+    pyproject.toml, allows no other part.
+    """
     root = package.partition(".")[0]
     return package if root in {name.partition(".")[0] for name in ALLOWED} else root
 
 
-def _builds(function: Any, key: str, kinds: Kinds) -> bool:
-    """Whether a function of a library does nothing but build one of `kinds`; others read files or call the network."""
-    if _within(function.__module__, ["torchvision"]) and _within(key, ["network"]):
+def _builds(function: Callable[..., object], key: str, kinds: Kinds) -> bool:
+    """Return True if a library's function only builds one of `kinds`; other functions read files or use the internet.
+
+    Such functions are torchvision's builders of models, for a network, and Lamella's own sources of data.
+    """
+    if _is_below(function.__module__, ["torchvision"]) and _is_below(key, ["network"]):
         from torchvision import models
 
         name = getattr(function, "__name__", "")
         if name not in models.list_models() or models.get_model_builder(name) is not function:
             return False
-    elif not _within(function.__module__, ["lamella.data"]):
+    elif not _is_below(function.__module__, ["lamella.data"]):
         return False
     returned = typing.get_type_hints(function).get("return")
     return isinstance(returned, type) and issubclass(returned, kinds)
 
 
-def _within(path: str, packages: Collection[str]) -> bool:
+def _is_below(path: str, packages: Collection[str]) -> bool:
+    """Return True if a dotted path is one of `packages` or is inside one of them."""
     return any(f"{path}.".startswith(f"{package}.") for package in packages)
 
 
 def check_target(
-    node: Any,
+    node: object,
     key: str,
     kinds: Kinds,
     supplied: Collection[str] = (),
     inner: tuple[type, ...] = (),
     within: bool = False,
 ) -> None:
-    """Check a `_target_` node and those inside it against what they name, without calling anything.
+    """Check a `_target_` node, and the nodes inside it, against the signatures of what they name; nothing is called.
 
-    supplied: the arguments that the caller adds. inner: the kinds of the nodes inside. Raises RequestError.
+    key: the key of the node, for messages. kinds: what the target may be. supplied: the arguments that the caller adds
+    to the call. inner: what the targets of the nodes inside may be. within: the node is an argument of another node.
+    Raises RequestError.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise RequestError(f"{key} is {node!r}; it takes a mapping with a `_target_`", key)
-    unnamed = [name for name in node if not isinstance(name, str)]
-    if unnamed:
-        raise RequestError(f"{key}.{unnamed[0]}: an argument has a name, and not {unnamed[0]!r}", f"{key}.{unnamed[0]}")
+    _check_names_and_values(node, key, within)
+    nested = {name for name, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
+    for name, value in node.items():
+        _check_inside(value, f"{key}.{name}", inner)
+    target = resolve_target(node["_target_"], f"{key}._target_", kinds, within)
+    arguments = {name: value for name, value in node.items() if not name.startswith("_")}
+    positional = _positional_arguments(node, key, target)
+    plain = {name: value for name, value in arguments.items() if name not in nested}
+    plain |= {name: value for name, value in positional.items() if not isinstance(value, Mapping)}
+    check_call(target, plain, place=key, supplied={*supplied, *nested, *positional})
+
+
+def _check_names_and_values(node: Mapping[object, object], key: str, within: bool) -> None:
+    """Raise RequestError if a `_target_` node has a key that is no argument, or a value that Hydra would resolve."""
+    for name in node:
+        if not isinstance(name, str):
+            raise RequestError(f"{key}.{name}: an argument has a name, and not {name!r}", f"{key}.{name}")
+        if name.startswith("_") and name not in UNDERSCORED:
+            raise RequestError(f"{key}.{name}: there is no such key; {nearest(name, UNDERSCORED)}", f"{key}.{name}")
     for place, value in _scalars(node, key):
         if isinstance(value, str) and "${" in value:
             # Hydra would resolve it as it calls the target, and an interpolation may call anything.
             raise RequestError(f"{place} is {value!r}; what is called takes values, no interpolation", place)
     if node.get("_partial_") and not within:
-        raise RequestError(f"{key}._partial_ is {node['_partial_']!r}; it stands in arguments only", f"{key}._partial_")
-    given = {name: value for name, value in node.items() if not name.startswith("_")}
-    nested = {name: value for name, value in given.items() if isinstance(value, Mapping) and "_target_" in value}
-    for name, value in nested.items():
-        check_target(value, f"{key}.{name}", inner, (), inner, True)
-    for name, value in node.items():
-        if name not in nested:
-            _check_inside(value, f"{key}.{name}", inner)
-    plain = {name: value for name, value in given.items() if name not in nested}
-    found = resolve_target(node["_target_"], f"{key}._target_", kinds, within)
+        raise RequestError(f"{key}._partial_ is {node['_partial_']!r}; only an argument takes it", f"{key}._partial_")
+
+
+def _positional_arguments(node: Mapping[str, object], key: str, target: Callable[..., object]) -> dict[str, object]:
+    """Return the values of `_args_` by the names of the parameters that they fill. Raises RequestError."""
     positional = node.get("_args_", [])
     if not isinstance(positional, list | tuple):
         raise RequestError(f"{key}._args_ is {positional!r}; it takes a list", f"{key}._args_")
     names = [
         name
-        for name, parameter in parameters(found).items()
+        for name, parameter in parameters(target).items()
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
-    bound = dict(zip(names, positional, strict=False))
-    plain |= {name: value for name, value in bound.items() if not isinstance(value, Mapping)}
-    check_call(found, plain, place=key, supplied={*supplied, *nested, *bound})
+    return dict(zip(names, positional, strict=False))
 
 
-def _check_inside(value: Any, key: str, inner: tuple[type, ...]) -> None:
-    """Check the targets in lists and mappings, `_args_` too: Hydra would call them all."""
+def _check_inside(value: object, key: str, inner: tuple[type, ...]) -> None:
+    """Check the targets in a value of a node, also those in lists and mappings, because Hydra would call them all."""
     if isinstance(value, Mapping):
         if "_target_" in value:
             check_target(value, key, inner, (), inner, True)
@@ -156,7 +196,7 @@ def _check_inside(value: Any, key: str, inner: tuple[type, ...]) -> None:
             _check_inside(item, f"{key}.{number}", inner)
 
 
-def _moved(node: Any) -> Any:
+def _moved(node: object) -> object:
     """Return a node, or the path in a `_target_`, with the present names of classes that have moved."""
     if isinstance(node, Mapping):
         return {
@@ -171,11 +211,16 @@ def _moved(node: Any) -> Any:
     return node
 
 
-def instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
-    """Call what a checked node names. What the call refuses is a RequestError that names the key."""
+def instantiate(node: Config, key: str, **supplied: object) -> Any:
+    """Call what a checked node names, with the arguments in `supplied` too, and return the result.
+
+    Raises RequestError with the key for whatever the call raises.
+    """
+    moved = _moved(node)
+    assert isinstance(moved, dict)
     try:
-        # Hydra resolves what it is given, and `supplied` is no config: it may hold a file's name, say.
-        return hydra_instantiate({**_moved(node), "_partial_": True}, _convert_="all")(**supplied)
+        # `supplied` is kept out of Hydra's hands, which would resolve interpolations in it, as in the name of a file.
+        return hydra_instantiate({**moved, "_partial_": True}, _convert_="all")(**supplied)
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ and not isinstance(cause, RequestError):
@@ -183,7 +228,7 @@ def instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
         if isinstance(cause, RequestError):
             raise cause from None
         message = first_line(cause)
-        # The value that the message quotes is to blame, where it is one key's alone.
+        # The key whose value the message quotes is to blame, if there is only one.
         quoted = [
             inner
             for inner, value in _scalars(node, key)
@@ -192,5 +237,6 @@ def instantiate(node: Mapping[str, Any], key: str, **supplied: Any) -> Any:
         raise RequestError(f"{key}: {message}", quoted[0] if len(quoted) == 1 else key) from error
 
 
-def _scalars(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+def _scalars(node: object, key: str) -> Iterator[tuple[str, object]]:
+    """Yield the key and the value of everything in a node that is neither a list nor a mapping."""
     return ((place, value) for place, value in walk(node, key) if not isinstance(value, Mapping | list | tuple))

@@ -1,4 +1,4 @@
-"""The plain values of a config: walked, checked, and read from the text of overrides."""
+"""Functions that walk through the plain values of a config, check them, and read them from the text of overrides."""
 
 import math
 import re
@@ -9,13 +9,16 @@ import yaml
 
 from lamella.errors import RequestError
 
-# A config, or a part of it, as plain values: text, numbers, true, false, null, and lists and mappings of these.
+# A resolved config, or a part of it: text, numbers, true, false, null, and lists and mappings of these.
 Config = Mapping[str, Any]
-DEEPEST, LARGEST = 40, 1_000_000  # levels and values of a config
+DEEPEST, LARGEST = 40, 1_000_000  # the most levels, and the most values, that a config may have
 
 
-def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key below a node, with its value: mappings and lists first, then what is in them."""
+def walk(node: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """Yield every dotted key below a node with its value. A mapping or list comes before its items.
+
+    key: the key of the node itself, which is put before the others.
+    """
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list | tuple) else ()
     for name, value in children:
         inner = f"{key}.{name}" if key else str(name)
@@ -23,8 +26,11 @@ def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from walk(value, inner)
 
 
-def check_values(config: Any) -> None:
-    """Raise RequestError for what is not text, number, true, false or null, or lists and mappings of these."""
+def check_values(config: object) -> None:
+    """Raise RequestError if a config holds anything but text, numbers, true, false, null, lists and mappings.
+
+    Numbers that are NaN, and lists and mappings that hold themselves, are refused too.
+    """
     rest, count = [("", config, 0)], 0
     while rest:
         key, node, depth = rest.pop()
@@ -38,33 +44,34 @@ def check_values(config: Any) -> None:
         if isinstance(node, dict | list):
             children = node.items() if isinstance(node, dict) else enumerate(node)
             rest += [(f"{key}.{name}".lstrip("."), value, depth + 1) for name, value in children]
-        elif isinstance(node, float) and math.isnan(node):  # most of what takes a number would not notice
+        elif isinstance(node, float) and math.isnan(node):  # most constructors accept it without an error
             raise RequestError(f"{key} is not a number (nan)", key)
         elif node is not None and not isinstance(node, str | int | float):
             raise RequestError(f"{key} is {node!r}; a config holds text, numbers, true, false and null", key)
 
 
 def override_values(overrides: Sequence[str]) -> dict[str, str]:
-    """What overrides set, by key."""
+    """Return the values of overrides, as text, by their keys."""
     return dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
 
 
 def number_or_text(text: str) -> float | str:
-    """A value of `settings` as a number where it is one, so that it sorts and plots as one."""
+    """Return a text as a number if it is one, so that it is sorted and plotted as a number."""
     try:
         return float(text)
     except ValueError:
         return text
 
 
-def parse_value(text: str) -> Any:
-    """A value as a config would have it: a number, true, false, null or text."""
-    named = {"true": True, "false": False, "null": None}
+def parse_value(text: str) -> object:
+    """Return the value that a text has in a config: a number, true, false, null, a list or text."""
+    named: dict[str, bool | None] = {"true": True, "false": False, "null": None}
     if text.lower() in named:
         return named[text.lower()]
     if text.startswith("["):
         try:
-            return yaml.safe_load(text)
+            items: object = yaml.safe_load(text)
         except yaml.YAMLError:
             return text
+        return items
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else number_or_text(text)

@@ -12,10 +12,11 @@ from lamella.seeds import AUGMENT, generator
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes to each training image on its own, a whole batch at a time.
+    """Changes each training image at random, a whole batch in one call.
 
-    crop: pixels of black padding on each side, of which a random window of the old size is kept. flip: mirror
-    left to right, one image in two. rotation: the largest angle in degrees, either way.
+    crop: the pixels of black padding on each side, before a random window of the old size is cut out. flip: mirror
+    every second image, on average, left to right. rotation: the largest angle in degrees, in both directions. Raises
+    RequestError if crop or rotation is negative.
     """
 
     crop: int = 0
@@ -28,14 +29,21 @@ class Augment:
                 raise RequestError(f"data.augment.{name} is {value}; it takes 0 or more", f"data.augment.{name}")
 
     def __bool__(self) -> bool:
+        """Return False if nothing is changed."""
         return bool(self.crop or self.flip or self.rotation)
 
     def draw(self, count: int, seed: int, epoch: int) -> Tensor:
-        """Uniform numbers (count, 4): down, right, flip and angle of each sample in this epoch."""
+        """Return uniform random numbers (count, 4) for an epoch: each sample's shift down and right, flip and angle.
+
+        They depend only on the seed, the epoch and the index of the sample.
+        """
         return torch.rand(count, 4, generator=generator(seed, epoch, AUGMENT))
 
     def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
-        """Images (B, channels, height, width) and their draws (B, 4) in, images of the same shape out."""
+        """Return the changed images (B, channels, height, width).
+
+        images: of the same shape. drawn: the random numbers (B, 4) of these samples, from `draw`.
+        """
         count, _, height, width = images.shape
         down, right, flip, angle = drawn.unbind(1)
         if self.crop or self.flip:
@@ -51,7 +59,7 @@ class Augment:
         if self.rotation:
             radians = (2 * angle - 1) * (self.rotation * torch.pi / 180)
             sin, cos = radians.sin(), radians.cos()
-            # Pixels are square: the grid's unit is half a side, so the other side's share scales the sine.
+            # affine_grid measures in half sides. Pixels are square, so that the ratio of the sides scales the sine.
             ratio, zero = height / width, torch.zeros_like(sin)
             matrix = torch.stack([cos, -sin * ratio, zero, sin / ratio, cos, zero], 1).view(count, 2, 3)
             images = images.float()

@@ -1,4 +1,4 @@
-"""Labelled samples, in memory or as files, and how they are split."""
+"""A cache of decoded images: one file of pixels on the disk, which all processes map into memory."""
 
 import fcntl
 import hashlib
@@ -14,9 +14,9 @@ from lamella.errors import RequestError
 
 
 class MappedImages:
-    """Images that a file holds, uint8 (B, *shape) when they are indexed; `take` copies none.
+    """Images in a file of pixels. Indexing gives uint8 (B, *shape); `take` selects images without copying any.
 
-    pixels: all that are in the file (N, *shape). rows: which of them, and in which order.
+    pixels: all images of the file (N, *shape). rows: the images that are selected, in their order.
     """
 
     def __init__(self, pixels: Tensor, rows: Tensor) -> None:
@@ -26,21 +26,24 @@ class MappedImages:
         return len(self.rows)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
+        """Return the images with these indices."""
         return self.pixels.index_select(0, self.rows[indices])
 
     def take(self, indices: Tensor) -> "MappedImages":
+        """Return a selection of the images."""
         return MappedImages(self.pixels, self.rows[indices])
 
 
 FOLDER = Path("outputs", ".cache")
-VERSION = 1  # of how an image becomes pixels
+VERSION = 1  # has to change when an image file is decoded to other pixels
 
 
 def map_images(images: ImageFiles) -> MappedImages:
-    """The images, decoded by the first process that asks for them; others wait for it, and later ones find the file.
+    """Return the images, decoded into a cache file by the first process that asks for them.
 
-    It is named after the files, their sizes and times, and the shape. Raises RequestError where an image cannot be read
-    or the file cannot be written; nothing is left of it then.
+    Other processes wait for that process, and later ones find the file. The name of the file depends on the paths,
+    sizes and modification times of the image files, and on the shape. Raises RequestError if an image cannot be read
+    or the file cannot be written; no part of the file is left then.
     """
     path = FOLDER / f"{_key(images)}.uint8"
     count = len(images) * torch.Size(images.shape).numel()
@@ -56,29 +59,33 @@ def map_images(images: ImageFiles) -> MappedImages:
             f"({error.strerror}); make room there, or leave data.cache null and set data.in_memory=false",
             "data.cache",
         ) from error
-    # Private: what nobody writes to is read from the page cache, which all processes share.
+    # A private mapping that is never written to uses the page cache, which all processes share.
     pixels = torch.from_file(str(path), shared=False, size=count, dtype=torch.uint8)
     return MappedImages(pixels.view(-1, *images.shape), torch.arange(len(images)))
 
 
 def _key(images: ImageFiles) -> str:
+    """Return the name of the cache file, without its suffix. Raises RequestError if an image file is missing."""
     digest = hashlib.sha256(repr((VERSION, images.shape)).encode())
     for path in images.paths:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError as error:
             raise RequestError(
                 f"data: {path} is no readable image ({error.strerror}); mend or remove it", "data.root"
             ) from error
         digest.update(
-            f"\0{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}".encode(errors="surrogateescape")
+            f"\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape")
         )
     return digest.hexdigest()[:32]
 
 
 def _write(images: ImageFiles, path: Path, count: int) -> None:
-    for stale in FOLDER.glob(f".{path.name}.*"):  # a process that was killed has left it
+    """Decode the images into the file `path`. count: the number of bytes."""
+    for stale in FOLDER.glob(f".{path.name}.*"):  # left behind by a process that was killed
         stale.unlink()
     with replacing(path) as temporary, temporary.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, count)  # a full disk shows here, not when the memory is written to
+        os.posix_fallocate(
+            file.fileno(), 0, count
+        )  # a full disk is an error here, and would be a crash at a write to the mapped memory
         images.load(torch.from_file(str(temporary), shared=True, size=count, dtype=torch.uint8))

@@ -1,4 +1,4 @@
-"""Several batches that are trained as one of Lightning's steps."""
+"""A chunk: several batches that are trained in one step of Lightning's loop."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,12 +8,16 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Chunk(tuple[Tensor, Tensor]):
-    """The last batch (inputs, targets) of several. before: the others, which are made as they are asked for."""
+    """Several batches: the last one as a tuple (inputs, targets), and the ones before it in `before`.
+
+    `before` is an iterator that makes each batch when it is asked for.
+    """
 
     before: Iterator[Batch]
 
     @classmethod
     def of(cls, last: Batch, before: Iterable[Batch]) -> "Chunk":
+        """Return a chunk of the batches `before` and the batch `last`."""
         chunk = cls(last)
         chunk.before = iter(before)
         return chunk

@@ -1,4 +1,4 @@
-"""Data, as the Trainer takes it: splits checked against the config, and a loader for each."""
+"""The datamodule: the splits of a data set, checked against the config, and a loader for each split."""
 
 import copy
 import zlib
@@ -16,22 +16,25 @@ from lamella.data.loader import Batches
 from lamella.data.normalize import Normalize
 from lamella.data.samples import Samples, Splits, split_samples
 from lamella.errors import RequestError
+from lamella.lightning_internals import batch_index
 
-# Without gradients a batch needs a fraction of the memory, and fewer of them cost less.
+# Without gradients a batch needs a fraction of the memory, and larger batches take less time.
 EVALUATION_FACTOR = 4
 
 
 class Data(pl.LightningDataModule):
-    """Training, validation and test batches of one data set.
+    """A datamodule that serves the training, validation and test batches of one data set.
 
-    source: the splits. shape: of one sample, without the batch dimension. mean, std: one number a channel, on the
-    scale 0 to 1, for uint8 inputs. batch_size: of one optimizer step, over all devices. val_size, test_size: a count
-    or a fraction, cut off the training samples by `split_seed` where the source has no such split. in_memory: hold
-    the inputs on the device; otherwise `num_workers` processes read them. cache: "memmap" keeps image files decoded in
-    a file, from which batches are taken as from memory. seed: orders and augments. The attribute `chunk` says how many
-    training batches are served as one, as Batches has it.
+    source: the splits. shape: of one sample, without the batch dimension. batch_size: of one optimizer step, over all
+    devices. num_classes, classes: the number of classes, and their names. mean, std: one number for each channel, on
+    the scale from 0 to 1, for uint8 inputs. val_size, test_size: a count or a fraction; so many training samples are
+    taken, chosen by `split_seed`, if the source has no such split. augment: changes the training images. drop_last:
+    leave out the last batch of an epoch if it is smaller than the others. in_memory: keep the inputs on the device;
+    otherwise `num_workers` processes read them. cache: "memmap" keeps decoded image files in one file, from which
+    batches are taken as from memory. seed: of the order of the samples and of the augmentation.
 
-    Raises RequestError where the samples and the config do not fit.
+    The attribute `chunk` returns how many training batches are served as one Chunk, as the argument of Batches does.
+    Raises RequestError if the samples and the config do not fit together.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Data(pl.LightningDataModule):
         self.normalize = Normalize.of(mean, std, self.shape) if self.images else None
 
     def _check(self) -> None:
+        """Raise RequestError if the samples and the config do not fit together."""
         if self.batch_size < 1:
             raise RequestError(f"data.batch_size is {self.batch_size}; it takes 1 or more", "data.batch_size")
         if len(self.classes) != self.num_classes:
@@ -97,37 +101,42 @@ class Data(pl.LightningDataModule):
                 "data.augment.crop",
             )
         for name, samples in (("training", self.train), ("validation", self.val), ("test", self.test)):
-            labels = samples.targets
-            if not len(labels) or len(samples.inputs) != len(labels):
-                raise RequestError(
-                    f"data.source: {len(samples.inputs)} {name} samples have {len(labels)} targets", "data"
-                )
-            found = tuple(samples.inputs[torch.tensor([0])].shape[1:])
-            if found != self.shape:
-                raise RequestError(
-                    f"data.shape is {list(self.shape)}, but the {name} samples are {list(found)}", "data.shape"
-                )
-            if labels.dtype == torch.int64 and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-                wrong = int(labels.max()) if int(labels.max()) >= self.num_classes else int(labels.min())
-                raise RequestError(
-                    f"data.num_classes is {self.num_classes}, but a {name} label is {wrong}; "
-                    f"labels go from 0 to {self.num_classes - 1}",
-                    "data.num_classes",
-                )
+            self._check_samples(name, samples)
 
-    def ordered(self, seed: int) -> "Data":
-        """The same samples, read once, for another run: in the order, and with the augmentation, of its own seed."""
+    def _check_samples(self, name: str, samples: Samples) -> None:
+        """Raise RequestError if the samples of a split do not fit the shape and the classes of the config."""
+        labels = samples.targets
+        if not len(labels) or len(samples.inputs) != len(labels):
+            raise RequestError(f"data.source: {len(samples.inputs)} {name} samples have {len(labels)} targets", "data")
+        shape = tuple(samples.inputs[torch.tensor([0])].shape[1:])
+        if shape != self.shape:
+            raise RequestError(
+                f"data.shape is {list(self.shape)}, but the {name} samples are {list(shape)}", "data.shape"
+            )
+        if labels.dtype == torch.int64 and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            wrong = int(labels.max()) if int(labels.max()) >= self.num_classes else int(labels.min())
+            raise RequestError(
+                f"data.num_classes is {self.num_classes}, but a {name} label is {wrong}; "
+                f"labels go from 0 to {self.num_classes - 1}",
+                "data.num_classes",
+            )
+
+    def with_seed(self, seed: int) -> "Data":
+        """Return a copy for another run that shares the samples, and orders and augments them by its own seed."""
         other = copy.copy(self)
         other.seed = seed
         return other
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that a run does not go on with other samples."""
+    def state_dict(self) -> dict[str, list[list[int]]]:
+        """Return the number of samples and a checksum of the targets of each split, which a checkpoint contains.
+
+        A run is resumed only if they are the same.
+        """
         splits = (self.train, self.val, self.test)
         return {"targets": [[len(samples), zlib.crc32(samples.targets.numpy().tobytes())] for samples in splits]}
 
     def check_world(self, world: int) -> None:
-        """Raise RequestError where a batch cannot be shared equally by `world` devices, or one would be left idle."""
+        """Raise RequestError if `world` devices cannot share a batch equally, or one of them would have no samples."""
         if self.batch_size % world:
             raise RequestError(
                 f"data.batch_size is {self.batch_size}, which {world} devices cannot share equally; "
@@ -141,6 +150,7 @@ class Data(pl.LightningDataModule):
                 )
 
     def batches(self, samples: Samples, **options: Any) -> Batches:
+        """Return a loader of `samples` on the device of this process. options: further arguments of Batches."""
         trainer = self.trainer
         return Batches(
             samples,
@@ -154,6 +164,7 @@ class Data(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> Batches:
+        """Return the loader of the training batches."""
         trainer = self.trainer
         return self.batches(
             self.train,
@@ -162,45 +173,50 @@ class Data(pl.LightningDataModule):
             drop_last=self.drop_last,
             seed=self.seed,
             epoch=lambda: trainer.current_epoch if trainer else 0,
-            # A run that was interrupted in the middle of an epoch goes on with the batch that comes next.
-            start=lambda: trainer.fit_loop.batch_idx + 1 if trainer else 0,
+            # A run that was interrupted in the middle of an epoch continues with the next batch.
+            start=lambda: batch_index(trainer) + 1 if trainer else 0,
             chunk=self.chunk,
         )
 
     def val_dataloader(self) -> Batches:
+        """Return the loader of the validation batches."""
         return self.batches(self.val, batch_size=EVALUATION_FACTOR * self.batch_size)
 
     def test_dataloader(self) -> Batches:
+        """Return the loader of the test batches."""
         return self.batches(self.test, batch_size=EVALUATION_FACTOR * self.batch_size)
 
     def pixels(self, inputs: Tensor) -> Tensor:
-        """Images as they were served, (B, channels, height, width), back on the scale from 0 to 1."""
+        """Return served images (B, channels, height, width) on the scale from 0 to 1, to be shown."""
         if self.normalize is not None:
             normalize = self.normalize.to(inputs.device)
             return (inputs + normalize.shift) / normalize.scale / 255
         low, high = inputs.aminmax()
         return (inputs - low) / (high - low).clamp(min=1e-12)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Batches are made on the device; looking through each for tensors to move would cost a tenth of a step."""
+    def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:
+        """Return the batch unchanged, because it was made on the device.
+
+        Lightning's own method looks through each batch for tensors to move, which takes a tenth of a step.
+        """
         return batch
 
 
 def _cached(samples: Samples, cache: str | None) -> Samples:
+    """Return samples whose image files are cached, if `cache` is "memmap". Raises RequestError."""
     if cache not in (None, "memmap"):
         raise RequestError(f"data.cache is {cache!r}; it takes memmap, or null for none", "data.cache")
     if cache and not isinstance(samples.inputs, ImageFiles):
         raise RequestError(
             "data.cache keeps decoded image files, and these samples are none; leave it null", "data.cache"
         )
-    return (
-        Samples(map_images(samples.inputs), samples.targets)
-        if isinstance(samples.inputs, ImageFiles) and cache
-        else samples
-    )
+    if cache and isinstance(samples.inputs, ImageFiles):
+        return Samples(map_images(samples.inputs), samples.targets)
+    return samples
 
 
 def _ready(samples: Samples, in_memory: bool) -> Samples:
+    """Return samples whose image files are decoded into memory or, if `in_memory` is false, have been checked."""
     if isinstance(samples.inputs, ImageFiles):
         if in_memory:
             return Samples(samples.inputs.load(), samples.targets)

@@ -1,4 +1,4 @@
-"""Image files, decoded to uint8 tensors."""
+"""Image files that are decoded to uint8 tensors."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,8 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".ti
 class ImageFiles:
     """Image files that are decoded when they are indexed, to uint8 (B, *shape).
 
-    `shape` is (channels, height, width): 1 channel is grey, 3 are RGB; other sizes are resized (bilinear, antialiased).
+    shape: (channels, height, width), with 1 channel for grey and 3 for RGB. Images of another size are resized
+    (bilinear, antialiased). Raises RequestError for any other shape.
     """
 
     def __init__(self, paths: Sequence[str], shape: Sequence[int]) -> None:
@@ -32,13 +33,15 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
+        """Return the images with these indices, decoded."""
         return torch.stack([self.decode(str(path)) for path in self.paths[indices.numpy()]])
 
     def take(self, indices: Tensor) -> "ImageFiles":
+        """Return a selection of the files."""
         return ImageFiles(self.paths[indices.numpy()], self.shape)
 
     def decode(self, path: str) -> Tensor:
-        """One image, uint8 (channels, height, width). Raises RequestError, which names the file."""
+        """Return one image, uint8 (channels, height, width). Raises RequestError with the path if that fails."""
         try:
             with Image.open(path, formats=_formats()) as file:
                 return image_pixels(file, self.shape)
@@ -48,7 +51,7 @@ class ImageFiles:
             ) from error
 
     def load(self, out: Tensor | None = None) -> Tensor:
-        """Every image, uint8 (N, *shape). out: where they are put, uint8, of as many numbers."""
+        """Return all images, uint8 (N, *shape). out: a uint8 tensor of as many numbers that they are written to."""
         out = torch.empty(len(self), *self.shape, dtype=torch.uint8) if out is None else out.view(-1, *self.shape)
         with ThreadPoolExecutor() as pool:
             for number, image in enumerate(pool.map(self.decode, map(str, self.paths))):
@@ -56,14 +59,14 @@ class ImageFiles:
         return out
 
     def check(self) -> None:
-        """Decode every image once and keep none."""
+        """Raise RequestError if one of the images cannot be decoded."""
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(self.decode, map(str, self.paths)):
                 pass
 
 
 def image_pixels(image: Image.Image, shape: Sequence[int]) -> Tensor:
-    """An image of any size and mode as uint8 of `shape`, which is (channels, height, width) with 1 channel or 3."""
+    """Return an image of any size and mode as uint8 of `shape`: (channels, height, width) with 1 channel or 3."""
     channels, height, width = shape
     image = _eight_bits(image).convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
@@ -73,13 +76,13 @@ def image_pixels(image: Image.Image, shape: Sequence[int]) -> Tensor:
 
 @cache
 def _formats() -> list[str]:
-    """What Pillow reads by itself: for EPS it starts Ghostscript."""
+    """Return the formats that Pillow reads by itself; EPS is left out, because Pillow starts Ghostscript for it."""
     Image.init()
     return [name for name in Image.OPEN if name != "EPS"]
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Modes that Pillow would clip or warn about when it converts them to bytes, made harmless."""
+    """Return an image with 8 bits for each channel where Pillow's own conversion would clip values or warn."""
     if image.mode.startswith("I"):  # 16 bits a pixel
         return Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
     return image.convert("RGBA") if image.mode == "P" else image

@@ -1,7 +1,7 @@
-"""One epoch of batches: an index operation, one conversion, nothing per sample.
+"""The loader that makes the batches of an epoch: each by one index operation and one conversion, nothing per sample.
 
-Everything random is a pure function of counters, the permutation of (seed, epoch) and a sample's augmentation
-of (seed, epoch, index), so no random state has to be carried and the number of workers does not matter.
+The order of the samples is a pure function of (seed, epoch), and the augmentation of a sample of (seed, epoch, index).
+So there is no random state to save, and the number of workers does not change the batches.
 """
 
 import signal
@@ -19,13 +19,20 @@ from lamella.seeds import ORDER, generator
 
 
 class Batches:
-    """Iterates over (inputs float (B, …), targets (B, …)) on `device`; each pass is one epoch, from batch `start` on.
+    """Iterates over the batches of one epoch: inputs float (B, …) and targets (B, …), on `device`.
 
-    Shuffled, every batch is cut from one permutation and each of `world` ranks takes its share of it; `batch_size`
-    counts all ranks. Up to world - 1 samples of the last batch sit out, so that the shares are equal and the mean of
-    the ranks' gradients is the batch's. Unshuffled, every sample is served once, on one of the ranks. All ranks have
-    the same number of batches, since they meet in each. Where `chunk`, called with the number of a batch, says that
-    several are served as one, what comes is a Chunk, if the inputs are in memory.
+    samples: what the batches are made of. batch_size: the number of samples in a batch, over all ranks. normalize,
+    augment: applied to the inputs; None leaves them out. shuffle: draw a new order for each epoch from `seed`.
+    drop_last: leave out the last batch if it is smaller than the others; only with `shuffle`. epoch: returns the number
+    of the epoch that begins. start: returns the number of its first batch, which is above 0 after an interruption.
+    chunk: returns how many batches are served as one Chunk, for the number of the first of them; only if the inputs
+    are in memory. rank, world: this process, and how many share each batch. num_workers: the number of processes that
+    read inputs which are not in memory; None if the inputs are in memory.
+
+    When the samples are shuffled, every batch is cut from one permutation, and each rank takes its share. Up to
+    world - 1 samples of the last batch are left out, so that the shares are equal and the mean of the ranks' gradients
+    is the gradient of the batch. When they are not shuffled, every sample is served once, on one of the ranks. All
+    ranks have the same number of batches, because they wait for each other in each.
     """
 
     def __init__(
@@ -62,11 +69,12 @@ class Batches:
             self.inputs = self.inputs.to(self.device)
 
     def __len__(self) -> int:
+        """Return the number of batches of an epoch, which is the same on every rank."""
         largest_share = -(-self.count // self.world)
         return -(-largest_share // self.size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # Asked when the first batch is, since Lightning makes an iterator before it knows where a run goes on.
+        # This runs with the first batch, because Lightning makes an iterator before it knows where a run continues.
         epoch, start = self.epoch(), self.start()
         order = torch.arange(len(self.samples))
         if self.shuffle:
@@ -89,45 +97,45 @@ class Batches:
             return inputs, self.targets.index_select(0, indices)
 
         if self.num_workers is not None:
-            for indices, inputs in self.read(share, start):
+            for indices, inputs in self._read(share, start):
                 yield batch(indices, inputs)
             return
-        batches, number = self.cut(share.to(self.device)), start
+        batches, number = self._split(share.to(self.device)), start
         while number < len(batches):
             *before, last = batches[number : number + self.chunk(number)]
             yield Chunk.of(batch(last), map(batch, before)) if before else batch(last)
             number += 1 + len(before)
 
-    def read(self, share: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices and raw inputs of each batch from `start` on, read by the workers, on the device."""
-        batches = self.cut(share)[start:]
+    def _read(self, share: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the indices and the raw inputs of each batch from `start` on, read by workers, on the device."""
+        batches = self._split(share)[start:]
         loader = DataLoader(
-            _Reader(self.inputs, batches),
+            _BatchDataset(self.inputs, batches),
             batch_size=None,
             num_workers=self.num_workers or 0,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # it would draw from the global one, which dropout uses
-            worker_init_fn=_deaf,
+            generator=torch.Generator(),  # otherwise DataLoader draws from the global one, which dropout uses
+            worker_init_fn=_ignore_signals,
         )
         for indices, inputs in zip(batches, loader, strict=True):
             yield indices.to(self.device), inputs.to(self.device, non_blocking=True)
 
-    def cut(self, share: Tensor) -> Sequence[Tensor]:
-        """A rank's share in as many batches as the others have, though it may be smaller by a sample."""
+    def _split(self, share: Tensor) -> Sequence[Tensor]:
+        """Return the batches of a rank's share, as many as every rank has, even if the share is smaller by a sample."""
         count = len(self)
         if len(share) > self.size * (count - 1):
             return torch.split(share, self.size) if count else ()
         return share.tensor_split(count)
 
 
-def _deaf(worker: int) -> None:
-    """Leave signals to the process that the worker reads for: Ctrl-C reaches both, and the step is to be finished."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore the signals that end a run, because the training process finishes its step and then ends the workers."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
-class _Reader(Dataset[Tensor]):
-    """What a worker does: whole batches, so that it takes one message a batch."""
+class _BatchDataset(Dataset[Tensor]):
+    """A dataset whose items are whole batches of inputs, so that a worker sends one message for each batch."""
 
     def __init__(self, inputs: Inputs, batches: Sequence[Tensor]) -> None:
         self.inputs, self.batches = inputs, batches

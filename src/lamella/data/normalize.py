@@ -1,4 +1,4 @@
-"""Pixels from 0 to 255 as the network takes them."""
+"""The normalisation of pixels before they enter the network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,18 @@ from lamella.errors import RequestError
 
 @dataclass(frozen=True)
 class Normalize:
-    """Pixels from 0 to 255 become `pixel * scale - shift`; scale and shift are (channels, 1, 1)."""
+    """Turns pixels from 0 to 255 into `pixel * scale - shift`. scale, shift: (channels, 1, 1)."""
 
     scale: Tensor
     shift: Tensor
 
     @classmethod
     def of(cls, mean: Sequence[float] | None, std: Sequence[float] | None, shape: Sequence[int]) -> "Normalize":
-        """(pixel / 255 - mean) / std, one number a channel, as one scale and one shift. Raises RequestError."""
+        """Return the normalisation (pixel / 255 - mean) / std.
+
+        mean, std: one number for each channel; None means 0 and 1. shape: of a sample, (channels, height, width).
+        Raises RequestError if their lengths differ from the number of channels, or a std is not above 0.
+        """
         channels = shape[0]
         for key, values in (("data.mean", mean), ("data.std", std)):
             if values is not None and len(values) != channels:
@@ -32,8 +36,9 @@ class Normalize:
         return cls(1 / (255 * spread), centre / spread)
 
     def to(self, device: torch.device) -> "Normalize":
+        """Return a copy on `device`."""
         return Normalize(self.scale.to(device), self.shift.to(device))
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 or float (B, channels, height, width) in, float32 of the same shape out."""
+        """Return the normalised pixels, float32. pixels: uint8 or float (B, channels, height, width)."""
         return pixels.to(torch.float32, copy=True).mul_(self.scale).sub_(self.shift)

@@ -1,4 +1,4 @@
-"""Labelled samples, in memory or as files, and how they are split."""
+"""Labelled samples, in memory or as files, and the function that splits them."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +10,7 @@ from lamella.errors import RequestError
 
 
 class Inputs(Protocol):
-    """What a batch is taken from: indices (B,) in, a tensor (B, …) out. A tensor is one."""
+    """The inputs of samples. Indexing with a tensor (B,) gives a batch (B, …). A tensor has this interface too."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, indices: Tensor, /) -> Tensor: ...
@@ -21,8 +21,8 @@ class Inputs(Protocol):
 class Samples:
     """Inputs with their targets.
 
-    inputs: images are uint8 (N, channels, height, width) and get normalised when they are served; floats (N, …)
-    are served as they are. targets: class indices int64 (N,), or floats (N, …).
+    inputs: uint8 images (N, channels, height, width), which are normalised when they are served, or floats (N, …),
+    which are served unchanged. targets: class indices int64 (N,), or floats (N, …).
     """
 
     inputs: Inputs
@@ -32,13 +32,14 @@ class Samples:
         return len(self.targets)
 
     def take(self, indices: Tensor) -> "Samples":
+        """Return a selection of the samples. indices: int64."""
         inputs = self.inputs[indices] if isinstance(self.inputs, Tensor) else self.inputs.take(indices)
         return Samples(inputs, self.targets[indices])
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a source gives. A split that it lacks is cut off from the training samples."""
+    """The samples of a source. Splits that the source does not have are taken from the training samples later."""
 
     train: Samples
     val: Samples | None = None
@@ -46,9 +47,10 @@ class Splits:
 
 
 def split_samples(samples: Samples, size: int | float, seed: int, key: str) -> tuple[Samples, Samples]:
-    """Cut `size` samples (a count, or a fraction below 1) off, chosen by `seed`. Returns the rest and the cut.
+    """Return the samples in two parts, the second of which has `size` samples, chosen at random by `seed`.
 
-    Raises RequestError when either part would be empty.
+    size: a count, or a fraction below 1. key: the config key of the size, for messages. Raises RequestError if one of
+    the parts would be empty.
     """
     total = len(samples)
     if isinstance(size, float) and size >= 1 and not size.is_integer():

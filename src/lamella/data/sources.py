@@ -1,10 +1,9 @@
-"""Where samples come from. Each function returns Splits and raises RequestError for data that is missing or broken."""
+"""Functions that read samples. Each returns Splits, and raises RequestError for data that is missing or broken."""
 
 import gzip
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +17,9 @@ TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 
 
 def digits(size: int = 28) -> Splits:
-    """1,797 handwritten digits that come inside scikit-learn, upscaled from 8×8 to 1×size×size.
+    """Return the 1,797 handwritten digits that scikit-learn contains, upscaled from 8×8 to 1×size×size.
 
-    The file is read where scikit-learn keeps it: importing the library would take longer than the training.
+    The file is read from the folder of scikit-learn, because importing the library takes longer than the training.
     """
     spec = find_spec("sklearn")
     assert spec is not None
@@ -32,11 +31,11 @@ def digits(size: int = 28) -> Splits:
     return Splits(Samples(images, table[:, 64].long()))
 
 
-def tensors(inputs: list[Any], targets: list[Any]) -> Splits:
-    """Samples written in the config, for computations that one wants to follow by hand.
+def tensors(inputs: list[object], targets: list[object]) -> Splits:
+    """Return samples that are written in the config, for computations that can be followed by hand.
 
     inputs: nested lists of numbers (N, …). targets: class indices (N,), or nested lists of floats (N, …). Validation
-    and test use the same samples: there are too few to hold any back.
+    and test use the same samples, because there are too few to hold any back.
     """
     try:
         values, labels = torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets)
@@ -49,7 +48,11 @@ def tensors(inputs: list[Any], targets: list[Any]) -> Splits:
 
 
 def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Splits:
-    """A data set of torchvision with its standard test set: one of TORCHVISION, found or put below `root`."""
+    """Return a data set of torchvision with its standard test set.
+
+    dataset: one of the names in TORCHVISION. root: the folder in which torchvision finds the data set, or stores it if
+    `download` is true.
+    """
     from torchvision import datasets
 
     if dataset not in TORCHVISION:
@@ -58,10 +61,10 @@ def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Split
         )
     cls = getattr(datasets, dataset)
     folder = Path(root).expanduser()
-    made = [path for path in (folder / dataset / "raw", folder / dataset, folder) if not path.exists()]
+    new_folders = [path for path in (folder / dataset / "raw", folder / dataset, folder) if not path.exists()]
 
     def part(train: bool) -> Samples:
-        loaded: Any = cls(folder, train=train, download=download)
+        loaded = cls(folder, train=train, download=download)
         images = torch.as_tensor(loaded.data)
         images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
         return Samples(images, torch.as_tensor(loaded.targets))
@@ -69,8 +72,8 @@ def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Split
     try:
         return Splits(train=part(True), test=part(False))
     except Exception as error:
-        for path in made:
-            with suppress(OSError):  # it holds something, or was not made
+        for path in new_folders:
+            with suppress(OSError):  # it contains something, or does not exist
                 path.rmdir()
         here = folder.absolute()
         if "not found" in str(error) or "Error downloading" in str(error) or isinstance(error, OSError):
@@ -88,7 +91,11 @@ def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Split
 
 
 def image_folder(root: str, shape: list[int], classes: list[str]) -> Splits:
-    """Images in `root/train/<class>/`, and in `root/val/` and `root/test/` where they are there."""
+    """Return the images in `root/train/<class>/`, and in `root/val/` and `root/test/` if these folders exist.
+
+    shape: (channels, height, width) to which each image is converted. classes: the names of the folders, in the order
+    of the class indices.
+    """
     folder = Path(root).expanduser()
     if not (folder / "train").is_dir():
         raise RequestError(
@@ -100,7 +107,7 @@ def image_folder(root: str, shape: list[int], classes: list[str]) -> Splits:
 
 
 def class_folders(root: str) -> list[str]:
-    """The classes of an image folder: the names of the folders in `root/train`, sorted."""
+    """Return the classes of an image folder: the sorted names of the folders in `root/train`. Raises RequestError."""
     folder = Path(root).expanduser() / "train"
     names = _folders(folder) if folder.is_dir() else []
     if not names:
@@ -113,10 +120,12 @@ def class_folders(root: str) -> list[str]:
 
 
 def _folders(path: Path) -> list[str]:
+    """Return the sorted names of the folders in `path`, without hidden ones."""
     return sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
 def _part(folder: Path, shape: list[int], classes: list[str]) -> Samples:
+    """Return the samples of one split. folder: has one folder for each class."""
     unknown = [name for name in _folders(folder) if name not in classes]
     if unknown:
         raise RequestError(

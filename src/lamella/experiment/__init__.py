@@ -1,1 +1,1 @@
-"""One run: built from a config, trained, resumed, evaluated and loaded."""
+"""Build, train, resume, evaluate and load one run."""

@@ -1,9 +1,9 @@
-"""Config to objects: the one place that knows what each group of the config becomes."""
+"""Build the objects of a run from a config: the one place that knows what each group of the config becomes."""
 
 import copy
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lamella import signatures
 from lamella.config.files import GROUPS
 from lamella.config.targets import check_target, instantiate, resolve_target
-from lamella.config.values import check_values
+from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
 from lamella.errors import RequestError, first_line, nearest
 from lamella.experiment.experiment import Experiment
@@ -28,8 +28,9 @@ from lamella.training.metrics import metric_for
 from lamella.training.scheduler import Schedule, build_schedule, check_schedule
 from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
 
-ROOT = ("name", "seed", "monitor", *GROUPS)
-# What the arguments of a group's object may be built from.
+T = TypeVar("T")
+ROOT = ("name", "seed", "monitor", *GROUPS)  # the keys at the root of a config
+# The classes that the arguments of a group's object may be built from.
 INNER: dict[str, tuple[type, ...]] = {
     "data": (Splits, Augment),
     "network": (nn.Module,),
@@ -38,52 +39,68 @@ INNER: dict[str, tuple[type, ...]] = {
 }
 
 
-def build_experiment(
-    config: Mapping[str, Any], references: Collection[str] | None = None, data: Data | None = None
-) -> Experiment:
-    """Build what a resolved config describes.
+def build_experiment(config: Config, references: Collection[str] | None = None, data: Data | None = None) -> Experiment:
+    """Build everything that a run needs from a resolved config. Raises RequestError for a config that cannot be run.
 
-    references: the keys that are read by interpolation. A key that is no argument and that nothing reads is an
-    error; None leaves it unchecked, for a config composed before. data: what was read already. Raises RequestError.
+    references: the keys that interpolations read. A key that is no argument of its group's object, and that no
+    interpolation reads, is an error. None leaves such keys unchecked, for a config that was composed earlier. data:
+    samples that have been read for another run, None to read them.
     """
     builder = _Builder(config, references)
-    place = Device.of(config["device"])
+    device = Device.of(config["device"])
     name, seed = builder.root()
-    data = data.ordered(config["data"].get("seed", 0)) if data else builder.data()
+    data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data()
     plan, freeze, loss = builder.network(data.shape), builder.freeze(), builder.loss()
     metric = metric_for(loss, data.train.targets)
     _check_output(plan, loss, data)
     optimizer, schedule = builder.optimizer()
     monitor = builder.monitor(metric)
-    trainer, epochs = builder.trainer(place), config["trainer"].get("max_epochs")
-    pace = saving_and_chunks(config["trainer"])
+    trainer = builder.trainer(device)
+    checkpoint_every, chunk = saving_and_chunks(config["trainer"])
     return Experiment(
-        name, seed, monitor, place, data, plan, freeze, loss, metric, optimizer, schedule, trainer, epochs, *pace
+        name=name,
+        seed=seed,
+        monitor=monitor,
+        device=device,
+        data=data,
+        plan=plan,
+        freeze=freeze,
+        loss=loss,
+        metric=metric,
+        optimizer=optimizer,
+        schedule=schedule,
+        trainer=trainer,
+        epochs=config["trainer"].get("max_epochs"),
+        checkpoint_every=checkpoint_every,
+        chunk=chunk,
     )
 
 
-def build_network(config: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
-    """The network of a resolved config, with any weights, its loss, and the shape of what it gives for a sample.
+def build_network(config: Config) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
+    """Return the network of a resolved config, its loss, and the shape of the network's output for one sample.
 
-    No data is read. Raises RequestError.
+    No data is read, and the weights are to be replaced. Raises RequestError.
     """
     builder, shape = _Builder(config, None), config["data"].get("shape")
     if not isinstance(shape, list) or not all(isinstance(size, int) and size > 0 for size in shape):
         raise RequestError(f"data.shape is {shape!r}; it takes the sizes of a sample, as [1, 28, 28]", "data.shape")
     try:
         plan, loss = builder.network(tuple(shape)), builder.loss()
-        with torch.random.fork_rng():  # the weights are drawn, and soon replaced
+        with torch.random.fork_rng():  # drawing the weights leaves the state of the random generators as it is
             return plan.build(), loss, plan.output
     except (RuntimeError, MemoryError) as error:
         raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
 
 
 class _Builder:
-    def __init__(self, config: Mapping[str, Any], references: Collection[str] | None) -> None:
+    """Builds the objects of the groups of one config. Each method raises RequestError for what it cannot build."""
+
+    def __init__(self, config: Config, references: Collection[str] | None) -> None:
         check_values(config)
         self.config, self.references = config, references
 
     def root(self) -> tuple[str, int]:
+        """Return the name and the seed of the run, after checking the keys at the root of the config."""
         for key in self.config:
             if key == "experiment":
                 raise RequestError("experiment: the file has to start with the line `# @package _global_`", key)
@@ -91,17 +108,18 @@ class _Builder:
                 raise RequestError(f"{key}: there is no such key; {nearest(key, ROOT)}", key)
         for key in ROOT:
             if key not in self.config:
-                raise RequestError(f"{key}: it is not there any more, and a run needs it", key)
+                raise RequestError(f"{key}: this key is missing, and a run needs it", key)
         name, seed = check_run_name(self.config["name"]), self.config["seed"]
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise RequestError(f"seed is {seed!r}; it takes a whole number from 0 on", "seed")
         return name, seed
 
     def data(self) -> Data:
-        data: Data = self.make("data", Data)()
-        return data
+        """Read the samples."""
+        return self.make("data", Data)()
 
     def network(self, shape: tuple[int, ...]) -> Plan:
+        """Plan the network for samples of `shape`."""
         node = {key: value for key, value in self.config["network"].items() if key != "freeze"}
         if "_target_" in node:
             return plan_module(self.make("network", nn.Module, node), shape)
@@ -118,9 +136,10 @@ class _Builder:
         name = node.get("name", "Network")
         if not isinstance(name, str) or not name.isidentifier():
             raise RequestError(f"network.name is {name!r}; it is printed as a class name", "network.name")
-        return plan_layers(self.modules(node["layers"], "network.layers"), shape, name)
+        return plan_layers(self.layers(node["layers"], "network.layers"), shape, name)
 
     def freeze(self) -> list[str]:
+        """Return the patterns of the names of parameters that are not trained."""
         patterns = self.config["network"].get("freeze", [])
         if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
             raise RequestError(
@@ -128,18 +147,19 @@ class _Builder:
             )
         return patterns
 
-    def modules(self, entry: Any, key: str) -> Any:
-        """Layer entries with each `_target_` node turned into a callable that makes the module."""
+    def layers(self, entry: object, key: str) -> object:
+        """Return an entry of `network.layers` with a function that makes the module in place of each `_target_`."""
         if isinstance(entry, Mapping):
             if "_target_" in entry:
                 check_target(entry, key, nn.Module, inner=INNER["network"])
                 return partial(instantiate, entry, key)
-            return {name: self.modules(child, f"{key}.{name}") for name, child in entry.items()}
+            return {name: self.layers(child, f"{key}.{name}") for name, child in entry.items()}
         if isinstance(entry, list):
-            return [self.modules(child, f"{key}.{number}") for number, child in enumerate(entry)]
+            return [self.layers(child, f"{key}.{number}") for number, child in enumerate(entry)]
         return entry
 
     def loss(self) -> nn.Module:
+        """Build the loss, with class weights as tensors."""
         node = dict(self.config["loss"])
         for key in ("weight", "pos_weight"):
             if isinstance(node.get(key), list):
@@ -147,40 +167,47 @@ class _Builder:
                     node[key] = torch.tensor(node[key], dtype=torch.float32)
                 except (TypeError, ValueError) as error:
                     raise RequestError(f"loss.{key} is {node[key]}; it takes numbers", f"loss.{key}") from error
-        loss: nn.Module = self.make("loss", nn.Module, node)()
+        loss = self.make("loss", nn.Module, node)()
         reduction = getattr(loss, "reduction", "mean")
         if reduction not in ("mean", "batchmean"):
             raise RequestError(f"loss.reduction is {reduction!r}; a step takes the mean of its batch", "loss.reduction")
         return loss
 
     def optimizer(self) -> tuple[Callable[..., Optimizer], Schedule]:
+        """Return the function that makes the optimizer of parameters, and the schedule of its learning rate."""
         make = self.make("optimizer", Optimizer, supplied={"params"})
         schedule = build_schedule(self.config["scheduler"], partial(self.make, "scheduler", LRScheduler))
         check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1))]))
         return (lambda parameters: make(params=parameters)), schedule
 
     def monitor(self, metric: str) -> str:
+        """Return the name of the metric that decides which epoch is the best one."""
         monitor: str = self.config["monitor"]
         known = ["val/loss", f"val/{metric}", "train/loss", f"train/{metric}"]
         if monitor not in known:
             raise RequestError(f"monitor is {monitor!r}; this loss and data give {', '.join(known)}", "monitor")
         return monitor
 
-    def trainer(self, place: Device) -> Callable[..., pl.Trainer]:
+    def trainer(self, device: Device) -> Callable[..., pl.Trainer]:
+        """Return the function that makes the Trainer for a device."""
         make = partial(self.make, "trainer", pl.Trainer)
         return build_trainer(
             self.config["trainer"],
             self.config["visuals"],
-            place.accelerator,
-            place.precision,
-            place.deterministic,
+            device.accelerator,
+            device.precision,
+            device.deterministic,
             make,
         )
 
     def make(
-        self, group: str, base: type, node: Mapping[str, Any] | None = None, supplied: Collection[str] = ()
-    ) -> Callable[..., Any]:
-        """What makes a group's object, its config checked; scalars that only others read are left out."""
+        self, group: str, base: type[T], node: Config | None = None, supplied: Collection[str] = ()
+    ) -> Callable[..., T]:
+        """Return the function that makes the object of a group, after checking the group's keys.
+
+        Scalars that only interpolations read are left out. base: the class of the object. node: the config of the
+        group, None to take it from the whole config. supplied: the arguments that the caller adds.
+        """
         node = dict(self.config[group] if node is None else node)
         if "_target_" not in node:
             raise RequestError(f"{group}: it takes a `_target_`, the class to build", group)
@@ -193,7 +220,10 @@ class _Builder:
         return partial(instantiate, node, group)
 
     def read(self, key: str) -> bool:
-        """Whether something interpolates a key, what is above it or what is in it; `${.width}` is relative."""
+        """Return whether an interpolation reads a key, a node above it or a value in it.
+
+        A reference that begins with a dot, as in `${.width}`, is relative: it matches the key of any node.
+        """
         return self.references is None or any(
             key.endswith(f".{name.lstrip('.')}")
             if name.startswith(".")
@@ -203,7 +233,7 @@ class _Builder:
 
 
 def _check_output(plan: Plan, loss: nn.Module, data: Data) -> None:
-    """Run the loss once on zeros: what the network gives has to suit it and the targets."""
+    """Raise RequestError where the loss does not fit the network's output and the targets, by a run on zeros."""
     sample, last = data.train.targets[:1], plan.trace[-1]
     if sample.dtype == torch.int64 and plan.output != (data.num_classes,):
         raise RequestError(

@@ -1,13 +1,13 @@
-"""What a trained network makes of the test samples: loss, metric, and for classes who is taken for whom."""
+"""Test a trained network: loss, metric, and for classes how often each is taken for each."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from lamella.data.chunk import Batch
 from lamella.experiment.experiment import Experiment
 from lamella.training.losses import LABELS
 from lamella.training.metrics import confusion_counts
@@ -16,10 +16,12 @@ from lamella.training.trainer import quiet_lightning
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: test/loss and test/accuracy or test/mae.
+    """The result of a test.
 
-    samples: how many. confusion: counts (K, K), a row for each true class and a column for each predicted one. counts:
-    for each class or label how many are rightly found, found and there (3, K). Both None where there are none.
+    metrics: test/loss, and test/accuracy or test/mae. samples: their number. confusion: how often each class was
+    predicted for each true class (K, K); rows are true, columns predicted. None where the targets are no classes.
+    counts: the true positives, the predictions and the occurrences of each class or label (3, K). None where the
+    targets are numbers.
     """
 
     metrics: dict[str, float]
@@ -28,22 +30,25 @@ class Evaluation:
     counts: Tensor | None
 
     def scores(self) -> list[dict[str, float]]:
-        """precision, recall, f1 and support (how many there are) of each class; 0 where nothing was found."""
+        """Return precision, recall, f1 and support (the number of samples) of each class or label.
+
+        A score whose denominator is 0 is 0. The list is empty where the targets are numbers.
+        """
         if self.counts is None:
             return []
-        right, found, there = self.counts.double()
+        right, predicted, actual = self.counts.double()
         columns = {
-            "precision": right / found.clamp(min=1),
-            "recall": right / there.clamp(min=1),
-            "f1": 2 * right / (found + there).clamp(min=1),
-            "support": there,
+            "precision": right / predicted.clamp(min=1),
+            "recall": right / actual.clamp(min=1),
+            "f1": 2 * right / (predicted + actual).clamp(min=1),
+            "support": actual,
         }
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-class _Answers(pl.Callback):
-    """Counts what is taken for what, on the device, and reads nothing before the end."""
+class _AnswerCounter(pl.Callback):
+    """Counts the answers of each test batch on the device, without reading a value before the end."""
 
     def __init__(self) -> None:
         self.confusion: Tensor | None = None
@@ -53,34 +58,38 @@ class _Answers(pl.Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         targets = batch[1]
+        assert isinstance(outputs, Tensor)
         if targets.dtype == torch.int64:
             pairs = confusion_counts(outputs, targets)
             self.confusion = pairs if self.confusion is None else self.confusion + pairs
         elif isinstance(pl_module.loss, LABELS):
-            found, there = outputs > 0, targets > 0.5
-            counts = torch.stack([(found & there).sum(0), found.sum(0), there.sum(0)])
+            predicted, actual = outputs > 0, targets > 0.5
+            counts = torch.stack([(predicted & actual).sum(0), predicted.sum(0), actual.sum(0)])
             self.counts = counts if self.counts is None else self.counts + counts
 
 
 def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
-    """Test the network as its weights are, in the way in which a run tests its best checkpoint.
+    """Test the network with its present weights, in the way in which a run tests its best checkpoint.
 
-    directory: where Lightning would write, though it has nothing to.
+    directory: where Lightning would write files. It has none to write.
     """
     experiment.device.configure_process()
-    answers = _Answers()
+    answers = _AnswerCounter()
     with quiet_lightning():
         trainer = experiment.trainer(answers, [], [], default_root_dir=str(directory), log_every_n_steps=0)
         [metrics] = trainer.test(experiment.task, datamodule=experiment.data, verbose=False)
     confusion, counts = answers.confusion, answers.counts
     if confusion is not None:
         counts = torch.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)])
-    numbers = {name: value for name, value in metrics.items() if name.startswith("test/")}
-    moved = [value if value is None else value.cpu() for value in (confusion, counts)]
-    return Evaluation(numbers, len(experiment.data.test), *moved)
+    return Evaluation(
+        metrics={name: value for name, value in metrics.items() if name.startswith("test/")},
+        samples=len(experiment.data.test),
+        confusion=None if confusion is None else confusion.cpu(),
+        counts=None if counts is None else counts.cpu(),
+    )

@@ -1,4 +1,4 @@
-"""Everything that a run needs."""
+"""The objects of a run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +22,12 @@ from lamella.training.task import Task
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a run needs, made from one config; only the network's weights are left for `task`.
+    """Everything that a run needs, built from one config. The network's weights are drawn when `task` is first read.
 
-    freeze: patterns of the names of parameters that are not trained.
+    plan: the network, without weights. freeze: patterns of the names of parameters that are not trained. metric: the
+    metric beside the loss. optimizer: makes the optimizer of parameters. trainer: makes the Trainer, called with the
+    first callback, the last ones, the loggers and further arguments. epochs: None where something else limits the run.
+    chunk: the number of batches of a chunk, None to choose it by the time that a chunk takes.
     """
 
     name: str
@@ -45,7 +48,10 @@ class Experiment:
 
     @cached_property
     def task(self) -> Task:
-        """Network and loss; the weights are drawn after `torch.manual_seed(seed)`. Raises RequestError."""
+        """The LightningModule, whose weights are those drawn after `torch.manual_seed(seed)`.
+
+        Raises RequestError where the network cannot be built, as when its weights do not fit into memory.
+        """
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(self.seed)

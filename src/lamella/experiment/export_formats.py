@@ -1,4 +1,4 @@
-"""A network as a file for other runtimes: written, and read back by that runtime. Each pair is one format."""
+"""Write a network to a file for another runtime, and read the file back with that runtime."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,12 +6,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-Runtime = Callable[[Tensor], Tensor]
+Runtime = Callable[[Tensor], Tensor]  # a network as another runtime computes it
 BATCH = torch.export.Dim("batch")
 
 
 def write_onnx(network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
-    """ONNX with a dynamic batch; input `input` and output `output`. example: (2, …)."""
+    """Write an ONNX model with the input `input`, the output `output` and a dynamic batch size.
+
+    example: a batch (2, …) with which the network is traced.
+    """
     program = torch.onnx.export(
         network,
         (example,),
@@ -27,7 +30,7 @@ def write_onnx(network: nn.Module, example: Tensor, path: Path, metadata: Mappin
 
 
 def read_onnx(path: Path, network: nn.Module) -> Runtime:
-    """What the file gives in ONNX Runtime."""
+    """Return the network in an ONNX file, computed by ONNX Runtime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -35,31 +38,35 @@ def read_onnx(path: Path, network: nn.Module) -> Runtime:
 
 
 def write_pt2(network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
-    """A program of torch.export with a dynamic batch; the metadata are its extra files. example: (2, …)."""
+    """Write a program of torch.export with a dynamic batch size and with the metadata as its extra files.
+
+    example: a batch (2, …) with which the network is traced.
+    """
     program = torch.export.export(network, (example,), dynamic_shapes=({0: BATCH},))
     torch.export.save(program, path, extra_files=dict(metadata))
 
 
 def read_pt2(path: Path, network: nn.Module) -> Runtime:
-    """What the file gives in PyTorch, which needs no code of the network's for it."""
+    """Return the network in a .pt2 file, which PyTorch runs without the Python code of the network."""
     return torch.export.load(path).module()
 
 
 def write_safetensors(network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
-    """The weights alone, by their names in the network."""
+    """Write the weights alone, by their names in the network."""
     from safetensors.torch import save_model
 
     save_model(network, str(path), dict(metadata))
 
 
 def read_safetensors(path: Path, network: nn.Module) -> Runtime:
-    """What the weights give in `network`, which has had others."""
+    """Load the weights in a .safetensors file into `network`, and return it."""
     from safetensors.torch import load_model
 
     load_model(network, str(path))
     return network
 
 
+# By the name of a format: the functions that write and read its files.
 FORMATS = {
     "onnx": (write_onnx, read_onnx),
     "pt2": (write_pt2, read_pt2),

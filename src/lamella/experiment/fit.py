@@ -1,9 +1,12 @@
-"""One run, start to end: fit, then test the best checkpoint."""
+"""Train a run from start to end, then test its best checkpoint."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers.logger import Logger
 
 from lamella.atomic_files import replace_link
 from lamella.data import Data
@@ -11,7 +14,14 @@ from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
 from lamella.interrupts import Interrupts
-from lamella.runs.checkpoints import VerifiedCheckpointIO, checksum_matches, newest_checkpoint, read_checkpoint
+from lamella.lightning_internals import datamodule_key
+from lamella.runs.checkpoints import (
+    StateDict,
+    VerifiedCheckpointIO,
+    checksum_matches,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from lamella.runs.files import truncate_growing_files
 from lamella.runs.ranking import larger_is_better
 from lamella.training.checkpointing import Checkpoints
@@ -21,9 +31,12 @@ from lamella.training.progress import EpochBar
 from lamella.training.trainer import quiet_lightning
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What has come out. metrics: the best epoch's train/… and val/…, and in the end its checkpoint's test/…."""
+class Outcome(TypedDict):
+    """The result of a run so far, as fields of its record.
+
+    metrics: `train/…` and `val/…` of the best epoch, and after the test `test/…` of its checkpoint. epochs, steps: how
+    many are over.
+    """
 
     metrics: dict[str, float]
     best_epoch: int
@@ -39,73 +52,98 @@ def fit(
     directory: Path,
     interrupts: Interrupts,
     on_epoch: OnEpoch = lambda metrics, outcome: None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, float | str] | None = None,
 ) -> Outcome:
-    """Train and test, writing TensorBoard's events and `checkpoints/` into `directory`.
+    """Train and test an experiment, and write TensorBoard's events and `checkpoints/` into `directory`.
 
-    Where there is a checkpoint already, training goes on from it; what was written after it is cut off. on_epoch:
-    called on the first rank with each epoch's metrics and the outcome so far. settings: what TensorBoard's HPARAMS
-    shows beside the best metrics. Raises RequestError, before any training, where the Trainer refuses its arguments,
-    every checkpoint is damaged, or the checkpoint comes from other samples; NonFiniteLoss; and Interrupted.
+    Training continues from the newest checkpoint in `directory`, if there is one; what was written after it is cut off.
+    on_epoch: called on rank 0 with the metrics of each epoch and the outcome so far. settings: what TensorBoard's
+    HPARAMS tab shows beside the best metrics.
+
+    Raises RequestError, before any training, where the Trainer refuses its arguments, every checkpoint is damaged or
+    the checkpoint was trained on other samples; NonFiniteLoss where the loss is not finite; and Interrupted after a
+    signal.
     """
-    task, data, monitor = experiment.task, experiment.data, experiment.monitor
     checkpoints = Checkpoints(
-        directory, monitor, "max" if larger_is_better(monitor) else "min", experiment.checkpoint_every, interrupts
+        directory,
+        experiment.monitor,
+        "max" if larger_is_better(experiment.monitor) else "min",
+        experiment.checkpoint_every,
+        interrupts,
     )
-    begin = _go_on(checkpoints, data, experiment.epochs)
-
-    def keep(metrics: dict[str, float]) -> None:
-        checkpoints.compare(metrics)
-        epoch = int(metrics["epoch"])
-        on_epoch(metrics, Outcome(checkpoints.metrics, checkpoints.best_epoch, epoch, trainer.global_step))
-
-    charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", task.metric)}
+    start = _starting_checkpoint(checkpoints, experiment.data, experiment.epochs)
+    charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", experiment.metric)}
     board = EpochTensorBoard(str(directory.absolute()), charts)
-    with quiet_lightning():
-        trainer = experiment.trainer(
-            checkpoints,
-            [EpochBar()],
-            [EpochLogger(keep), board],
-            plugins=[VerifiedCheckpointIO()],
-            default_root_dir=str(directory),
-            log_every_n_steps=0,
-        )
-        data.check_world(trainer.world_size)
-        data.chunk = ChunkLength(trainer, experiment.chunk, checkpoints.due)
+
+    def end_epoch(metrics: dict[str, float]) -> None:
+        checkpoints.compare(metrics)
+        on_epoch(metrics, _outcome(checkpoints, int(metrics["epoch"]), trainer.global_step))
+
+    with quiet_lightning(), closing(board):
+        trainer = _trainer(experiment, directory, checkpoints, [EpochLogger(end_epoch), board])
         try:
-            trainer.fit(task, datamodule=data, ckpt_path=begin, weights_only=True)
-            if not trainer.global_step:
-                raise RequestError("trainer: its limits leave no step to take", "trainer")
-            best = str(checkpoints.best)
-            [tested] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-            metrics = {name: value for name, value in tested.items() if name.startswith("test/")}
-            outcome = Outcome(
-                checkpoints.metrics | metrics, checkpoints.best_epoch, trainer.current_epoch, trainer.global_step
-            )
-            order = [name for stage in ("val", "test", "train") for name in outcome.metrics if name.startswith(stage)]
-            shown = {f"best/{name}": outcome.metrics[name] for name in order}
-            board.log_hyperparams({"seed": experiment.seed, **(settings or {})}, shown, outcome.best_epoch)
-            return outcome
+            test_metrics = _train_and_test(trainer, experiment, checkpoints, start)
         except RequestError as error:
-            if checkpoints.started:  # a file that cannot be read any more, say
+            if checkpoints.started:  # the request was right, and something else failed, such as reading a file
                 raise RuntimeError(str(error)) from error
             raise
-        finally:
-            board.close()
+        outcome = _outcome(checkpoints, trainer.current_epoch, trainer.global_step, test_metrics)
+        _log_hyperparameters(board, {"seed": experiment.seed, **(settings or {})}, outcome)
+    return outcome
 
 
-def _go_on(checkpoints: Checkpoints, data: Data, epochs: int | None) -> Path | None:
-    """The checkpoint to begin with; on the first rank, what was written after it is cut off."""
+def _trainer(
+    experiment: Experiment, directory: Path, checkpoints: Checkpoints, loggers: Sequence[Logger]
+) -> pl.Trainer:
+    """Return the Trainer of a run, and let the data know the number of processes and the length of a chunk."""
+    trainer = experiment.trainer(
+        checkpoints,
+        [EpochBar()],
+        list(loggers),
+        plugins=[VerifiedCheckpointIO()],
+        default_root_dir=str(directory),
+        log_every_n_steps=0,
+    )
+    experiment.data.check_world(trainer.world_size)
+    experiment.data.chunk = ChunkLength(trainer, experiment.chunk, checkpoints.due)
+    return trainer
+
+
+def _train_and_test(
+    trainer: pl.Trainer, experiment: Experiment, checkpoints: Checkpoints, start: Path | None
+) -> dict[str, float]:
+    """Train from the checkpoint `start`, None for the beginning, and return the best checkpoint's test metrics."""
+    task, data = experiment.task, experiment.data
+    trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
+    if not trainer.global_step:
+        raise RequestError("trainer: its limits leave no step to take", "trainer")
+    best = str(checkpoints.best)
+    [metrics] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    return {name: value for name, value in metrics.items() if name.startswith("test/")}
+
+
+def _outcome(
+    checkpoints: Checkpoints, epochs: int, steps: int, test_metrics: Mapping[str, float] | None = None
+) -> Outcome:
+    """Return the result of a run after so many epochs and optimizer steps."""
+    metrics = {**checkpoints.metrics, **(test_metrics or {})}
+    return {"metrics": metrics, "best_epoch": checkpoints.best_epoch, "epochs": epochs, "steps": steps}
+
+
+def _log_hyperparameters(board: EpochTensorBoard, settings: Mapping[str, float | str], outcome: Outcome) -> None:
+    """Write the settings and the best metrics to TensorBoard's HPARAMS tab, validation first."""
+    metrics = outcome["metrics"]
+    names = [name for stage in ("val", "test", "train") for name in metrics if name.startswith(stage)]
+    board.log_result(settings, {f"best/{name}": metrics[name] for name in names}, outcome["best_epoch"])
+
+
+def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | None) -> Path | None:
+    """Return the checkpoint from which training continues, None for a new run.
+
+    On rank 0, damaged checkpoints are replaced, and what was written after the checkpoint is cut off.
+    """
     path, damaged = newest_checkpoint(checkpoints.last.parent)
-    saved = read_checkpoint(path) if path else {}
-    if saved and saved.get(type(data).__qualname__) != data.state_dict():
-        raise RequestError(f"data: the samples are not those with which {path} was trained", "data")
-    state = saved["callbacks"].get(checkpoints.state_key, {}) if saved else {}
-    if state and state["batches"] and epochs is not None and epochs <= state["epochs"]:
-        raise RequestError(
-            f"trainer.max_epochs is {epochs}, but the run is in the middle of epoch {state['epochs'] + 1}",
-            "trainer.max_epochs",
-        )
+    state = _saved_state(path, checkpoints.state_key, data, epochs) if path else {}
     best = checkpoints.best
     if state.get("best_epoch") and not (best.is_file() and checksum_matches(best)):
         damaged.append(best)
@@ -123,3 +161,21 @@ def _go_on(checkpoints: Checkpoints, data: Data, epochs: int | None) -> Path | N
             print(f"going on after epoch {state['epochs']}{batches}")
         truncate_growing_files(checkpoints.run, state.get("files", {}))
     return path
+
+
+def _saved_state(path: Path, state_key: str, data: Data, epochs: int | None) -> StateDict:
+    """Return the state of `Checkpoints` in a checkpoint.
+
+    Raises RequestError where the checkpoint was trained on other samples, or where `trainer.max_epochs` ends the run in
+    the middle of an epoch.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint.get(datamodule_key(type(data))) != data.state_dict():
+        raise RequestError(f"data: the samples are not those with which {path} was trained", "data")
+    state: StateDict = checkpoint["callbacks"].get(state_key, {})
+    if state and state["batches"] and epochs is not None and epochs <= state["epochs"]:
+        raise RequestError(
+            f"trainer.max_epochs is {epochs}, but the run is in the middle of epoch {state['epochs'] + 1}",
+            "trainer.max_epochs",
+        )
+    return state

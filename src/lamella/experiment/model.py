@@ -1,4 +1,4 @@
-"""A trained network with all that it takes to use it: what it sees, and what its answers mean."""
+"""Load a trained network from a run directory, with all that is needed to predict with it."""
 
 import os
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from lamella.config.values import Config
 from lamella.data import Data
 from lamella.data.images import ImageFiles, image_pixels
 from lamella.data.normalize import Normalize
@@ -22,17 +23,17 @@ from lamella.training.losses import probabilities
 from lamella.training.metrics import is_classifier
 
 BATCH = 256
-SEEN = ("shape", "num_classes", "classes", "mean", "std")  # of the data's config
+USED = ("shape", "num_classes", "classes", "mean", "std")  # the keys of `data` that a prediction needs
 Images = Tensor | Sequence[Image.Image] | Sequence[str | Path]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network in evaluation mode.
+    """A trained network in evaluation mode, with its preprocessing.
 
-    classes: their names, None where the network gives numbers. shape: of a sample, without the batch dimension.
-    normalize: what is done to pixels, None where inputs are no images. loss: what it was trained with, which says what
-    its answers mean.
+    loss: the loss of the training, by which logits become probabilities. classes: their names, None where the network
+    predicts numbers. shape: of a sample, without the batch dimension. normalize: the normalisation of pixels, None
+    where the inputs are not images.
     """
 
     network: nn.Module
@@ -43,10 +44,10 @@ class Model:
     device: torch.device
 
     def preprocess(self, inputs: Images) -> Tensor:
-        """What the network takes, float (N, *shape) on its device, as in training.
+        """Return the inputs as the network takes them: float (N, *shape) on the network's device, as in training.
 
         inputs: paths of image files or PIL images, of any size and mode; pixels, uint8 (N, *shape); or floats
-        (N, *shape), which stay as they are. Raises RequestError.
+        (N, *shape), which are not changed. Raises RequestError for inputs that do not fit the network.
         """
         if not isinstance(inputs, Tensor):
             if not len(inputs):
@@ -68,9 +69,9 @@ class Model:
         return inputs if inputs.is_floating_point() or self.normalize is None else self.normalize(inputs)
 
     def predict(self, inputs: Images) -> Tensor:
-        """Probabilities (N, classes) on the CPU, or what the network gives where that is numbers.
+        """Return probabilities (N, classes) on the CPU, or the network's outputs where it predicts numbers.
 
-        inputs: as in `preprocess`. Raises RequestError.
+        inputs: as in `preprocess`, which raises RequestError for inputs that do not fit the network.
         """
         parts = []
         if isinstance(inputs, str | os.PathLike | Image.Image) or not hasattr(inputs, "__len__"):
@@ -83,29 +84,39 @@ class Model:
 
 
 def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "cpu") -> Model:
-    """The network that a run has trained, from its directory alone; its data is not needed.
+    """Return the network that a run has trained, from the run directory alone; the data is not needed.
 
-    checkpoint: "best", "last" or a path. Raises RequestError.
+    checkpoint: "best", "last" or a path. device: as torch names it. Raises RequestError where the run or the checkpoint
+    is missing or damaged, or where the device cannot be used.
     """
     path = Path(run)
     fields, config = read_run(path)
     network, loss, output = build_network(config)
     restore_weights(network, find_checkpoint(path, checkpoint), "network.")
-    seen = {name: config["data"][name] for name in SEEN if name in config["data"]}
-    check_call(Data, seen, place="data", supplied=("source", "batch_size"))
-    shape = tuple(seen["shape"])
+    data = {name: config["data"][name] for name in USED if name in config["data"]}
+    check_call(Data, data, place="data", supplied=("source", "batch_size"))
+    shape = tuple(data["shape"])
     try:
-        place = torch.device(device)
-        network.to(place)
+        target = torch.device(device)
+        network.to(target)
     except (RuntimeError, AssertionError) as error:
         raise RequestError(f"device {device!r} cannot be used: {first_line(error)}") from error
-    classes = None
-    if is_classifier(fields["metric"]):
-        classes = list(map(str, seen.get("classes") or range(seen["num_classes"])))
-        if output != (len(classes),):
-            raise RequestError(f"{path}: its network gives {output} for a sample, its data has {len(classes)} classes")
+    classes = _classes(path, data, output) if is_classifier(fields["metric"]) else None
+    normalize = _normalize(path, data, shape).to(target) if fields["images"] else None
+    return Model(network.eval(), loss, classes, shape, normalize, target)
+
+
+def _classes(path: Path, data: Config, output: tuple[int, ...]) -> list[str]:
+    """Return the names of the classes. Raises RequestError where the network's output for a sample does not fit."""
+    classes = list(map(str, data.get("classes") or range(data["num_classes"])))
+    if output != (len(classes),):
+        raise RequestError(f"{path}: its network gives {output} for a sample, its data has {len(classes)} classes")
+    return classes
+
+
+def _normalize(path: Path, data: Config, shape: tuple[int, ...]) -> Normalize:
+    """Return the normalisation of pixels. Raises RequestError where the mean or the std in the config is wrong."""
     try:
-        normalize = Normalize.of(seen.get("mean"), seen.get("std"), shape).to(place) if fields["images"] else None
+        return Normalize.of(data.get("mean"), data.get("std"), shape)
     except (TypeError, ValueError) as error:
         raise RequestError(f"data.mean or data.std of {path}/config.yaml: {first_line(error)}", "data.mean") from error
-    return Model(network.eval(), loss, classes, shape, normalize, place)

@@ -1,18 +1,21 @@
-"""The lines that a run prints."""
+"""The lines that a run prints about its epochs and its result."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 
 def epoch_line(metrics: Mapping[str, float], epochs: int | None) -> str:
-    """One epoch in one line: `epoch  3/10  train loss 0.1234 accuracy 0.9612  val loss …  1.2 s`."""
+    """Return the line of an epoch: `epoch  3/10  train loss 0.1234 accuracy 0.9612  val loss …  1.2 s`.
+
+    epochs: the number of all epochs, None where it is not known.
+    """
     count = f"{int(metrics['epoch']):>{len(str(epochs))}}/{epochs}" if epochs else f"{int(metrics['epoch'])}"
     stages = [_stage(stage, metrics) for stage in ("train", "val")]
     return "  ".join([f"epoch {count}", *filter(None, stages), f"{metrics['seconds']:.1f} s"])
 
 
 def result_lines(best_epoch: int, epochs: int, metrics: Mapping[str, float], path: Path) -> str:
-    """What came out of a run, where it is, and how to look at it."""
+    """Return the result of a run, its directory, and the command that shows its curves, each on a line."""
     rows = {
         "best epoch": f"{best_epoch} of {epochs}  {_stage('val', metrics)}",
         "test": _stage("test", metrics).removeprefix("test "),
@@ -23,5 +26,6 @@ def result_lines(best_epoch: int, epochs: int, metrics: Mapping[str, float], pat
 
 
 def _stage(stage: str, metrics: Mapping[str, float]) -> str:
+    """Return the metrics of "train", "val" or "test" as text, empty where there are none."""
     values = {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith(f"{stage}/")}
     return f"{stage} " + " ".join(f"{name} {value:.4f}" for name, value in values.items()) if values else ""

@@ -1,4 +1,4 @@
-"""Runs that Slurm takes off a machine and starts again."""
+"""Runs whose Slurm job is stopped and started again (requeued)."""
 
 import os
 import signal
@@ -14,7 +14,10 @@ SLURM_JOB = "SLURM_JOB_ID"
 
 
 def requeue_slurm_job(number: int) -> None:
-    """Ask Slurm to start the job again where it has warned that its time is up; where it preempts, it does so alone."""
+    """Ask Slurm to start this job again where signal `number` is the warning that the time of the job is nearly over.
+
+    A job that Slurm preempts is requeued by Slurm itself.
+    """
     if number == signal.SIGUSR1 and SLURM_JOB in os.environ:
         try:
             subprocess.run(["scontrol", "requeue", os.environ[SLURM_JOB]], check=False)
@@ -23,12 +26,15 @@ def requeue_slurm_job(number: int) -> None:
 
 
 def find_requeued_run(parent: Path, overrides: list[str]) -> Path | None:
-    """The run that this job of Slurm's had begun when it was taken off its machine, if it is one that was."""
+    """Return the run in `parent` that this Slurm job trained before it was requeued, None for a job that was not.
+
+    overrides: those of the command line, by which the run is known among others of the job.
+    """
     job = os.environ.get(SLURM_JOB)
     if job is None or not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
         return None
     for path in sorted(path.parent for path in parent.glob("*/run.json")):
-        with suppress(RequestError):  # one that is damaged is another's
+        with suppress(RequestError):  # a damaged run is not the one of this job
             fields, _ = read_run(path)
             if fields.get("job") == job and fields["overrides"] == overrides:
                 return path

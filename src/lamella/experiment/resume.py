@@ -1,16 +1,20 @@
-"""Runs that are resumed from their directories."""
+"""Resume runs from their directories, and start those that a sweep has planned.
+
+torch is imported only once a run is to be trained, so that a wrong request and a finished run are answered at once.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from lamella.config.overrides import apply_overrides
-from lamella.config.values import walk
+from lamella.config.values import Config, walk
 from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.runs.reader import read_run
+from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Member, planned_member
 from lamella.runs.writer import RunWriter
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from lamella.data import Data
     from lamella.experiment.experiment import Experiment
 
-# What may be another than it was: how long, where, and what makes no difference to the result.
+# The keys that may change when a run is resumed: how long it trains, where, and what makes no difference to the result.
 FREE = (
     "trainer.max_epochs",
     "trainer.checkpoint_every",
@@ -36,101 +40,116 @@ WHY = "cannot change while a run goes on: the record of the run counts, and conf
 
 
 def resume_run(path: Path, overrides: Sequence[str] = ()) -> int:
-    """Train the run in `path` to its end, as it was recorded, and return the exit status. Raises RequestError."""
+    """Train the run in `path` to its end and return the exit status.
+
+    overrides: new values of keys in FREE. Raises RequestError where the run cannot be resumed.
+    """
     if rank() > 0:
         from lamella.experiment.session import join_run
 
         return join_run()
-    found = open_run(path, overrides)
-    if found is None:
+    run = open_run(path, overrides)
+    if run is None:
         return 0
     from lamella.experiment.session import train_run
 
-    return train_run(*found)
+    return train_run(*run)
 
 
 def open_run(
     path: Path, overrides: Sequence[str] = (), data: "Data | None" = None
 ) -> "tuple[Experiment, RunWriter] | None":
-    """The run in `path`, ready to be trained; None where it is finished, which is said.
+    """Return the experiment and the writer of the run in `path`, or print that it is finished and return None.
 
-    data: what was read already. Raises RequestError.
+    overrides: new values of keys in FREE. data: samples that have been read for another run, None to read them. Raises
+    RequestError where the run cannot be resumed.
     """
-    planned = None if (path / "run.json").exists() else planned_member(path)
-    if planned:
-        return _begun(path, planned, overrides, data)
+    if not (path / "run.json").exists() and (member := planned_member(path)):
+        return _start_member(path, member, overrides, data)
     fields, config = read_run(path)
-    there = {key for key, _ in walk(config)}
-    changed = apply_overrides(config, fields["reads"], overrides, [key for key in FREE if key in there], WHY)
-    longer = changed["trainer"].get("max_epochs") != config["trainer"].get("max_epochs")
+    existing = {key for key, _ in walk(config)}
+    changed = apply_overrides(config, fields["reads"], overrides, [key for key in FREE if key in existing], WHY)
+    epochs = changed["trainer"].get("max_epochs")
+    longer = epochs != config["trainer"].get("max_epochs")
     finished = fields["status"] == "finished" and not longer
     if finished and not overrides:
-        print(_finished(path, fields))
+        _print_finished(path, fields)
         return None
 
     from lamella.experiment.build import build_experiment
 
     if longer:
-        _check_length(fields, config, changed["trainer"].get("max_epochs"))
+        _check_length(fields, config, epochs)
     experiment = build_experiment(changed, data=data)
     if finished:
-        print(_finished(path, fields))
+        _print_finished(path, fields)
         return None
-    begun = any((path / "checkpoints").glob("[!.]*.ckpt"))
-    if not begun and (fields["epochs"] > 1 or fields["status"] == "finished"):
-        raise RequestError(f"{path}: its checkpoints are gone, it cannot go on; `lamella train` begins a new run")
-    record = RunWriter.reopen(path)
-    if not begun:
-        print(f"{path} has no checkpoint yet: from the start")
-    if overrides:
-        # In this order: killed in between, it is a run that goes on.
-        keys = [text.partition("=")[0] for text in overrides]
-        kept = [text for text in fields["overrides"] if text.partition("=")[0] not in keys]
-        record.update(status="running", overrides=[*kept, *overrides])
-        record.configure(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
-    return experiment, record
+    return experiment, _reopen(path, fields, changed, overrides)
 
 
-def _begun(path: Path, member: Member, overrides: Sequence[str], data: "Data | None") -> "tuple[Experiment, RunWriter]":
-    """The member of a sweep that is planned for `path`."""
+def _start_member(
+    path: Path, member: Member, overrides: Sequence[str], data: "Data | None"
+) -> "tuple[Experiment, RunWriter]":
+    """Create the run that a sweep has planned for `path`. Raises RequestError."""
     if overrides:
-        raise RequestError(f"{overrides[0]}: {path} is not begun yet, and its sweep has planned it; leave this out")
+        raise RequestError(
+            f"{overrides[0]}: {path} has not started yet, and its sweep has planned it; leave this override out"
+        )
     from lamella.experiment.build import build_experiment
     from lamella.experiment.session import create_run
 
-    def make() -> Path:
+    def make_directory() -> Path:
         if path.is_symlink():
             raise RequestError(f"{path} is a link; a run is made where its sweep is")
         path.mkdir(exist_ok=True)
         return path
 
     experiment = build_experiment(member.config, data=data)
-    own = {"reads": member.reads, "choices": member.choices}
-    return experiment, create_run(experiment, make, member.config, member.overrides, **own)
+    writer = create_run(
+        experiment, make_directory, member.config, member.overrides, reads=member.reads, choices=member.choices
+    )
+    return experiment, writer
 
 
-def _finished(path: Path, fields: dict[str, Any]) -> str:
+def _reopen(path: Path, fields: RunRecord, config: Config, overrides: Sequence[str]) -> RunWriter:
+    """Open a run for writing and record the overrides. Raises RequestError where its checkpoints are gone."""
+    has_checkpoint = any((path / "checkpoints").glob("[!.]*.ckpt"))
+    if not has_checkpoint and (fields["epochs"] > 1 or fields["status"] == "finished"):
+        raise RequestError(f"{path}: its checkpoints are gone, it cannot go on; `lamella train` begins a new run")
+    writer = RunWriter.reopen(path)
+    if not has_checkpoint:
+        print(f"{path} has no checkpoint yet: from the start")
+    if overrides:
+        # The record is written first: if the process is killed between the two, the run is one that can be resumed.
+        keys = [text.partition("=")[0] for text in overrides]
+        earlier = [text for text in fields["overrides"] if text.partition("=")[0] not in keys]
+        writer.update(status="running", overrides=[*earlier, *overrides])
+        writer.configure(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    return writer
+
+
+def _print_finished(path: Path, fields: RunRecord) -> None:
     best, epochs = fields["best_epoch"], fields["epochs"]
-    return f"{path} is finished: {epochs} epochs, the best one {best}; trainer.max_epochs=… trains on"
+    print(f"{path} is finished: {epochs} epochs, the best one {best}; trainer.max_epochs=… trains on")
 
 
-def _check_length(fields: dict[str, Any], config: dict[str, Any], length: Any) -> None:
-    """Raise RequestError where the run cannot be made `length` epochs long."""
+def _check_length(fields: RunRecord, config: Config, epochs: object) -> None:
+    """Raise RequestError where the run cannot be made `epochs` epochs long."""
     from lamella.training.scheduler import LENGTHS
 
-    if not isinstance(length, int):
+    if not isinstance(epochs, int):
         raise RequestError(
-            f"trainer.max_epochs is {length!r}; a run goes on to a number of epochs", "trainer.max_epochs"
+            f"trainer.max_epochs is {epochs!r}; a run goes on to a number of epochs", "trainer.max_epochs"
         )
-    if length < fields["epochs"]:
+    if epochs < fields["epochs"]:
         raise RequestError(
-            f"trainer.max_epochs is {length}, but {fields['epochs']} epochs are over", "trainer.max_epochs"
+            f"trainer.max_epochs is {epochs}, but {fields['epochs']} epochs are over", "trainer.max_epochs"
         )
-    whole = [name for name in LENGTHS if name in config["scheduler"] and config["scheduler"][name] is None]
-    if whole:
-        was = config["trainer"].get("max_epochs")
+    unset = [name for name in LENGTHS if name in config["scheduler"] and config["scheduler"][name] is None]
+    if unset:
         raise RequestError(
-            f"trainer.max_epochs cannot change: scheduler.{whole[0]} is null, so that the learning rate was laid out\n"
-            f"  for {was} epochs, and other ones would have taken other steps from the start; train anew",
+            f"trainer.max_epochs cannot change: scheduler.{unset[0]} is null, so the learning rates were laid\n"
+            f"  out for {config['trainer'].get('max_epochs')} epochs, and a longer run would have had others from the "
+            "start; train a new run",
             "trainer.max_epochs",
         )

@@ -1,4 +1,4 @@
-"""Show what a network computes for a batch."""
+"""Show what a network computes for a batch: activations, gradients and the autograd graph."""
 
 from lamella.inspection.activations import activations, layer_outputs
 from lamella.inspection.autograd_graph import graph_nodes

@@ -1,4 +1,4 @@
-"""What each layer makes of a batch: the values before and after it."""
+"""Record what each layer computes for a batch: the values before and after the layer."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,10 @@ from lamella.network.leaves import leaf_hooks
 
 @dataclass(frozen=True)
 class Values:
-    """A batch of values at one place in the network. first: the first sample's, flattened. zeros: their share."""
+    """Statistics of a batch of values at one place in the network.
+
+    shape: of the batch. first: the values of the first sample, flattened. zeros: the share of values that are 0.
+    """
 
     shape: tuple[int, ...]
     first: Tensor
@@ -21,7 +24,11 @@ class Values:
 
 @dataclass(frozen=True)
 class Activation:
-    """One layer at work. dead: how many of its `units` (features or channels) are 0 for the whole batch."""
+    """The input and the output of one layer.
+
+    name: of the layer in the network. layer: its class. units: the number of features or channels of the output. dead:
+    how many of these are 0 for the whole batch.
+    """
 
     name: str
     layer: str
@@ -32,39 +39,40 @@ class Activation:
 
 
 def activations(network: nn.Module, inputs: Tensor) -> list[Activation]:
-    """Run `network` on a batch in evaluation, without gradients; one item for each time that a layer runs."""
-    found: list[Activation] = []
-    entered: dict[str, Values] = {}
+    """Run `network` on a batch in evaluation mode, without gradients, and return an item for each time a layer runs."""
+    records: list[Activation] = []
+    before: dict[str, Values] = {}
 
     def enter(name: str, layer: nn.Module, given: Tensor) -> None:
-        # Here and not afterwards, for layers that work in place.
-        entered[name] = _values(given)
+        # Before the layer runs, because it may change its input in place.
+        before[name] = _values(given)
 
     def leave(name: str, layer: nn.Module, given: Tensor, output: Tensor) -> None:
-        # Channels are the second dimension, features the last one, of sequences too.
+        # Channels are the second dimension. Features are the last one, also for sequences.
         units = output.movedim(-1 if output.dim() in (1, 3) else 1, 0)
         units = units.reshape(len(units), -1)
         dead = int((units == 0).all(1).sum())
-        found.append(Activation(name, type(layer).__name__, entered[name], _values(output), dead, len(units)))
+        records.append(Activation(name, type(layer).__name__, before[name], _values(output), dead, len(units)))
 
     with eval_mode(network), leaf_hooks(network, enter, leave):
         network(inputs)
-    return found
+    return records
 
 
 def layer_outputs(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """What each layer of `network` gives for a batch in evaluation, by the layer's name."""
-    found: dict[str, Tensor] = {}
+    """Return the output of each layer of `network` for a batch in evaluation mode, by the name of the layer."""
+    outputs: dict[str, Tensor] = {}
 
     def leave(name: str, layer: nn.Module, given: Tensor, output: Tensor) -> None:
-        found[name] = output.clone()  # the next layer may work in place
+        outputs[name] = output.clone()  # the next layer may change the output in place
 
     with eval_mode(network), leaf_hooks(network, lambda name, layer, given: None, leave):
         network(inputs)
-    return found
+    return outputs
 
 
 def _values(batch: Tensor) -> Values:
+    """Return the statistics of a batch of values."""
     numbers = batch.detach().float()
     spread = float(numbers.std(correction=0))
     zeros = float((numbers == 0).float().mean())

@@ -1,21 +1,26 @@
-"""The computational graph that backward walks: from the loss to the leaves."""
+"""The autograd graph, which backward walks from the loss to the leaves."""
 
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from lamella.errors import RequestError
+from lamella.torch_internals import gradient_shape
 
 GRAPH_SUFFIXES = (".svg", ".png", ".dot")
 
 
 @dataclass(frozen=True)
 class GraphNode:
-    """One operation or leaf. shape: of what it gives. inputs: the numbers of the nodes that it was computed from."""
+    """An operation or a leaf of the graph.
+
+    name: of the operation, or of the parameter that is the leaf. shape: of the output. inputs: the numbers of the nodes
+    from which the output was computed.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -24,36 +29,46 @@ class GraphNode:
 
 
 def graph_nodes(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> list[GraphNode]:
-    """The graph of `loss`, which is node 0; every node comes before its inputs."""
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    order: list[Any] = []
-    seen: set[Any] = set()
+    """Return the nodes of the graph of `loss`. Node 0 is the loss, and every node comes before its inputs.
 
-    stack: list[tuple[Any, bool]] = [(loss.grad_fn, False)]  # not by recursion: networks may be deeper than Python's
+    parameters: by the names that their leaves get.
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    order = _topological_order(loss)
+    numbers = {function: number for number, function in enumerate(order)}
+    return [_node(function, numbers, names) for function in order]
+
+
+def _topological_order(loss: Tensor) -> list[Node]:
+    """Return the autograd functions below `loss`, each before the functions of its inputs."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    # Not recursive, because a network may be deeper than Python's limit of recursion. A function is visited twice: it
+    # joins the order, which is built from its end, at the second visit, after all of its inputs.
+    assert loss.grad_fn is not None
+    stack = [(loss.grad_fn, False)]
     while stack:
-        function, done = stack.pop()
-        if done:
+        function, inputs_done = stack.pop()
+        if inputs_done:
             order.append(function)
         elif function not in seen:
             seen.add(function)
             stack.append((function, True))
             stack += [(inner, False) for inner, _ in function.next_functions if inner is not None]
-    order.reverse()
-    numbers = {function: number for number, function in enumerate(order)}
-    return [_node(function, numbers, names) for function in order]
+    return order[::-1]
 
 
-def _node(function: Any, numbers: Mapping[Any, int], names: Mapping[int, str]) -> GraphNode:
+def _node(function: Node, numbers: Mapping[Node, int], names: Mapping[int, str]) -> GraphNode:
+    """Return the node of an autograd function. Only the function of a leaf has a `variable`."""
     variable = getattr(function, "variable", None)
     if variable is not None:
         return GraphNode(names.get(id(variable), "leaf"), tuple(variable.shape), (), leaf=True)
-    shapes = [tuple(metadata.shape) for metadata in function._input_metadata]
     inputs = tuple(numbers[inner] for inner, _ in function.next_functions if inner is not None)
-    return GraphNode(function.name(), shapes[0] if shapes else (), inputs)
+    return GraphNode(function.name(), gradient_shape(function), inputs)
 
 
 def graph_text(graph: list[GraphNode]) -> list[str]:
-    """The `grad_fn` chain, a line for each operation: its number, name, shape, and what it was computed from."""
+    """Return a line for each operation: its number, name, shape and inputs. Long lines are wrapped."""
     width = max(len(node.name) for node in graph if not node.leaf)
     lines = []
     for number, node in enumerate(graph):
@@ -68,16 +83,16 @@ def graph_text(graph: list[GraphNode]) -> list[str]:
 
 
 def draw_graph(graph: list[GraphNode], path: Path) -> None:
-    """Write the graph to a .svg, .png or .dot file; the first two need Graphviz's program `dot`.
+    """Write a picture of the graph to a .svg or .png file, which needs Graphviz's program `dot`, or to a .dot file.
 
-    Raises RequestError for another ending, and where something that it needs is not installed.
+    Raises RequestError for another ending, and where the package graphviz or the program is not installed.
     """
     if path.suffix not in GRAPH_SUFFIXES:
         raise RequestError(f"--graph {path}: it takes a file that ends in {', '.join(GRAPH_SUFFIXES)}")
     try:
         import graphviz
     except ImportError:
-        raise RequestError("--graph: drawing takes the package graphviz; pip install 'lamella[graph]'") from None
+        raise RequestError("--graph: this needs the package graphviz; pip install 'lamella[graph]'") from None
     drawing = graphviz.Digraph(node_attr={"fontname": "sans-serif", "fontsize": "11"}, edge_attr={"color": "#777777"})
     for number, node in enumerate(graph):
         style = {"shape": "ellipse", "style": "filled", "fillcolor": "#dbe9f6"} if node.leaf else {"shape": "box"}
@@ -91,7 +106,7 @@ def draw_graph(graph: list[GraphNode], path: Path) -> None:
             path.write_bytes(drawing.pipe(format=path.suffix[1:]))
     except graphviz.ExecutableNotFound:
         raise RequestError(
-            f"--graph {path}: a picture takes Graphviz's program `dot`, which is not installed; a .dot file does not"
+            f"--graph {path}: a picture needs Graphviz's program `dot`, which is not installed; a .dot file does not"
         ) from None
     except OSError as error:
         raise RequestError(f"--graph {path}: cannot write there ({error.strerror})") from error

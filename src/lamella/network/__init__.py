@@ -1,4 +1,4 @@
-"""Build a network from a list of layers, and infer its shapes."""
+"""Build a network from a list of layers, and infer the input size of each layer."""
 
 from lamella.network.freeze import freeze_parameters
 from lamella.network.layers import Affine, Concat, Network, Residual, Sequential

@@ -1,4 +1,4 @@
-"""Evaluation that leaves no trace in a network."""
+"""Evaluate a network and leave it as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluation without gradients, which leaves every module's mode and the random numbers as they were."""
+    """Set the evaluation mode and turn gradients off within the block; then restore modes and random generators."""
     modes = {module: module.training for module in network.modules()}
     devices = {value.device for value in network.parameters() if value.device.type == "cuda"}
     with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):

@@ -1,4 +1,4 @@
-"""Parameters that are left out of training."""
+"""Leave parameters out of training."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -9,9 +9,9 @@ from lamella.errors import RequestError, nearest
 
 
 def freeze_parameters(network: nn.Module, patterns: Sequence[str]) -> None:
-    """Take the parameters whose names match one of `patterns` (with * and ?) out of training.
+    """Leave the parameters whose names match one of `patterns` (with * and ?) out of training.
 
-    Raises RequestError for a pattern that matches none, and where nothing would be left to train.
+    Raises RequestError for a pattern that matches no parameter, and if no parameter would be left to train.
     """
     parameters = dict(network.named_parameters())
     for pattern in patterns:

@@ -1,21 +1,26 @@
-"""Composite layers that torch.nn lacks."""
+"""Define the composite layers that torch.nn lacks, and the network that is built from a list of layers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+T = TypeVar("T")
 
-def passed_on(output: Any) -> Any:
-    """What a layer hands to the next: of a tuple, such as an LSTM's, the first item, which is its output sequence."""
+
+def passed_on(output: T | tuple[T, ...]) -> T:
+    """Return what a layer hands to the next one: its output, or the first item of a tuple.
+
+    An LSTM, for example, returns a tuple whose first item is the output sequence.
+    """
     return output[0] if isinstance(output, tuple) else output
 
 
 class Sequential(nn.Sequential):
-    """torch's Sequential, in which layers that return a tuple may stand.
+    """Runs layers one after another, as torch's Sequential, and accepts layers that return a tuple.
 
-    Shapes: whatever the layers take and give.
+    Shapes: those of the layers.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
@@ -24,16 +29,16 @@ class Sequential(nn.Sequential):
             self.add_module(name, layer)
 
     def forward(self, input: Tensor) -> Tensor:
-        for layer in self._modules.values():
-            assert layer is not None
+        """Return the output of the last layer."""
+        for layer in self:
             input = passed_on(layer(input))
         return input
 
 
 class Residual(nn.Module):
-    """`layers(x) + shortcut(x)`, the shortcut being x itself by default (He et al. 2015, arXiv:1512.03385).
+    """Computes `layers(x) + shortcut(x)`, where the shortcut is x itself by default (He et al. 2015, arXiv:1512.03385).
 
-    Shapes: both branches must give the same shape.
+    Shapes: those of the two branches, whose outputs have the same shape.
     """
 
     def __init__(self, layers: nn.Module, shortcut: nn.Module | None = None) -> None:
@@ -42,15 +47,16 @@ class Residual(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, input: Tensor) -> Tensor:
-        kept = input if self.shortcut is None else passed_on(self.shortcut(input))
-        output: Tensor = passed_on(self.layers(input)) + kept
+        """Return the sum of both branches."""
+        shortcut = input if self.shortcut is None else passed_on(self.shortcut(input))
+        output: Tensor = passed_on(self.layers(input)) + shortcut
         return output
 
 
 class Concat(nn.Module):
-    """The outputs of several branches over the same input, joined along `dim` (the channels by default).
+    """Joins the outputs of several branches over the same input along `dim`, by default along the channels.
 
-    Shapes: the branches' outputs agree in every dimension but `dim`.
+    Shapes: the outputs of the branches agree in every dimension but `dim`.
     """
 
     def __init__(self, branches: Mapping[str, nn.Module], dim: int = 1) -> None:
@@ -60,14 +66,16 @@ class Concat(nn.Module):
             self.add_module(name, branch)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the joined outputs."""
         return torch.cat([passed_on(branch(input)) for branch in self.children()], self.dim)
 
     def extra_repr(self) -> str:
+        """Return the arguments that are printed with the layer."""
         return f"dim={self.dim}"
 
 
 class Affine(nn.Module):
-    """`x @ w + b` as it is written on paper: w is (in_features, out_features), the transpose of what nn.Linear holds.
+    """Computes `x @ w + b` with w (in_features, out_features), the transpose of the weight of nn.Linear.
 
     Shapes: (B, in_features) in, (B, out_features) out. w and b are drawn from a standard normal distribution.
     """
@@ -78,15 +86,16 @@ class Affine(nn.Module):
         self.b = nn.Parameter(torch.randn(out_features))
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return `input @ w + b`."""
         return torch.matmul(input, self.w) + self.b
 
 
 class Network(Sequential):
-    """The finished stack, printed under the name that its config gives."""
+    """A network that is built from a list of layers, and printed under the name in its config."""
 
     def __init__(self, children: Mapping[str, nn.Module], name: str) -> None:
         super().__init__(children)
         self.name = name
 
-    def _get_name(self) -> str:
-        return self.name
+    def __repr__(self) -> str:
+        return self.name + super().__repr__().removeprefix(type(self).__name__)

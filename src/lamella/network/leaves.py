@@ -1,4 +1,4 @@
-"""Hooks around the leaf modules of a network, which are the layers that compute."""
+"""Call functions before and after each leaf module of a network, that is, each layer without children."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,20 +15,20 @@ def leaf_hooks(
     enter: Callable[[str, nn.Module, Tensor], None],
     leave: Callable[[str, nn.Module, Tensor, Tensor], None],
 ) -> Iterator[None]:
-    """Call `enter` before and `leave` after each run of a leaf that takes and returns a tensor.
+    """Call `enter` before and `leave` after each run of a leaf within the block.
 
-    enter: called with the leaf's name, the leaf and its input. leave: called with its output too, of a tuple with the
-    first item.
+    enter: called with the name of the leaf, the leaf and its input. leave: called with these and the output, of a tuple
+    the first item. Runs of a leaf whose input or output is no tensor are left out.
     """
 
-    def before(name: str, leaf: nn.Module, given: tuple[object, ...]) -> None:
-        if given and isinstance(given[0], Tensor):
-            enter(name, leaf, given[0])
+    def before(name: str, leaf: nn.Module, inputs: tuple[object, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            enter(name, leaf, inputs[0])
 
-    def after(name: str, leaf: nn.Module, given: tuple[object, ...], output: object) -> None:
+    def after(name: str, leaf: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         output = passed_on(output)
-        if given and isinstance(given[0], Tensor) and isinstance(output, Tensor):
-            leave(name, leaf, given[0], output)
+        if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+            leave(name, leaf, inputs[0], output)
 
     hooks = []
     for name, leaf in network.named_modules():

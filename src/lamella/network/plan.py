@@ -1,8 +1,8 @@
-"""The layer stack: a list of entries and the shape of a sample become a network and its shape trace.
+"""Plan a network: turn a list of layers and the shape of a sample into shapes and a function that builds the network.
 
-The entries are read once, with a batch on the meta device passed through, so that every input size is
-inferred and every mistake is found before a weight is allocated. What comes out is a plan; building it
-calls PyTorch's own constructors in the order in which they are written.
+The entries are read once, while a batch on the meta device passes through the layers. So every input size is inferred
+and every mistake is found before a weight is allocated. Building the network then calls PyTorch's own constructors in
+the order in which the layers are written.
 """
 
 import copy
@@ -22,89 +22,75 @@ from lamella.network.shape_inference import layer_class, layer_names, sample_sha
 from lamella.network.trace import LayerRow, Trace, batch_kept
 
 Make = Callable[[], nn.Module]
-# The keys that each composite takes, and an example for errors.
+# The keys that each composite takes, and an example for error messages.
 COMPOSITES = {
     "Sequential": (("layers",), "[{Linear: 64}, ReLU]"),
     "Repeat": (("times", "layers"), "{times: 2, layers: [{Linear: 64}, ReLU]}"),
     "Residual": (("layers", "shortcut"), "[{Linear: 64}, ReLU]"),
     "Concat": (("layers", "dim"), "[{Linear: 64}, {Linear: 32}]"),
 }
-# Two, because one sample would fail in BatchNorm, and any more would only cost time.
+# The batch that passes through has two samples: BatchNorm fails with one, and more would only cost time.
 BATCH = 2
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A network that is known in every size but not made yet. `build()` makes it, on the current device."""
+    """A network whose sizes are all known, but which is not built yet.
+
+    build: returns the network, with weights on the current default device. trace: what each layer does to a batch.
+    output: the shape of the network's output for one sample.
+    """
 
     build: Make
     trace: list[LayerRow]
     output: tuple[int, ...]
 
 
-def plan(entries: Any, shape: Sequence[int], name: str = "Network", place: str = "network.layers") -> Plan:
-    """Plan the stack for samples of `shape`, which leaves out the batch dimension.
+def plan(entries: object, shape: Sequence[int], name: str = "Network", place: str = "network.layers") -> Plan:
+    """Plan a network of layers for samples of `shape`, without the batch dimension.
 
-    `entries` is a list (numbered) or a mapping (named) of entries as YAML gives them; a module, or a function that
-    makes one, is an entry too. Raises RequestError, which names the place, the layer's class, the shape that came in
-    and the way out.
+    entries: a list (numbered) or a mapping (named) of layers as YAML gives them; a module, or a function that makes
+    one, is an entry too. name: printed as the class of the network. place: the config key of the entries. Raises
+    RequestError, which names the place, the class of the layer, the shape that comes in and the way out.
     """
     planner = _LayerPlanner()
-    with planner.trace:
+    with planner.trace.counting():
         makes, y = planner.children(entries, torch.empty(BATCH, *shape, device="meta"), place)
-    return Plan(lambda: Network(_made(makes), name), planner.trace.rows, sample_shape(y))
+    return Plan(lambda: Network(_build_all(makes), name), planner.trace.rows, sample_shape(y))
 
 
 def plan_module(make: Make, shape: Sequence[int], place: str = "network") -> Plan:
-    """The same for a whole module that somebody else wrote, such as torchvision's resnet18."""
+    """Plan a whole network that `make` returns, such as torchvision's resnet18, for samples of `shape`.
+
+    shape: without the batch dimension. place: the config key of the network. Raises RequestError where the network
+    cannot be made, or cannot take samples of this shape.
+    """
     planner = _LayerPlanner()
-    with planner.trace:
+    with planner.trace.counting():
         y = planner.foreign(make, torch.empty(BATCH, *shape, device="meta"), place, tuples=False)
     return Plan(make, planner.trace.rows, sample_shape(y))
 
 
-def _made(makes: Mapping[str, Make]) -> dict[str, nn.Module]:
-    return {name: make() for name, make in makes.items()}
-
-
-def _is_layer(name: Any) -> bool:
-    return name in COMPOSITES or layer_class(name) is not None
-
-
-def _taken(name: str) -> bool:
-    """Whether the modules that hold the children have an attribute of this name already."""
-    return hasattr(Network({}, ""), name) or hasattr(layers.Concat({}), name)
-
-
 @dataclass
 class _LayerPlanner:
+    """Passes a batch on the meta device through entries, and collects the functions that make their modules.
+
+    Most methods take an entry, the batch `x` that comes in and the config key `place` of the entry, and return a
+    function that makes the module and the batch that comes out. They raise RequestError.
+    """
+
     trace: Trace = field(default_factory=Trace)
 
-    def children(self, entries: Any, x: Tensor, place: str) -> tuple[dict[str, Make], Tensor]:
-        """Entries one after another; a null entry is no layer, so that `norm: null` leaves it out."""
+    def children(self, entries: object, x: Tensor, place: str) -> tuple[dict[str, Make], Tensor]:
+        """Plan entries one after another. A null entry is no layer, so that `norm: null` leaves the layer out."""
         makes: dict[str, Make] = {}
-        for name, entry in self.named(entries, place).items():
+        for name, entry in _named(entries, place).items():
             if entry is not None:
                 makes[name], x = self.entry(entry, x, f"{place}.{name}")
         return makes, x
 
-    def named(self, entries: Any, place: str) -> dict[str, Any]:
-        if isinstance(entries, Mapping):
-            for name in entries:
-                if _is_layer(name):
-                    raise RequestError(
-                        f"{place}: {name} is a layer where a name is expected; write a list, `- {name}: …`, "
-                        "with one dash a layer",
-                        place,
-                    )
-                if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or _taken(str(name)):
-                    raise RequestError(f"{place}: {name!r} cannot name a layer; choose another name", place)
-            return dict(entries)
-        if isinstance(entries, Sequence) and not isinstance(entries, str):
-            return {str(number): entry for number, entry in enumerate(entries)}
-        raise RequestError(f"{place} is {entries!r}; it takes a list or a mapping of layers", place)
-
-    def entry(self, entry: Any, x: Tensor, place: str) -> tuple[Make, Tensor]:
+    def entry(self, entry: object, x: Tensor, place: str) -> tuple[Make, Tensor]:
+        """Plan one entry, whatever it is."""
         if isinstance(entry, str):
             return self.layer(entry, None, x, place)
         if isinstance(entry, nn.Module):
@@ -115,56 +101,66 @@ class _LayerPlanner:
             [(name, argument)] = entry.items()
             if name in COMPOSITES:
                 return self.composite(name, argument, x, f"{place}.{name}")
-            # A name of one's own stands for layers, and starts in lower case here; all else is meant as a layer.
+            # A user's own name for a group of layers starts in lower case here. Every other name is meant as a layer.
             if _is_layer(name) or str(name)[:1].isupper() or argument is None or isinstance(argument, int | float):
                 return self.layer(str(name), argument, x, place)
         if isinstance(entry, Mapping | Sequence):
-            makes, x = self.children(entry, x, place)
-            return (lambda: layers.Sequential(_made(makes))), x
+            return self.sequential(entry, x, place)
         raise RequestError(f"{place} is {entry!r}; it takes the name of a layer, with arguments or without", place)
 
-    def composite(self, name: str, argument: Any, x: Tensor, place: str) -> tuple[Make, Tensor]:
-        """One of COMPOSITES. A list is its layers; for Repeat, which counts first, `[times, layers]`."""
+    def composite(self, name: str, argument: object, x: Tensor, place: str) -> tuple[Make, Tensor]:
+        """Plan one of COMPOSITES. Its argument is a list of layers, for Repeat `[times, layers]`, or a mapping."""
         options = _options(name, argument, place)
         written = isinstance(argument, Mapping) and "layers" in argument
         body = f"{place}.layers" if written else f"{place}.1" if name == "Repeat" else place
-
         if name == "Sequential":
-            makes, y = self.children(options["layers"], x, body)
-            return (lambda: layers.Sequential(_made(makes))), y
-
+            return self.sequential(options["layers"], x, body)
         if name == "Repeat":
-            repeats: dict[str, Make] = {}
-            for number in range(options["times"]):
-                inner, x = self.children(options["layers"], x, body)
-                repeats[str(number)] = partial(_stack, inner)
-            return (lambda: layers.Sequential(_made(repeats))), x
-
+            return self.repeat(options["times"], options["layers"], x, body)
         if name == "Residual":
-            inner, y = self.children(options["layers"], x, body)
-            shortcut, kept = None, x
-            if options.get("shortcut") is not None:
-                outer, kept = self.children(options["shortcut"], x, f"{place}.shortcut")
-                shortcut = partial(_stack, outer)
-            if y.shape != kept.shape:
-                layer = "Linear: features" if x.dim() < 3 else f"Conv{x.dim() - 2}d: [channels, 1]"
-                way = f"`shortcut: [{layer}]`"
-                if y.shape[2:] != kept.shape[2:]:
-                    way = "`padding` in its convolutions, or their `stride` in the shortcut's"
-                raise RequestError(
-                    f"{place}: Residual takes {sample_shape(x)} and adds {sample_shape(y)} to {sample_shape(kept)}; "
-                    f"give both one shape, for instance with {way}",
-                    place,
-                )
-            return (lambda: layers.Residual(_stack(inner), shortcut() if shortcut else None)), y
+            return self.residual(options["layers"], options.get("shortcut"), x, place, body)
+        return self.concat(options["layers"], options.get("dim", 1), x, place, body)
 
+    def sequential(self, entries: object, x: Tensor, place: str) -> tuple[Make, Tensor]:
+        """Plan layers that are run one after another."""
+        makes, y = self.children(entries, x, place)
+        return (lambda: layers.Sequential(_build_all(makes))), y
+
+    def repeat(self, times: int, entries: object, x: Tensor, place: str) -> tuple[Make, Tensor]:
+        """Plan layers that are written once and built `times` times, one after another."""
+        repeats: dict[str, Make] = {}
+        for number in range(times):
+            makes, x = self.children(entries, x, place)
+            repeats[str(number)] = partial(_build_stack, makes)
+        return (lambda: layers.Sequential(_build_all(repeats))), x
+
+    def residual(self, entries: object, shortcut: object, x: Tensor, place: str, body: str) -> tuple[Make, Tensor]:
+        """Plan layers whose output is added to their input, or to the output of `shortcut`. body: the layers' key."""
+        makes, y = self.children(entries, x, body)
+        make_shortcut, added_to = None, x
+        if shortcut is not None:
+            shortcut_makes, added_to = self.children(shortcut, x, f"{place}.shortcut")
+            make_shortcut = partial(_build_stack, shortcut_makes)
+        if y.shape != added_to.shape:
+            layer = "Linear: features" if x.dim() < 3 else f"Conv{x.dim() - 2}d: [channels, 1]"
+            way = f"`shortcut: [{layer}]`"
+            if y.shape[2:] != added_to.shape[2:]:
+                way = "`padding` in its convolutions, or their `stride` in the shortcut's"
+            raise RequestError(
+                f"{place}: Residual takes {sample_shape(x)} and adds {sample_shape(y)} to {sample_shape(added_to)}; "
+                f"give both one shape, for instance with {way}",
+                place,
+            )
+        return (lambda: layers.Residual(_build_stack(makes), make_shortcut() if make_shortcut else None)), y
+
+    def concat(self, entries: object, dim: int, x: Tensor, place: str, body: str) -> tuple[Make, Tensor]:
+        """Plan branches over one input, whose outputs are joined along `dim`. body: the config key of the branches."""
         branches: dict[str, Make] = {}
         outputs = []
-        for branch, entry in self.named(options["layers"], body).items():
+        for name, entry in _named(entries, body).items():
             if entry is not None:
-                branches[branch], y = self.entry(entry, x, f"{body}.{branch}")
+                branches[name], y = self.entry(entry, x, f"{body}.{name}")
                 outputs.append(y)
-        dim = options.get("dim", 1)
         try:
             joined = batch_kept(torch.cat(outputs, dim), x)
         except Exception as error:
@@ -174,24 +170,14 @@ class _LayerPlanner:
                 "the other dimensions must agree",
                 place,
             ) from error
-        return (lambda: layers.Concat(_made(branches), dim)), joined
+        return (lambda: layers.Concat(_build_all(branches), dim)), joined
 
-    def layer(self, name: str, argument: Any, x: Tensor, place: str) -> tuple[Make, Tensor]:
-        """A torch.nn class with its arguments, the size of its input added."""
+    def layer(self, name: str, argument: object, x: Tensor, place: str) -> tuple[Make, Tensor]:
+        """Plan a layer of torch.nn, whose input size is inferred. argument: as YAML gives it, None for no argument."""
         if name in COMPOSITES:
             raise RequestError(f"{place}: {name} takes layers, as in `- {name}: {COMPOSITES[name][1]}`", place)
         if layer_class(name) is None:
-            hint = nearest(name, [*COMPOSITES, *layer_names()])
-            if name.startswith("Lazy"):
-                hint = f"sizes are inferred here, write {name[4:]}"
-            elif isinstance(argument, list | Mapping) and "?" not in hint:
-                hint = "a name of your own starts in lower case"
-            written = re.fullmatch(r"(?:torch\.)?(?:nn\.)?(\w+)(?:\((.*)\)| +(.*))?", name)
-            if written and layer_class(written[1]):
-                given = written[2] or written[3]
-                given = f": [{given}]" if given and "," in given else f": {given}" if given else ""
-                hint = f"write `{written[1]}{given}`"
-            raise RequestError(f"{place}: no layer is called {name!r}; {hint}", place)
+            raise RequestError(f"{place}: no layer is called {name!r}; {_hint(name, argument)}", place)
         make = sized_layer(name, argument, x, place)
         try:
             with torch.device("meta"):
@@ -205,14 +191,17 @@ class _LayerPlanner:
         return make, y
 
     def foreign(self, make: Make, x: Tensor, place: str, tuples: bool = True) -> Tensor:
-        """A module from elsewhere: one row for each of its leaves, in the order in which they ran."""
+        """Return what a module that is not built from entries makes of `x`; trace its leaves in the order of execution.
+
+        tuples: whether the module may return a tuple, of which the first item is passed on.
+        """
         with torch.random.fork_rng(devices=[]):
             try:
                 with torch.device("meta"):
                     module = make()
                 return self.trace.leaves(module, x, place, tuples)
             except Exception:
-                # Some modules compute with values as they are made or run; those need real tensors.
+                # Some modules compute with values while they are made or run, which takes real tensors.
                 title = "it"
                 try:
                     module = make()
@@ -225,13 +214,59 @@ class _LayerPlanner:
                     raise RequestError(message, place) from error
 
 
-def _stack(makes: Mapping[str, Make]) -> nn.Module:
-    """One layer stands for itself; several are a Sequential."""
-    return next(iter(makes.values()))() if len(makes) == 1 else layers.Sequential(_made(makes))
+def _build_all(makes: Mapping[str, Make]) -> dict[str, nn.Module]:
+    return {name: make() for name, make in makes.items()}
 
 
-def _options(name: str, argument: Any, place: str) -> dict[str, Any]:
-    """The arguments of a composite by name, checked."""
+def _build_stack(makes: Mapping[str, Make]) -> nn.Module:
+    """Return a single layer as it is, and several layers as a Sequential."""
+    return next(iter(makes.values()))() if len(makes) == 1 else layers.Sequential(_build_all(makes))
+
+
+def _is_layer(name: object) -> bool:
+    return name in COMPOSITES or layer_class(name) is not None
+
+
+def _is_attribute(name: str) -> bool:
+    """Return True if a module that could get a child of this name has an attribute of this name already."""
+    return hasattr(Network({}, ""), name) or hasattr(layers.Concat({}), name)
+
+
+def _named(entries: object, place: str) -> dict[str, object]:
+    """Return entries by name: the keys of a mapping, or the numbers in a list. Raise RequestError for all else."""
+    if isinstance(entries, Mapping):
+        for name in entries:
+            if _is_layer(name):
+                raise RequestError(
+                    f"{place}: {name} is a layer where a name is expected; write a list, `- {name}: …`, "
+                    "with one dash a layer",
+                    place,
+                )
+            if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or _is_attribute(str(name)):
+                raise RequestError(f"{place}: {name!r} cannot name a layer; choose another name", place)
+        return dict(entries)
+    if isinstance(entries, Sequence) and not isinstance(entries, str):
+        return {str(number): entry for number, entry in enumerate(entries)}
+    raise RequestError(f"{place} is {entries!r}; it takes a list or a mapping of layers", place)
+
+
+def _hint(name: str, argument: object) -> str:
+    """Return what to write instead of an unknown layer."""
+    code = re.fullmatch(r"(?:torch\.)?(?:nn\.)?(\w+)(?:\((.*)\)| +(.*))?", name)
+    if code and layer_class(code[1]):  # it is written as in Python, such as nn.Linear(10)
+        values = code[2] or code[3]
+        values = f": [{values}]" if values and "," in values else f": {values}" if values else ""
+        return f"write `{code[1]}{values}`"
+    if name.startswith("Lazy"):
+        return f"sizes are inferred here, write {name[4:]}"
+    hint = nearest(name, [*COMPOSITES, *layer_names()])
+    if isinstance(argument, list | Mapping) and "?" not in hint:
+        return "a name of your own starts in lower case"
+    return hint
+
+
+def _options(name: str, argument: object, place: str) -> dict[str, Any]:
+    """Return the arguments of a composite by name. Raise RequestError for unknown, wrong and missing ones."""
     if name == "Repeat" and isinstance(argument, Sequence) and len(argument) == 2 and not isinstance(argument, str):
         argument = {"times": argument[0], "layers": argument[1]}
     known, example = COMPOSITES[name]

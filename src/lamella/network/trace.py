@@ -1,8 +1,8 @@
-"""The shape trace: what each layer does to a batch that passes through, in the order of execution."""
+"""Trace the shapes, parameters and multiply-adds of the layers that a batch passes through."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,11 @@ from lamella.network.shape_inference import sample_shape
 
 @dataclass(frozen=True)
 class LayerRow:
-    """What one layer did to the batch. Shapes and multiply-adds are of one sample, without the batch dimension."""
+    """What one layer does to a batch.
+
+    place: the config key of the layer. layer: its class. input, output: the shapes of one sample, without the batch
+    dimension. parameters: their number. multiply_adds: their number for one sample.
+    """
 
     place: str
     layer: str
@@ -26,59 +30,65 @@ class LayerRow:
 
 
 class Trace:
-    """Runs modules and keeps a row for each layer; what runs within `with` is counted."""
+    """Runs modules and keeps a row for each layer.
+
+    rows: in the order of execution.
+    """
 
     def __init__(self) -> None:
         self.rows: list[LayerRow] = []
-        self._counter: Any = FlopCounterMode(display=False)
+        self._counter = FlopCounterMode(display=False)
 
-    def __enter__(self) -> None:
-        self._counter.__enter__()
-
-    def __exit__(self, *raised: Any) -> None:
-        self._counter.__exit__(*raised)
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the operations of what runs within the block."""
+        with self._counter:
+            yield
 
     def whole(self, module: nn.Module, x: Tensor, place: str) -> Tensor:
-        """Run a module that is one layer: one row."""
+        """Return the output of a module that is a single layer, and add its row."""
         before = self._counter.get_total_flops()
         y = _run(module, x)
         self._add(place, type(module).__name__, x, y, list(module.parameters()), before, len(x))
         return y
 
     def leaves(self, module: nn.Module, x: Tensor, place: str, tuples: bool = True) -> Tensor:
-        """Run a module that somebody else wrote: one row for each of its leaves, and one for what is in none.
+        """Return the output of a module with parts, and add a row for each leaf, and one for what is in no leaf.
 
-        tuples: whether it may give one, of which the first item is passed on.
+        tuples: whether the module may return a tuple, of which the first item is passed on. Raises TypeError or
+        ValueError where the output is no batch of the same size.
         """
         before: dict[str, int] = {}
-        start, at_first = len(self.rows), self._counter.get_total_flops()
-        left = dict.fromkeys(module.parameters())  # a layer that runs twice counts its parameters once
+        first_row, flops_before = len(self.rows), self._counter.get_total_flops()
+        uncounted = dict.fromkeys(module.parameters())  # a layer that runs twice counts its parameters once
 
-        def enter(name: str, leaf: nn.Module, given: Tensor) -> None:
+        def enter(name: str, leaf: nn.Module, input: Tensor) -> None:
             before[name] = self._counter.get_total_flops()
 
-        def leave(name: str, leaf: nn.Module, given: Tensor, output: Tensor) -> None:
-            own = [value for value in leaf.parameters() if value in left]
-            for value in own:
-                del left[value]
+        def leave(name: str, leaf: nn.Module, input: Tensor, output: Tensor) -> None:
+            parameters = [value for value in leaf.parameters() if value in uncounted]
+            for value in parameters:
+                del uncounted[value]
             where = f"{place}.{name}" if name else place
-            self._add(where, type(leaf).__name__, given, output, own, before[name], len(x))
+            self._add(where, type(leaf).__name__, input, output, parameters, before[name], len(x))
 
         try:
             with leaf_hooks(module, enter, leave):
                 y = _run(module, x, tuples)
         except Exception:
-            del self.rows[start:]
+            del self.rows[first_row:]
             raise
-        # What modules with children hold and do themselves, as attention does.
-        counted = 2 * len(x) * sum(row.multiply_adds for row in self.rows[start:])
-        if left or self._counter.get_total_flops() - at_first > counted:
-            self._add(place, f"{type(module).__name__}, other", x, y, list(left), at_first + counted, len(x))
+        # Modules with children, such as attention, may have parameters and operations of their own.
+        counted = 2 * len(x) * sum(row.multiply_adds for row in self.rows[first_row:])
+        if uncounted or self._counter.get_total_flops() - flops_before > counted:
+            title = f"{type(module).__name__}, other"
+            self._add(place, title, x, y, list(uncounted), flops_before + counted, len(x))
         return y
 
     def _add(
         self, place: str, layer: str, x: Tensor, y: Tensor, parameters: list[nn.Parameter], before: int, batch: int
     ) -> None:
+        """Add the row of a layer that took `x` and returned `y`. before: the count of operations before it ran."""
         # One multiply-add is two operations.
         multiply_adds = (self._counter.get_total_flops() - before) // (2 * batch)
         count = sum(parameter.numel() for parameter in parameters)
@@ -91,8 +101,8 @@ def _run(module: nn.Module, x: Tensor, tuples: bool = True) -> Tensor:
         return batch_kept(passed_on(output) if tuples else output, x)
 
 
-def batch_kept(y: Any, x: Tensor) -> Tensor:
-    """`y`, if it is a batch of as many samples as `x`. Raises TypeError or ValueError."""
+def batch_kept(y: object, x: Tensor) -> Tensor:
+    """Return `y` if it is a batch of as many samples as `x`. Raise TypeError or ValueError if it is not."""
     if not isinstance(y, Tensor):
         raise TypeError(f"it gives a {type(y).__name__}, where a tensor is expected")
     if y.dim() < 1 or len(y) != len(x):
@@ -100,21 +110,25 @@ def batch_kept(y: Any, x: Tensor) -> Tensor:
     return y
 
 
-def layer_table(rows: Sequence[Any], batch: int, width: int = 80) -> str:
-    """The shape trace as a table, with the shapes of a batch; where it is wider than `width`, in two lines a layer."""
-    totals = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
-    lines: list[list[str]] = [["layer", "class", "input", "output", "parameters", "mult-adds"]]
+def layer_table(rows: Sequence[LayerRow], batch: int, width: int = 80) -> str:
+    """Return the rows as a table, with the shapes of a batch of size `batch`, and the totals.
+
+    If the table would be wider than `width` characters, each layer takes two lines.
+    """
+    lines = [["layer", "class", "input", "output", "parameters", "mult-adds"]]
     for row in rows:
         shapes = [str((batch, *sample)) for sample in (row.input, row.output)]
         place = row.place.removeprefix("network.layers.")
         lines.append([place, row.layer, *shapes, f"{row.parameters:,}", f"{row.multiply_adds:,}"])
+    totals = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
     lines.append(["total", "", "", "", *(f"{total:,}" for total in totals)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    two = sum(widths) + 2 * (len(widths) - 1) > width
+    is_wide = sum(widths) + 2 * (len(widths) - 1) > width
     aligned = []
     for line in lines:
         cells = [*map(str.ljust, line[:4], widths), *map(str.rjust, line[4:], widths[4:])]
-        aligned += (
-            [f"{line[0]}  {line[1]}".rstrip(), "    " + "  ".join(cells[2:])] if two else ["  ".join(cells).rstrip()]
-        )
+        if is_wide:
+            aligned += [f"{line[0]}  {line[1]}".rstrip(), "    " + "  ".join(cells[2:])]
+        else:
+            aligned.append("  ".join(cells).rstrip())
     return "\n".join(aligned)

@@ -1,93 +1,128 @@
-"""Diagrams in files, drawn by matplotlib."""
+"""Draw charts into files with matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lamella.atomic_files import replacing
 from lamella.errors import RequestError, first_line
 
-FEW = 10  # values of a swept key that can be told apart
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FEW = 10  # the largest number of values of a swept key that get a tick each and a line through their means
+Epochs = Sequence[Mapping[str, float]]  # the lines of a run's metrics.jsonl
+Points = Sequence[tuple[object, Sequence[float]]]  # a value of a swept key, and the metrics of the runs that have it
 
 
-def plot_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
-    """The learning curves of runs over each other: a chart for each metric, training dashed, validation solid.
+def plot_curves(runs: Mapping[str, Epochs], file: Path) -> None:
+    """Draw the learning curves of runs over each other: a chart for each metric, training dashed, validation solid.
 
-    runs: by name, what each has written an epoch. Raises RequestError where the file cannot be drawn.
+    runs: the epochs of each run, by the name in the legend. Raises RequestError where no run has finished an epoch, or
+    where the file cannot be drawn.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RequestError("--plot takes matplotlib; pip install lamella[plot]") from error
-    names = dict.fromkeys(
-        key.partition("/")[2] for lines in runs.values() for line in lines for key in line if "/" in key
+    figure = _figure("--plot")
+    metrics = dict.fromkeys(
+        key.partition("/")[2] for epochs in runs.values() for line in epochs for key in line if "/" in key
     )
-    if not names:
+    if not metrics:
         raise RequestError("--plot: none of the runs has finished an epoch")
-    figure = Figure(figsize=(6 * len(names), 4.5), layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
-    for axis, name in zip(axes, names, strict=True):
-        for number, (run, lines) in enumerate(runs.items()):
-            for stage, style in (("val", "-"), ("train", "--")):
-                points = [(line["epoch"], line[f"{stage}/{name}"]) for line in lines if f"{stage}/{name}" in line]
-                if points:
-                    label = run if stage == "val" else None
-                    axis.plot(
-                        *zip(*points, strict=True),
-                        style,
-                        color=f"C{number % 10}",
-                        label=label,
-                        marker=".",
-                        markersize=4,
-                    )
-        axis.set_xlabel("epoch")
-        axis.set_title(name)
-        axis.grid(alpha=0.3)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.set_size_inches(6 * len(metrics), 4.5)
+    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axis, metric in zip(axes, metrics, strict=True):
+        _draw_curves(axis, runs, metric)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=1, frameon=False, title="validation solid, training dashed"
     )
-    known = figure.canvas.get_supported_filetypes()
-    if file.suffix.lstrip(".") not in known:
-        raise RequestError(f"--plot {file}: its ending says the format: {', '.join(f'.{name}' for name in known)}")
+    _save(figure, file)
+
+
+def plot_against(points: Mapping[str, Points], metric: str, file: Path) -> None:
+    """Draw a metric against each swept key: a chart for each key, with a point for each run of the sweep.
+
+    points: by key. Raises RequestError where matplotlib is not installed.
+    """
+    figure = _figure(file.name)
+    figure.set_size_inches(4.5 * len(points), 3.8)
+    axes = figure.subplots(1, len(points), squeeze=False, sharey=True)[0]
+    for axis, (key, key_points) in zip(axes, points.items(), strict=True):
+        _draw_against(axis, key, key_points)
+    axes[0].set_ylabel(metric)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format=file.suffix.lstrip("."), dpi=120)
+
+
+def _figure(option: str) -> "Figure":
+    """Return an empty figure. Raises RequestError, which names the option, where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise RequestError(f"{option} needs matplotlib; pip install lamella[plot]") from error
+    return Figure(layout="constrained")
+
+
+def _draw_curves(axis: "Axes", runs: Mapping[str, Epochs], metric: str) -> None:
+    """Draw the values of a metric by epoch, in a colour for each run."""
+    from matplotlib.ticker import MaxNLocator
+
+    for number, (run, epochs) in enumerate(runs.items()):
+        for stage, style in (("val", "-"), ("train", "--")):
+            key = f"{stage}/{metric}"
+            points = [(line["epoch"], line[key]) for line in epochs if key in line]
+            if points:
+                axis.plot(
+                    *zip(*points, strict=True),
+                    style,
+                    color=f"C{number % 10}",
+                    label=run if stage == "val" else None,
+                    marker=".",
+                    markersize=4,
+                )
+    axis.set_xlabel("epoch")
+    axis.set_title(metric)
+    axis.grid(alpha=0.3)
+    locator = axis.xaxis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)
+    locator.set_params(integer=True)
+
+
+def _save(figure: "Figure", file: Path) -> None:
+    """Write a figure in the format of the file's ending. Raises RequestError where that is not possible."""
+    endings = figure.canvas.get_supported_filetypes()
+    if file.suffix.lstrip(".") not in endings:
+        raise RequestError(
+            f"--plot {file}: the name has to end in a known format: {', '.join(f'.{name}' for name in endings)}"
+        )
     try:
         figure.savefig(file, dpi=120)
     except (OSError, ValueError) as error:
         raise RequestError(f"--plot {file}: {first_line(error)}") from error
 
 
-def plot_against(points: Mapping[str, Sequence[tuple[Any, Sequence[float]]]], metric: str, file: Path) -> None:
-    """A metric against each swept key: a chart for each, members as points, the means of equal values as a line.
+def _draw_against(axis: "Axes", key: str, points: Points) -> None:
+    """Draw the metric of each run against its value of a key, and a line through the means of equal values.
 
-    points: by key, a value of it and the metric of the members that have it. Raises RequestError where matplotlib is
-    not installed.
+    Values that are numbers lie on a scale, logarithmic where they span a wide range. Other values lie side by side.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RequestError(f"{file.name} takes matplotlib; pip install lamella[plot]") from error
-    figure = Figure(figsize=(4.5 * len(points), 3.8), layout="constrained")
-    axes = figure.subplots(1, len(points), squeeze=False, sharey=True)[0]
-    for axis, (key, found) in zip(axes, points.items(), strict=True):
-        values: dict[Any, list[float]] = {}
-        for value, scores in found:
-            values.setdefault(value, []).extend(scores)
-        numbers = all(isinstance(value, int | float) for value in values)
-        order = sorted(values) if numbers else sorted(values, key=str)
-        places = order if numbers else list(range(len(order)))
-        for place, value in zip(places, order, strict=True):
-            axis.plot([place] * len(values[value]), values[value], "o", color="C0", alpha=0.5, markersize=5)
-        means = [(place, sum(v) / len(v)) for place, v in zip(places, (values[one] for one in order), strict=True) if v]
-        if means and len(means) <= FEW:  # through the many values of a search it would show noise
-            axis.plot(*zip(*means, strict=True), "-", color="C0")
-        if numbers and len(order) > 2 and order[0] > 0 and order[-1] / order[0] >= 50:
-            axis.set_xscale("log")
-        if not numbers or len(order) <= FEW:
-            axis.set_xticks(places, [f"{value:g}" if numbers else str(value) for value in order])
-            axis.minorticks_off()
-        axis.set_xlabel(key)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel(metric)
-    with replacing(file) as temporary:
-        figure.savefig(temporary, format=file.suffix.lstrip("."), dpi=120)
+    by_value: dict[object, list[float]] = {}
+    for value, scores in points:
+        by_value.setdefault(value, []).extend(scores)
+    numbers = sorted(value for value in by_value if isinstance(value, int | float))
+    are_numbers = len(numbers) == len(by_value)
+    values: Sequence[object] = numbers if are_numbers else sorted(by_value, key=str)
+    positions = numbers if are_numbers else list(range(len(values)))
+    for position, value in zip(positions, values, strict=True):
+        axis.plot([position] * len(by_value[value]), by_value[value], "o", color="C0", alpha=0.5, markersize=5)
+    all_scores = [(position, by_value[value]) for position, value in zip(positions, values, strict=True)]
+    means = [(position, sum(scores) / len(scores)) for position, scores in all_scores if scores]
+    if means and len(means) <= FEW:  # a line through the many values of a search would show noise
+        axis.plot(*zip(*means, strict=True), "-", color="C0")
+    if are_numbers and len(numbers) > 2 and numbers[0] > 0 and numbers[-1] / numbers[0] >= 50:
+        axis.set_xscale("log")
+    if not are_numbers or len(values) <= FEW:
+        axis.set_xticks(positions, [f"{value:g}" if are_numbers else str(value) for value in values])
+        axis.minorticks_off()
+    axis.set_xlabel(key)
+    axis.grid(alpha=0.3)

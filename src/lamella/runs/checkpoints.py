@@ -1,53 +1,67 @@
-"""Checkpoint files that are whole at any moment and know when they are damaged."""
+"""Checkpoint files, which are complete at any moment and end with a checksum that reveals damage."""
 
 import hashlib
+import io
 import os
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from torch import nn
+from lightning_fabric.plugins import TorchCheckpointIO
+from torch import Tensor, nn
 
 from lamella.atomic_files import replacing, sync_directory
 from lamella.errors import RequestError, first_line
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+# The content of a checkpoint, or the state of a part of it: plain values, tensors, and lists and dicts of these.
+StateDict = dict[str, Any]
+
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-KEYS = ("state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers")  # of every checkpoint
-NEW = "new.ckpt"  # until it takes the name of the last one
-# A checkpoint is a zip archive, whose comment stands at its end and is part of no file in it.
+NEW = "new.ckpt"  # the name of the last checkpoint while it is being written
+KEYS = ("state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers")  # in every checkpoint
+# A checkpoint is a zip archive. Its comment, at the end of the file, belongs to none of the files in the archive.
 COMMENT = b"sha256:"
 LENGTH = len(COMMENT) + 64
 
 
-def read_weights(path: Path) -> dict[str, Any]:
-    """The state dict of a checkpoint.
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in the state dict of a checkpoint.
 
-    Raises RequestError for a file that is not there, is damaged, comes from elsewhere or holds more than values.
+    Raises RequestError where the file is missing, is damaged, is not a checkpoint of Lamella's or contains something
+    other than tensors.
     """
     if not checksum_matches(path):
         problem = "its checksum is not that of its content" if has_checksum(path) else "it has no checksum at its end"
-        raise RequestError(f"{path}: this is no whole checkpoint of Lamella's, {problem}")
+        raise RequestError(f"{path}: this is not a complete checkpoint of Lamella's, {problem}")
     state = read_checkpoint(path)["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise RequestError(f"{path}: this is no checkpoint: its state_dict does not hold tensors by name")
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise RequestError(f"{path}: this is not a checkpoint: its state_dict does not hold tensors by name")
     return state
 
 
 def find_checkpoint(run: Path, which: str) -> Path:
-    """A run's checkpoint: "best" or "last", or the path of any other one. Raises RequestError where it is not there."""
+    """Return the path of a run's checkpoint. Raises RequestError where there is no such file.
+
+    which: "best", "last", or the path of any other checkpoint.
+    """
     folder = run / "checkpoints"
     path = folder / f"{which}.ckpt" if which in ("best", "last") else Path(which)
     if not path.is_file():
-        there = ", ".join(sorted(str(file) for file in folder.glob("[!.]*.ckpt")))
-        hint = f"the run has {there}" if there else "a run has its first one after an epoch"
+        existing = ", ".join(sorted(str(file) for file in folder.glob("[!.]*.ckpt")))
+        hint = f"the run has {existing}" if existing else "a run has its first one after an epoch"
         raise RequestError(f"{path}: there is no such checkpoint; {hint}")
     return path
 
 
 def restore_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
-    """Give a module the weights in a checkpoint, those whose names begin with `prefix`. Raises RequestError."""
+    """Load the weights in a checkpoint into a module. Raises RequestError where they do not fit the module.
+
+    prefix: the beginning of the names to load, which the names in the module do not have.
+    """
     state = {name.removeprefix(prefix): value for name, value in read_weights(path).items() if name.startswith(prefix)}
     try:
         module.load_state_dict(state)
@@ -57,7 +71,7 @@ def restore_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether a file ends with a checksum, whatever it says."""
+    """Return whether a file ends with a checksum, be it the right one or not."""
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
         file.seek(-min(file.tell(), LENGTH), os.SEEK_END)
@@ -65,7 +79,7 @@ def has_checksum(path: Path) -> bool:
 
 
 def checksum_matches(path: Path) -> bool:
-    """Whether a checkpoint is, to the bit, what was saved."""
+    """Return whether a checkpoint is, to the bit, the file that was saved."""
     body = path.stat().st_size - 2 - LENGTH
     if body < 0:
         return False
@@ -75,17 +89,16 @@ def checksum_matches(path: Path) -> bool:
             body -= len(part)
             digest.update(part)
         digest.update(b"\0\0")
-        return file.read() == _end(digest)
+        return file.read() == _archive_end(digest.hexdigest())
 
 
 def newest_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:
-    """The checkpoint to go on from, None where nothing has been saved, and those that are damaged.
+    """Return the newest intact checkpoint in a directory, and the damaged ones that are newer.
 
-    Raises RequestError where all are damaged.
+    The checkpoint is None where nothing has been saved. Raises RequestError where all checkpoints are damaged.
     """
-    found = [directory / name for name in (LAST, PREVIOUS, BEST) if (directory / name).is_file()]
     damaged: list[Path] = []
-    for path in found:
+    for path in (directory / name for name in (LAST, PREVIOUS, BEST) if (directory / name).is_file()):
         if checksum_matches(path):
             return path, damaged
         damaged.append(path)
@@ -97,73 +110,80 @@ def newest_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:
     return None, []
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """All that is in a checkpoint; tensors are read when they are used. Raises RequestError for any other file."""
+def read_checkpoint(path: Path) -> StateDict:
+    """Return the whole content of a checkpoint. Raises RequestError where the file is not a checkpoint.
+
+    The file is mapped into memory, so that a tensor is read when it is used.
+    """
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise RequestError(f"{path}: this is no checkpoint: {first_line(error)}") from error
-    lacking = [key for key in KEYS if not isinstance(loaded, dict) or key not in loaded]
-    if lacking:
-        raise RequestError(f"{path}: this is no checkpoint: it has no {lacking[0]}")
-    return dict(loaded)
+        raise RequestError(f"{path}: this is not a checkpoint: {first_line(error)}") from error
+    checkpoint = loaded if isinstance(loaded, dict) else {}
+    missing = [key for key in KEYS if key not in checkpoint]
+    if missing:
+        raise RequestError(f"{path}: this is not a checkpoint: it has no {missing[0]}")
+    return checkpoint
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint with its checksum to a neighbour and renames it: a crash leaves the one that was there.
+    """Writes checkpoints with a checksum, and refuses to load damaged ones.
 
-    `torch.load` reads the file as any other. Raises OSError where it cannot be written, the old one being left as it
-    was, and ValueError where a checkpoint that is loaded is damaged.
+    A crash while a checkpoint is being written leaves the file that was there before. `torch.load` reads the files like
+    any other checkpoint.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: StateDict, path: str | Path, storage_options: object = None) -> None:
+        """Write a checkpoint. Raises OSError where it cannot be written; the file from before is then unchanged."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                hashed: Any = _Hashed(file)
+            with replacing(path) as temporary, _HashingWriter(temporary) as file:
                 try:
-                    torch.save(checkpoint, hashed)
+                    torch.save(checkpoint, file)
                 except Exception:
-                    if hashed.error:  # torch hides it behind one of its own
-                        raise hashed.error from None
+                    if file.error:  # torch raises an error of its own in place of this one
+                        raise file.error from None
                     raise
+                checksum = file.digest.hexdigest()
                 file.seek(-2, os.SEEK_END)
-                file.write(_end(hashed.digest))
+                file.write(_archive_end(checksum))
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror}: {path}") from None
         sync_directory(path.parent)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: object = None, weights_only: bool | None = None
+    ) -> StateDict:
+        """Return the content of a checkpoint on the CPU. Raises ValueError where the file is damaged."""
         if not checksum_matches(Path(path)):
             raise ValueError(f"{path} is damaged: its checksum is not that of its content")
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: StateDict = torch.load(path, map_location="cpu", weights_only=True)
         return loaded
 
 
-class _Hashed:
-    """What torch.save writes into, front to back."""
+class _HashingWriter(io.BufferedWriter):
+    """A file, opened for writing, that hashes all that is written and keeps the first error of writing."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest = file, hashlib.sha256()
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self.digest = hashlib.sha256()
         self.error: OSError | None = None
 
-    def write(self, part: Any) -> int:
+    def write(self, part: "ReadableBuffer", /) -> int:
         try:
-            self.file.write(part)
+            written = super().write(part)
         except OSError as error:
             self.error = error
             raise
         self.digest.update(part)
-        return len(part)
-
-    def flush(self) -> None:
-        self.file.flush()
+        return written
 
 
-def _end(digest: Any) -> bytes:
-    """What follows the body of an archive: how long its comment is, and the comment, which holds the body's hash.
+def _archive_end(hexdigest: str) -> bytes:
+    """Return what follows the body of the archive: the length of its comment, and the comment with the hash.
 
-    digest: of the archive as torch writes it, which ends with two zeros because it has no comment.
+    hexdigest: the SHA-256 hash of the archive as torch writes it. That archive ends with two zero bytes, the length of
+    its empty comment, which the returned bytes replace.
     """
-    return struct.pack("<H", LENGTH) + COMMENT + str(digest.hexdigest()).encode()
+    return struct.pack("<H", LENGTH) + COMMENT + hexdigest.encode()

@@ -1,4 +1,4 @@
-"""The files of a run directory that others have to know of."""
+"""The names of the files in a run directory, and the care for those that grow while a run trains."""
 
 import os
 import time
@@ -13,7 +13,7 @@ EVENTS = "events.out.tfevents.*"
 
 
 def sync_growing_files(path: Path) -> dict[str, int]:
-    """Bring the files of a run that grow while it trains to the disk; returns their sizes in bytes."""
+    """Write the files of a run that grow while it trains to the disk, and return their sizes in bytes by name."""
     sizes = {}
     for file in (path / METRICS, *path.glob(EVENTS)):
         if file.exists():
@@ -23,21 +23,22 @@ def sync_growing_files(path: Path) -> dict[str, int]:
     return sizes
 
 
-def truncate_growing_files(path: Path, kept: Mapping[str, int]) -> None:
-    """Take what came later from the files of a run that grow: what is not in `kept`, and what is beyond its size."""
+def truncate_growing_files(path: Path, sizes: Mapping[str, int]) -> None:
+    """Bring the growing files of a run back to `sizes`: cut what is beyond a size, delete files that have no size."""
     for name, size in sync_growing_files(path).items():
-        if name not in kept:
+        if name not in sizes:
             (path / name).unlink()
-        elif size > kept[name]:
-            os.truncate(path / name, kept[name])
-    # TensorBoard reads its files in the order of their names, which begin with the second in which each was opened.
-    while any(name.startswith(EVENTS.replace("*", str(int(time.time())))) for name in kept):
+        elif size > sizes[name]:
+            os.truncate(path / name, sizes[name])
+    # TensorBoard reads event files in the order of their names, which begin with the second in which each was opened.
+    # The next file must therefore be opened in a later second.
+    while any(name.startswith(EVENTS.replace("*", str(int(time.time())))) for name in sizes):
         time.sleep(0.01)
 
 
 def check_output_path(path: Path) -> None:
-    """Raise RequestError where a result would take the place of what is no file, or of a file that a run lives by."""
+    """Raise RequestError where `--out` names something that is not a file, or a file that a run consists of."""
     if path.exists() and not path.is_file():
-        raise RequestError(f"--out {path}: this is no file")
+        raise RequestError(f"--out {path}: this is not a file")
     if path.name in RUN_FILES and (path.parent / "run.json").exists():
-        raise RequestError(f"--out {path}: the run lives by this file; choose another name")
+        raise RequestError(f"--out {path}: this file is a part of a run; choose another name")

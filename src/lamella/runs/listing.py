@@ -3,43 +3,52 @@
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lamella.config.values import check_values, override_values, parse_value, walk
+from lamella.config.values import Config, check_values, override_values, parse_value, walk
 from lamella.errors import RequestError, nearest
 from lamella.runs.query import ORDER, OUTSIDE, meets, sort_key
 from lamella.runs.ranking import larger_is_better
 from lamella.runs.reader import read_record, read_text
+from lamella.runs.schema import RunRecord
+
+if TYPE_CHECKING:
+    import pandas
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may be built without its parser in C
+Clause = tuple[str, str, object]  # a key, a sign and a value
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run: `record["val/accuracy"]` is a metric, `record["status"]` a field, `record["optimizer.lr"]` its config's.
+    """One run, with its record, metrics and config readable by key.
 
-    fields: all that `run.json` holds.
+    `record["val/accuracy"]` is a metric, `record["status"]` a field of the record, and `record["optimizer.lr"]` a value
+    of the config.
+
+    path: the run directory. fields: the content of `run.json`.
     """
 
     path: Path
-    fields: dict[str, Any]
+    fields: RunRecord
 
     def __getitem__(self, key: str) -> Any:
-        """The value of a key of the record, of its metrics or of the config. Raises KeyError where it has none."""
+        """Return the value of a key of the record, the metrics or the config. Raises KeyError where no such key is."""
         if key in ("directory", "age"):
             return str(self.path) if key == "directory" else self.age
-        for found in (self.fields, self.fields["metrics"], self.settings, self.fields["choices"]):
-            if key in found:
-                return found[key]
+        fields: Mapping[str, object] = self.fields
+        for values in (fields, self.fields["metrics"], self.settings, self.fields["choices"]):
+            if key in values:
+                return values[key]
         first, *rest = key.split(".")
-        node = self.fields[first] if first in self.fields else self._group(first)
+        node = fields[first] if first in fields else self._group(first)
         for part in rest:
             if isinstance(node, list) and part.isdigit() and int(part) < len(node):
                 node = node[int(part)]
@@ -49,76 +58,81 @@ class Record:
                 raise KeyError(key)
         return node
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> Any:
+        """Return the value of `key`, or `default` where the run has no such key."""
         try:
             return self[key]
         except KeyError:
             return default
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What its overrides set; what is no plain value is left to the config."""
-        plain = override_values(self.fields["overrides"])
-        return {key: parse_value(text) for key, text in plain.items() if re.fullmatch(r"[\w.+/-]+", text)}
-
-    def _group(self, name: str) -> Any:
-        """A group of `config.yaml`. Raises KeyError where there is none."""
-        # Of many runs, reading the whole would take ten times as long.
-        part = re.search(rf"^{re.escape(name)}:.*?(?=^[^\s-]|\Z)", self._text, re.M | re.S)
-        try:
-            found = yaml.load(part[0], LOADER)[name] if part else self.config[name]
-            check_values(found)
-            return found
-        except (yaml.YAMLError, TypeError, ValueError, RecursionError):
-            return self.config[name]
+    def settings(self) -> dict[str, object]:
+        """The values that overrides on the command line have set. Lists and mappings are left to the config."""
+        texts = override_values(self.fields["overrides"])
+        return {key: parse_value(text) for key, text in texts.items() if re.fullmatch(r"[\w.+/-]+", text)}
 
     @cached_property
-    def _text(self) -> str:
+    def config(self) -> Config:
+        """The content of `config.yaml`, empty where the file is damaged."""
         try:
-            return read_text(self.path, "config.yaml")
-        except (OSError, ValueError):
-            return "{}"
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """All that `config.yaml` holds; empty where that is damaged."""
-        try:
-            loaded = yaml.load(self._text, LOADER)
-            check_values(loaded)
+            config: object = yaml.load(self._text, LOADER)
+            check_values(config)
         except (yaml.YAMLError, ValueError, RecursionError):
-            loaded = None
-        return loaded if isinstance(loaded, dict) else {}
+            config = None
+        return config if isinstance(config, dict) else {}
 
     @property
     def age(self) -> float:
-        """Seconds since it was started."""
+        """The seconds since the run was started, NaN where the record has no valid time."""
         try:
             return (datetime.now(UTC) - datetime.fromisoformat(self.fields["started"])).total_seconds()
         except (ValueError, TypeError):
             return float("nan")
 
-    def row(self) -> dict[str, Any]:
-        """One flat row: the directory, the plain fields, the metrics and what was overridden."""
+    def row(self) -> dict[str, object]:
+        """Return a flat row: the directory, the plain fields, the metrics and the overridden values."""
         plain = {key: value for key, value in self.fields.items() if not isinstance(value, dict | list)}
         return {"directory": str(self.path), **plain, **self.fields["metrics"], **self.settings}
 
+    @cached_property
+    def _text(self) -> str:
+        """The text of `config.yaml`, that of an empty mapping where the file cannot be read."""
+        try:
+            return read_text(self.path, "config.yaml")
+        except (OSError, ValueError):
+            return "{}"
+
+    def _group(self, name: str) -> object:
+        """Return a group of `config.yaml`. Raises KeyError where there is none."""
+        # For many runs, parsing the whole file would take ten times as long as parsing one group of it.
+        part = re.search(rf"^{re.escape(name)}:.*?(?=^[^\s-]|\Z)", self._text, re.M | re.S)
+        try:
+            group: object = yaml.load(part[0], LOADER)[name] if part else self.config[name]
+            check_values(group)
+            return group
+        except (yaml.YAMLError, TypeError, ValueError, RecursionError):
+            return self.config[name]
+
 
 class Runs(list[Record]):
-    """Records, the oldest first."""
+    """A list of runs, the oldest first."""
 
-    def frame(self) -> Any:
-        """The rows as a pandas DataFrame. Raises ModuleNotFoundError where pandas is not installed."""
+    def frame(self) -> "pandas.DataFrame":
+        """Return the rows as a pandas DataFrame. Raises ModuleNotFoundError where pandas is not installed."""
         import pandas
 
         return pandas.DataFrame(self.rows())
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One flat row a run; a key that any of them overrides is told of all."""
+    def rows(self) -> list[dict[str, object]]:
+        """Return one flat row per run. A key that any run overrides is in the rows of all runs."""
         keys = dict.fromkeys(key for record in self for key in record.settings)
         return [record.row() | {key: record.get(key) for key in keys} for record in self]
 
     def where(self, condition: str) -> "Runs":
-        """Those that meet a condition such as "optimizer.lr<1e-2 and status=finished". Raises RequestError."""
+        """Return the runs that meet a condition, such as "optimizer.lr<1e-2 and status=finished".
+
+        Raises RequestError where the condition cannot be understood, or names a key that no run has.
+        """
         alternatives = [
             [self._clause(clause) for clause in re.split(rf"\s+and\s+{OUTSIDE}", part)]
             for part in re.split(rf"\s+or\s+{OUTSIDE}", condition.strip())
@@ -130,27 +144,14 @@ class Runs(list[Record]):
         )
 
     def by(self, key: str, reverse: bool = False) -> "Runs":
-        """Sorted by a key: metrics from the best on, all else from the smallest on; what has none comes last."""
+        """Return the runs sorted by a key: metrics from the best on, other keys from the smallest on.
+
+        Runs that do not have the key come last. Raises RequestError where no run has the key.
+        """
         self.check(key)
         known = [record for record in self if record.get(key) is not None]
         known.sort(key=lambda record: sort_key(record[key]), reverse=larger_is_better(key) != reverse)
         return Runs([*known, *(record for record in self if record.get(key) is None)])
-
-    def _clause(self, text: str) -> tuple[str, str, Any]:
-        found = re.fullmatch(r"\s*([\w./-]+)\s*(<=|>=|!=|==|=|<|>)\s*([^\s<>=!].*?)\s*", text)
-        if not found:
-            raise RequestError(
-                f"{text!r} is no condition; write KEY, one of < <= = != >= >, and a value, with `and` or `or` between"
-            )
-        key, sign, given = found.groups()
-        self.check(key)
-        quoted = given[0] == given[-1] == "'"
-        value = given[1:-1] if quoted else parse_value(given)
-        if not quoted and given[0] != "[" and " " in given:
-            raise RequestError(f"{text!r}: a value with a space stands in quotes, and `and` or `or` between conditions")
-        if sign in ORDER and not isinstance(value, int | float):
-            raise RequestError(f"{text!r}: {sign} compares with a number, and {given!r} is none")
-        return key, sign, value
 
     def check(self, key: str) -> None:
         """Raise RequestError for a key that no run has."""
@@ -160,27 +161,47 @@ class Runs(list[Record]):
             raise RequestError(f"no run has a key {key!r}; {nearest(key, self.keys())}")
 
     def keys(self) -> set[str]:
-        """What the runs can be sorted by."""
-        found = {"directory", "age"}
+        """Return the keys by which the runs can be sorted. The first hundred runs are read for them."""
+        keys = {"directory", "age"}
         for record in self[:100]:
-            found |= {
+            keys |= {
                 *record.fields,
                 *record.fields["metrics"],
                 *record.settings,
                 *(key for key, value in walk(record.config) if not isinstance(value, dict)),
             }
-        return found
+        return keys
+
+    def _clause(self, text: str) -> Clause:
+        """Return the key, the sign and the value in one clause of a condition. Raises RequestError."""
+        match = re.fullmatch(r"\s*([\w./-]+)\s*(<=|>=|!=|==|=|<|>)\s*([^\s<>=!].*?)\s*", text)
+        if not match:
+            raise RequestError(
+                f"{text!r} is not a condition; write KEY, one of < <= = != >= >, and a value, with `and` or `or` "
+                "between two conditions"
+            )
+        key, sign, given = match.groups()
+        self.check(key)
+        quoted = given[0] == given[-1] == "'"
+        value = given[1:-1] if quoted else parse_value(given)
+        if not quoted and given[0] != "[" and " " in given:
+            raise RequestError(
+                f"{text!r}: put quotes around a value that contains a space, and `and` or `or` between two conditions"
+            )
+        if sign in ORDER and not isinstance(value, int | float):
+            raise RequestError(f"{text!r}: {sign} compares with a number, and {given!r} is not a number")
+        return key, sign, value
 
 
 def runs(directory: str | os.PathLike[str] = "outputs") -> Runs:
-    """The records of all runs below `directory`, the oldest first; of what is damaged there is a warning.
+    """Return all runs below `directory`, the oldest first. Warns of each run that is damaged.
 
     Raises RequestError where there is no such directory.
     """
     if not Path(directory).is_dir():
-        raise RequestError(f"{directory} is no directory; `lamella train` makes outputs/")
+        raise RequestError(f"{directory} is not a directory; `lamella train` makes outputs/")
     found = Runs()
-    for path in _find(str(directory)):
+    for path in _run_directories(str(directory)):
         try:
             found.append(Record(Path(path), read_record(Path(path))))
         except RequestError as error:
@@ -189,9 +210,9 @@ def runs(directory: str | os.PathLike[str] = "outputs") -> Runs:
     return found
 
 
-def _find(directory: str) -> Iterator[str]:
-    """Every directory that holds a `run.json`; nothing inside one is looked at."""
-    inner = []
+def _run_directories(directory: str) -> Iterator[str]:
+    """Yield every directory at or below `directory` that contains a `run.json`, without looking inside of one."""
+    subdirectories = []
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
@@ -199,8 +220,8 @@ def _find(directory: str) -> Iterator[str]:
                     yield directory
                     return
                 if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
-                    inner.append(entry.path)
+                    subdirectories.append(entry.path)
     except OSError as error:
         warnings.warn(f"{directory}: cannot be read ({error.strerror})", stacklevel=2)
-    for path in sorted(inner):
-        yield from _find(path)
+    for path in sorted(subdirectories):
+        yield from _run_directories(path)

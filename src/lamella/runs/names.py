@@ -1,4 +1,4 @@
-"""The command line becomes composed configs, one a job.
+"""Names of run directories, and the directories themselves.
 
 Nothing here imports torch, so that `lamella train --cfg job` answers within a second.
 """
@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lamella.errors import RequestError
 
@@ -16,10 +15,10 @@ LONGEST = 120  # bytes of a directory's name; file systems stop at 255
 
 
 def slug(overrides: Sequence[str]) -> str:
-    """A directory name for these overrides: legible, at most 120 bytes, and another one for other overrides.
+    """Return a legible directory name for these overrides, at most 120 bytes long and different for other overrides.
 
-    The order of the overrides does not matter. What had to be changed or cut is made unique by a hash; what is too
-    long loses the first parts of its keys before it loses its end.
+    The order of the overrides does not matter. A name from which characters were replaced or cut ends with a hash,
+    which makes it unique. A name that is too long loses the first parts of its keys before it loses its end.
     """
     ordered = sorted(overrides)
     text = ",".join(ordered) or "defaults"
@@ -33,20 +32,21 @@ def slug(overrides: Sequence[str]) -> str:
 
 
 def _legible(text: str) -> str:
+    """Return `text` with a hyphen in place of the characters that are awkward in a file name."""
     return re.sub(r"[^\w.,=+~@-]+", "-", text, flags=re.ASCII)
 
 
-def check_run_name(name: Any) -> str:
-    """`name`, if it can be that of a directory in `outputs/`. Raises RequestError."""
+def check_run_name(name: object) -> str:
+    """Return `name` if it can name a directory in `outputs/`. Raises RequestError where it cannot."""
     if not isinstance(name, str) or name.startswith(".") or "/" in name or not name.strip():
         raise RequestError(f"name is {name!r}; it names a directory in outputs/, and takes a word", "name")
     return name
 
 
 def claim_directory(parent: Path, name: str) -> Path:
-    """Make `parent/name`, or `parent/name_2` and so on where that exists: whoever made it owns it.
+    """Make `parent/name`, or `parent/name_2` and so on where that exists, and return its path.
 
-    Raises RequestError where it cannot be written.
+    No two processes get one directory. Raises RequestError where the directory cannot be made.
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)

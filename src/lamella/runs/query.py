@@ -1,26 +1,27 @@
-"""Conditions on the keys of runs, and their order."""
+"""Conditions on the keys of runs, and the order in which runs are sorted by a key."""
 
 import operator
 from collections.abc import Callable
-from typing import Any
 
-ORDER: dict[str, Callable[[Any, Any], bool]] = {
+ORDER: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
     "<": operator.lt,
     ">": operator.gt,
 }
-OUTSIDE = r"(?=(?:[^']*'[^']*')*[^']*$)"  # of what stands in quotes
+OUTSIDE = r"(?=(?:[^']*'[^']*')*[^']*$)"  # a lookahead that matches only outside of quotation marks
 
 
-def meets(value: Any, sign: str, wanted: Any) -> bool:
+def meets(value: object, sign: str, wanted: object) -> bool:
+    """Return whether `value` meets the condition `sign wanted`, such as `<= 3` or `!= failed`."""
     if sign not in ORDER:
         same = value == wanted or (isinstance(value, str | list | dict) and str(value) == str(wanted))
         return same == (sign != "!=")
-    return isinstance(value, int | float) and ORDER[sign](value, wanted)
+    return isinstance(value, int | float) and isinstance(wanted, int | float) and ORDER[sign](value, wanted)
 
 
-def sort_key(value: Any) -> tuple[bool, Any]:
-    """A key by which values of any kinds can be sorted."""
-    number = isinstance(value, int | float) and value == value
-    return not number, value if number else str(value)
+def sort_key(value: object) -> tuple[bool, float | str]:
+    """Return a key that sorts values of any types: numbers first, then the text of all others."""
+    if isinstance(value, int | float) and value == value:
+        return False, value
+    return True, str(value)

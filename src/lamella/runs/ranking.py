@@ -1,21 +1,21 @@
 """Which of two results is the better one."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+
+from lamella.runs.schema import RunRecord
 
 
 def larger_is_better(key: str) -> bool:
-    """Whether more of what a key names is better: of metrics all but errors, of all else nothing."""
+    """Return True for metrics that are maximised (accuracy), False for losses, errors and keys that are no metrics."""
     return "/" in key and not key.endswith(("loss", "mae"))
 
 
 def direction_sign(name: str) -> float:
-    """1.0 where more of this is better, else -1.0."""
+    """Return 1.0 where a larger value of `name` is better, else -1.0."""
     return 1.0 if larger_is_better(name) else -1.0
 
 
-def record_value(fields: Mapping[str, Any], name: str) -> float | None:
-    """A metric of a record, or a field of it that is a number."""
-    found = fields["metrics"].get(name, fields.get(name))
-    return found if isinstance(found, int | float) and math.isfinite(found) else None
+def record_value(fields: RunRecord, name: str) -> float | None:
+    """Return the metric or the numeric field `name` of a record, None where it is missing or not finite."""
+    value = fields["metrics"].get(name, fields.get(name))
+    return value if isinstance(value, int | float) and math.isfinite(value) else None

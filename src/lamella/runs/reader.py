@@ -1,76 +1,59 @@
-"""Run directories as their readers see them."""
+"""Read run directories: the record, the config and the metrics of each epoch."""
 
 import errno
 import fcntl
 import json
 import os
 import stat
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import cast
 
 import yaml
 
 from lamella.config.files import GROUPS
-from lamella.config.values import check_values
+from lamella.config.values import Config, check_values
 from lamella.errors import RequestError, first_line
 from lamella.runs.files import METRICS
-from lamella.runs.schema import RECORD_FORMAT, STATES, wrong_field
+from lamella.runs.schema import RECORD_FORMAT, STATES, RunRecord, wrong_field
 
-OPEN: set[Path] = set()  # runs that this process writes
+OPEN: set[Path] = set()  # the runs that this process writes
 
 
-def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run's record and its config, both checked for what every reader takes for granted.
+def read_run(path: Path) -> tuple[RunRecord, Config]:
+    """Return a run's record and its config, after checking the types of the fields that every reader uses.
 
-    Raises RequestError where `path` is no run directory, is damaged, was written by another version of Lamella, or
-    holds a link that leads out of it.
+    Raises RequestError where `path` is not a run directory, is damaged, was written by another version of Lamella, or
+    contains a link to a file outside of the run.
     """
     fields = read_record(path)
     for entry in path.rglob("*"):
         _check_link(path, entry)
-    try:
-        config = yaml.safe_load(read_text(path, "config.yaml"))
-        check_values(config)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise _no_run(path, "config.yaml", error) from error
-    keys = dict.fromkeys(GROUPS, dict) | {"name": str, "seed": int, "monitor": str}
-    wrong = [key for key, kind in keys.items() if not isinstance(config, dict) or not isinstance(config.get(key), kind)]
-    if wrong:
-        raise RequestError(f"{path} is no run directory: its config.yaml is damaged, {wrong[0]} is not there or wrong")
-    return fields, config
+    return fields, _read_config(path)
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A run's record alone. Raises RequestError."""
+def read_record(path: Path) -> RunRecord:
+    """Return a run's record alone. Raises RequestError as `read_run` does.
+
+    A run that is recorded as running, and that no process writes, was killed: its status is "interrupted".
+    """
     try:
-        fields = json.loads(read_text(path, "run.json"))
+        loaded: object = json.loads(read_text(path, "run.json"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _no_run(path, "run.json", error) from error
-    damaged = f"{path} is no run directory: its run.json is damaged"
-    if not isinstance(fields, dict):
-        raise RequestError(f"{damaged}, it holds no mapping")
-    written, number = fields.get("versions"), fields.get("format")
-    if number != RECORD_FORMAT:
-        by = f"lamella {written.get('lamella')}" if isinstance(written, dict) else "another lamella"
-        raise RequestError(
-            f"{path}: its record is of format {number!r}, written by {by}; this is lamella {version('lamella')}, which "
-            f"reads format {RECORD_FORMAT}:\n  install the version that wrote it"
-        )
-    if (wrong := wrong_field(fields)) == "status":
-        raise RequestError(f"{damaged}, status is {fields.get('status')!r}; it is one of {', '.join(STATES)}")
-    if wrong:
-        raise RequestError(f"{damaged}, {wrong} is {shorten(repr(fields.get(wrong)), 100)}")
+        raise _not_a_run(path, "run.json", error) from error
+    fields = _checked_record(path, loaded)
     if fields["status"] == "running" and not is_being_written(path):
-        fields["status"] = "interrupted"  # without the time to say so
+        fields["status"] = "interrupted"
     return fields
 
 
 def read_text(path: Path, name: str) -> str:
-    """What a file of a run holds. Raises RequestError for a link that leads out of it, and OSError."""
-    file = f"{path}/{name}"  # of ten thousand runs, paths as objects would take a third of the time
+    """Return the text of the file `name` of a run.
+
+    Raises RequestError where the file is a link that leads out of the run, and OSError where it cannot be read.
+    """
+    file = f"{path}/{name}"  # for ten thousand runs, Path objects would take a third of the time
     kind = os.lstat(file).st_mode
     if stat.S_ISLNK(kind):
         _check_link(path, path / name)
@@ -81,28 +64,8 @@ def read_text(path: Path, name: str) -> str:
         return opened.read()
 
 
-def _check_link(path: Path, entry: Path) -> None:
-    if entry.is_symlink() and not entry.resolve().is_relative_to(path.resolve()):
-        raise RequestError(f"{entry} is a link that leads out of the run; put there what it links to")
-
-
-def _no_run(path: Path, file: str, error: BaseException) -> RequestError:
-    if isinstance(error, RequestError):
-        return RequestError(f"{path} is no run directory: its {file} is damaged, {error}")
-    if not isinstance(error, OSError):
-        return RequestError(f"{path} is no run directory: its {file} is damaged ({first_line(error)})")
-    if not path.is_dir():
-        state = "is a file" if path.exists() else "is not there"
-        return RequestError(f"{path} {state}; a run is a directory that `lamella train` has made")
-    inside = next(path.rglob("run.json"), None) if file == "run.json" and isinstance(error, FileNotFoundError) else None
-    if inside:
-        return RequestError(f"{path} is no run directory, it holds runs; give one of them, as {inside.parent}")
-    reason = "holds no" if isinstance(error, FileNotFoundError) else f"does not let its readers have ({error.strerror})"
-    return RequestError(f"{path} is no run directory: it {reason} {file}; `lamella train` makes one")
-
-
-def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """What a run has written in `metrics.jsonl`, a mapping an epoch. Raises RequestError where that is damaged."""
+def read_epochs(path: Path) -> list[dict[str, float]]:
+    """Return the lines of a run's `metrics.jsonl`, one mapping per epoch. Raises RequestError where it is damaged."""
     try:
         lines = [json.loads(line) for line in read_text(path, METRICS).splitlines() if line.endswith("}")]
     except FileNotFoundError:
@@ -115,8 +78,8 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def unfinished_note(fields: Mapping[str, Any]) -> str | None:
-    """What to say of a run that has checkpoints, but has not been trained to its end."""
+def unfinished_note(fields: RunRecord) -> str | None:
+    """Return a note for a run that has checkpoints and is not finished, None for any other run."""
     if fields["status"] == "finished" or not fields["epochs"]:
         return None
     state = "is still in training" if fields["status"] == "running" else f"is {fields['status']}"
@@ -124,8 +87,8 @@ def unfinished_note(fields: Mapping[str, Any]) -> str | None:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether a process has the run in `path` open for writing."""
-    if path.resolve() in OPEN:  # to close one more file of this process's own would give up its lock
+    """Return whether a process has the run in `path` open for writing."""
+    if path.resolve() in OPEN:  # a process that closes any descriptor of a file loses its locks on that file
         return True
     try:
         if not stat.S_ISREG((path / "log.txt").lstat().st_mode):
@@ -135,3 +98,61 @@ def is_being_written(path: Path) -> bool:
     except OSError as error:
         return error.errno in (errno.EAGAIN, errno.EACCES)
     return False
+
+
+def _checked_record(path: Path, fields: object) -> RunRecord:
+    """Return the content of `run.json` as a record. Raises RequestError where its format or a field is wrong."""
+    damaged = f"{path} is not a run directory: its run.json is damaged"
+    if not isinstance(fields, dict):
+        raise RequestError(f"{damaged}, it holds no mapping")
+    versions, number = fields.get("versions"), fields.get("format")
+    if number != RECORD_FORMAT:
+        writer = f"lamella {versions.get('lamella')}" if isinstance(versions, dict) else "another lamella"
+        raise RequestError(
+            f"{path}: its record is of format {number!r}, written by {writer}; this is lamella {version('lamella')}, "
+            f"which reads format {RECORD_FORMAT}:\n  install the version that wrote it"
+        )
+    if (wrong := wrong_field(fields, RunRecord)) == "status":
+        raise RequestError(f"{damaged}, status is {fields.get('status')!r}; it is one of {', '.join(STATES)}")
+    if wrong:
+        raise RequestError(f"{damaged}, {wrong} is {shorten(repr(fields.get(wrong)), 100)}")
+    return cast(RunRecord, fields)  # wrong_field has checked the type of every field
+
+
+def _read_config(path: Path) -> Config:
+    """Return the content of a run's `config.yaml`. Raises RequestError where a group or a key of the root is wrong."""
+    try:
+        config: object = yaml.safe_load(read_text(path, "config.yaml"))
+        check_values(config)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise _not_a_run(path, "config.yaml", error) from error
+    types = dict.fromkeys(GROUPS, dict) | {"name": str, "seed": int, "monitor": str}
+    groups = config if isinstance(config, dict) else {}
+    for key, kind in types.items():
+        if not isinstance(groups.get(key), kind):
+            raise RequestError(
+                f"{path} is not a run directory: its config.yaml is damaged, {key} is not there or wrong"
+            )
+    return groups
+
+
+def _check_link(path: Path, entry: Path) -> None:
+    """Raise RequestError where `entry` is a link to something outside of the run in `path`."""
+    if entry.is_symlink() and not entry.resolve().is_relative_to(path.resolve()):
+        raise RequestError(f"{entry} is a link that leads out of the run; put there what it links to")
+
+
+def _not_a_run(path: Path, file: str, error: BaseException) -> RequestError:
+    """Return the error that says why `path` cannot be opened as a run, given what reading its `file` raised."""
+    if isinstance(error, RequestError):
+        return RequestError(f"{path} is not a run directory: its {file} is damaged, {error}")
+    if not isinstance(error, OSError):
+        return RequestError(f"{path} is not a run directory: its {file} is damaged ({first_line(error)})")
+    if not path.is_dir():
+        state = "is a file" if path.exists() else "is not there"
+        return RequestError(f"{path} {state}; a run is a directory that `lamella train` has made")
+    if not isinstance(error, FileNotFoundError):
+        return RequestError(f"{path} is not a run directory: its {file} cannot be read ({error.strerror})")
+    if file == "run.json" and (inside := next(path.rglob("run.json"), None)):
+        return RequestError(f"{path} is not a run directory, it holds runs; give one of them, as {inside.parent}")
+    return RequestError(f"{path} is not a run directory: it holds no {file}; `lamella train` makes one")

@@ -1,25 +1,25 @@
-"""The shape of `run.json`, the record of a run."""
+"""The shapes of `run.json`, the record of a run, and of `sweep.json`, the record of a sweep."""
 
-from types import NoneType, UnionType
-from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from types import UnionType
+from typing import Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
+
+from lamella.config.values import Config
 
 RECORD_FORMAT = 1  # a record of a later format gets a number of its own, and this one stays readable
+SWEEP_FORMAT = 1  # the format of sweep.json and plan.jsonl
 Status = Literal["running", "finished", "failed", "interrupted"]
+STATES = get_args(Status)
 
 
-class RunRecord(TypedDict):
-    """The fields of `run.json`.
+class RunRequest(TypedDict):
+    """The fields of `run.json` that are known before a run starts.
 
     overrides: from the command line. parameters: their number. images: whether the inputs are images. metric: the
     metric beside the loss. job: Slurm's job id. reads: for each key whose whole value is an interpolation, the key
-    that it reads. choices: the option of each config group. metrics: `train/…` and `val/…` of the best epoch, and
-    `test/…` of its checkpoint. started, finished: ISO 8601, UTC. environment: what the bits of a result depend on
-    beside the config. inexact: why the bits may differ from those of an uninterrupted run by itself. reproduces: the
-    run that this run repeats.
+    that it reads. choices: the option of each config group. reproduces: the run that this run repeats.
     """
 
-    format: int
-    status: Status
     name: str
     overrides: list[str]
     seed: int
@@ -28,6 +28,21 @@ class RunRecord(TypedDict):
     metric: str
     reads: dict[str, str]
     choices: dict[str, str]
+    parameters: NotRequired[int]
+    job: NotRequired[str | None]
+    reproduces: NotRequired[str]
+
+
+class RunRecord(RunRequest):
+    """The fields of `run.json`.
+
+    metrics: `train/…` and `val/…` of the best epoch, and `test/…` of its checkpoint. started, finished: ISO 8601, UTC.
+    environment: what the bits of a result depend on beside the config. inexact: why the bits may differ from those of
+    an uninterrupted run by itself.
+    """
+
+    format: int
+    status: Status
     epochs: int
     steps: int
     seconds: float
@@ -36,51 +51,118 @@ class RunRecord(TypedDict):
     best_epoch: int | None
     versions: dict[str, str]
     git: dict[str, str | bool] | None
-    parameters: NotRequired[int]
-    job: NotRequired[str | None]
     finished: NotRequired[str | None]
     error: NotRequired[str | None]
     environment: NotRequired[dict[str, str | int]]
     inexact: NotRequired[list[str]]
-    reproduces: NotRequired[str]
 
 
-def wrong_field(fields: dict[str, object]) -> str | None:
-    """Return the name of the first field that is missing or has a value of a wrong type, None where all are right."""
-    for name, (kinds, inner, allowed) in _CHECKS.items():
-        value = fields.get(name, _MISSING)
-        if value is _MISSING and name in RunRecord.__optional_keys__:
-            continue
+class RecordChanges(TypedDict, total=False):
+    """The fields of `run.json` that change after the run has been created."""
+
+    status: Status
+    overrides: list[str]
+    epochs: int
+    steps: int
+    seconds: float
+    metrics: dict[str, float]
+    best_epoch: int | None
+    finished: str | None
+    error: str | None
+    environment: dict[str, str | int]
+    inexact: list[str]
+
+
+class SweepRecord(TypedDict):
+    """The fields of `sweep.json`.
+
+    arguments: the command line. launcher: the values of `hydra.launcher`. monitor, metric: as in the runs. objectives:
+    the metrics that rank the runs. swept: the keys that differ between the runs. threads: the CPU threads of each run,
+    None where torch decides. max_failures: how many failed runs end the sweep, None for any number. search: the space
+    and the directory of a search. pruned: the names of the runs that a search has ended early.
+    """
+
+    format: int
+    arguments: list[str]
+    launcher: Config
+    monitor: str
+    metric: str
+    objectives: list[str]
+    swept: list[str]
+    threads: int | None
+    max_failures: int | None
+    search: NotRequired[dict[str, str]]
+    pruned: NotRequired[list[str]]
+
+
+class SweepChanges(TypedDict, total=False):
+    """The fields of `sweep.json` that change after the sweep has been created."""
+
+    arguments: list[str]
+    launcher: Config
+    objectives: list[str]
+    swept: list[str]
+    max_failures: int | None
+    pruned: list[str]
+
+
+def wrong_field(fields: dict[str, object], schema: type) -> str | None:
+    """Return the name of the first field that is missing or has a value of a wrong type, None where all are right.
+
+    schema: RunRecord or SweepRecord.
+    """
+    for name, check in _CHECKS[schema].items():
+        if name not in fields:
+            if check.optional:
+                continue
+            return name
+        value = fields[name]
         items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        right = isinstance(value, kinds) and all(isinstance(item, inner) for item in items)
-        if not right or (allowed and value not in allowed):
+        right = isinstance(value, check.types) and all(isinstance(item, check.item_types) for item in items)
+        if not right or (check.allowed and value not in check.allowed):
             return name
     return None
 
 
-def _types(hint: Any) -> tuple[type, ...]:
-    """Return the classes of which a value with this type hint is an instance, without what lists and dicts contain."""
+@dataclass(frozen=True)
+class _Check:
+    """What a field has to be: the classes of its value and of the items in it, and all allowed values of a Literal."""
+
+    optional: bool
+    types: tuple[type, ...]
+    item_types: tuple[type, ...]
+    allowed: tuple[object, ...]
+
+    @classmethod
+    def of(cls, hint: object) -> "_Check":
+        """Return the check of a field with this type hint."""
+        optional = get_origin(hint) is NotRequired
+        if optional:
+            [hint] = get_args(hint)
+        return cls(optional, _types(hint), _item_types(hint), get_args(hint) if get_origin(hint) is Literal else ())
+
+
+def _types(hint: object) -> tuple[type, ...]:
+    """Return the classes of which a value with this type hint is an instance."""
     if get_origin(hint) in (Union, UnionType):
         return tuple(kind for option in get_args(hint) for kind in _types(option))
     if get_origin(hint) is Literal:
         return tuple({type(value) for value in get_args(hint)})
     if hint is float:
         return (int, float)
-    return (get_origin(hint) or hint or NoneType,)
+    kind = get_origin(hint) or hint
+    assert isinstance(kind, type)
+    return (kind,)
 
 
-def _inner(hint: Any) -> tuple[type, ...]:
-    """Return the classes of what a list or a dict with this type hint contains."""
+def _item_types(hint: object) -> tuple[type, ...]:
+    """Return the classes of the items of a list, or of the values of a dict, with this type hint; object for others."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return tuple(
-        kind for option in options if get_origin(option) in (list, dict) for kind in _types(get_args(option)[-1])
-    )
+    items = [get_args(option)[-1] for option in options if get_origin(option) in (list, dict)]
+    return tuple(kind for item in items for kind in _types(item)) or (object,)
 
 
-_MISSING = object()
-_HINTS = get_type_hints(RunRecord)
-_CHECKS = {
-    name: (_types(hint), _inner(hint), get_args(hint) if get_origin(hint) is Literal else ())
-    for name, hint in _HINTS.items()
+_CHECKS: dict[type, dict[str, _Check]] = {
+    schema: {name: _Check.of(hint) for name, hint in get_type_hints(schema, include_extras=True).items()}
+    for schema in (RunRecord, SweepRecord)
 }
-STATES = get_args(Status)

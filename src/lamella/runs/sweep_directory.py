@@ -1,4 +1,4 @@
-"""The directory of a sweep: what is to be trained is written down before the first of it starts."""
+"""The directory of a sweep, in which the runs are planned before the first of them starts."""
 
 import errno
 import fcntl
@@ -8,145 +8,113 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Unpack, cast
 
 from lamella.atomic_files import write_atomically
-from lamella.config.values import check_values
+from lamella.config.values import Config, check_values
 from lamella.errors import RequestError, first_line
 from lamella.runs.reader import read_record, read_text
+from lamella.runs.schema import SWEEP_FORMAT, RunRecord, SweepChanges, SweepRecord, wrong_field
 
-SWEEP_FORMAT = 1  # of sweep.json and plan.jsonl
 RECORD, PLAN, LOCK = "sweep.json", "plan.jsonl", ".lock"
-# What sweep.json holds.
-SWEEP_KINDS: dict[str, Any] = {
-    "format": int,
-    "arguments": list,
-    "launcher": dict,
-    "monitor": str,
-    "metric": str,
-    "objectives": list,
-    "swept": list,
-    "threads": (int, type(None)),
-    "max_failures": (int, type(None)),
-}
+# What reading a damaged plan may raise.
+DAMAGE = (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a sweep: its directory's name, what the command line set, and its config, resolved.
+    """One run of a sweep, as planned.
 
-    reads, choices: what its record will say of the config. trial: the number that a search gave it.
+    name: of its directory. overrides: from the command line. config: resolved. reads, choices: as in the record of the
+    run. trial: the number that a search has given it.
     """
 
     name: str
     overrides: list[str]
-    config: dict[str, Any]
+    config: Config
     reads: dict[str, str] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
     trial: int | None = None
 
 
 class Sweep:
-    """A sweep's directory: `sweep.json` says what was asked, a line of `plan.jsonl` what each member is.
+    """A sweep's directory. Its `sweep.json` holds the request, and each line of its `plan.jsonl` one member.
 
-    fields: what `sweep.json` holds. members: by name, in the order of the plan.
+    fields: the content of `sweep.json`. members: by name, in the order of the plan.
     """
 
+    fields: SweepRecord
+
     def __init__(self, path: Path) -> None:
-        """Raises RequestError where there is no sweep in `path`, or it is damaged."""
-        self.path, self.fields, self.members = path, dict[str, Any](), dict[str, Member]()
+        """Read the sweep in `path`. Raises RequestError where there is none, or where it is damaged."""
+        self.path, self.members = path, dict[str, Member]()
         try:
-            self.fields = json.loads(read_text(path, RECORD))
+            self.fields = _checked_record(json.loads(read_text(path, RECORD)))
             lines = read_text(path, PLAN).splitlines(keepends=True) if (path / PLAN).exists() else []
-            self._fill(lines)
+            for line in lines:
+                if line.endswith("\n"):  # a line without its end was being written when the process died
+                    member = _member(line)
+                    self.members[member.name] = member
         except RequestError:
             raise
-        except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        except DAMAGE as error:
             raise RequestError(f"{path}: its plan is damaged ({first_line(error)})") from error
 
-    def _fill(self, lines: Sequence[str]) -> None:
-        for name, kind in SWEEP_KINDS.items():
-            if not isinstance(self.fields.get(name), kind):
-                raise ValueError(f"{name} in {RECORD} is {self.fields.get(name)!r}")
-        if self.fields["format"] != SWEEP_FORMAT:
-            raise ValueError(f"it is of format {self.fields['format']}, and this lamella reads format {SWEEP_FORMAT}")
-        for name in ("arguments", "swept", "objectives"):
-            if not all(isinstance(text, str) for text in self.fields[name]):
-                raise ValueError(f"{name} in {RECORD} is {self.fields[name]!r}")
-        pruned, search = self.fields.get("pruned", []), self.fields.get("search", {"space": "", "path": ""})
-        if not isinstance(pruned, list) or not all(isinstance(search[name], str) for name in ("space", "path")):
-            raise ValueError(f"search and pruned in {RECORD} are {search!r} and {pruned!r}")
-        for line in lines:
-            if line.endswith("\n"):  # what has no end was being written when its writer died
-                member = _member(line)
-                self.members[member.name] = member
-
-    def update(self, **fields: Any) -> None:
-        """Change some fields of `sweep.json`."""
-        self.fields |= fields
+    def update(self, **changes: Unpack[SweepChanges]) -> None:
+        """Change fields of `sweep.json`."""
+        self.fields = {**self.fields, **changes}
         write_atomically(self.path / RECORD, json.dumps(self.fields, indent=2) + "\n")
 
     def add(self, members: Sequence[Member]) -> None:
-        """Write members into the plan; when this returns, they are on the disk."""
+        """Add members to the plan, and return once they are on the disk."""
         file = self.path / PLAN
         if file.exists():
-            whole = file.read_bytes()
-            os.truncate(file, whole.rfind(b"\n") + 1)
+            content = file.read_bytes()
+            os.truncate(file, content.rfind(b"\n") + 1)
         with file.open("a") as opened:
             opened.writelines(json.dumps(asdict(member)) + "\n" for member in members)
             opened.flush()
             os.fsync(opened.fileno())
         self.members |= {member.name: member for member in members}
 
-    def record(self, name: str) -> dict[str, Any] | None:
-        """What a member's record says; None where it has none yet. Raises RequestError where that is damaged."""
+    def record(self, name: str) -> RunRecord | None:
+        """Return the record of a member, None where it has not started. Raises RequestError where it is damaged."""
         path = self.path / name
         return read_record(path) if (path / "run.json").exists() else None
 
     def status(self, name: str) -> str:
-        """How far a member is: planned, or what its record says."""
+        """Return the status in the record of a member, or "planned" where the member has not started."""
         fields = self.record(name)
         return fields["status"] if fields else "planned"
 
     def unfinished(self) -> list[Member]:
-        """The members that are to be begun, to go on, or to be tried again."""
+        """Return the members that are still to be started, resumed or tried again."""
         return [member for name, member in self.members.items() if self.status(name) != "finished"]
 
 
 def is_sweep(path: Path) -> bool:
+    """Return whether `path` is the directory of a sweep."""
     return (path / RECORD).is_file()
 
 
 def planned_member(path: Path) -> Member | None:
-    """The member of a sweep that a directory is to become, or is; None where no sweep has planned it."""
+    """Return the member that a sweep has planned for the directory `path`, None where no sweep has planned one."""
     if not is_sweep(path.parent):
         return None
     start = json.dumps({"name": path.name}).rstrip("}") + ","
     try:
         lines = read_text(path.parent, PLAN).splitlines(keepends=True)
-        # Of a thousand, reading all of them would take longer than to begin one.
+        # Parsing a thousand lines would take longer than starting one run.
         return next((_member(line) for line in lines if line.startswith(start) and line.endswith("\n")), None)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except DAMAGE as error:
         raise RequestError(f"{path.parent}: its plan is damaged ({first_line(error)})") from error
 
 
-def _member(line: str) -> Member:
-    """Raises ValueError, TypeError and AttributeError where a line of the plan is damaged."""
-    member = Member(**json.loads(line))
-    check_values(member.config)
-    if not member.name or "/" in member.name or member.name.startswith("."):
-        raise ValueError(f"a member is called {member.name!r}")
-    mappings = (member.config, member.config["device"], member.config["trainer"], member.reads, member.choices)
-    if not all(isinstance(one, dict) for one in mappings) or not all(isinstance(one, str) for one in member.overrides):
-        raise ValueError(f"the member {member.name} is none")
-    return member
-
-
 @contextmanager
-def open_sweep(path: Path, fields: dict[str, Any] | None = None) -> Iterator[Sweep]:
-    """The sweep in `path`, which nobody else has as long as this lasts; made with `fields` where there is none.
+def open_sweep(path: Path, fields: SweepRecord | None = None) -> Iterator[Sweep]:
+    """Lock the sweep in `path` and yield it; where there is none, create it with `fields` first.
 
-    Raises RequestError where somebody else has it, or something else is there.
+    Raises RequestError where another process has the sweep, or the directory contains something else.
     """
     if not is_sweep(path) and path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise RequestError(f"{path} is there, and is no sweep of this kind; choose another sweep.name", "sweep.name")
@@ -163,5 +131,30 @@ def open_sweep(path: Path, fields: dict[str, Any] | None = None) -> Iterator[Swe
             problem = "another process is at work on this sweep" if taken else f"cannot be locked ({error.strerror})"
             raise RequestError(f"{path}: {problem}") from None
         if not is_sweep(path) and fields is not None:
-            write_atomically(path / RECORD, json.dumps({"format": SWEEP_FORMAT, **fields}, indent=2) + "\n")
+            write_atomically(path / RECORD, json.dumps(fields, indent=2) + "\n")
         yield Sweep(path)
+
+
+def _checked_record(fields: object) -> SweepRecord:
+    """Return the content of `sweep.json` as a record. Raises ValueError where its format or a field is wrong."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"{RECORD} holds no mapping")
+    if wrong := wrong_field(fields, SweepRecord):
+        raise ValueError(f"{wrong} in {RECORD} is {fields.get(wrong)!r}")
+    if fields["format"] != SWEEP_FORMAT:
+        raise ValueError(f"it is of format {fields['format']}, and this lamella reads format {SWEEP_FORMAT}")
+    return cast(SweepRecord, fields)  # wrong_field has checked the type of every field
+
+
+def _member(line: str) -> Member:
+    """Return the member in a line of the plan. Raises one of DAMAGE where the line is damaged."""
+    member = Member(**json.loads(line))
+    check_values(member.config)
+    if not member.name or "/" in member.name or member.name.startswith("."):
+        raise ValueError(f"a member is called {member.name!r}")
+    mappings = (member.config, member.config["device"], member.config["trainer"], member.reads, member.choices)
+    if not all(isinstance(value, dict) for value in mappings) or not all(
+        isinstance(text, str) for text in member.overrides
+    ):
+        raise ValueError(f"the fields of the member {member.name} have wrong types")
+    return member

@@ -1,4 +1,4 @@
-"""The run directory: what a run was asked, what it did and what came out."""
+"""Write run directories: what a run was asked for, what it has done and what came out."""
 
 import errno
 import fcntl
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO, Unpack
 
 from lamella.atomic_files import write_atomically
 from lamella.console import tolerant_output
@@ -18,124 +18,93 @@ from lamella.errors import RequestError
 from lamella.runs.files import METRICS, RUN_FILES
 from lamella.runs.provenance import git_state, installed_versions
 from lamella.runs.reader import OPEN, read_run
-from lamella.runs.schema import RECORD_FORMAT
+from lamella.runs.schema import RECORD_FORMAT, RecordChanges, RunRecord, RunRequest
 
 
 class RunWriter:
-    """One run directory, open for writing by this process alone.
+    """A run directory that this process alone has open for writing. `start` and `reopen` make one.
 
-    Its `run.json` is replaced as a whole each time, so that a reader never sees half of one. Raises RequestError where
-    another process has it open.
+    Attributes:
+        path: the run directory.
+        fields: the record, as `run.json` holds it.
+        before: the record when the run was reopened, None for a new run.
+
+    Each update replaces `run.json` as a whole, so that a reader never sees a part of it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.fields = path, dict[str, Any]()
-        try:
-            self._log = (path / "log.txt").open("a", buffering=1)
-        except OSError as error:
-            raise RequestError(f"{path}: cannot write there ({error.strerror})") from error
-        try:
-            # Released when the process ends, however it does; and not inherited by a loader's workers, as flock's is.
-            self._lock()
-        except OSError as error:
-            self._log.close()
-            taken = error.errno in (errno.EAGAIN, errno.EACCES)
-            problem = "another process is at work on this run" if taken else f"cannot be locked ({error.strerror})"
-            raise RequestError(f"{path}: {problem}") from None
-        OPEN.add(path.resolve())
-        self._logged = os.fstat(self._log.fileno()).st_size
-        self.before, self._config, self._opened = dict[str, Any](), "", time.monotonic()
-
-    def _lock(self) -> None:
-        for wait in (0.01, 0.05, 0.0):  # a reader looks, for a moment, whether it is locked
-            try:
-                fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError:
-                if not wait:
-                    raise
-                time.sleep(wait)
+    def __init__(self, path: Path, log: TextIO, fields: RunRecord, before: RunRecord | None, config: str) -> None:
+        self.path, self.fields, self.before = path, fields, before
+        self._log, self._log_size, self._config = log, os.fstat(log.fileno()).st_size, config
+        self._opened = time.monotonic()
 
     @classmethod
-    def start(cls, path: Path, config: str, fields: Mapping[str, Any]) -> "RunWriter":
-        """A new run in the directory `path`, which is there: what a start that failed has left in it goes.
+    def start(cls, path: Path, config: str, request: RunRequest) -> "RunWriter":
+        """Create a run in the existing directory `path`, and delete what a start that failed has left there.
 
-        Raises RequestError where it cannot be written, or something else is there.
+        config: the text of `config.yaml`. Raises RequestError where the directory cannot be written, contains other
+        files or is open in another process.
         """
-        left = [entry for entry in path.iterdir() if entry.name != "log.txt"]
-        strange = [entry for entry in left if entry.name not in RUN_FILES and not entry.name.startswith(".")]
-        if path.is_symlink() or strange:
-            raise RequestError(f"{strange[0] if strange else path} is there without a run.json; put it elsewhere")
+        leftovers = [entry for entry in path.iterdir() if entry.name != "log.txt"]
+        foreign = [entry for entry in leftovers if entry.name not in RUN_FILES and not entry.name.startswith(".")]
+        if path.is_symlink() or foreign:
+            raise RequestError(f"{foreign[0] if foreign else path} is there without a run.json; put it elsewhere")
         try:
-            run = cls(path)
-            for entry in left:
+            log = _open_log(path)
+            for entry in leftovers:
                 entry.unlink()
-            run.configure(config)
-            run.update(
-                format=RECORD_FORMAT,
-                status="running",
-                **fields,
-                epochs=0,
-                steps=0,
-                seconds=0.0,
-                started=_now(),
-                finished=None,
-                metrics={},
-                best_epoch=None,
-                versions=installed_versions(),
-                git=git_state(path / "git.patch"),
-                error=None,
-            )
+            writer = cls(path, log, _new_record(request, path / "git.patch"), None, config)
+            writer.configure(config)
+            writer.update()
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise RequestError(f"{path}: cannot write there ({error.strerror})") from error
-        return run
+        return writer
 
     @classmethod
     def reopen(cls, path: Path) -> "RunWriter":
-        """The run in `path`, to go on with it. Raises RequestError."""
-        run = cls(path)
-        run.fields, _ = read_run(path)  # nobody else changes it any more
-        run.before, run._config = dict(run.fields), (path / "config.yaml").read_text()
+        """Open the run in `path` to continue it. Raises RequestError where it is damaged or open in another process."""
+        log = _open_log(path)
+        fields, _ = read_run(path)  # under the lock, so that no other process changes it any more
         for pattern in (".*.json.*", ".*.yaml.*", "checkpoints/.*.ckpt*", "checkpoints/new.ckpt"):
             for leftover in path.glob(pattern):
                 if not leftover.is_dir():
                     leftover.unlink()
-        return run
+        return cls(path, log, fields, fields.copy(), (path / "config.yaml").read_text())
 
     def configure(self, config: str) -> None:
-        """Replace the config by one with which the run goes on."""
+        """Replace the text of `config.yaml`."""
         write_atomically(self.path / "config.yaml", config)
 
-    def update(self, **fields: Any) -> None:
-        """Change some fields of the record."""
-        self.fields |= fields
-        seconds = self.before.get("seconds", 0.0) + time.monotonic() - self._opened
-        self.fields["seconds"] = round(seconds, 3)
-        write_atomically(self.path / "run.json", json.dumps(self.fields, indent=2) + "\n")
+    def update(self, **changes: Unpack[RecordChanges]) -> None:
+        """Change fields of the record and write `run.json`."""
+        self.fields = {**self.fields, **changes}
+        earlier = self.before["seconds"] if self.before else 0.0
+        self.fields["seconds"] = round(earlier + time.monotonic() - self._opened, 3)
+        self._write(self.fields)
 
-    def epoch(self, line: Mapping[str, float], **fields: Any) -> None:
-        """Add an epoch's line to `metrics.jsonl`, and change some fields of the record."""
+    def epoch(self, line: Mapping[str, float], **changes: Unpack[RecordChanges]) -> None:
+        """Add the line of an epoch to `metrics.jsonl`, and change fields of the record."""
         with (self.path / METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self.update(**fields)
+        self.update(**changes)
 
-    def close(self, status: str, **fields: Any) -> None:
-        """Say how it ended: finished, failed (with `error`) or interrupted."""
-        self.update(status=status, finished=_now(), **fields)
+    def close(self, **changes: Unpack[RecordChanges]) -> None:
+        """Record that the run has ended, with its `status`: finished, failed (with `error`) or interrupted."""
+        changes["finished"] = _now()
+        self.update(**changes)
 
     def refuse(self) -> None:
-        """Leave things as they were before: a new run goes, one that was there keeps its record and its config."""
-        if self.before:
-            self.configure(self._config)
-            os.truncate(self.path / "log.txt", self._logged)
-            write_atomically(self.path / "run.json", json.dumps(self.before, indent=2) + "\n")
-        else:
+        """Undo what this writer has changed: delete a new run, and restore the files of a reopened one."""
+        if self.before is None:
             shutil.rmtree(self.path, ignore_errors=True)
+            return
+        self.configure(self._config)
+        os.truncate(self.path / "log.txt", self._log_size)
+        self._write(self.before)
 
     @contextmanager
     def log(self) -> Iterator[TextIO]:
-        """Copy what is printed to `log.txt`, which is what `with` gives; in the end others may open the run."""
+        """Copy what is printed to `log.txt` and yield that file. At the end, other processes may open the run."""
         try:
             with tolerant_output(self._log):
                 yield self._log
@@ -144,6 +113,67 @@ class RunWriter:
                 self._log.close()
             OPEN.discard(self.path.resolve())
 
+    def _write(self, fields: RunRecord) -> None:
+        write_atomically(self.path / "run.json", json.dumps(fields, indent=2) + "\n")
+
+
+def _new_record(request: RunRequest, patch: Path) -> RunRecord:
+    """Return the record of a run that starts now, and write uncommitted changes of the code to `patch`."""
+    return {
+        "format": RECORD_FORMAT,
+        "status": "running",
+        **request,
+        "epochs": 0,
+        "steps": 0,
+        "seconds": 0.0,
+        "started": _now(),
+        "finished": None,
+        "metrics": {},
+        "best_epoch": None,
+        "versions": installed_versions(),
+        "git": git_state(patch),
+        "error": None,
+        "environment": {},
+        "inexact": [],
+    }
+
+
+def _open_log(path: Path) -> TextIO:
+    """Open a run's `log.txt` and lock it, which reserves the run for this process until the file is closed.
+
+    Raises RequestError where the file cannot be opened or another process has the lock.
+    """
+    try:
+        log = (path / "log.txt").open("a", buffering=1)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot write there ({error.strerror})") from error
+    try:
+        _lock(log)
+    except OSError as error:
+        log.close()
+        taken = error.errno in (errno.EAGAIN, errno.EACCES)
+        problem = "another process is at work on this run" if taken else f"cannot be locked ({error.strerror})"
+        raise RequestError(f"{path}: {problem}") from None
+    OPEN.add(path.resolve())
+    return log
+
+
+def _lock(log: TextIO) -> None:
+    """Lock a file for writing. Raises OSError where another process has the lock.
+
+    The lock ends with the process, however that ends. Unlike the lock of `flock`, it is not inherited by the workers
+    of a data loader.
+    """
+    for wait in (0.01, 0.05, 0.0):  # a reader holds the lock for a moment, to see whether the run is being written
+        try:
+            fcntl.lockf(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if not wait:
+                raise
+            time.sleep(wait)
+
 
 def _now() -> str:
+    """Return the present time in UTC, as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,1 +1,1 @@
-"""Many runs: planned from one command line, launched, searched and ranked."""
+"""Plan, launch, search and rank many runs."""

@@ -1,8 +1,7 @@
-"""The values of a sweep become jobs: every combination, but for keys that are swept together."""
+"""Combine the values of a sweep into jobs: one for each combination; keys in `sweep.zip` change together."""
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hydra.core.override_parser.types import Override
 
@@ -10,34 +9,31 @@ from lamella.errors import RequestError, nearest
 
 
 def combinations(overrides: Sequence[Override], zipped: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The overrides of each job; the last key varies fastest.
+    """Return the overrides of each job; the values of the last key change fastest.
 
-    zipped: keys that are swept together, a list for each group. Raises RequestError.
+    zipped: the groups of keys that change together. Raises RequestError where a group is not possible.
     """
     values = {override.get_key_element(): _values(override) for override in overrides}
-    groups: list[list[tuple[str, ...]]] = []
-    done: set[str] = set()
-    together = {key: group for group in zipped for key in _checked(group, values)}
-    for key in values:
-        if key not in done:
-            keys = list(together.get(key, [key]))
-            done.update(keys)
-            groups.append(list(zip(*(values[one] for one in keys), strict=True)))
-    return [[text for part in parts for text in part] for parts in itertools.product(*groups)]
+    for group in zipped:
+        _check_zipped(group, values)
+    group_of = {key: tuple(group) for group in zipped for key in group}
+    groups = dict.fromkeys(group_of.get(key, (key,)) for key in values)
+    choices = [list(zip(*(values[key] for key in group), strict=True)) for group in groups]
+    return [[text for texts in job for text in texts] for job in itertools.product(*choices)]
 
 
 def swept_keys(overrides: Sequence[Override]) -> list[str]:
-    """The keys that have more than one value."""
+    """Return the keys whose overrides have several values."""
     return [override.get_key_element() for override in overrides if override.is_sweep_override()]
 
 
-def zipped_keys(value: Any) -> list[list[str]]:
-    """What `sweep.zip` says, as a list of groups of keys. Raises RequestError."""
+def zipped_keys(value: object) -> list[list[str]]:
+    """Return the groups of keys in `value`, which is that of `sweep.zip`. Raises RequestError for other values."""
     groups = value or []
     if isinstance(groups, list) and groups and all(isinstance(key, str) for key in groups):
-        groups = [groups]
+        groups = [groups]  # a single group may be written without the outer list
     lists = isinstance(groups, list) and all(isinstance(group, list) and len(group) > 1 for group in groups)
-    if not lists or not all(isinstance(key, str) for group in groups for key in group):
+    if not isinstance(groups, list) or not lists or not all(isinstance(key, str) for group in groups for key in group):
         raise RequestError(
             f"sweep.zip is {value!r}; it takes two or more keys, as [optimizer.lr,data.batch_size], or a list of such",
             "sweep.zip",
@@ -50,7 +46,7 @@ def zipped_keys(value: Any) -> list[list[str]]:
 
 
 def _values(override: Override) -> list[str]:
-    """The texts that set a key, one for each value."""
+    """Return one override for each value of the key. Raises RequestError where there are none, or endlessly many."""
     key = override.get_key_element()
     if override.is_interval_sweep():
         raise RequestError(
@@ -60,19 +56,18 @@ def _values(override: Override) -> list[str]:
         )
     if not override.is_sweep_override():
         return [str(override.input_line)]
-    found = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    if not found:
+    texts = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not texts:
         raise RequestError(f"{override.input_line}: there is no value in this", key)
-    return found
+    return texts
 
 
-def _checked(group: Sequence[str], values: Mapping[str, list[str]]) -> Sequence[str]:
-    """The keys of a group, if they are there and have as many values each."""
+def _check_zipped(group: Sequence[str], values: Mapping[str, list[str]]) -> None:
+    """Raise RequestError unless all keys of the group have values, and equally many."""
     for key in group:
         if key not in values:
             raise RequestError(f"sweep.zip: {key} has no values here; {nearest(key, values)}", "sweep.zip")
     counts = {key: len(values[key]) for key in group}
     if len(set(counts.values())) > 1:
-        said = ", ".join(f"{key} {count}" for key, count in counts.items())
-        raise RequestError(f"sweep.zip: the keys have different numbers of values: {said}", "sweep.zip")
-    return group
+        text = ", ".join(f"{key} {count}" for key, count in counts.items())
+        raise RequestError(f"sweep.zip: the keys have different numbers of values: {text}", "sweep.zip")

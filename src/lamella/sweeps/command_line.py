@@ -1,158 +1,203 @@
-"""What the command line of a sweep asks for: which values, where, and how its jobs run."""
+"""Read the command line of a sweep: the values to combine, the directory, and how the jobs run."""
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lamella.config.launcher import SLURM, check_launcher, is_local
+from lamella.config.values import Config
 from lamella.errors import RequestError, nearest
 from lamella.runs.names import OUTPUTS, check_run_name, slug
+from lamella.runs.schema import SWEEP_FORMAT, SweepRecord
 from lamella.runs.sweep_directory import Sweep
-from lamella.sweeps.combinations import swept_keys
+from lamella.sweeps.combinations import swept_keys, zipped_keys
 from lamella.sweeps.launch.local import LocalLauncher
 from lamella.sweeps.planner import PlannedJob
 
-# What can be an objective beside the metrics.
+# The fields of a record that can be objectives, besides the metrics.
 OBJECTIVE_FIELDS = ("seconds", "parameters", "epochs", "steps", "best_epoch")
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """The `sweep` key of a config."""
+    """The values of the config key `sweep`.
+
+    name: of the sweep's directory. zip: groups of keys that change together. skip_invalid: leave out the jobs that
+    cannot be run. max_failures: the number of failed jobs after which no more start. objectives: what the leaderboard
+    is sorted by, and what a search optimizes.
+    """
 
     name: str | None = None
-    zip: Any = ()
+    zip: Sequence[Sequence[str]] = ()
     skip_invalid: bool = False
     max_failures: int | None = None
     objectives: Sequence[str] = ()
 
     @classmethod
     def of(cls, config: DictConfig) -> "SweepOptions":
-        """Raises RequestError."""
+        """Read the key `sweep` of a composed config. Raises RequestError for an unknown key or a wrong value."""
         node = config.get("sweep", OmegaConf.create())
         if not isinstance(node, DictConfig):
             raise RequestError(f"sweep is {node!r}; it holds keys, as in sweep.name=…", "sweep")
-        given: Any = OmegaConf.to_container(node, resolve=True)
-        known = [one.name for one in fields(cls)]
-        for key in given:
+        values = _plain(node, resolve=True)
+        known = [field.name for field in fields(cls)]
+        for key in values:
             if key not in known:
                 raise RequestError(f"sweep.{key}: there is no such key; {nearest(key, known)}", f"sweep.{key}")
-        options = cls(**{key: one for key, one in given.items() if one is not None})
-        if options.name is not None:
-            named = isinstance(options.name, str) and "/" not in options.name and options.name.strip()
-            if not named or options.name.startswith("."):
-                raise RequestError(
-                    f"sweep.name is {options.name!r}; it names a directory, and takes a word", "sweep.name"
-                )
-        most = options.max_failures
-        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise RequestError(f"sweep.max_failures is {most!r}; it takes 1 or more, or null", "sweep.max_failures")
-        if not isinstance(options.skip_invalid, bool):
-            raise RequestError(
-                f"sweep.skip_invalid is {options.skip_invalid!r}; it takes true or false", "sweep.skip_invalid"
-            )
-        if not isinstance(options.objectives, list | tuple):
-            raise RequestError(
-                f"sweep.objectives is {options.objectives!r}; it takes a list, as [val/accuracy,seconds]",
-                "sweep.objectives",
-            )
-        return options
+        values = {key: value for key, value in values.items() if value is not None}
+        return cls(
+            name=_checked_name(values.get("name")),
+            zip=zipped_keys(values.get("zip")),
+            skip_invalid=_checked_flag(values.get("skip_invalid", False)),
+            max_failures=_checked_limit(values.get("max_failures")),
+            objectives=_checked_objectives(values.get("objectives", [])),
+        )
 
     def check(self, monitor: str, metric: str) -> list[str]:
-        """The objectives; the monitor where there are none. Raises RequestError for one that no run gives."""
-        known = [f"{stage}/{name}" for stage in ("train", "val", "test") for name in ("loss", metric)] + list(
-            OBJECTIVE_FIELDS
-        )
+        """Return the objectives, by default the monitor alone. Raises RequestError for one that no run reports.
+
+        monitor, metric: those of the runs.
+        """
+        metrics = [f"{stage}/{name}" for stage in ("train", "val", "test") for name in ("loss", metric)]
+        known = [*metrics, *OBJECTIVE_FIELDS]
         for name in self.objectives:
             if name not in known:
                 raise RequestError(
-                    f"sweep.objectives: {name!r} is none; {nearest(str(name), known)}", "sweep.objectives"
+                    f"sweep.objectives: there is no {name!r}; {nearest(name, known)}", "sweep.objectives"
                 )
         return list(self.objectives) or [monitor]
 
 
 @dataclass(frozen=True)
 class SweepCommand:
-    """What a command line asks for: values, and where and how the jobs run.
+    """The command line of a sweep.
 
-    given: the keys of `hydra.launcher` that it set.
+    overrides: those of the jobs, the last one for each key. path: the directory of the sweep. launcher: the values of
+    `hydra.launcher`. launcher_keys: the keys of `hydra.launcher` that the command line sets.
     """
 
     options: SweepOptions
     overrides: list[Override]
     path: Path
-    launcher: dict[str, Any]
-    given: Collection[str]
+    launcher: dict[str, object]
+    launcher_keys: Collection[str]
 
     @classmethod
     def of(cls, loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> "SweepCommand":
-        """Raises RequestError, and what Hydra's parser raises."""
+        """Read the command line `arguments`, of which `config` was composed.
+
+        Raises RequestError, and what Hydra's parser raises.
+        """
         options = SweepOptions.of(config)
-        launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=False)
-        written: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
-        keys = {text.lstrip("+").partition("=")[0] for text in written}
-        own_keys = {key.removeprefix("hydra.launcher.") for key in keys if key.startswith("hydra.launcher.")}
-        check_launcher(launcher, own_keys)
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
-        for override in parsed:
+        launcher = _plain(config.hydra.launcher, resolve=False)
+        hydra_keys = {text.lstrip("+").partition("=")[0] for text in _texts(config.hydra.overrides.hydra)}
+        prefix = "hydra.launcher."
+        launcher_keys = {key.removeprefix(prefix) for key in hydra_keys if key.startswith(prefix)}
+        check_launcher(launcher, launcher_keys)
+        overrides = {}  # where a key is given twice, the last override counts
+        for override in OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)):
             key = override.key_or_group
-            if key.startswith("sweep.") and override.is_sweep_override():
+            if not key.startswith("sweep."):
+                overrides[override.get_key_element()] = override
+            elif override.is_sweep_override():
                 values = str(override.input_line).partition("=")[2]
                 raise RequestError(f"{override.input_line}: {key} takes one value; a list is {key}=[{values}]", key)
-        # Of a key that is given twice, the last one counts.
-        last = {one.get_key_element(): one for one in parsed if not one.key_or_group.startswith("sweep.")}
-        overrides = list(last.values())
-        given: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-        line = [text for text in given if not text.lstrip("+").startswith("sweep.")]
+        line = [text for text in _texts(config.hydra.overrides.task) if not text.lstrip("+").startswith("sweep.")]
         parent = OUTPUTS / check_run_name(OmegaConf.select(config, "name"))
-        return cls(options, overrides, parent / (options.name or slug(line)), launcher, own_keys)
+        path = parent / (options.name or slug(line))
+        return cls(options, list(overrides.values()), path, launcher, launcher_keys)
 
     @property
     def swept(self) -> list[str]:
+        """Return the keys whose overrides have several values."""
         return swept_keys(self.overrides)
 
-    def threads(self, jobs: int, config: Mapping[str, Any]) -> int | None:
-        """The CPU threads of each of so many such jobs, where that is left open; None leaves it to torch."""
+    def threads(self, jobs: int, config: Config) -> int | None:
+        """Return the CPU threads for each of `jobs` jobs with this config, None to let torch decide."""
         if is_local(self.launcher):
-            slots = LocalLauncher(self.launcher.get("slots"))
-            return max(1, slots.cores // max(1, slots.at_a_time(jobs, config)))
-        return self.launcher.get("cpus_per_task") or 1 if self.launcher["_target_"] == SLURM else None
+            local = LocalLauncher(self.launcher.get("slots"))
+            return max(1, local.cores // max(1, local.at_a_time(jobs, config)))
+        cpus = self.launcher.get("cpus_per_task")
+        return (cpus if isinstance(cpus, int) and cpus else 1) if self.launcher["_target_"] == SLURM else None
 
     def update(self, sweep: Sweep) -> None:
-        """Let a sweep that is there go on as this asks."""
-        swept = list(dict.fromkeys([*sweep.fields["swept"], *self.swept]))
-        asked, objectives = list(self.options.objectives), sweep.fields["objectives"]
-        if asked and "search" in sweep.fields and asked != sweep.fields["objectives"]:
+        """Change an existing sweep to what this command line asks for. Raises RequestError where it cannot change."""
+        objectives, known = list(self.options.objectives), sweep.fields["objectives"]
+        if objectives and "search" in sweep.fields and objectives != known:
             raise RequestError(
-                f"sweep.objectives: the search is for {sweep.fields['objectives']}; choose another sweep.name",
-                "sweep.objectives",
+                f"sweep.objectives: the search is for {known}; choose another sweep.name", "sweep.objectives"
             )
-        if asked:
-            objectives = self.options.check(sweep.fields["monitor"], sweep.fields["metric"])
+        if objectives:
+            known = self.options.check(sweep.fields["monitor"], sweep.fields["metric"])
         sweep.update(
             arguments=sys.argv[1:],
-            swept=swept,
-            objectives=objectives,
+            swept=list(dict.fromkeys([*sweep.fields["swept"], *self.swept])),
+            objectives=known,
             launcher=self.launcher,
             max_failures=self.options.max_failures,
         )
 
-    def fields(self, planned: PlannedJob, threads: int | None) -> dict[str, Any]:
-        """What `sweep.json` holds at first."""
+    def fields(self, planned: PlannedJob, threads: int | None) -> SweepRecord:
+        """Return the content of `sweep.json` for a new sweep."""
+        monitor, metric = planned.experiment.monitor, planned.experiment.metric
         return {
+            "format": SWEEP_FORMAT,
             "arguments": sys.argv[1:],
             "launcher": self.launcher,
-            "monitor": planned.experiment.monitor,
-            "metric": planned.experiment.metric,
-            "objectives": self.options.check(planned.experiment.monitor, planned.experiment.metric),
+            "monitor": monitor,
+            "metric": metric,
+            "objectives": self.options.check(monitor, metric),
             "swept": self.swept,
             "threads": threads,
             "max_failures": self.options.max_failures,
         }
+
+
+def _plain(node: DictConfig, resolve: bool) -> dict[str, object]:
+    """Return a node of a composed config as a dict of plain values."""
+    values = OmegaConf.to_container(node, resolve=resolve)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _texts(node: ListConfig) -> list[str]:
+    """Return a list of overrides as it was written, with interpolations that are not resolved."""
+    texts = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(texts, list)
+    return texts
+
+
+def _checked_name(name: object) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str) or "/" in name or not name.strip() or name.startswith("."):
+        raise RequestError(f"sweep.name is {name!r}; it names a directory, and takes a word", "sweep.name")
+    return name
+
+
+def _checked_limit(limit: object) -> int | None:
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise RequestError(f"sweep.max_failures is {limit!r}; it takes 1 or more, or null", "sweep.max_failures")
+    return limit
+
+
+def _checked_flag(flag: object) -> bool:
+    if not isinstance(flag, bool):
+        raise RequestError(f"sweep.skip_invalid is {flag!r}; it takes true or false", "sweep.skip_invalid")
+    return flag
+
+
+def _checked_objectives(objectives: object) -> list[str]:
+    if not isinstance(objectives, list):
+        raise RequestError(
+            f"sweep.objectives is {objectives!r}; it takes a list, as [val/accuracy,seconds]", "sweep.objectives"
+        )
+    return list(map(str, objectives))

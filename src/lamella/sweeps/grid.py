@@ -1,4 +1,4 @@
-"""A sweep over every combination of the values."""
+"""Run a sweep over every combination of the values."""
 
 import json
 from collections.abc import Sequence
@@ -11,66 +11,70 @@ from omegaconf import DictConfig
 from lamella.config.launcher import runs_in_process
 from lamella.errors import RequestError
 from lamella.runs.names import slug
-from lamella.runs.sweep_directory import Member, is_sweep, open_sweep
-from lamella.sweeps.combinations import combinations, zipped_keys
+from lamella.runs.sweep_directory import Member, Sweep, is_sweep, open_sweep
+from lamella.sweeps.combinations import combinations
 from lamella.sweeps.command_line import SweepCommand
-from lamella.sweeps.planner import Planner
-from lamella.sweeps.run import run_sweep
+from lamella.sweeps.planner import PlannedJob, Planner
+from lamella.sweeps.run import SweepRun
 
 
 def run_grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> None:
-    """Plan every combination of the values, and run what is missing.
+    """Plan a job for every combination of the values, and run the jobs that have not finished.
 
-    Raises RequestError, and SystemExit with the exit status where it is not 0.
+    loader, config, arguments: what Hydra gives a sweeper. Raises RequestError, and SystemExit with the exit status
+    where that is not 0.
     """
-    request = SweepCommand.of(loader, config, arguments)
-    jobs = combinations(request.overrides, zipped_keys(request.options.zip))
-    planner = Planner(loader, config, alone=not runs_in_process(request.launcher))
+    command = SweepCommand.of(loader, config, arguments)
+    jobs = combinations(command.overrides, command.options.zip)
+    planner = Planner(loader, config, own_process=not runs_in_process(command.launcher))
     with ExitStack() as stack:
-        known = is_sweep(request.path)
-        sweep = stack.enter_context(open_sweep(request.path)) if known else None
-        there = sweep.members if sweep else {}
-        planned, duplicates, invalid = planner.plans([job for job in jobs if slug(job) not in there])
-        if invalid and not request.options.skip_invalid:
+        sweep = stack.enter_context(open_sweep(command.path)) if is_sweep(command.path) else None
+        known = sweep.members if sweep else {}
+        planned, duplicates, invalid = planner.plan_all([job for job in jobs if slug(job) not in known])
+        if invalid and not command.options.skip_invalid:
             raise SystemExit(2)
-        if not (planned or there):
+        if not (planned or known):
             raise RequestError("no job is left that can be run")
         if sweep is None:
-            fields = request.fields(planned[0], request.threads(len(planned), planned[0].member.config))
-            sweep = stack.enter_context(open_sweep(request.path, fields))
+            fields = command.fields(planned[0], command.threads(len(planned), planned[0].member.config))
+            sweep = stack.enter_context(open_sweep(command.path, fields))
         if "search" in sweep.fields:
-            raise RequestError(f"{request.path} is a search; choose another sweep.name", "sweep.name")
-        if slug(jobs[0]) in there:
-            _say_if_changed(planner, there[slug(jobs[0])])
-        request.update(sweep)
-        configs = {json.dumps(member.config) for member in sweep.members.values()}
-        members = [one.with_threads(sweep.fields["threads"]).member for one in planned]
-        new = [one for one in members if one.name not in sweep.members and json.dumps(one.config) not in configs]
-        duplicates += len(members) - len(new)
-        sweep.add(new)
+            raise RequestError(f"{command.path} is a search; choose another sweep.name", "sweep.name")
+        if slug(jobs[0]) in known:
+            _note_changed_configs(planner, known[slug(jobs[0])])
+        command.update(sweep)
+        duplicates += _add_members(sweep, planned)
         notes = [f"{duplicates} duplicate{'s' * (duplicates > 1)} dropped"] if duplicates else []
         notes += [f"{invalid} that cannot be run left out"] if invalid else []
-        notes += [f"the largest network has {max(one.parameters for one in planned):,} parameters"] if planned else []
-        status = run_sweep(sweep, notes, given=request.given)
+        notes += [f"the largest network has {max(job.parameters for job in planned):,} parameters"] if planned else []
+        status = SweepRun(sweep, notes, given=command.launcher_keys).run()
     if status:
         raise SystemExit(status)
 
 
 def resume_grid(path: Path) -> int:
-    """Run what is missing of the sweep in `path`; returns the exit status. Raises RequestError."""
+    """Run the jobs of the sweep in `path` that have not finished, and return the exit status. Raises RequestError."""
     with open_sweep(path) as sweep:
-        return run_sweep(sweep, [])
+        return SweepRun(sweep).run()
 
 
-def _say_if_changed(planner: Planner, member: Member) -> None:
-    """One member stands for all: what its config would be by now."""
+def _add_members(sweep: Sweep, planned: Sequence[PlannedJob]) -> int:
+    """Add the planned jobs to the sweep, and return how many are left out because a member has the same config."""
+    configs = {json.dumps(member.config) for member in sweep.members.values()}
+    members = [job.with_threads(sweep.fields["threads"]).member for job in planned]
+    new = [
+        member for member in members if member.name not in sweep.members and json.dumps(member.config) not in configs
+    ]
+    sweep.add(new)
+    return len(members) - len(new)
+
+
+def _note_changed_configs(planner: Planner, member: Member) -> None:
+    """Print a note if `conf/` has changed since the sweep was planned. Only one member is composed again."""
     try:
-        now = planner.composed.job(member.overrides).config
+        now = planner.composer.job(member.overrides).config
     except Exception:
-        return  # the plan counts
-    then = member.config
-    device = {**now.get("device", {}), "threads": then["device"]["threads"]}
-    if {**now, "device": device} != then:
-        print(
-            "conf/ says something else than when this sweep was planned; the plan counts, sweep.name=… begins another"
-        )
+        return  # the config cannot be composed any more, and is not needed: the plan counts
+    device = {**now.get("device", {}), "threads": member.config["device"]["threads"]}
+    if {**now, "device": device} != member.config:
+        print("note: conf/ has changed since this sweep was planned; the plan counts, sweep.name=… begins a new sweep")

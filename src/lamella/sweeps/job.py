@@ -1,10 +1,10 @@
-"""A run that a sweep starts."""
+"""Define a job: a run that a sweep starts or resumes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from lamella.config.values import Config
 from lamella.interrupts import SIGNALS
 
 SIGNAL_STATUSES = tuple(128 + number for number in SIGNALS)  # exit statuses of a job that a signal has ended
@@ -12,17 +12,18 @@ SIGNAL_STATUSES = tuple(128 + number for number in SIGNALS)  # exit statuses of 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is to be begun or to go on in `path`, as its config says. label: what a person calls it."""
+    """A run to start or to resume in the directory `path`. label: the name that is printed for the job."""
 
     path: Path
-    config: Mapping[str, Any]
+    config: Config
     label: str
 
     @property
     def epochs(self) -> int | None:
-        """How many it is to train."""
+        """Return the number of epochs to train, None where the config gives none."""
         epochs: int | None = self.config["trainer"].get("max_epochs")
         return epochs
 
 
+# A launcher calls this function with a job that has ended and its exit status. If it returns False, no more jobs start.
 OnEnd = Callable[[Job, int], bool]

@@ -1,10 +1,9 @@
-"""The jobs of a sweep before the first one starts: each composed, built without weights, and frozen."""
+"""Plan the jobs of a sweep before the first one starts: compose each config, check it, and build it without weights."""
 
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from hydra.core.config_loader import ConfigLoader
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 
 from lamella.config.composed import SweepComposer
 from lamella.config.diagnostics import error_block
+from lamella.config.values import Config
 from lamella.data import Data
 from lamella.errors import RequestError
 from lamella.experiment.build import build_experiment
@@ -25,7 +25,10 @@ from lamella.training.device import needs_own_program, process_count
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A member that can be run. parameters: of its network. processes: those that share its work."""
+    """A member of a sweep that can be run.
+
+    parameters: the number of the network's parameters. processes: the number of processes that share the work.
+    """
 
     member: Member
     experiment: Experiment
@@ -33,7 +36,7 @@ class PlannedJob:
     processes: int
 
     def with_threads(self, threads: int | None) -> "PlannedJob":
-        """With so many CPU threads where its config left that open and it runs on the CPU."""
+        """Return the job with `threads` CPU threads, if it runs on the CPU and its config gives no number."""
         device = self.member.config["device"]
         if threads is None or device["threads"] is not None or self.experiment.device.accelerator != "cpu":
             return self
@@ -42,65 +45,75 @@ class PlannedJob:
 
 
 class Planner:
-    """Composes and checks jobs.
+    """Composes and checks the jobs of a sweep.
 
-    loader, config: Hydra's, as a sweeper gets them. alone: whether a member can have processes of its own.
+    loader, config: what Hydra gives a sweeper. own_process: whether the launcher runs each job in a process of its own,
+    which can start further processes.
     """
 
-    def __init__(self, loader: ConfigLoader, config: DictConfig, alone: bool = True) -> None:
-        self.composed, self.alone = SweepComposer(loader, config), alone
-        self.data: dict[str, Data] = {}
+    def __init__(self, loader: ConfigLoader, config: DictConfig, own_process: bool = True) -> None:
+        self.composer, self.own_process = SweepComposer(loader, config), own_process
+        self.data: dict[str, Data] = {}  # the data that was built, by its config
 
     def plan(self, overrides: Sequence[str]) -> PlannedJob:
-        """One job, composed and built on the meta device, where weights take no memory.
+        """Compose the job with these overrides, and build it on the meta device, where weights take no memory.
 
         Raises RequestError, and what Hydra and OmegaConf raise.
         """
-        job = self.composed.job(overrides)
+        job = self.composer.job(overrides)
         data = json.dumps({key: value for key, value in job.config["data"].items() if key != "seed"}, default=str)
         experiment = build_experiment(job.config, job.references, self.data.get(data))
         self.data[data] = experiment.data
         with torch.device("meta"):
             network = experiment.plan.build()
         freeze_parameters(network, experiment.freeze)
-        if job.config["trainer"].get("num_nodes", 1) != 1:
-            raise RequestError("trainer.num_nodes: a job of a sweep has one machine", "trainer.num_nodes")
-        accelerator, devices = experiment.device.accelerator, job.config["trainer"].get("devices", 1)
-        processes = process_count(job.config["trainer"], accelerator)
-        named = isinstance(devices, list) or (isinstance(devices, str) and "," in devices)
-        if processes < 1 or (accelerator == "cuda" and named):
-            raise RequestError(
-                f"trainer.devices is {devices!r}; a job of a sweep is given its devices, write how many",
-                "trainer.devices",
-            )
-        if needs_own_program(job.config["trainer"], processes) and not self.alone:
-            raise RequestError(
-                "trainer: several processes in a job that has none of its own; "
-                "use hydra/launcher=local or hydra/launcher=slurm",
-                "trainer.strategy",
-            )
+        processes = self._checked_processes(job.config["trainer"], experiment.device.accelerator)
         member = Member(slug(overrides), list(overrides), job.config, job.reads, job.choices)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         return PlannedJob(member, experiment, parameters, processes)
 
-    def plans(self, jobs: Iterable[Sequence[str]]) -> tuple[list[PlannedJob], int, int]:
-        """All jobs; what cannot be run is said. Returns the others, each config once, and the numbers of both."""
+    def plan_all(self, jobs: Iterable[Sequence[str]]) -> tuple[list[PlannedJob], int, int]:
+        """Plan the jobs with these overrides, and print the error of each one that cannot be run.
+
+        Returns the planned jobs, the number of jobs left out because an earlier one has the same config, and the number
+        of those that cannot be run.
+        """
         planned: dict[str, PlannedJob] = {}
-        invalid, count, told = 0, 0, set[str]()
+        invalid, count, printed = 0, 0, set[str]()
         for overrides in jobs:
             count += 1
             try:
-                found = self.plan(overrides)
+                job = self.plan(overrides)
             except Exception as error:
                 invalid += 1
-                block = error_block(error, list(overrides), self.choices())
-                if block not in told:  # several may be wrong for one reason
-                    told.add(block)
+                block = error_block(error, list(overrides), _choices())
+                if block not in printed:  # several jobs may be wrong for one reason
+                    printed.add(block)
                     print(f"{block}\n  in the job {' '.join(overrides)}", file=sys.stderr)
             else:
-                planned.setdefault(json.dumps(found.member.config), found)
+                planned.setdefault(json.dumps(job.member.config), job)
         return list(planned.values()), count - invalid - len(planned), invalid
 
-    def choices(self) -> dict[str, Any]:
-        """The option of each group in what was composed last."""
-        return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
+    def _checked_processes(self, trainer: Config, accelerator: str) -> int:
+        """Return the number of processes of a job. Raises RequestError where a sweep cannot run such a job."""
+        if trainer.get("num_nodes", 1) != 1:
+            raise RequestError("trainer.num_nodes: a job of a sweep has one machine", "trainer.num_nodes")
+        devices, processes = trainer.get("devices", 1), process_count(trainer, accelerator)
+        names_devices = isinstance(devices, list) or (isinstance(devices, str) and "," in devices)
+        if processes < 1 or (accelerator == "cuda" and names_devices):
+            raise RequestError(
+                f"trainer.devices is {devices!r}; a job of a sweep is given its devices, write how many",
+                "trainer.devices",
+            )
+        if needs_own_program(trainer, processes) and not self.own_process:
+            raise RequestError(
+                "trainer: this launcher cannot run a job of several processes; "
+                "use hydra/launcher=local or hydra/launcher=slurm",
+                "trainer.strategy",
+            )
+        return processes
+
+
+def _choices() -> dict[str, str]:
+    """Return the option of each config group in the config that was composed last."""
+    return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}

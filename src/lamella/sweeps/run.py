@@ -1,4 +1,4 @@
-"""A sweep, start to end: what is missing of the plan is run, and the members are put side by side."""
+"""Run a sweep from start to end: train the members that are missing, then rank all of them."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
@@ -21,106 +21,150 @@ from lamella.sweeps.launch.worker import failure_cause, output_file
 from lamella.sweeps.leaderboard import Leaderboard
 
 
-@tolerant_output()
-def run_sweep(
-    sweep: Sweep,
-    notes: Sequence[str],
-    jobs: Iterator[Member] | None = None,
-    total: int | None = None,
-    settle: Callable[[], None] = lambda: None,
-    at_once: int | None = None,
-    given: Collection[str] = (),
-) -> int:
-    """Run what is missing, then show and save the leaderboard; returns the exit status.
+class SweepRun:
+    """Trains the members of a sweep that are not finished, then shows and saves the leaderboard.
 
-    notes: said about the plan. jobs: which members to run, in place of those that are not finished, and `total` how
-    many there are to be in all. settle: called when all is over. at_once: how many a launcher other than local gets
-    at a time; None: as many as it can have. given: as for launchers.check.
+    notes: remarks about the plan, for the first line that is printed. members: the members to train, by default those
+    that are not finished; a search chooses each member only when it is asked for the next one. total: how many members
+    the sweep has in the end, by default those of the plan. at_once: how many jobs a launcher takes from `members` at a
+    time, by default as many as it can run. given: the keys of `hydra.launcher` that the command line set. Raises
+    RequestError for a launcher that is not allowed.
     """
-    check_launcher(sweep.fields["launcher"], given)
-    missing = sweep.unfinished()
-    done = len(sweep.members) - len(missing)
-    total = len(sweep.members) if total is None else total
-    launcher, limit = sweep.fields["launcher"], sweep.fields["max_failures"]
-    slots = LocalLauncher(launcher.get("slots")) if is_local(launcher) else None
-    at_a_time = at_once or launcher.get("array_parallelism", total)
-    if slots and missing:
-        at_a_time = slots.at_a_time(total - done, missing[0].config)
-    groups = FusedGroups(launcher["width"]) if is_fused(launcher) else None
-    said = [f"{total} job{'s' * (total != 1)}", *([f"{done} of them finished"] if done else []), *notes]
-    unit = f" program{'s' * (at_a_time > 1)}" if groups else ""
-    said += [f"{at_a_time}{unit} at a time"] if slots and missing else []
-    print(f"{sweep.path}: {', '.join(said)}", flush=True)
-    failures: dict[str, str] = {}
 
-    def begun() -> Iterator[Job]:
-        for member in jobs or missing:
-            yield Job(sweep.path / member.name, member.config, member_label(sweep, member))
+    def __init__(
+        self,
+        sweep: Sweep,
+        notes: Sequence[str] = (),
+        members: Iterator[Member] | None = None,
+        total: int | None = None,
+        at_once: int | None = None,
+        given: Collection[str] = (),
+    ) -> None:
+        check_launcher(sweep.fields["launcher"], given)
+        self.sweep, self.notes, self.at_once = sweep, notes, at_once
+        self.launcher, self.monitor = sweep.fields["launcher"], sweep.fields["monitor"]
+        self.max_failures: int | None = sweep.fields["max_failures"]
+        self.unfinished = sweep.unfinished()
+        self.members = iter(self.unfinished) if members is None else members
+        self.finished = len(sweep.members) - len(self.unfinished)
+        self.total = len(sweep.members) if total is None else total
+        self.local = LocalLauncher(self.launcher.get("slots")) if is_local(self.launcher) else None
+        self.groups = FusedGroups(self.launcher["width"]) if is_fused(self.launcher) else None
+        self.failures: dict[str, str] = {}  # for each member that failed, the cause
+        self.interrupts = Interrupts(self._end_at_once, NOTICE, self._forward_signal)
+        self.progress = SweepProgress(self.total, self.finished)
 
-    def together() -> Iterator[Sequence[Job]]:
-        waiting = begun()
-        while slots and groups and (batch := list(islice(waiting, at_once or total))):
-            found, reasons = groups.of(batch, slots.at_a_time(len(batch), batch[0].config))
+    def run(self, on_end: Callable[[], None] = lambda: None) -> int:
+        """Run the sweep and return the exit status.
+
+        on_end: called when the last job has ended, before the leaderboard is shown.
+        """
+        with tolerant_output():
+            print(self.announcement(), flush=True)
+            with self.interrupts, self.progress:
+                self._launch()
+            on_end()
+            show_leaderboard(self.sweep)
+            self._report_failures()
+            if self.interrupts.received:
+                requeue_slurm_job(self.interrupts.received)
+                return 128 + self.interrupts.received
+            return 1 if self.failures else 0
+
+    def announcement(self) -> str:
+        """Return the line that says how many jobs there are and how many of them run at a time."""
+        parts = [f"{self.total} job{'s' * (self.total != 1)}"]
+        if self.finished:
+            parts.append(f"{self.finished} of them finished")
+        parts += self.notes
+        if self.local and self.unfinished:
+            count = self.local.at_a_time(self.total - self.finished, self.unfinished[0].config)
+            unit = f" program{'s' * (count > 1)}" if self.groups else ""
+            parts.append(f"{count}{unit} at a time")
+        return f"{self.sweep.path}: {', '.join(parts)}"
+
+    def _launch(self) -> None:
+        """Hand the jobs to the launcher, and return when none is running any more."""
+        if self.local:
+            self.local.run(self._job_groups(self.local), self.progress, self._job_ended, self.interrupts)
+            return
+        launch = launch_on_slurm if self.launcher["_target_"] == SLURM else launch_in_process
+        at_a_time = self.at_once or self.launcher.get("array_parallelism", self.total)
+        launch(self.launcher, self.sweep.path, self._jobs(), at_a_time, self._job_ended, self.interrupts)
+
+    def _jobs(self) -> Iterator[Job]:
+        """Yield the job of each member."""
+        for member in self.members:
+            yield Job(self.sweep.path / member.name, member.config, member_label(self.sweep, member))
+
+    def _job_groups(self, local: LocalLauncher) -> Iterator[Sequence[Job]]:
+        """Yield the jobs that share a process: a group of the fused launcher, or else one job."""
+        jobs = self._jobs()
+        while self.groups and (batch := list(islice(jobs, self.at_once or self.total))):
+            groups, reasons = self.groups.of(batch, local.at_a_time(len(batch), batch[0].config))
             for reason, count in reasons.items():
                 print(f"{count} of {len(batch)} by {'themselves' if count > 1 else 'itself'}: {reason}", flush=True)
-            yield from found
-        yield from ([job] for job in waiting)
+            yield from groups
+        yield from ([job] for job in jobs)
 
-    def over(job: Job, status: int) -> bool:
-        fields = sweep.record(job.path.name)
-        if fields and fields["status"] == "finished":
-            found = record_value(fields, sweep.fields["monitor"])
-            shown = f"{sweep.fields['monitor']} {found:.4f}" if found is not None else "finished"
-            meter.say(job.label, f"{shown}  {fields['seconds']:.1f} s")
-        elif interrupts.received and not (fields and fields["status"] == "failed"):
-            meter.say(job.label, "interrupted", going=False)
+    def _job_ended(self, job: Job, status: int) -> bool:
+        """Print the result of a job that ended with exit status `status`. Return False if no more jobs may start."""
+        record, interrupted = self.sweep.record(job.path.name), bool(self.interrupts.received)
+        if record and record["status"] == "finished":
+            value = record_value(record, self.monitor)
+            result = f"{self.monitor} {value:.4f}" if value is not None else "finished"
+            self.progress.print_result(job.label, f"{result}  {record['seconds']:.1f} s")
+        elif interrupted and not (record and record["status"] == "failed"):
+            self.progress.print_result(job.label, "interrupted", more=False)
         else:
-            failures[job.path.name] = failure_cause(job.path, status)
-            meter.say(job.label, f"failed: {failures[job.path.name]}")
-        if fields and (status in (0, 1) or interrupts.received or fields["status"] == "finished"):
-            output_file(job.path).unlink(missing_ok=True)  # its log says as much
-        return limit is None or len(failures) < limit
+            self.failures[job.path.name] = failure_cause(job.path, status)
+            self.progress.print_result(job.label, f"failed: {self.failures[job.path.name]}")
+        if record and (status in (0, 1) or interrupted or record["status"] == "finished"):
+            output_file(job.path).unlink(missing_ok=True)  # log.txt of the run contains the same lines
+        return not self._too_many_failures()
 
-    def end() -> None:
-        if slots:
-            slots.tell(interrupts.received, again=True)
+    def _too_many_failures(self) -> bool:
+        return self.max_failures is not None and len(self.failures) >= self.max_failures
 
-    first = slots.tell if slots else lambda number: None
-    with Interrupts(end, NOTICE, first) as interrupts, SweepProgress(total, done) as meter:
-        if slots:
-            slots.run(together(), meter, over, interrupts)
-        elif missing or jobs:
-            launch = launch_on_slurm if launcher["_target_"] == SLURM else launch_in_process
-            launch(launcher, sweep.path, begun(), at_a_time, over, interrupts)
-    settle()
-    _show(sweep)
-    if failures:
-        stopped = f"; sweep.max_failures is {limit}" if limit is not None and len(failures) >= limit else ""
-        print(f"\n{len(failures)} failed{stopped}")
-        for name, why in failures.items():
-            printed, log = output_file(sweep.path / name), sweep.path / name / "log.txt"
-            print(f"  {member_label(sweep, sweep.members[name])}: {why}\n    {printed if printed.exists() else log}")
-    if interrupts.received or failures:
-        print(f"\n{'interrupted; to go on' if interrupts.received else 'to try again'}: lamella resume {sweep.path}")
-    if interrupts.received:
-        requeue_slurm_job(interrupts.received)
-        return 128 + interrupts.received
-    return 1 if failures else 0
+    def _forward_signal(self, number: int) -> None:
+        """Tell the local jobs to save and end when the first signal arrives."""
+        if self.local:
+            self.local.send_signal(number)
+
+    def _end_at_once(self) -> None:
+        """Tell the local jobs to end at once when a second signal arrives."""
+        if self.local:
+            self.local.send_signal(self.interrupts.received, again=True)
+
+    def _report_failures(self) -> None:
+        """Print the cause and the output file of each failed job, and how to go on."""
+        if self.failures:
+            stopped = f"; sweep.max_failures is {self.max_failures}" if self._too_many_failures() else ""
+            print(f"\n{len(self.failures)} failed{stopped}")
+        for name, cause in self.failures.items():
+            path = self.sweep.path / name
+            file = output_file(path) if output_file(path).exists() else path / "log.txt"
+            print(f"  {member_label(self.sweep, self.sweep.members[name])}: {cause}\n    {file}")
+        if self.interrupts.received:
+            print(f"\ninterrupted; to go on: lamella resume {self.sweep.path}")
+        elif self.failures:
+            print(f"\nto try again: lamella resume {self.sweep.path}")
 
 
 def member_label(sweep: Sweep, member: Member) -> str:
-    """What a person calls a member: the values that were swept."""
+    """Return the label of a member: its overrides of the swept keys, or else the name of its directory."""
     swept = tuple(f"{key}=" for key in sweep.fields["swept"])
     return " ".join(text for text in member.overrides if text.startswith(swept)) or member.name
 
 
-def _show(sweep: Sweep) -> None:
+def show_leaderboard(sweep: Sweep) -> None:
+    """Print the leaderboard and write it into the sweep's directory as CSV, as JSON and as a chart."""
     board = Leaderboard(sweep)
     print(f"\n{board.table()}")
     board.save()
-    points = {key: found for key, found in board.points().items() if any(scores for _, scores in found)}
+    points = {key: values for key, values in board.points().items() if any(scores for _, scores in values)}
     if points:
         try:
             plot_against(points, board.objectives[0], sweep.path / "leaderboard.png")
-        except RequestError as error:
+        except RequestError as error:  # matplotlib is not installed
             print(error)

@@ -1,43 +1,86 @@
-"""When a run is saved, and what it takes to go on exactly from there."""
+"""Save a run so that it continues exactly where it was left, and decide when to save.
+
+The keys of a checkpoint:
+
+| key | what it holds |
+| --- | --- |
+| `state_dict` | the parameters and buffers of the `Task`, by name |
+| `optimizer_states`, `lr_schedulers` | a list of the optimizer's state, and a list of the scheduler's |
+| `epoch`, `global_step`, `loops` | the counters of Lightning's loops |
+| `callbacks` | the states of the callbacks by `state_key`, for `Checkpoints` a `SavedState` |
+| `Data` | for each split, the number of samples and a checksum of the targets, from `lamella.data.Data` |
+| `counters` | what `Task` has counted in an unfinished epoch, a `SavedCounters`; no such key between epochs |
+| `pytorch-lightning_version` | not read by Lamella |
+
+Lightning names the entry of a callback and of a datamodule after the class. `Checkpoints.state_key` keeps the first
+name whatever the class is called, and a test keeps the second one.
+"""
 
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
 
 from lamella.atomic_files import replace_link, sync_directory
 from lamella.interrupts import Interrupted, Interrupts
-from lamella.runs.checkpoints import BEST, LAST, NEW, PREVIOUS
+from lamella.lightning_internals import (
+    begin_resumed_epoch,
+    continue_resumed_epoch,
+    restore_callback_metrics,
+    resume_from,
+)
+from lamella.runs.checkpoints import BEST, LAST, NEW, PREVIOUS, StateDict
 from lamella.runs.files import sync_growing_files
 
 
 @dataclass(frozen=True)
 class CheckpointInterval:
-    """How often a run is saved within an epoch: after so many optimizer steps, or so many seconds."""
+    """Says how often a run is saved within an epoch: after so many optimizer steps, or so many seconds."""
 
     steps: float = math.inf
     seconds: float = math.inf
 
 
+class SavedState(TypedDict):
+    """The state of Checkpoints in a checkpoint.
+
+    best_epoch: the number of the best epoch, 0 if no epoch is over. metrics: `train/…` and `val/…` of the best epoch.
+    epochs: the number of finished epochs. batches: how many batches of the next epoch are trained. stopped: the
+    `max_epochs` of a run that was stopped early, None for other runs. files: the size in bytes of each file that grows
+    while the run trains, by name.
+    """
+
+    best_epoch: int
+    metrics: dict[str, float]
+    epochs: int
+    batches: int
+    stopped: int | None
+    accumulate_grad_batches: int
+    callback_metrics: dict[str, float]
+    files: dict[str, int]
+
+
 class Checkpoints(pl.Callback):
-    """`last.ckpt` after each epoch, and within it as `every` says; the one before is `previous.ckpt`; `best.ckpt`.
+    """A callback that saves `last.ckpt`, `previous.ckpt` and `best.ckpt` in the `checkpoints` folder of a run.
 
-    run: its directory. monitor: a metric's name. mode: "min" or "max". Of equal epochs the first is the best; one
-    without the metric, because it was not validated, is not compared, and as long as there is no other the last epoch
-    is the best.
+    `last.ckpt` is written after each epoch, and within an epoch as often as `every` says. `previous.ckpt` is the
+    `last.ckpt` before it. `best.ckpt` is the checkpoint after the best epoch: the first of equal ones. An epoch without
+    the monitored metric, because it was not validated, is not compared; as long as no epoch has the metric, the last
+    epoch is the best.
 
-    It is saved between batches alone, when all of the batch before is over, validation and schedulers included, and
-    the optimizer has taken its step; for an epoch's last batch, when the epoch's metrics are written too. What a run
-    adds to files is flushed first, and the sizes are kept, so that what comes after a checkpoint can be cut off.
-    Raises Interrupted where a signal was received, once all is saved.
+    run: the run directory. monitor: the name of a metric. mode: "min" or "max".
 
-    It has to be the first of the callbacks, so that what the others do for a batch is either not begun or over.
+    A run is saved only between batches: when the previous batch is completely finished, its validation and schedulers
+    included, and the optimizer has taken its step; for the last batch of an epoch, when the metrics of the epoch are
+    written too. The files that grow while a run trains are flushed first, and their sizes are saved, so that what is
+    written after a checkpoint can be cut off. Raises Interrupted after a signal, once everything is saved.
+
+    This callback must be the first one, so that a batch is saved either before or after all that the others do for it.
     """
 
     def __init__(self, run: Path, monitor: str, mode: str, every: CheckpointInterval, interrupts: Interrupts) -> None:
@@ -50,34 +93,36 @@ class Checkpoints(pl.Callback):
         self.best_epoch, self.metrics = 0, dict[str, float]()
         self.better = False
         self.saved_step, self.saved_time = 0, 0.0
-        self.state: dict[str, Any] = {}
-        self.stepped: int | None = None
+        self.state: SavedState | None = None
+        self.stepped: int | None = None  # optimizer steps at the checkpoint; set until the resumed run begins a batch
+
+    @property
+    def state_key(self) -> str:
+        """Return the key of the state in a checkpoint, which must stay, whatever this class is called."""
+        return "Checkpoints"
 
     def due(self, step: int) -> float:
-        """How many optimizer steps after `step` it is saved again, for the number of steps."""
+        """Return how many optimizer steps after `step` the run is saved because of the number of steps."""
         left = self.saved_step + self.every.steps - step
         return left if left > 0 else self.every.steps
 
     def compare(self, metrics: Mapping[str, float]) -> None:
-        """Take note of the metrics of an epoch that is over."""
+        """Keep the metrics of a finished epoch if it is the best one so far."""
         kept = {name: value for name, value in metrics.items() if name.startswith(("train/", "val/"))}
-        score, best = (self.sign * one.get(self.monitor, -self.sign * math.inf) for one in (kept, self.metrics))
+        score, best = (self.sign * part.get(self.monitor, -self.sign * math.inf) for part in (kept, self.metrics))
         if score > best or best == -math.inf:
             self.better, self.best_epoch, self.metrics = True, int(metrics["epoch"]), kept
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen to signals, and restore what Lightning does not restore when it resumes."""
         self.interrupts.listen()
         self.started = True
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
         if not self.state:
             return
-        # An epoch without validation has the values of the last one that was validated.
-        trainer.callback_metrics.update(
-            {name: torch.tensor(value, dtype=torch.float64) for name, value in self.state["callback_metrics"].items()}
-        )
+        restore_callback_metrics(trainer, self.state["callback_metrics"])
         if not self.state["batches"]:
-            # Where max_steps limits the run, Lightning takes an epoch that is over for one that was left in the middle.
-            trainer.fit_loop.epoch_loop.restarting = False
+            begin_resumed_epoch(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._epoch_over(trainer)
@@ -86,15 +131,14 @@ class Checkpoints(pl.Callback):
         self._epoch_over(trainer)
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        if self.stepped is not None:
-            # By this number loggers go; where a validation is over already, Lightning has just counted one too many.
-            trainer.fit_loop.epoch_loop._batches_that_stepped, self.stepped = self.stepped, None
-            # Or it would leave out the plateau scheduler's step at the end of this epoch.
-            trainer.fit_loop._restarting = False
+        """Save the run before a batch if it is time to, or if a signal asks for the end."""
+        if self.stepped is not None and self.state:
+            continue_resumed_epoch(trainer, self.stepped)
+            self.stepped = None
             if batch_idx:
-                # A callback may have changed it when the epoch began.
+                # A callback may have changed the number at the beginning of the epoch, which is not run again.
                 trainer.accumulate_grad_batches = self.state["accumulate_grad_batches"]
         if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
             return
@@ -110,21 +154,23 @@ class Checkpoints(pl.Callback):
         self.interrupts.listen()
 
     def on_test_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
+        """Raise Interrupted after a signal."""
         self._leave(trainer, self._agreed(trainer)[0])
 
     def _epoch_over(self, trainer: pl.Trainer) -> None:
+        """Save the run after an epoch, and raise Interrupted after a signal."""
         if trainer.global_step > self.saved_step:
             self._save(trainer, 0)
         self._leave(trainer, self._agreed(trainer)[0])
 
     def _agreed(self, trainer: pl.Trainer, due: bool = False) -> tuple[int, bool]:
-        """The signal and whether it is time to save, on any of the processes, so that all do the same."""
+        """Return the signal and whether to save, combined over all ranks so that all of them do the same."""
         if trainer.world_size == 1:
             return self.interrupts.received, due
-        both = torch.tensor([self.interrupts.received, int(due)], device=trainer.strategy.root_device)
-        signal, due = trainer.strategy.reduce(both, reduce_op="max").tolist()
+        local = torch.tensor([self.interrupts.received, int(due)], device=trainer.strategy.root_device)
+        signal, due = trainer.strategy.reduce(local, reduce_op="max").tolist()
         return signal, bool(due)
 
     def _leave(self, trainer: pl.Trainer, signal: int) -> None:
@@ -132,6 +178,10 @@ class Checkpoints(pl.Callback):
             raise Interrupted(signal, trainer.global_step)
 
     def _save(self, trainer: pl.Trainer, batches: int) -> None:
+        """Save the run as `last.ckpt`, and also as `best.ckpt` after the best epoch so far.
+
+        batches: how many batches of the unfinished epoch are trained, 0 between epochs.
+        """
         for logger in trainer.loggers:
             logger.save()
         self.state = {
@@ -139,7 +189,7 @@ class Checkpoints(pl.Callback):
             "metrics": self.metrics,
             "epochs": trainer.current_epoch,
             "batches": batches,
-            # Early stopping holds for the number of epochs that was asked for.
+            # With another max_epochs, a run that was stopped early trains on.
             "stopped": trainer.max_epochs if trainer.should_stop else None,
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "callback_metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
@@ -147,7 +197,7 @@ class Checkpoints(pl.Callback):
         }
         trainer.save_checkpoint(self.new)
         if trainer.is_global_zero:
-            # The best one first: last.ckpt may not speak of a best.ckpt that is not there yet.
+            # best.ckpt is written first, because the state in last.ckpt refers to it.
             if self.better:
                 replace_link(self.new, self.best)
             if self.last.exists():
@@ -157,24 +207,15 @@ class Checkpoints(pl.Callback):
         self.better = False
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
-    def state_dict(self) -> dict[str, Any]:
-        return self.state
+    def state_dict(self) -> StateDict:
+        """Return the state at the last checkpoint, which Lightning saves."""
+        return {**self.state} if self.state else {}
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Put Lightning's loops between two batches or two epochs; they are saved with one foot in the next."""
-        if trainer.state.fn != TrainerFn.FITTING:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: StateDict) -> None:
+        """Continue from a checkpoint: restore the state of this callback and the position of Lightning's loops."""
+        if not trainer.training:  # the test loads the best checkpoint
             return
-        self.state = checkpoint["callbacks"][self.state_key]
-        self.best_epoch, self.metrics = self.state["best_epoch"], self.state["metrics"]
-        trainer.should_stop = self.state["stopped"] is not None and self.state["stopped"] == trainer.max_epochs
-        loops, epochs, batches = checkpoint["loops"]["fit_loop"], self.state["epochs"], self.state["batches"]
-        self.stepped = loops["epoch_loop.state_dict"]["_batches_that_stepped"]
-        progress = loops["epoch_loop.batch_progress"]
-        for counts, done in ((progress["current"], batches), (progress["total"], progress["total"]["completed"])):
-            counts |= dict.fromkeys(counts, done)
-        progress["is_last_batch"] = False
-        if not batches:
-            for counts in (loops["epoch_progress"]["current"], loops["epoch_progress"]["total"]):
-                counts |= dict.fromkeys(counts, epochs)
+        state: SavedState = checkpoint["callbacks"][self.state_key]
+        self.state, self.best_epoch, self.metrics = state, state["best_epoch"], state["metrics"]
+        trainer.should_stop = state["stopped"] is not None and state["stopped"] == trainer.max_epochs
+        self.stepped = resume_from(trainer, checkpoint, state["epochs"], state["batches"])

@@ -1,4 +1,4 @@
-"""How many batches are trained as one of Lightning's steps."""
+"""Decide how many batches are trained as one step of Lightning."""
 
 import math
 import time
@@ -8,9 +8,11 @@ import pytorch_lightning as pl
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
-SECONDS = 0.2  # how long a chunk takes; between chunks signals are heard, and checkpoints and the bar have their turn
-GROWTH = 4  # a chunk is at most so many times the one before, whose time may have been anything
-# What Lightning calls for each batch, and what a callback that has one of them wants to see.
+from lamella.lightning_internals import batches_until_validation, missing_for_chunks
+
+SECONDS = 0.2  # how long a chunk takes; signals, checkpoints and the progress bar have their turn between chunks
+GROWTH = 4  # a chunk is at most so many times as long as the one before, whose time may have been an exception
+# The hooks that Lightning calls for each batch. A callback that defines one of them wants to see each batch.
 BATCH_HOOKS = (
     "on_train_batch_start",
     "on_train_batch_end",
@@ -22,31 +24,33 @@ BATCH_HOOKS = (
 
 
 class ChunkLength:
-    """How many batches are a chunk: `size`, or None for as many as take SECONDS.
+    """Decides how many batches a chunk has: `size`, or if that is None, as many as take SECONDS.
 
-    due: called with the number of optimizer steps so far, how many come before the next checkpoint. A chunk ends with
-    an optimizer step, or where a validation comes; at the latest with the epoch, the last step or a checkpoint. It is
-    one batch where Lightning has to do each by itself: with several processes, mixed precision or a profiler; without
-    a `size`, where a callback other than Lamella's looks at each batch; and at the start of an epoch, which is drawn.
+    due: called with the number of optimizer steps so far; returns the number of steps before the next checkpoint. A
+    chunk ends with an optimizer step or where a validation comes, and at the latest where the epoch ends, the last
+    step is taken or a checkpoint is due. A chunk is one batch where Lightning has to train each batch itself: with
+    several processes, mixed precision or a profiler; with a version of Lightning in which something that chunks need
+    is missing; if `size` is None, with a callback of others that looks at each batch; and at the start of an epoch,
+    which is drawn.
     """
 
     def __init__(self, trainer: pl.Trainer, size: int | None, due: Callable[[int], float]) -> None:
         self.trainer, self.size, self.due = trainer, size, due
         self.paced, self.started, self.timed = size or 1, math.inf, size is None
+        self.checked = False  # whether this version of Lightning has all that chunks need
         alone = isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.precision == "32-true"
         profiler, callbacks = trainer.profiler, trainer.callbacks  # type: ignore[attr-defined]
-        # Those that draw stand in one callback.
+        # VisualCallbacks has the callbacks that draw in its attribute `drawn`.
         watched = size is None and any(
-            has_batch_hook(type(own)) for one in callbacks for own in getattr(one, "drawn", [one])
+            has_batch_hook(type(inner)) for outer in callbacks for inner in getattr(outer, "drawn", [outer])
         )
         if watched or not alone or not isinstance(profiler, PassThroughProfiler):
             self.size = 1
 
     def __call__(self, number: int) -> int:
-        """Of the chunk that begins with the batch of this number in the epoch."""
-        trainer, now = self.trainer, time.perf_counter()
-        accumulated, interval = trainer.accumulate_grad_batches, trainer.val_check_batch
-        if self.size == 1 or number < accumulated or number % accumulated:
+        """Return how many batches the chunk that begins with batch `number` of the epoch has."""
+        trainer, now, accumulated = self.trainer, time.perf_counter(), self.trainer.accumulate_grad_batches
+        if self.size == 1 or number < accumulated or number % accumulated or not self._lightning_is_known():
             self.started = math.inf
             return 1
         if self.timed and self.started < now:
@@ -57,18 +61,24 @@ class ChunkLength:
         if trainer.max_steps >= 0:
             steps = min(steps, trainer.max_steps - trainer.global_step)
         batches = min(steps * accumulated, trainer.num_training_batches - number)
-        if interval is not None and interval < math.inf:
-            done = number if trainer.check_val_every_n_epoch else trainer.fit_loop.total_batch_idx + 1
-            batches = min(batches, interval - done % interval)
-        return int(batches)
+        return int(min(batches, batches_until_validation(trainer, number)))
 
     def pace(self, batches: int) -> None:
-        """Take so many from now on, where that is not fixed, instead of going by the time."""
+        """Set the length of the following chunks to `batches` instead of going by the time, unless `size` is given."""
         if self.size is None:
             self.paced, self.timed = batches, False
 
+    def _lightning_is_known(self) -> bool:
+        """Return True if Lightning has all attributes that chunks need; else print a line, and train without chunks."""
+        if not self.checked:
+            self.checked = True
+            if name := missing_for_chunks(self.trainer):
+                print(f"without chunks: this version of pytorch-lightning has no trainer.{name}")
+                self.size = 1
+        return self.size != 1
+
 
 def has_batch_hook(kind: type[pl.Callback]) -> bool:
-    """Whether a class of callbacks that is not Lamella's has a hook that is called for each batch."""
-    own = kind.__module__.startswith("lamella.")
-    return not own and any(getattr(kind, name) is not getattr(pl.Callback, name) for name in BATCH_HOOKS)
+    """Return True if a class of callbacks that is not Lamella's defines a hook that is called for each batch."""
+    shipped = kind.__module__.startswith("lamella.")
+    return not shipped and any(getattr(kind, name) is not getattr(pl.Callback, name) for name in BATCH_HOOKS)

@@ -1,72 +1,77 @@
-"""Many optimizer steps as one of Lightning's, whose own work for a step is as long as that of a small net."""
+"""Train many batches as one step of Lightning, whose own work for a step takes as long as a step of a small network."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import pytorch_lightning as pl
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lamella.data.chunk import Batch, Chunk
+from lamella.lightning_internals import LoopCounters, batch_index
 from lamella.training.optimizer_kernels import DirectOptimizer
 
 
-def run_chunk(task: pl.LightningModule, chunk: Chunk) -> None:
-    """Take the steps of a chunk but for its last batch, which is Lightning's, as Lightning would one by one."""
+class ChunkTask(Protocol):
+    """A LightningModule whose batches can be trained in chunks."""
+
+    @property
+    def trainer(self) -> pl.Trainer: ...
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor: ...
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: DirectOptimizer, optimizer_closure: Callable[[], Tensor]
+    ) -> None: ...
+
+    def clip_gradients(
+        self, optimizer: Optimizer, gradient_clip_val: float | None, gradient_clip_algorithm: str | None
+    ) -> None: ...
+
+
+def run_chunk(task: ChunkTask, chunk: Chunk) -> None:
+    """Train all batches of a chunk but the last one exactly as Lightning would; Lightning then trains the last one."""
     trainer = task.trainer
-    for _ in chunk_steps(
-        task, chunk, lambda batch: task.training_step(batch, trainer.fit_loop.batch_idx), Tensor.backward
-    ):
+    for _ in chunk_steps(task, chunk, lambda batch: task.training_step(batch, batch_index(trainer)), Tensor.backward):
         pass
 
 
 def chunk_steps(
-    task: pl.LightningModule,
+    task: ChunkTask,
     chunk: Chunk,
-    forward: Callable[[Batch], Any],
+    forward: Callable[[Batch], Tensor],
     backward: Callable[[Tensor], None],
 ) -> Iterator[Batch]:
-    """The same, halting before each step with its batch.
+    """Train all batches of a chunk but the last one, and yield each batch just before it is trained.
 
-    forward: gives a batch's loss. backward: called with the loss, or its share where several batches are a step, and
-    adds to the gradients.
+    The caller decides when the next batch is trained, and can so train several runs in turn. forward: returns the
+    loss of a batch. backward: called with the loss, divided by the number of batches of an optimizer step, and adds
+    to the gradients.
     """
     trainer = task.trainer
-    epoch, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-    assert fetcher is not None
-    progress, optimized = epoch.batch_progress, epoch.automatic_optimization.optim_progress.optimizer
-    [original], accumulated, clip = trainer.optimizers, trainer.accumulate_grad_batches, trainer.gradient_clip_val
-    optimizer: Any = DirectOptimizer(original)
+    [optimizer], accumulated, clip = trainer.optimizers, trainer.accumulate_grad_batches, trainer.gradient_clip_val
+    counters, direct = LoopCounters(trainer), DirectOptimizer(optimizer)
+    number = batch_index(trainer)  # of the running batch in the epoch
 
-    def step(batch: Batch) -> Any:
+    def compute_gradients(batch: Batch) -> Tensor:
         loss = forward(batch)
-        if epoch.batch_idx % accumulated == 0:
-            optimized.zero_grad.increment_ready()
-            optimized.zero_grad.increment_started()
-            optimizer.zero_grad()
-            optimized.zero_grad.increment_completed()
+        if number % accumulated == 0:
+            direct.zero_grad()
+            counters.count_zero_grad()
         backward(loss / accumulated if accumulated > 1 else loss)
-        if clip is not None and not epoch._should_accumulate():
-            task.clip_gradients(original, clip, trainer.gradient_clip_algorithm)
+        if clip is not None and not counters.accumulates():
+            task.clip_gradients(optimizer, clip, trainer.gradient_clip_algorithm)
         return loss
 
     for batch in chunk.before:
-        progress.increment_started()
+        counters.begin_batch()
         yield batch
-        if epoch._should_accumulate():
-            step(batch)
+        if counters.accumulates():
+            compute_gradients(batch)
         else:
-            optimized.step.increment_ready()
-            task.optimizer_step(trainer.current_epoch, epoch.batch_idx, optimizer, partial(step, batch))
-            optimized.step.increment_completed()
-            epoch._batches_that_stepped += 1
-        progress.increment_processed()
-        epoch.update_lr_schedulers("step", update_plateau_schedulers=False)
-        progress.increment_completed()
-        progress.increment_ready()
-        fetcher.fetched += 1
-    if epoch.batch_idx % accumulated:
-        # Lightning goes by the number of the chunk's first batch, and will count what is not done for the last one.
-        for counts in map(vars, (optimized.zero_grad.current, optimized.zero_grad.total)):
-            counts |= {name: count - 1 for name, count in counts.items()}
-    fetcher.done = progress.is_last_batch = fetcher.length is not None and fetcher.fetched >= fetcher.length
+            task.optimizer_step(trainer.current_epoch, number, direct, partial(compute_gradients, batch))
+            counters.count_step()
+        counters.end_batch()
+        number += 1
+    counters.end_chunk(number, accumulated)

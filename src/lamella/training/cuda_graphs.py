@@ -1,56 +1,51 @@
-"""A chunk's forward and backward passes as CUDA graphs, so that those of a small net do not wait for the host."""
-
-from typing import Any
+"""Run the passes of a chunk as a CUDA graph, so that a small network does not wait for the host."""
 
 import torch
 from torch import Tensor, nn
 
 from lamella.data.chunk import Batch, Chunk
 from lamella.errors import first_line
-from lamella.network.structure import MODULE_HOOKS, network_signature
+from lamella.network.structure import network_signature
 from lamella.seeds import reseed
+from lamella.torch_internals import hook_counts
 from lamella.training.chunked_steps import chunk_steps, run_chunk
 from lamella.training.losses import loss_targets
 from lamella.training.task import Task
 
-PLAIN = ("torch.nn.", "torchvision.")  # whose layers do the same in each pass, and Lamella's
-WARM_UP = 3  # passes before a graph is captured, in which libraries make what they need
-# How far what a graph gives may lie from what the network does, relative and absolute: it may take other kernels.
-CLOSE = (1e-3, 1e-5)
-SHARE = 1 / 3  # of the GPU's memory: a step that takes more is not captured, since a graph keeps what its step takes
+# The packages whose layers do the same in each pass, beside those of Lamella.
+SAME_IN_EACH_PASS = ("torch.nn.", "torchvision.")
+WARM_UP = 3  # eager passes before a graph is captured, in which libraries allocate what they need
+# The relative and absolute tolerance between a graph and the eager network, since a graph may use other kernels.
+TOLERANCE = (1e-3, 1e-5)
+MEMORY_SHARE = 1 / 3  # of the GPU's memory: a larger step is not captured, because its graph would keep that memory
 
 
 class CudaGraphs:
-    """Takes the steps of a task's chunks, with a graph that is captured again where something has changed.
+    """Trains the chunks of a task with a CUDA graph, which is captured again when the network or the loss has changed.
 
-    A graph is taken only after it has given, for the first batch, the loss and gradients that the network gives; where
-    it does not or there can be none, this is printed, and the steps are taken without.
+    A graph is used only if its loss and gradients for the first batch match the eager ones. Otherwise a line is printed
+    and the steps run eagerly.
     """
 
     def __init__(self) -> None:
-        self.known: list[Any] = []
+        self.fingerprint: list[object] = []  # of everything that a graph depends on
         self.tried = False
         self.passes: _Passes | None = None
 
-    def __reduce__(self) -> Any:
-        return CudaGraphs, ()  # a copy of the task has other tensors
+    def __reduce__(self) -> tuple[type["CudaGraphs"], tuple[()]]:
+        return CudaGraphs, ()  # a copy of the task has other tensors, so its graph must be captured anew
 
     def __call__(self, task: Task, chunk: Chunk) -> None:
-        if task.trainer.accumulate_grad_batches > 1:  # where gradients are added to those that are there
+        """Train all batches of a chunk but the last one."""
+        if task.trainer.accumulate_grad_batches > 1:  # a graph replaces gradients and cannot add to them
             run_chunk(task, chunk)
             return
-        modules = [*task.network.modules(), *task.loss.modules()]
-        known: list[Any] = [
-            network_signature(task.network),
-            network_signature(task.loss),
-            [getattr(one, "p", None) for one in modules],
-        ]
-        known += [one.data_ptr() for one in (*task.parameters(), *task.buffers())]
-        if known != self.known:
-            self.known, self.tried, self.passes = known, False, None
+        fingerprint = _fingerprint(task)
+        if fingerprint != self.fingerprint:
+            self.fingerprint, self.tried, self.passes = fingerprint, False, None
 
         def forward(batch: Batch) -> Tensor:
-            passes = self._passes(task, batch)
+            passes = self._passes_for(task, batch)
             if passes is None:
                 return task.training_step(batch, 0)
             task.reseed()
@@ -61,93 +56,122 @@ class CudaGraphs:
             if loss.requires_grad or self.passes is None:
                 torch.autograd.backward(loss)
             else:
-                self.passes.give()
+                self.passes.set_gradients()
 
         for _ in chunk_steps(task, chunk, forward, backward):
             pass
 
-    def _passes(self, task: Task, batch: Batch) -> "_Passes | None":
-        """Those for a batch like this one."""
+    def _passes_for(self, task: Task, batch: Batch) -> "_Passes | None":
+        """Return the captured passes for batches of this shape, or None if there are none."""
         if not self.tried:
             self.tried = True
             try:
                 self.passes = _Passes(task.network, task.loss, batch)
             except Exception as error:
                 print(f"without a CUDA graph: {first_line(error)}")
-        return self.passes if self.passes and self.passes.suit(batch) else None
+        return self.passes if self.passes and self.passes.match(batch) else None
+
+
+def _fingerprint(task: Task) -> list[object]:
+    """Return values that change whenever a captured graph would no longer compute the same as the network."""
+    modules = (*task.network.modules(), *task.loss.modules())
+    return [
+        network_signature(task.network),
+        network_signature(task.loss),
+        [getattr(module, "p", None) for module in modules],  # the rates of Dropout, which are not in the signature
+        *(tensor.data_ptr() for tensor in (*task.parameters(), *task.buffers())),
+    ]
 
 
 class _Passes:
-    """Both passes for batches as large as the one given. Raises what torch does, and RuntimeError."""
+    """The forward and backward pass for batches of one shape, captured as a CUDA graph.
+
+    Raises RuntimeError where the network or the loss cannot be captured, and whatever torch raises.
+    """
 
     def __init__(self, network: nn.Module, loss: nn.Module, batch: Batch) -> None:
-        self.network, self.function = network, loss
-        for part in (*network.modules(), *loss.modules()):
-            if not type(part).__module__.startswith((*PLAIN, "lamella.")):
-                raise RuntimeError(f"{type(part).__name__} may do something else in each pass")
-            if any(getattr(part, key) for key in MODULE_HOOKS):
-                raise RuntimeError(f"{type(part).__name__} has hooks, which a graph would not call")
-        device = batch[0].device
-        # What stays, as data and weights, is no step's.
-        taken = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
-        if taken > SHARE * torch.cuda.get_device_properties(device).total_memory:
-            raise RuntimeError(f"a step takes {taken / 2**30:.1f} GiB of the GPU's memory, which a graph would keep")
-        self.parameters = [one for one in network.parameters() if one.requires_grad]
-        self.batch = [part.clone() for part in batch]  # the place for its inputs
+        self.network, self.loss = network, loss
+        for module in (*network.modules(), *loss.modules()):
+            _check_module(module)
+        _check_memory(batch[0].device)
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.inputs, self.targets = (part.clone() for part in batch)  # the graph reads each batch from here
         self.graph = torch.cuda.CUDAGraph()
-        kept = [(buffer, buffer.clone()) for buffer in network.buffers()]  # running statistics, say
+        saved = [(buffer, buffer.clone()) for buffer in network.buffers()]  # for example running statistics
         try:
-            reseed(0, device)
-            expected = self._compute()
-            side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP):
-                    self._compute()
-            torch.cuda.current_stream().wait_stream(side)
-            with torch.cuda.graph(self.graph):
-                self.computed = self._compute()
-            _restore(kept)
-            reseed(0, device)
-            self.graph.replay()
-            if not all(map(_close, expected, self.computed)):
-                raise RuntimeError("a graph gives something else than the network")
+            self._capture(saved, batch[0].device)
         finally:
-            _restore(kept)
+            _restore(saved)
+
+    def _capture(self, saved: list[tuple[Tensor, Tensor]], device: torch.device) -> None:
+        """Capture the graph, and compare what it computes with the eager network."""
+        reseed(0, device)
+        expected = self._compute()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self._compute()
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(self.graph):
+            self.computed = self._compute()
+        _restore(saved)
+        reseed(0, device)
+        self.graph.replay()
+        if not all(map(_close, expected, self.computed)):
+            raise RuntimeError("a graph gives something else than the network")
 
     def _compute(self) -> list[Tensor | None]:
-        """The loss, the output and the gradients, which are None where the loss does not depend on a parameter."""
-        inputs, targets = self.batch
-        output = self.network(inputs)
-        loss = self.function(output, loss_targets(self.function, output, targets))
+        """Return the loss, the output and the gradients, None for parameters that the loss does not depend on."""
+        output = self.network(self.inputs)
+        loss = self.loss(output, loss_targets(self.loss, output, self.targets))
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         return [loss.detach(), output.detach(), *gradients]
 
-    def suit(self, batch: Batch) -> bool:
-        return all(one.shape == other.shape for one, other in zip(batch, self.batch, strict=True))
+    def match(self, batch: Batch) -> bool:
+        """Return True if the graph is for batches of this shape."""
+        inputs, targets = batch
+        return inputs.shape == self.inputs.shape and targets.shape == self.targets.shape
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss and, until the next call, the network's output."""
-        for place, part in zip(self.batch, batch, strict=True):
-            place.copy_(part)
+        """Run both passes, and return the loss and the network's output. The next call overwrites the output."""
+        inputs, targets = batch
+        self.inputs.copy_(inputs)
+        self.targets.copy_(targets)
         self.graph.replay()
         loss, output, *_ = self.computed
         assert loss is not None
         assert output is not None
         return loss.clone(), output
 
-    def give(self) -> None:
-        """Let the parameters have their gradients, until the next call."""
+    def set_gradients(self) -> None:
+        """Set the gradients of the parameters to those of the last call, which the next call overwrites."""
         for parameter, gradient in zip(self.parameters, self.computed[2:], strict=True):
             parameter.grad = gradient
 
 
-def _restore(kept: list[tuple[Tensor, Tensor]]) -> None:
-    for buffer, before in kept:
-        buffer.copy_(before)
+def _check_module(module: nn.Module) -> None:
+    """Raise RuntimeError for a module whose forward pass may change from one pass to the next, or that has hooks."""
+    name = type(module).__name__
+    if not type(module).__module__.startswith((*SAME_IN_EACH_PASS, "lamella.")):
+        raise RuntimeError(f"{name} may do something else in each pass")
+    if any(hook_counts(module)):
+        raise RuntimeError(f"{name} has hooks, which a graph would not call")
 
 
-def _close(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return torch.allclose(one, other, *CLOSE, equal_nan=True)
+def _check_memory(device: torch.device) -> None:
+    """Raise RuntimeError if a step takes more than MEMORY_SHARE of the GPU's memory, beside data and weights."""
+    taken = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+    if taken > MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory:
+        raise RuntimeError(f"a step takes {taken / 2**30:.1f} GiB of the GPU's memory, which a graph would keep")
+
+
+def _restore(saved: list[tuple[Tensor, Tensor]]) -> None:
+    for buffer, values in saved:
+        buffer.copy_(values)
+
+
+def _close(expected: Tensor | None, computed: Tensor | None) -> bool:
+    if expected is None or computed is None:
+        return expected is computed
+    return torch.allclose(expected, computed, *TOLERANCE, equal_nan=True)

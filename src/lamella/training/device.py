@@ -1,25 +1,25 @@
-"""The `device` group of a config: where a run takes place."""
+"""Read the config group `device`: where a run takes place, and with how many processes and threads."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from lamella.config.values import Config
 from lamella.errors import RequestError, nearest
 from lamella.signatures import check_call
 
-THREADS = torch.get_num_threads()  # what torch takes by itself
+THREADS = torch.get_num_threads()  # the number that torch takes by itself
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where it runs. accelerator: "cpu", "cuda" or "mps". precision: as Lightning names it.
+    """The place and the precision of a run.
 
-    deterministic: use only operations that give the same bits each time, or fail; on the CPU all do. graph: take the
-    steps of a chunk with CUDA graphs.
+    accelerator: "cpu", "cuda" or "mps". precision: by Lightning's names. deterministic: whether operations that do not
+    give the same bits each time are refused; on the CPU there are none. graph: whether chunks are trained with CUDA
+    graphs. threads: the number of CPU threads of torch.
     """
 
     accelerator: str
@@ -29,38 +29,26 @@ class Device:
     threads: int
 
     def configure_process(self) -> None:
-        """Set the number of torch's threads in this process, before it trains or evaluates."""
+        """Prepare this process for training or evaluation: set the number of threads of torch."""
         if self.accelerator != "cuda" and not torch.cuda.is_available():
-            # torch's optimizers look for a GPU in every step, which takes as long as the step of a small layer. With
-            # this variable they open no CUDA library.
+            # torch's optimizers look for a GPU in every step, which takes as long as a step of a small layer. With this
+            # variable set, they do not open a CUDA library.
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
         torch.set_num_threads(self.threads)
 
     @classmethod
-    def of(cls, node: Mapping[str, Any]) -> "Device":
-        """Read the `device` group for this machine. Raises RequestError."""
+    def of(cls, node: Config) -> "Device":
+        """Return the device that the config group describes, on this machine.
+
+        Raises RequestError for a value that is not allowed, and for an accelerator that the machine lacks.
+        """
         check_call(_device, node, place="device", title="device")
-        accelerator, present = resolve_accelerator(node["accelerator"]), _present()
         check_call(pl.Trainer, {"precision": node["precision"]}, place="device", title="Trainer")
-        if accelerator not in present:
-            raise RequestError(
-                f"device.accelerator is {accelerator!r}; {nearest(accelerator, present)}", "device.accelerator"
-            )
-        if not present[accelerator]:
-            raise RequestError(
-                f"device.accelerator is {accelerator!r}, but this machine has none; use device=auto or device=cpu",
-                "device.accelerator",
-            )
-        threads = THREADS if node["threads"] is None else node["threads"]
-        if threads < 1:
-            raise RequestError(f"device.threads is {threads}; it takes 1 or more", "device.threads")
-        graph = node.get("graph", "auto")
-        if graph not in ("auto", False):
-            raise RequestError(f"device.graph is {graph!r}; it takes auto or false", "device.graph")
-        deterministic = node.get("deterministic", False)
-        # A graph's bits may be others than the network's, and where chunks end depends on the time.
-        captured = bool(graph) and accelerator == "cuda" and not deterministic
-        return cls(accelerator, node["precision"], deterministic, captured, threads)
+        accelerator, deterministic = _accelerator(node["accelerator"]), node.get("deterministic", False)
+        threads, graph = _threads(node["threads"]), _graph(node.get("graph", "auto"))
+        # A graph may have other bits than the eager network, and the lengths of chunks depend on the time.
+        graph = graph and accelerator == "cuda" and not deterministic
+        return cls(accelerator, node["precision"], deterministic, graph, threads)
 
 
 def _device(
@@ -68,23 +56,52 @@ def _device(
     precision: str | int,
     threads: int | None = None,
     deterministic: bool = False,
-    graph: Any = "auto",  # whose refusal below says both values
+    graph: object = "auto",  # checked by _graph, whose message names both values
 ) -> None:
-    """The signature of the group."""
+    """Do nothing: this function has the signature of the config group."""
+
+
+def _accelerator(name: str) -> str:
+    """Return the accelerator that `device.accelerator` stands for. Raise RequestError if the machine lacks it."""
+    accelerator, present = resolve_accelerator(name), _present()
+    if accelerator not in present:
+        raise RequestError(
+            f"device.accelerator is {accelerator!r}; {nearest(accelerator, present)}", "device.accelerator"
+        )
+    if not present[accelerator]:
+        raise RequestError(
+            f"device.accelerator is {accelerator!r}, but this machine has none; use device=auto or device=cpu",
+            "device.accelerator",
+        )
+    return accelerator
+
+
+def _threads(number: int | None) -> int:
+    """Return the number of threads, torch's own for None. Raise RequestError if it is less than 1."""
+    if number is not None and number < 1:
+        raise RequestError(f"device.threads is {number}; it takes 1 or more", "device.threads")
+    return THREADS if number is None else number
+
+
+def _graph(value: object) -> bool:
+    """Return whether `device.graph` allows CUDA graphs. Raise RequestError for other values than "auto" and False."""
+    if value not in ("auto", False):
+        raise RequestError(f"device.graph is {value!r}; it takes auto or false", "device.graph")
+    return bool(value)
 
 
 def resolve_accelerator(name: str) -> str:
     """Return `name`, or for "auto" the accelerator that this machine has: cuda, else mps, else cpu."""
     present = _present()
-    return next(one for one in ("cuda", "mps", "cpu") if present[one]) if name == "auto" else name
+    return next(known for known in ("cuda", "mps", "cpu") if present[known]) if name == "auto" else name
 
 
 def _present() -> dict[str, bool]:
     return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
 
-def process_count(node: Mapping[str, Any], accelerator: str) -> int:
-    """How many processes of one machine share the work of a run."""
+def process_count(node: Config, accelerator: str) -> int:
+    """Return how many processes of one machine share the work of a run. node: the config group `trainer`."""
     devices = node.get("devices", 1)
     if devices in ("auto", -1, "-1"):
         devices = torch.cuda.device_count() if accelerator == "cuda" else 1
@@ -93,11 +110,14 @@ def process_count(node: Mapping[str, Any], accelerator: str) -> int:
     return len(devices) if isinstance(devices, list) else int(devices)
 
 
-def needs_own_program(node: Mapping[str, Any], count: int) -> bool:
-    """Whether a run of so many processes has to be a program, which Lightning starts again for each of them."""
+def needs_own_program(node: Config, count: int) -> bool:
+    """Return True if a run must be a program of its own, because Lightning starts the program again for each rank.
+
+    node: the config group `trainer`. count: the number of processes.
+    """
     return count > 1 or node.get("strategy", "auto") != "auto"
 
 
 def available_cores() -> int:
-    """The CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

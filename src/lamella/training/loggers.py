@@ -1,15 +1,16 @@
-"""Where the metrics of each epoch go."""
+"""Hand the metrics of each epoch to a function and to TensorBoard."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from lamella.lightning_internals import close_tensorboard
+
 
 class EpochLogger(Logger):
-    """Hands each epoch's metrics, with the number of epochs that are over as "epoch", to a function."""
+    """A logger that calls `on_epoch` on rank 0 with the metrics of each epoch, and the epoch's number as "epoch"."""
 
     name, version = "epochs", ""
 
@@ -23,12 +24,15 @@ class EpochLogger(Logger):
             self.on_epoch({"epoch": int(step or 0), **metrics})
 
     @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """There are none: the run directory holds the config."""
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
+        """Do nothing, because the run directory holds the config."""
 
 
 class EpochTensorBoard(TensorBoardLogger):
-    """Lightning's TensorBoard logger, writing one events file into the run directory and nothing beside it."""
+    """A TensorBoard logger that writes one events file into the run directory, and no other file.
+
+    charts: the tags that are shown in one chart, by the title of the chart.
+    """
 
     def __init__(self, directory: str, charts: Mapping[str, list[str]]) -> None:
         super().__init__(directory, name="", version="", default_hp_metric=False)
@@ -36,27 +40,31 @@ class EpochTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if step == 1 and "train/loss" in metrics:  # once, also where the run is resumed later
+        """Write the metrics of an epoch, and with the first epoch, never again after a resume, the layout of charts."""
+        if step == 1 and "train/loss" in metrics:
             layout = {"epoch": {title: ["Multiline", tags] for title, tags in self.charts.items()}}
             self.experiment.add_custom_scalars(layout)
         super().log_metrics(dict(metrics), step)
 
     @rank_zero_only
-    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Nothing but what is called with metrics, at the end: written without them, a run would show -1."""
-        if metrics:
-            super().log_hyperparams(params, metrics, step)
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
+        """Do nothing: TensorBoard would show a run that has hyperparameters but no metrics as -1."""
+
+    @rank_zero_only
+    def log_result(self, settings: Mapping[str, float | str], metrics: Mapping[str, float], epoch: int) -> None:
+        """Write the hyperparameters and the final metrics of a run, at `epoch`, for the tab HPARAMS."""
+        super().log_hyperparams(dict(settings), dict(metrics), epoch)
 
     @rank_zero_only
     def save(self) -> None:
+        """Write what has been logged to the file."""
         self.experiment.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        # Not closed yet: the test that follows the training would open a second file.
+        """Write what has been logged to the file. The file stays open for the test, which follows the training."""
         self.experiment.flush()
 
     def close(self) -> None:
-        """End the thread that writes; Lightning would do so after the fit, before the test."""
-        if self._experiment is not None:
-            self._experiment.close()
+        """End the thread that writes the events file."""
+        close_tensorboard(self)

@@ -1,7 +1,8 @@
-"""The metric that is counted beside the loss, and the sums of one pass over the data."""
+"""Choose the metric that is counted beside the loss, and sum losses and metrics over a pass through the data."""
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,12 @@ from lamella.training.losses import LABELS
 
 
 def metric_for(loss: nn.Module, targets: Tensor) -> str:
-    """What is counted beside the loss: accuracy, or for targets that are numbers the mean absolute error."""
+    """Return the metric that is counted beside the loss: "accuracy", or "mae" for targets that are numbers."""
     return "accuracy" if targets.dtype == torch.int64 or isinstance(loss, LABELS) else "mae"
 
 
 def is_classifier(metric: str) -> bool:
-    """Return True where a network with this metric predicts classes or labels, and not numbers."""
+    """Return True if a network with this metric predicts classes or labels, False if it predicts numbers."""
     return metric == "accuracy"
 
 
@@ -30,7 +31,10 @@ def confusion_counts(output: Tensor, targets: Tensor) -> Tensor:
 
 
 def metric_sum(metric: str, output: Tensor, targets: Tensor, compared: Tensor) -> Tensor:
-    """The sum of what `metric` judges in a batch: right answers, or absolute errors. compared: as of `targets_for`."""
+    """Return the sum of a metric over a batch, a scalar: the number of right answers, or the sum of absolute errors.
+
+    compared: the targets as returned by `loss_targets`.
+    """
     if metric == "mae":
         return (output - compared).abs().sum()
     if targets.dtype == torch.int64:
@@ -38,50 +42,79 @@ def metric_sum(metric: str, output: Tensor, targets: Tensor, compared: Tensor) -
     return ((output > 0) == (targets > 0.5)).sum()
 
 
+class CountersState(TypedDict):
+    """The state of the Counters of an unfinished epoch. The tensors hold the values of all ranks: (ranks, …)."""
+
+    first_step: int
+    seconds: float
+    paused: float
+    losses: Tensor
+    scores: Tensor
+    samples: Tensor
+    weights: Tensor
+    rates: list[float]
+    judged: Tensor
+
+
+class SavedCounters(CountersState):
+    """The state of the Counters in a checkpoint. val: the metrics of the last validation."""
+
+    val: dict[str, float]
+
+
 class Counters:
-    """One pass over the data: tensors stay on the device and are read once, at its end."""
+    """Collects losses and metrics during one pass over the data, in tensors on the device that are read at the end.
+
+    first_step: the number of optimizer steps before the pass.
+    """
 
     def __init__(self, first_step: int = 0) -> None:
         self.first_step = first_step
         self.started = time.perf_counter()
-        self.paused = 0.0  # seconds that validation took in between
+        self.paused = 0.0  # seconds that validations during the pass took
         self.losses: list[Tensor] = []
         self.scores: list[Tensor] = []
         self.samples: list[int] = []
-        self.weights: list[Tensor] = []  # the denominators of the losses, where they are not `samples`
+        self.weights: list[
+            Tensor
+        ] = []  # of the batches' losses in the mean; empty if the numbers of samples are the weights
         self.rates: list[float] = []
-        self.judged = 0
+        self.judged = 0  # the number of answers that the scores are about
 
-    def state(self) -> dict[str, Any]:
-        """Tensors, numbers and lists of them; `load` makes the same counters of it."""
+    def state(self, gather: Callable[[Tensor], Tensor]) -> CountersState:
+        """Return everything that all ranks have counted. gather: stacks the values of all ranks (ranks, …)."""
         return {
             "first_step": self.first_step,
             "seconds": time.perf_counter() - self.started,
             "paused": self.paused,
-            "losses": torch.stack(self.losses),
-            "scores": torch.stack(self.scores),
-            "samples": torch.tensor(self.samples),
-            "weights": torch.stack(self.weights) if self.weights else torch.empty(0),
+            "losses": gather(torch.stack(self.losses)),
+            "scores": gather(torch.stack(self.scores)),
+            "samples": gather(torch.tensor(self.samples)),
+            "weights": gather(torch.stack(self.weights) if self.weights else torch.empty(0)),
             "rates": self.rates,
-            "judged": torch.tensor(self.judged),
+            "judged": gather(torch.tensor(self.judged)),
         }
 
     @classmethod
-    def load(cls, state: dict[str, Any], device: torch.device) -> "Counters":
+    def load(cls, state: CountersState, rank: int, device: torch.device) -> "Counters":
+        """Return counters on `device` with what the process of `rank` had counted."""
         counters = cls(state["first_step"])
         counters.started -= state["seconds"]
         counters.paused = state["paused"]
         counters.losses, counters.scores, counters.weights = (
-            list(state[name].to(device).unbind()) for name in ("losses", "scores", "weights")
+            list(values[rank].to(device).unbind()) for values in (state["losses"], state["scores"], state["weights"])
         )
-        counters.samples, counters.judged = state["samples"].tolist(), int(state["judged"])
+        counters.samples, counters.judged = state["samples"][rank].tolist(), int(state["judged"][rank])
         counters.rates = list(state["rates"])
         return counters
 
     def totals(self) -> Tensor:
-        """Sums of weighted loss, weight, score and answers judged, float64 (4,): they can be added over ranks."""
+        """Return the sums of weighted losses, weights, scores and judged answers, float64 (4,) on the CPU.
+
+        The sums of several ranks can be added.
+        """
         weights = torch.stack(self.weights) if self.weights else torch.tensor(self.samples)
         losses, weights, scores = (
-            kept.double().cpu() for kept in (torch.stack(self.losses), weights, torch.stack(self.scores))
+            values.double().cpu() for values in (torch.stack(self.losses), weights, torch.stack(self.scores))
         )
         return torch.tensor([(losses * weights).sum(), weights.sum(), scores.sum(), self.judged], dtype=torch.float64)

@@ -1,18 +1,19 @@
-"""What is seen while a run trains: a bar within the epoch on a terminal, a line for each epoch everywhere."""
+"""Show the progress within an epoch as a bar on a terminal."""
 
 import sys
 import time
-from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-REFRESH = 0.25  # seconds; a look at the clock in between costs nothing measurable
+from lamella.lightning_internals import batch_index
+
+REFRESH = 0.25  # seconds between two updates; reading the clock after each batch costs nothing measurable
 
 
 class EpochBar(pl.Callback):
-    """A bar on standard error for each epoch that is long enough to wait for; nothing where that is no terminal."""
+    """A callback that shows a bar for each epoch longer than half a second, if standard error is a terminal."""
 
     def __init__(self) -> None:
         self.console = Console(file=sys.__stderr__)
@@ -26,25 +27,18 @@ class EpochBar(pl.Callback):
         self.due = time.monotonic() + 2 * REFRESH
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
+        """Update the bar, and create it if the epoch has none."""
         now = time.monotonic()
         if now < self.due or not self.shown:
             return
         self.due = now + REFRESH
         if self.bar is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(
-                *columns,
-                console=self.console,
-                auto_refresh=False,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
+            self.bar = self._new_bar()
             self.bar.start()
             self.bar.add_task(f"epoch {trainer.current_epoch + 1}", total=trainer.num_training_batches)
-        self.bar.update(self.bar.task_ids[0], completed=trainer.fit_loop.batch_idx + 1, refresh=True)
+        self.bar.update(self.bar.task_ids[0], completed=batch_index(trainer) + 1, refresh=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.stop()
@@ -52,7 +46,21 @@ class EpochBar(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.stop()
 
+    def _new_bar(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
     def stop(self) -> None:
+        """Remove the bar of the epoch."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

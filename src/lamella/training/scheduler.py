@@ -1,42 +1,61 @@
-"""The one LightningModule: network and loss, the optimizer, and the metrics of each epoch."""
+"""Build the scheduler of the learning rate, and the warm-up before it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from lamella.config.values import Config
 from lamella.errors import RequestError, first_line
+from lamella.torch_internals import ParamGroup
+
+Scheduler = LRScheduler | ReduceLROnPlateau
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate moves.
+    """Says how the learning rate changes during a run.
 
-    make: called as make(optimizer, length), where length is the run's number of optimizer steps or, with interval
-    "epoch", of epochs; None where only time limits the run. warmup_steps: optimizer steps over which the rate rises
-    linearly, from nearly nothing to what the schedule gives.
+    make: called as make(optimizer, length), returns the scheduler. length: the number of optimizer steps of the run, or
+    of its epochs with interval "epoch"; None if only time limits the run. interval: "epoch" or "step", how often the
+    scheduler takes a step. warmup_steps: the number of optimizer steps over which the learning rate rises linearly,
+    from a thousandth of the scheduled rate to the rate itself.
     """
 
-    make: Callable[[Optimizer, int | None], LRScheduler | ReduceLROnPlateau]
+    make: Callable[[Optimizer, int | None], Scheduler]
     interval: str = "epoch"
     warmup_steps: int = 0
 
     def warmup(self, step: int) -> float:
-        """The factor by which optimizer step `step`, counted from 0, takes its learning rate."""
+        """Return the factor of the learning rate in optimizer step `step`, counted from 0."""
         return min(1.0, 1e-3 + (1 - 1e-3) * step / self.warmup_steps) if self.warmup_steps else 1.0
 
 
-# The arguments by which torch's schedulers are told how long the run is; left null, they are.
+@contextmanager
+def scaled_rates(groups: Sequence[ParamGroup], factor: float) -> Iterator[None]:
+    """Multiply the learning rates of an optimizer's parameter groups by `factor` within the block.
+
+    The scheduled rates are put back afterwards, because most of torch's schedulers compute a rate from the one before.
+    """
+    rates = [group["lr"] for group in groups]
+    for group in groups:
+        group["lr"] = group["lr"] * factor
+    yield
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+
+
+# The arguments that tell torch's schedulers how long the run is. If they are null, Lamella supplies the length.
 LENGTHS = ("T_max", "total_steps", "total_iters")
 
 
-def build_schedule(node: Mapping[str, Any], make: Callable[..., Callable[..., Any]]) -> Schedule:
-    """The schedule that a config describes.
+def build_schedule(node: Config, make: Callable[..., Callable[..., Scheduler]]) -> Schedule:
+    """Return the schedule that the config group `scheduler` describes.
 
-    make: called with the scheduler's own arguments and the names of those that are supplied later, gives what makes
-    the scheduler. Raises RequestError.
+    make: called with the arguments of the scheduler and the names of the arguments that are supplied later; returns
+    a function that makes the scheduler. Raises RequestError for a value that is not allowed.
     """
     node = dict(node)
     interval, warmup_steps = node.pop("interval", "epoch"), node.pop("warmup_steps", 0)
@@ -52,17 +71,22 @@ def build_schedule(node: Mapping[str, Any], make: Callable[..., Callable[..., An
         del node[name]
     make_scheduler = make(node, supplied={"optimizer", *lengths})
 
-    def of_length(optimizer: Optimizer, length: int | None) -> Any:
+    def make_for_length(optimizer: Optimizer, length: int | None) -> Scheduler:
         if lengths and length is None:
             key = f"scheduler.{lengths[0]}"
-            raise RequestError(f"{key} is null, for the whole run, which has no end; set it or trainer.max_epochs", key)
+            raise RequestError(
+                f"{key} is null, for the length of the run, but the run has none; set it or trainer.max_epochs", key
+            )
         return make_scheduler(optimizer=optimizer, **dict.fromkeys(lengths, length))
 
-    return Schedule(of_length, interval, warmup_steps)
+    return Schedule(make_for_length, interval, warmup_steps)
 
 
 def check_schedule(schedule: Schedule, optimizer: Optimizer) -> None:
-    """Take one step, with an optimizer that is thrown away, and raise RequestError for what would fail in the run."""
+    """Try one step of the scheduler. Raise RequestError for what would fail in the run.
+
+    optimizer: one that is not used afterwards.
+    """
     scheduler = schedule.make(optimizer, 10)
     if isinstance(scheduler, OneCycleLR) and schedule.warmup_steps:
         raise RequestError(

@@ -1,12 +1,14 @@
-"""The one LightningModule: network and loss, the optimizer, and the metrics of each epoch."""
+"""Train and evaluate a network, and log the metrics of each epoch: the one LightningModule of Lamella."""
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.utilities.types import LRSchedulerTypeUnion, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -15,28 +17,33 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from lamella import seeds
 from lamella.data.chunk import Batch, Chunk
 from lamella.errors import RequestError
+from lamella.lightning_internals import HOOK_NAME, batch_index
+from lamella.runs.checkpoints import StateDict
 from lamella.seeds import batch_seeds
 from lamella.training.chunked_steps import run_chunk
-from lamella.training.losses import class_weights, is_weighted, loss_targets
-from lamella.training.metrics import Counters, metric_sum
-from lamella.training.scheduler import Schedule
+from lamella.training.losses import WEIGHTED, class_weights, is_weighted, loss_targets
+from lamella.training.metrics import Counters, SavedCounters, metric_sum
+from lamella.training.optimizer_kernels import DirectOptimizer
+from lamella.training.scheduler import Schedule, scaled_rates
 
 STAGES = {"val": "validation", "test": "test"}
 SMALLER = "try a smaller optimizer.lr, or trainer.gradient_clip_val=1"
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite."""
+    """The error of a run whose loss became NaN or infinite."""
 
 
 class Task(pl.LightningModule):
-    """Trains `network` to a small `loss`, and counts `metric` ("accuracy" or "mae") beside it.
+    """Trains `network` to minimize `loss`, and counts `metric` ("accuracy" or "mae") beside the loss.
 
-    optimizer: called with the parameters that are trained. Inputs (B, …) and targets (B,) as class indices, or
-    floats of the output's shape. Class indices are turned into one-hot floats for a loss that needs them. What is
-    random in a batch, dropout say, depends on seed, process, epoch and batch alone, so no random state has to be saved.
-    Raises NonFiniteLoss, with the step and the learning rate, at once on the CPU and elsewhere at the end of the
-    epoch, since looking at the loss in the step would make it wait for the device.
+    Inputs are (B, …); targets are (B,) class indices, or floats of the output's shape. Class indices become one-hot
+    floats for a loss that needs them. optimizer: called with the parameters that are trained. seed: what is random in
+    a batch, for example dropout, depends on the seed, the rank, the epoch and the number of the batch alone, so that no
+    random state has to be saved.
+
+    Raises NonFiniteLoss, which names the step and the learning rate: on the CPU in the step itself, elsewhere at the
+    end of the epoch, because reading the loss in each step would make the step wait for the device.
     """
 
     def __init__(
@@ -54,22 +61,19 @@ class Task(pl.LightningModule):
         self.make_optimizer, self.schedule = optimizer, schedule
         self._train, self._eval = Counters(), Counters()
         self._val: dict[str, float] = {}
-        self._rate: float | None = None  # the schedule's, while the warm-up's stands in the optimizer
+        self._scheduled_rate: float | None = None  # set while the optimizer has the learning rate of the warm-up
         self._weighted = is_weighted(loss)
         self.run_chunk: Callable[[Task, Chunk], None] = run_chunk
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the running hook here, forty times a step, and nn.Module would look for parameters each time.
-        if name == "_current_fx_name":
+        # Lightning sets this attribute forty times a step, and nn.Module would search its parameters each time.
+        if name == HOOK_NAME:
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        output: Tensor = self.network(inputs)
-        return output
-
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimizer of all parameters that need gradients, and its scheduler, for Lightning."""
         trainer, interval = self.trainer, self.schedule.interval
         optimizer = self.make_optimizer([p for p in self.network.parameters() if p.requires_grad])
         steps = trainer.estimated_stepping_batches
@@ -80,38 +84,47 @@ class Task(pl.LightningModule):
             raise RequestError(
                 "scheduler: plateau follows val/loss, and the trainer's limits leave no validation", "trainer"
             )
-        # Not strict: an epoch that is not validated leaves a plateau as it is.
-        return [optimizer], [{"scheduler": scheduler, "interval": interval, "monitor": "val/loss", "strict": False}]
+        return {
+            "optimizer": optimizer,
+            # Not strict: a plateau scheduler takes no step after an epoch without validation.
+            "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": "val/loss", "strict": False},
+        }
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        # Beside the schedule, not chained to it: most of torch's schedulers compute a rate from the one before.
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer | DirectOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Take an optimizer step, with the learning rate of the warm-up while the warm-up lasts."""
+        assert optimizer_closure is not None
         factor = self.schedule.warmup(self.global_step)
         if factor == 1.0:
-            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            optimizer.step(closure=optimizer_closure)
             return
-        rates = [group["lr"] for group in optimizer.param_groups]
-        self._rate = rates[0]
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * factor
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        self._rate = None
+        self._scheduled_rate = optimizer.param_groups[0]["lr"]
+        with scaled_rates(optimizer.param_groups, factor):
+            optimizer.step(closure=optimizer_closure)
+        self._scheduled_rate = None
 
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        if not isinstance(scheduler, ReduceLROnPlateau) or self._val:  # no news from an epoch without validation
+    def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: float | Tensor | None) -> None:
+        """Take a step of the scheduler, but of a plateau scheduler only after an epoch with validation."""
+        if not isinstance(scheduler, ReduceLROnPlateau) or self._val:
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_epoch_start(self) -> None:
         self._train, self._val = Counters(self.global_step), {}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Train all batches of a chunk but the last one, which Lightning trains after this hook."""
         if isinstance(batch, Chunk):
             self.run_chunk(self, batch)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        # For a chunk, batch_idx is that of its first batch.
-        if self.trainer.fit_loop.batch_idx % self.trainer.accumulate_grad_batches == 0:
+        """Clear the gradients if the batch is the first one of an optimizer step."""
+        # Not by `batch_idx`, which for a chunk is the number of its first batch.
+        if batch_index(self.trainer) % self.trainer.accumulate_grad_batches == 0:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -121,28 +134,35 @@ class Task(pl.LightningModule):
         return self.counted(self.loss(output, compared), output, batch[1], compared)
 
     def reseed(self) -> None:
-        """Seed what is random in the training batch that comes."""
-        count, batch_idx = int(self.trainer.num_training_batches), self.trainer.fit_loop.batch_idx
-        seeds.reseed(
-            batch_seeds(self.seed, self.trainer.global_rank, self.trainer.current_epoch, count)[batch_idx], self.device
-        )
+        """Seed the random generators for the training batch that is about to be computed."""
+        trainer = self.trainer
+        count = int(trainer.num_training_batches)
+        numbers = batch_seeds(self.seed, trainer.global_rank, trainer.current_epoch, count)
+        seeds.reseed(numbers[batch_index(trainer)], self.device)
 
     def counted(self, loss: Tensor, output: Tensor, targets: Tensor, compared: Tensor) -> Tensor:
-        """Count a training batch; returns the loss of which the gradient is taken. compared: what the loss reads."""
+        """Count a training batch, and return the loss from which the gradients are computed.
+
+        loss: of the batch, a scalar. output: of the network. targets: (B,) class indices, or floats. compared: the
+        targets in the form in which the loss takes them.
+        """
         self._count(loss, output, targets, compared, self._train)
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"] if self._rate is None else self._rate
+        rate = (
+            self.trainer.optimizers[0].param_groups[0]["lr"] if self._scheduled_rate is None else self._scheduled_rate
+        )
         self._train.rates.append(rate)
-        # Alone: with several processes one would leave the others waiting for its gradients.
+        # Only with a single process: another rank would wait for ever for the gradients of this one.
         if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
-            raise NonFiniteLoss(self._not_finite(self.trainer.fit_loop.batch_idx))
+            raise NonFiniteLoss(self._not_finite(batch_index(self.trainer)))
         if self._weighted and self.trainer.world_size > 1:
-            # The mean of the ranks' means is not the batch's where their samples weigh differently.
-            own = self._train.weights[-1]
-            total = self.trainer.strategy.reduce(own.clone(), reduce_op="sum")
-            loss = loss * own * self.trainer.world_size / total
+            # DDP averages the gradients of the ranks, but each rank's samples have another total weight.
+            weight = self._train.weights[-1]
+            total = self.trainer.strategy.reduce(weight.clone(), reduce_op="sum")
+            loss = loss * weight * self.trainer.world_size / total
         return loss
 
     def on_train_epoch_end(self) -> None:
+        """Log the metrics of the epoch, with those of its validation, the learning rate and the time."""
         counters, now = self._train, time.perf_counter()
         self._check_training()
         metrics = self._metrics("train", counters)
@@ -157,18 +177,19 @@ class Task(pl.LightningModule):
         self._train = Counters()
 
     def on_validation_model_zero_grad(self) -> None:
-        """The gradients of the last step are kept: their norm and histograms are read after the validation."""
+        """Keep the gradients of the last step, because their norm and histograms are read after the validation."""
 
     def on_validation_start(self) -> None:
-        self._check_training()  # first, because it can name the step
+        self._check_training()  # before the validation, whose error could not name the step
         self._eval = Counters()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._evaluated(batch)
 
     def on_validation_epoch_end(self) -> None:
+        """Give the metrics of the validation to callbacks."""
         self._val = self._finite("val", self._metrics("val", self._eval))
-        # For callbacks that look here already; the loggers get them with the training's, in one line an epoch.
+        # The loggers get these metrics together with the training's, as one line for each epoch.
         self._log(self._val, logger=False)
         self._train.paused += time.perf_counter() - self._eval.started
 
@@ -182,62 +203,64 @@ class Task(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log(self._finite("test", self._metrics("test", self._eval)), epoch=self.current_epoch)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what has been counted in an epoch that is not over, on all ranks."""
-        if not self._train.losses:
+    def on_save_checkpoint(self, checkpoint: StateDict) -> None:
+        """Save what all ranks have counted in an unfinished epoch, under the key `counters`."""
+        if self._train.losses:
+            checkpoint["counters"] = {**self._train.state(self._gather), "val": self._val}
+
+    def _gather(self, value: Tensor) -> Tensor:
+        """Return the values of all ranks, stacked (ranks, …), on the CPU."""
+        value = value.to(self.device)
+        gathered = self.all_gather(value) if self.trainer.world_size > 1 else value[None]
+        assert isinstance(gathered, Tensor)
+        return gathered.cpu()
+
+    def on_load_checkpoint(self, checkpoint: StateDict) -> None:
+        """Take up what this rank had counted in an unfinished epoch.
+
+        Raises RequestError if the epoch was begun with another number of processes.
+        """
+        saved: SavedCounters | None = checkpoint.get("counters")
+        if not saved:
             return
-        counters = self._train.state()
-        tensors: Any = {name: value.to(self.device) for name, value in counters.items() if isinstance(value, Tensor)}
-        if self.trainer.world_size > 1:
-            tensors = self.all_gather(tensors)
-        else:
-            tensors = {name: value[None] for name, value in tensors.items()}
-        checkpoint["counters"] = counters | {name: value.cpu() for name, value in tensors.items()} | {"val": self._val}
+        saved_world, world = len(saved["losses"]), self.trainer.world_size
+        if saved_world != world:
+            raise RequestError(
+                f"trainer.devices: the run is in the middle of an epoch on {saved_world} processes, "
+                f"and cannot go on with {world}",
+                "trainer.devices",
+            )
+        self._val = saved["val"]
+        self._train = Counters.load(saved, self.trainer.global_rank, self.device)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        counters = dict(checkpoint.get("counters", {}))
-        if counters:
-            self._val = counters.pop("val")
-            rank, world = self.trainer.global_rank, self.trainer.world_size
-            if len(counters["losses"]) != world:
-                raise RequestError(
-                    f"trainer.devices: the run is in the middle of an epoch on {len(counters['losses'])} processes, "
-                    f"and cannot go on with {world}",
-                    "trainer.devices",
-                )
-            own = {name: value[rank] if isinstance(value, Tensor) else value for name, value in counters.items()}
-            self._train = Counters.load(own, self.device)
-
-    def _log(self, metrics: dict[str, float], epoch: int | None = None, logger: bool | None = None) -> None:
-        """Log metrics that all ranks agree on, at `epoch`, the number of epochs that are over."""
+    def _log(self, metrics: Mapping[str, float], epoch: int | None = None, logger: bool | None = None) -> None:
+        """Log metrics that are equal on all ranks. epoch: the number of finished epochs, the x axis of the loggers."""
         if epoch is not None:
-            metrics = metrics | {"step": float(epoch)}  # the name by which loggers take their axis
-        # Lightning would round plain floats to float32.
+            metrics = {**metrics, "step": float(epoch)}  # Lightning takes the x axis from this name
+        # As tensors, because Lightning would round plain floats to float32.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         tensors = {name: torch.tensor(value, dtype=dtype) for name, value in metrics.items()}
         self.log_dict(tensors, sync_dist=True, logger=logger)
 
     def _evaluated(self, batch: Batch) -> Tensor:
-        """The network's output, which is counted."""
+        """Return the output of the network for a batch, and count the batch."""
         inputs, targets = batch
         output: Tensor = self.network(inputs)
         compared = loss_targets(self.loss, output, targets)
         self._count(self.loss(output, compared), output, targets, compared, self._eval)
         return output
 
-    def _count(self, loss: Tensor, output: Tensor, targets: Tensor, compared: Tensor, counters: "Counters") -> None:
+    def _count(self, loss: Tensor, output: Tensor, targets: Tensor, compared: Tensor, counters: Counters) -> None:
         with torch.no_grad():
-            score = metric_sum(self.metric, output, targets, compared)
-            if self._weighted:
-                given: Any = self.loss
-                counters.weights.append(class_weights(given, output.shape[1], self.device)[targets].sum())
+            counters.scores.append(metric_sum(self.metric, output, targets, compared))
+            if self._weighted and isinstance(self.loss, WEIGHTED):
+                counters.weights.append(class_weights(self.loss, output.shape[1], self.device)[targets].sum())
         counters.losses.append(loss.detach())
-        counters.scores.append(score)
         counters.samples.append(len(targets))
         counters.judged += targets.numel()
 
-    def _metrics(self, stage: str, counters: "Counters") -> dict[str, float]:
-        """Means over the pass that has just ended, on all ranks."""
+    def _metrics(self, stage: str, counters: Counters) -> dict[str, float]:
+        """Return the mean loss and metric of a finished pass over the data on all ranks."""
         totals = counters.totals()
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum").cpu()
@@ -245,13 +268,14 @@ class Task(pl.LightningModule):
         return {f"{stage}/loss": loss / weight, f"{stage}/{self.metric}": score / judged}
 
     def _finite(self, stage: str, metrics: dict[str, float]) -> dict[str, float]:
+        """Return the metrics of a stage. Raise NonFiniteLoss if the loss among them is NaN or infinite."""
         loss = metrics[f"{stage}/loss"]
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"the loss of the {STAGES[stage]} is {loss} after step {self.global_step}; {SMALLER}")
         return metrics
 
     def _check_training(self) -> None:
-        """Raise NonFiniteLoss for the first training loss of the epoch, on any rank, that is not finite."""
+        """Raise NonFiniteLoss for the first training loss of the epoch that is not finite on some rank."""
         if not self._train.losses:
             return
         finite = torch.stack(self._train.losses).isfinite()
@@ -262,10 +286,11 @@ class Task(pl.LightningModule):
             raise NonFiniteLoss(self._not_finite(int(first)))
 
     def _not_finite(self, batch_idx: int) -> str:
+        """Return the message of NonFiniteLoss for the batch `batch_idx` of the epoch."""
         counters = self._train
         step = counters.first_step + batch_idx // self.trainer.accumulate_grad_batches
         rate = counters.rates[batch_idx] * self.schedule.warmup(step)
-        # Another rank's loss may be the one that is not finite.
+        # The list is empty if the loss is finite on this rank, but not on another one.
         losses = [float(loss) for loss in counters.losses[batch_idx:] if not loss.isfinite()]
         return (
             f"the loss is {losses[0] if losses else math.nan} at step {step + 1} (epoch {self.current_epoch + 1}), "

@@ -1,140 +1,176 @@
-"""The `trainer` and `visuals` groups of a config: Lightning's Trainer, its callbacks and its loggers."""
+"""Build Lightning's Trainer, its callbacks and its loggers from the config groups `trainer` and `visuals`."""
 
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import Precision
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies import Strategy
 
 from lamella.config.targets import check_target, instantiate
+from lamella.config.values import Config
 from lamella.errors import RequestError
 from lamella.training.checkpointing import CheckpointInterval, Checkpoints
 
-# What Lamella does itself or has no use for.
+# The arguments of the Trainer that Lamella sets: it does these things itself, or does not need them.
 OPTIONS = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,
 }
-# What the Trainer's own arguments may be built from, beside callbacks and loggers.
+# The classes of which an argument of the Trainer may be, beside callbacks and loggers.
 PARTS = (Strategy, Profiler, Precision)
-# Lightning's advice on loggers, workers and tuning, which Lamella has followed or does not need.
-TALKING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
+# The modules of Lightning that give advice on loggers, workers and tuning, which Lamella has followed or does not need.
+LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Within it, Lightning says nothing but errors."""
-    for name in TALKING:
+    """Silence the messages and warnings of Lightning within the block, but not its errors."""
+    for name in LIGHTNING:
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="|".join(TALKING))
+        warnings.filterwarnings("ignore", module="|".join(LIGHTNING))
         yield
 
 
-def saving_and_chunks(node: Mapping[str, Any]) -> tuple[CheckpointInterval, int | None]:
-    """How often a run is saved within an epoch, and the batches of a chunk, None for auto. Raises RequestError."""
-    return _every(node.get("checkpoint_every", "5min")), _chunk(node.get("chunk", "auto"))
+def saving_and_chunks(node: Config) -> tuple[CheckpointInterval, int | None]:
+    """Return how often a run is saved within an epoch, and the number of batches of a chunk, None for "auto".
+
+    node: the config group `trainer`. Raises RequestError for a value that is not allowed.
+    """
+    return _checkpoint_interval(node.get("checkpoint_every", "5min")), _chunk_size(node.get("chunk", "auto"))
 
 
-def _every(text: Any) -> CheckpointInterval:
-    """What `trainer.checkpoint_every` says: a number of steps or minutes, or nothing."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(steps?|min|minutes?)", str(text))
-    if text is None:
+def _checkpoint_interval(value: object) -> CheckpointInterval:
+    """Return the interval that `trainer.checkpoint_every` describes: a number of steps, of minutes, or None."""
+    if value is None:
         return CheckpointInterval()
-    if not found or not (number := float(found[1])) or (found[2].startswith("step") and number % 1):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(steps?|min|minutes?)", str(value))
+    number, in_steps = (float(match[1]), match[2].startswith("step")) if match else (0.0, False)
+    if not number or (in_steps and number % 1):
         raise RequestError(
-            f"trainer.checkpoint_every is {text!r}; it takes a number with its unit, as 500steps or 5min, or null",
+            f"trainer.checkpoint_every is {value!r}; it takes a number with its unit, as 500steps or 5min, or null",
             "trainer.checkpoint_every",
         )
-    return CheckpointInterval(steps=number) if found[2].startswith("step") else CheckpointInterval(seconds=60 * number)
+    return CheckpointInterval(steps=number) if in_steps else CheckpointInterval(seconds=60 * number)
 
 
-def _chunk(size: Any) -> int | None:
-    if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+def _chunk_size(value: object) -> int | None:
+    """Return the number of batches that `trainer.chunk` asks for, None for "auto"."""
+    if value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RequestError(
-            f"trainer.chunk is {size!r}; it takes auto, or a number of batches that are trained in one go",
+            f"trainer.chunk is {value!r}; it takes auto, or a number of batches that are trained in one go",
             "trainer.chunk",
         )
-    return None if size == "auto" else int(size)
+    return value
 
 
 def build_trainer(
-    node: Mapping[str, Any],
-    visuals: Mapping[str, Any],
+    node: Config,
+    visuals: Config,
     accelerator: str,
     precision: str,
     deterministic: bool,
-    make: Callable[[Mapping[str, Any]], Callable[..., Any]],
+    make: Callable[[Config], Callable[..., pl.Trainer]],
 ) -> Callable[..., pl.Trainer]:
-    """What makes the Trainer, called with the first callback, the last ones, the last loggers and other arguments.
+    """Return a function that makes the Trainer from the first callback, the last ones, the last loggers and options.
 
-    make: called with the Trainer's own arguments, gives what makes it. Raises RequestError.
+    node: the config group `trainer`. visuals: the config group `visuals`. make: checks the arguments of the Trainer
+    that the config decides, and returns a function that makes the Trainer from these and further ones. Raises
+    RequestError for a value that is not allowed.
     """
-    node = {name: value for name, value in node.items() if name not in ("checkpoint_every", "chunk")}
-    strategy = str(node.get("strategy", "auto"))
+    options = {name: value for name, value in node.items() if name not in ("checkpoint_every", "chunk")}
+    _check_options(options, accelerator)
+    callback_nodes = _numbered(options.pop("callbacks", None), "trainer.callbacks")
+    logger_nodes = _numbered(options.pop("logger", None), "trainer.logger")
+    _check_targets(visuals, "visuals", pl.Callback)
+    _check_targets(callback_nodes, "trainer.callbacks", pl.Callback)
+    _check_targets(logger_nodes, "trainer.logger", Logger)
+    place = {"accelerator": accelerator, "precision": precision, "deterministic": deterministic}
+    make_from_config = make({**place, **OPTIONS, **options})
+
+    def make_trainer(first: Checkpoints, last: list[pl.Callback], loggers: list[Logger], **more: object) -> pl.Trainer:
+        drawn: list[pl.Callback] = _instances(visuals, "visuals")
+        configured: list[pl.Callback] = _instances(callback_nodes, "trainer.callbacks")
+        callbacks = [first, *([VisualCallbacks(drawn)] if drawn else []), *configured, *last]
+        return make_from_config(
+            callbacks=callbacks,
+            logger=[*_instances(logger_nodes, "trainer.logger"), *loggers],
+            # If there is no Checkpoint callback, Lightning would add one.
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            **more,
+        )
+
+    return make_trainer
+
+
+def _check_options(options: Config, accelerator: str) -> None:
+    """Raise RequestError for values that the Trainer would accept although they cannot work."""
+    strategy = str(options.get("strategy", "auto"))
     if strategy.startswith(("fsdp", "deepspeed")) and accelerator != "cuda":
         raise RequestError(f"trainer.strategy is {strategy!r}, which needs CUDA; use trainer=ddp", "trainer.strategy")
-    if node.get("fast_dev_run"):
+    if options.get("fast_dev_run"):
         raise RequestError(
             "trainer.fast_dev_run leaves no metrics and no checkpoints behind; use trainer=debug",
             "trainer.fast_dev_run",
         )
-    lists: dict[str, Mapping[str, Any]] = {"visuals": visuals}
-    for name in ("callbacks", "logger"):
-        nodes = node.pop(name, None) or []
-        if not isinstance(nodes, list):
-            raise RequestError(f"trainer.{name} is {nodes!r}; it takes a list", f"trainer.{name}")
-        lists[f"trainer.{name}"] = {str(number): item for number, item in enumerate(nodes)}
-    for name, items in lists.items():
-        for inner, item in items.items():
-            check_target(item, f"{name}.{inner}", pl.loggers.Logger if name == "trainer.logger" else pl.Callback)
-    if isinstance(node.get("max_epochs"), int) and node["max_epochs"] < 1:
-        raise RequestError(f"trainer.max_epochs is {node['max_epochs']}; it takes 1 or more", "trainer.max_epochs")
+    epochs = options.get("max_epochs")
+    if isinstance(epochs, int) and epochs < 1:
+        raise RequestError(f"trainer.max_epochs is {epochs}; it takes 1 or more", "trainer.max_epochs")
     for name in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
-        if isinstance(node.get(name), int | float) and node[name] <= 0:
-            raise RequestError(f"trainer.{name} is {node[name]}; it takes more than 0", f"trainer.{name}")
-    place = {"accelerator": accelerator, "precision": precision, "deterministic": deterministic}
-    make_trainer = make({**place, **OPTIONS, **node})
-
-    def made(name: str) -> list[Any]:
-        return [instantiate(item, f"{name}.{inner}") for inner, item in lists[name].items()]
-
-    def with_more(first: Checkpoints, last: list[pl.Callback], loggers: list[Any], **more: Any) -> pl.Trainer:
-        drawn = [VisualCallbacks(made("visuals"))] if visuals else []
-        callbacks = [first, *drawn, *made("trainer.callbacks"), *last]
-        # Lightning would add a checkpoint of its own where it finds none.
-        more["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
-        made_trainer: pl.Trainer = make_trainer(callbacks=callbacks, logger=made("trainer.logger") + loggers, **more)
-        return made_trainer
-
-    return with_more
+        if isinstance(options.get(name), int | float) and options[name] <= 0:
+            raise RequestError(f"trainer.{name} is {options[name]}; it takes more than 0", f"trainer.{name}")
 
 
-# What Lightning calls a callback for, but not what it keeps for it.
+def _numbered(nodes: object, key: str) -> dict[str, Config]:
+    """Return the entries of a list in the config by their numbers. Raise RequestError for anything but a list."""
+    nodes = nodes or []
+    if not isinstance(nodes, list):
+        raise RequestError(f"{key} is {nodes!r}; it takes a list", key)
+    return {str(number): node for number, node in enumerate(nodes)}
+
+
+def _check_targets(nodes: Config, key: str, base: type) -> None:
+    for name, node in nodes.items():
+        check_target(node, f"{key}.{name}", base)
+
+
+def _instances(nodes: Config, key: str) -> list[Any]:
+    return [instantiate(node, f"{key}.{name}") for name, node in nodes.items()]
+
+
+# The hooks that Lightning calls on a callback, without the methods that save and load its state.
 CALLBACK_HOOKS = [name for name in vars(pl.Callback) if name in ("setup", "teardown") or name.startswith("on_")]
 
 
 class VisualCallbacks(pl.Callback):
-    """All pictures as one callback: Lightning calls each callback ten times a step, which is long for a small net."""
+    """A callback that calls the hooks of several others.
+
+    Lightning calls some ten hooks of each callback in each step, which takes long compared with a small network. This
+    class has only those hooks that one of the callbacks in `drawn` defines.
+    """
 
     def __init__(self, drawn: list[pl.Callback]) -> None:
         self.drawn = drawn
         for name in CALLBACK_HOOKS:
-            hooks = [getattr(one, name) for one in drawn if getattr(type(one), name) is not getattr(pl.Callback, name)]
+            base = getattr(pl.Callback, name)
+            hooks = [getattr(callback, name) for callback in drawn if getattr(type(callback), name) is not base]
             if hooks:
-                setattr(self, name, partial(_each, hooks))
+                setattr(self, name, partial(_call_each, hooks))
 
 
-def _each(hooks: list[Callable[..., Any]], *given: Any, **more: Any) -> None:
+def _call_each(hooks: list[Callable[..., object]], *given: object, **more: object) -> None:
     for hook in hooks:
         hook(*given, **more)

@@ -1,21 +1,20 @@
-"""Samples as the network gets them, and those that it mistakes."""
-
-from typing import Any
+"""Show samples as the network gets them, and samples that the network classifies wrongly."""
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lamella.errors import RequestError
 from lamella.training.losses import probabilities
 from lamella.visuals.pictures import image_grid
-from lamella.visuals.tensorboard import add_image, are_images, datamodule_of, loss_of, tensorboard_writer
+from lamella.visuals.tensorboard import add_image, are_images, datamodule_of, tensorboard_writer
+from lamella.visuals.validation import ValidationCallback
 
 
 class SampleImages(pl.Callback):
-    """Training samples of each first batch, as the network gets them: augmented and normalised.
+    """Draws the first training samples of each epoch as the network gets them: augmented and normalised.
 
-    Grey is 0, black -3, white 3: a wrong normalisation shows at once.
+    A value of -3 is black, 0 grey and 3 white, so that a wrong normalisation is visible. count: the number of samples.
     """
 
     def __init__(self, count: int = 16) -> None:
@@ -24,7 +23,7 @@ class SampleImages(pl.Callback):
         self.count = count
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
     ) -> None:
         if batch_idx or not are_images(batch[0]) or (writer := tensorboard_writer(trainer)) is None:
             return
@@ -38,10 +37,11 @@ class SampleImages(pl.Callback):
         add_image(writer, "samples", picture, trainer.current_epoch + 1)
 
 
-class Mistakes(pl.Callback):
-    """The validation samples of which the network is most sure and wrong, with the true and the predicted class.
+class Mistakes(ValidationCallback):
+    """Draws the wrongly classified validation samples with the highest predicted probability.
 
-    Of several processes, the first one's share.
+    The caption names the true and the predicted class. With several processes, the samples are those of rank 0. count:
+    the number of samples.
     """
 
     def __init__(self, count: int = 16) -> None:
@@ -50,42 +50,35 @@ class Mistakes(pl.Callback):
         self.count = count
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The probabilities, predicted classes, true classes and inputs of the worst samples so far.
         self.worst: tuple[Tensor, ...] = ()
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        inputs, targets = batch
+    def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, loss: nn.Module) -> None:
         if not are_images(inputs) or targets.dtype != torch.int64:
             return
-        sure, predicted = probabilities(outputs, loss_of(pl_module)).max(1)
-        sure = torch.where(predicted == targets, -1.0, sure)
-        top = sure.topk(min(self.count, len(sure))).indices
-        found: tuple[Tensor, ...] = (sure[top], predicted[top], targets[top], inputs[top])
+        share, predicted = probabilities(outputs, loss).max(1)
+        share = torch.where(predicted == targets, -1.0, share)  # a right answer ranks below every wrong one
+        worst = self._top((share, predicted, targets, inputs))
         if self.worst:
-            found = tuple(torch.cat(parts) for parts in zip(self.worst, found, strict=True))
-        top = found[0].topk(min(self.count, len(found[0]))).indices
-        self.worst = tuple(part[top] for part in found)
+            worst = self._top(tuple(torch.cat(parts) for parts in zip(self.worst, worst, strict=True)))
+        self.worst = worst
+
+    def _top(self, samples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the samples with the highest probabilities, which are the first tensor."""
+        top = samples[0].topk(min(self.count, len(samples[0]))).indices
+        return tuple(part[top] for part in samples)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.worst or (writer := tensorboard_writer(trainer)) is None:
             return
-        sure, predicted, targets, inputs = self.worst
-        top = sure > 0
-        if not top.any():
+        wrong = self.worst[0] > 0
+        if not wrong.any():
             return
+        share, predicted, targets, inputs = (part[wrong] for part in self.worst)
         data = datamodule_of(trainer)
         captions = [
-            f"{data.classes[true]} as {data.classes[guess]}: {share:.2f}"
-            for true, guess, share in zip(
-                targets[top].tolist(), predicted[top].tolist(), sure[top].tolist(), strict=True
-            )
+            f"{data.classes[true]} as {data.classes[guess]}: {probability:.2f}"
+            for true, guess, probability in zip(targets.tolist(), predicted.tolist(), share.tolist(), strict=True)
         ]
-        images = data.pixels(inputs[top].float())
+        images = data.pixels(inputs.float())
         add_image(writer, "mistakes", image_grid(images, captions), trainer.current_epoch + 1)

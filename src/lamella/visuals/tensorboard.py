@@ -1,70 +1,99 @@
-"""How pictures and histograms get into TensorBoard."""
+"""Write pictures and histograms for TensorBoard, and read from a Trainer what they need."""
 
 import io
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Protocol, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.strategies import FSDPStrategy
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-# Of these networks each process holds a part, and one alone cannot run them.
-SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
+from lamella.torch_internals import add_summary
+
+BINS = 64  # of a histogram
+
+
+class PictureData(Protocol):
+    """What the pictures use of the datamodule: see `lamella.data.Data`."""
+
+    shape: tuple[int, ...]
+    classes: Sequence[str]
+
+    def pixels(self, inputs: Tensor) -> Tensor:
+        """Return the images (B, channels, height, width) of inputs, with values from 0 to 1."""
+
+    def val_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return the batches of the validation samples."""
 
 
 def tensorboard_writer(trainer: pl.Trainer) -> SummaryWriter | None:
-    """TensorBoard's writer, None where there is none: without the logger, and on all processes but the first."""
+    """Return TensorBoard's writer, None where there is no TensorBoard logger and on ranks above 0."""
     if not trainer.is_global_zero:
         return None
     return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
-def datamodule_of(trainer: pl.Trainer) -> Any:
-    return trainer.datamodule  # type: ignore[attr-defined]
+def is_sharded(trainer: pl.Trainer) -> bool:
+    """Return whether each process holds only a part of the network, so that no process can run it alone."""
+    return isinstance(trainer.strategy, FSDPStrategy)
+
+
+def datamodule_of(trainer: pl.Trainer) -> PictureData:
+    """Return the datamodule of a Trainer."""
+    return cast(PictureData, trainer.datamodule)  # type: ignore[attr-defined]
 
 
 def loss_of(pl_module: pl.LightningModule) -> nn.Module:
+    """Return the loss of a `Task`."""
     loss = pl_module.loss
     assert isinstance(loss, nn.Module)
     return loss
 
 
 def network_of(pl_module: pl.LightningModule) -> nn.Module:
+    """Return the network of a `Task`."""
     network = pl_module.network
     assert isinstance(network, nn.Module)
     return network
 
 
+def are_images(inputs: Tensor) -> bool:
+    """Return whether a batch (B, channels, height, width) can be drawn: with one channel or three."""
+    return inputs.dim() == 4 and inputs.shape[1] in (1, 3)
+
+
 def add_image(writer: SummaryWriter, tag: str, picture: Image.Image, step: int) -> None:
-    """As SummaryWriter.add_image, which takes several times as long to make a PNG that is hardly smaller."""
+    """Write a picture to TensorBoard, with less compression than `SummaryWriter.add_image`.
+
+    The file is hardly larger, and encoding takes a fraction of the time.
+    """
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=1)
     encoded = Summary.Image(
         height=picture.height, width=picture.width, colorspace=len(picture.mode), encoded_image_string=file.getvalue()
     )
-    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=encoded)]), step)  # type: ignore[no-untyped-call]
-
-
-def are_images(inputs: Tensor) -> bool:
-    return inputs.dim() == 4 and inputs.shape[1] in (1, 3)
-
-
-BINS = 64
+    if not add_summary(writer, Summary(value=[Summary.Value(tag=tag, image=encoded)]), step):
+        writer.add_image(tag, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
 
 def add_histogram(writer: SummaryWriter, name: str, values: Tensor, step: int) -> None:
-    """As SummaryWriter.add_histogram, with bins of one width that are counted on the device, twenty times as fast."""
+    """Write a histogram with bins of equal width, counted on the device; values that are not finite are not written.
+
+    `SummaryWriter.add_histogram`, whose bins grow exponentially, takes twenty times as long.
+    """
     values = values.detach().flatten().float()
     low, high = (float(end) for end in values.aminmax())
     if not (low > -torch.inf and high < torch.inf):
         return
     high = high if high > low else low + 1e-6
     if torch.are_deterministic_algorithms_enabled():
-        values = values.cpu()  # on a GPU this has no deterministic way
+        values = values.cpu()  # torch has no deterministic histc on a GPU
     counts = torch.histc(values, BINS, low, high)
     ends = torch.linspace(low, high, BINS + 1)[1:]
     writer.add_histogram_raw(

@@ -1,15 +1,23 @@
-"""Weights, gradients and activations."""
+"""Show weights, gradients and activations."""
 
 import pytorch_lightning as pl
 from torch import Tensor
 
 from lamella.inspection.activations import layer_outputs
+from lamella.lightning_internals import trainer_precision
 from lamella.visuals.pictures import weight_picture
-from lamella.visuals.tensorboard import SHARDED, add_histogram, add_image, datamodule_of, network_of, tensorboard_writer
+from lamella.visuals.tensorboard import (
+    add_histogram,
+    add_image,
+    datamodule_of,
+    is_sharded,
+    network_of,
+    tensorboard_writer,
+)
 
 
 class Weights(pl.Callback):
-    """The weights of the first layer as images, where it looks at images."""
+    """Draws the weights of the first layer as images, if the layer takes images."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         writer, first = tensorboard_writer(trainer), next(network_of(pl_module).parameters(), None)
@@ -19,21 +27,23 @@ class Weights(pl.Callback):
 
 
 class Histograms(pl.Callback):
-    """Weights, the gradients of the epoch's last step, and what each layer gives for the first validation batch."""
+    """Draws histograms of the weights, the gradients of an epoch's last step, and the layers' outputs.
+
+    The outputs are those for the first validation batch.
+    """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         writer, network = tensorboard_writer(trainer), network_of(pl_module)
         if writer is None:
             return
-        found: dict[str, Tensor] = {f"weights/{name}": value.detach() for name, value in network.named_parameters()}
-        found |= {
+        tensors: dict[str, Tensor] = {f"weights/{name}": value.detach() for name, value in network.named_parameters()}
+        tensors |= {
             f"gradients/{name}": value.grad for name, value in network.named_parameters() if value.grad is not None
         }
         batch = next(iter(datamodule_of(trainer).val_dataloader()), None)
-        if batch is not None and not isinstance(trainer.strategy, SHARDED):
-            inputs = trainer.precision_plugin.convert_input(batch[0])
-            with trainer.precision_plugin.forward_context():
-                given = layer_outputs(network, inputs)
-            found |= {f"activations/{name}": value for name, value in given.items()}
-        for name, values in found.items():
+        if batch is not None and not is_sharded(trainer):
+            with trainer_precision(trainer, batch[0]) as inputs:
+                outputs = layer_outputs(network, inputs)
+            tensors |= {f"activations/{name}": value for name, value in outputs.items()}
+        for name, values in tensors.items():
             add_histogram(writer, name, values, trainer.current_epoch + 1)

@@ -1,7 +1,6 @@
-"""An optimizer's parameters as one."""
+"""Join all parameters of an optimizer into one, so that a step is one call of a kernel."""
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,58 +8,73 @@ from torch.optim import Optimizer
 
 
 class FlatParameter:
-    """Until `part`, an optimizer has one parameter, `whole` (P,), in which all of its own lie: a step is one call.
+    """Replaces the parameters of an optimizer by one flat parameter, `whole` (P,), that shares their memory.
 
-    Raises RuntimeError where it has others than `values` (P,) holds.
+    `part()` puts the originals back. Gradients and the optimizer's state are joined and split with the parameters.
+
+    values: the memory (P,) of all parameters. Raises RuntimeError if the optimizer has other parameters than `values`,
+    or several parameter groups.
     """
 
     def __init__(self, optimizer: Optimizer, values: Tensor) -> None:
         self.optimizer, self.whole = optimizer, nn.Parameter(values)
-        self.parameters = [one for group in optimizer.param_groups for one in group["params"]]
-        self.sizes = [one.numel() for one in self.parameters]
-        states = [optimizer.state[one] for one in self.parameters if one in optimizer.state]
+        self.parameters: list[Tensor] = [value for group in optimizer.param_groups for value in group["params"]]
+        self.sizes = [parameter.numel() for parameter in self.parameters]
+        states = [optimizer.state[parameter] for parameter in self.parameters if parameter in optimizer.state]
         if (
             len(optimizer.param_groups) != 1
             or sum(self.sizes) != len(values)
             or len(states) not in (0, len(self.sizes))
         ):
             raise RuntimeError("an optimizer has other parameters by now")
-        # What has a number for each of a parameter's: of one that is a number itself, a step's count is none.
-        first = next((place for place, size in enumerate(self.sizes) if size > 1), 0)
-        shape = self.parameters[first].shape
-        split = {key for key, value in (states[first] if states else {}).items() if _numbers(key, value, shape)}
-        joined = {
-            key: torch.cat([state[key].flatten() for state in states]) if key in split else copy.deepcopy(value)
-            for key, value in (states[0] if states else {}).items()
-        }
-        gradients = [one.grad.flatten() for one in self.parameters if one.grad is not None]
-        if len(gradients) == len(self.sizes):  # which the next batches may add to
+        joined = self._joined_state(states)
+        gradients = [parameter.grad.flatten() for parameter in self.parameters if parameter.grad is not None]
+        if len(gradients) == len(self.sizes):  # in the middle of a gradient accumulation
             self.whole.grad = torch.cat(gradients)
         optimizer.param_groups[0]["params"] = [self.whole]
         if states:
             optimizer.state[self.whole] = joined
 
     def part(self) -> None:
-        """Give the optimizer its parameters back, with what it keeps for each and the gradients."""
+        """Give the optimizer its own parameters back, each with its part of the state and of the gradient."""
         state = self.optimizer.state.get(self.whole, {})
-        split = {key for key, value in state.items() if _numbers(key, value, self.whole.shape)}
-        parts = {key: torch.split(state[key], self.sizes) for key in split}
+        keys = {key for key, value in state.items() if _is_elementwise(key, value, self.whole.shape)}
+        parts = {key: torch.split(state[key], self.sizes) for key in keys}
         states = [
             {
-                key: parts[key][place].reshape(one.shape).clone() if key in parts else copy.deepcopy(value)
+                key: parts[key][place].reshape(parameter.shape).clone() if key in parts else copy.deepcopy(value)
                 for key, value in state.items()
             }
-            for place, one in enumerate(self.parameters)
+            for place, parameter in enumerate(self.parameters)
         ]
         if self.whole.grad is not None:
-            for one, gradient in zip(self.parameters, torch.split(self.whole.grad, self.sizes), strict=True):
-                one.grad = gradient.view(one.shape).clone()
-        self.optimizer.param_groups[0]["params"] = [*self.parameters]  # another list, of other states
+            for parameter, gradient in zip(self.parameters, torch.split(self.whole.grad, self.sizes), strict=True):
+                parameter.grad = gradient.view(parameter.shape).clone()
+        # A new list: DirectOptimizer goes by the identity of the list to notice that the states are others.
+        self.optimizer.param_groups[0]["params"] = [*self.parameters]
         self.optimizer.state.pop(self.whole, None)
         if state:
             self.optimizer.state.update(zip(self.parameters, states, strict=True))
 
+    def _joined_state(self, states: list[dict[str, object]]) -> dict[str, object]:
+        """Return the state of the flat parameter, in the order of the keys of the parameters' states."""
+        if not states:
+            return {}
+        # A parameter of one number has no shape to tell its values from others, so a larger one decides.
+        first = next((place for place, size in enumerate(self.sizes) if size > 1), 0)
+        shape = self.parameters[first].shape
+        keys = {key for key, value in states[first].items() if _is_elementwise(key, value, shape)}
+        return {
+            key: torch.cat([_tensor(state[key]).flatten() for state in states]) if key in keys else copy.deepcopy(value)
+            for key, value in states[0].items()
+        }
 
-def _numbers(key: str, value: Any, shape: torch.Size) -> bool:
-    """Whether what an optimizer keeps for a parameter has a number for each of its own."""
+
+def _is_elementwise(key: str, value: object, shape: torch.Size) -> bool:
+    """Return True if a value of an optimizer's state has a number for each number of a parameter of this shape."""
     return key != "step" and isinstance(value, Tensor) and value.shape == shape
+
+
+def _tensor(value: object) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value

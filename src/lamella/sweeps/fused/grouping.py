@@ -1,10 +1,9 @@
-"""Which jobs of a sweep can be trained as one program: those that differ in numbers alone."""
+"""Group the jobs of a sweep that can be trained as one program: jobs that differ in numbers alone."""
 
 import json
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytorch_lightning as pl
 import torch
@@ -12,55 +11,56 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lamella.config.targets import resolve_target
+from lamella.config.values import Config
 from lamella.errors import RequestError, first_line
 from lamella.experiment.build import build_network
 from lamella.network.structure import network_signature
 from lamella.sweeps.fused.stack import NetworkStack
 from lamella.sweeps.job import Job
+from lamella.torch_internals import has_registered_buffers
 from lamella.training.chunk_length import has_batch_hook
 from lamella.training.device import needs_own_program, process_count, resolve_accelerator
 
-# The optimizers for which a parameter is a row of numbers, wherever it lies in the network.
+# The optimizers that compute a step for each number by itself, wherever it is in the network.
 NAMES = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop")
 ELEMENTWISE = tuple(getattr(torch.optim, name) for name in NAMES)
+SINGLE_RUN_OPTIONS = ("max_time", "profiler", "plugins", "detect_anomaly", "logger")  # of the Trainer
 
 
 class FusedGroups:
-    """Puts jobs together, at most `width` of them. Raises RequestError where that is no number of jobs."""
+    """Puts jobs into groups of at most `width` jobs. Raises RequestError if `width` is not a number of jobs."""
 
-    def __init__(self, width: Any) -> None:
+    def __init__(self, width: object) -> None:
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
             raise RequestError(f"hydra.launcher.width is {width!r}; it takes 1 or more", "hydra.launcher.width")
         self.width = width
-        self.checked: dict[str, str] = {}
-        self.networks: list[nn.Module] = []  # what a signature tells apart has to be there
+        self.obstacles: dict[str, str] = {}  # for each kind of job, why such jobs cannot be fused, or ""
+        self.networks: list[nn.Module] = []  # kept alive, because a signature may contain ids of their objects
 
     def of(self, jobs: Sequence[Job], at_a_time: int) -> tuple[list[list[Job]], Counter[str]]:
-        """The jobs in groups, of which so many run at a time, and why how many are trained by themselves."""
+        """Return the groups, of which `at_a_time` run at a time, and how many jobs run alone for each reason."""
         kinds: dict[str, list[Job]] = {}
         reasons: Counter[str] = Counter()
         for job in jobs:
-            kind, reason = self.kind(job.config)
-            reasons[reason] += bool(reason)
-            kinds.setdefault(str(job.path) if reason else kind, []).append(job)
+            kind, obstacle = self.kind(job.config)
+            reasons[obstacle] += bool(obstacle)
+            kinds.setdefault(str(job.path) if obstacle else kind, []).append(job)
         groups = []
         for kind, alike in kinds.items():
-            # Balanced: all of them are to be over at about the same time.
+            # Groups of equal size, so that all of them end at about the same time.
             count = -(-len(alike) // min(self.width, -(-len(jobs) // at_a_time)))
-            found = [alike[number::count] for number in range(count)]
-            groups += found
-            if kind in self.checked:
-                reason = "there is room for each at once" if len(alike) > 1 else "no other has its network and data"
-                reason = "hydra.launcher.width is 1" if self.width == 1 else reason
-                reasons[reason] += sum(len(group) == 1 for group in found)
+            new = [alike[number::count] for number in range(count)]
+            groups += new
+            if kind in self.obstacles:
+                reasons[self._reason_to_run_alone(len(alike))] += sum(len(group) == 1 for group in new)
         return groups, +reasons
 
-    def kind(self, config: Mapping[str, Any]) -> tuple[str, str]:
-        """What jobs that can be trained as one have in common, and why this one cannot, if so."""
+    def kind(self, config: Config) -> tuple[str, str]:
+        """Return a text that is equal for jobs that can be fused, and why this job cannot be fused, or ""."""
         try:
-            if reason := _alone(config):
-                return "", reason
-            # Where torch has only what a network is made of, and no numbers.
+            if obstacle := _obstacle_in_config(config):
+                return "", obstacle
+            # On the meta device the network has a structure, and no numbers.
             with torch.device("meta"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 network = build_network(config)[0]
@@ -72,15 +72,21 @@ class FusedGroups:
                     "network": network_signature(network),
                 }
                 kind = json.dumps(common, default=str)
-                if kind not in self.checked:
-                    self.checked[kind] = _computed(network, config)
-            return kind, self.checked[kind]
-        except RequestError as error:  # the job itself says more
+                if kind not in self.obstacles:
+                    self.obstacles[kind] = _obstacle_in_network(network, config)
+            return kind, self.obstacles[kind]
+        except RequestError as error:  # the job will print the whole error
             return "", first_line(error)
 
+    def _reason_to_run_alone(self, alike: int) -> str:
+        """Return why a job that could be fused runs alone. alike: how many jobs are of its kind."""
+        if self.width == 1:
+            return "hydra.launcher.width is 1"
+        return "there is room for each at once" if alike > 1 else "no other has its network and data"
 
-def _alone(config: Mapping[str, Any]) -> str:
-    """Why a run has steps of its own, as far as its config tells; "" where it has not."""
+
+def _obstacle_in_config(config: Config) -> str:
+    """Return why the steps of a run cannot be computed together with those of others, as far as its config tells."""
     trainer, data, device = config["trainer"], config["data"], config["device"]
     accelerator = resolve_accelerator(device["accelerator"])
     if needs_own_program(trainer, process_count(trainer, accelerator)):
@@ -94,26 +100,37 @@ def _alone(config: Mapping[str, Any]) -> str:
         return "data.in_memory is false"
     if trainer.get("chunk", "auto") == 1:
         return "trainer.chunk is 1"
-    for key in ("max_time", "profiler", "plugins", "detect_anomaly", "logger"):
+    for key in SINGLE_RUN_OPTIONS:
         if trainer.get(key):
             return f"trainer.{key} is for one run in a process"
-    callbacks = {f"trainer.callbacks.{number}": node for number, node in enumerate(trainer.get("callbacks") or [])}
-    callbacks |= {f"visuals.{name}": node for name, node in config["visuals"].items()}
-    for key, node in callbacks.items():
-        kind: Any = resolve_target(node["_target_"], f"{key}._target_", pl.Callback)
-        if has_batch_hook(kind):
-            return f"{key}: {kind.__name__} looks at each batch"
-    optimizer: Any = resolve_target(config["optimizer"]["_target_"], "optimizer._target_", Optimizer)
-    if optimizer not in ELEMENTWISE:
-        return f"optimizer: {optimizer.__name__} may look at more than each number and its gradient"
+    return _obstacle_in_callbacks(config) or _obstacle_in_optimizer(config)
+
+
+def _obstacle_in_callbacks(config: Config) -> str:
+    """Return which callback needs each batch of its run, or ""."""
+    callbacks = config["trainer"].get("callbacks") or []
+    nodes = {f"trainer.callbacks.{number}": node for number, node in enumerate(callbacks)}
+    nodes |= {f"visuals.{name}": node for name, node in config["visuals"].items()}
+    for key, node in nodes.items():
+        callback = resolve_target(node["_target_"], f"{key}._target_", pl.Callback)
+        if not isinstance(callback, type) or has_batch_hook(callback):
+            return f"{key}: {callback.__name__} looks at each batch"
     return ""
 
 
-def _computed(network: nn.Module, config: Mapping[str, Any]) -> str:
-    """Why networks like this one cannot be computed as one, tried with two that have no weights; "" where they can."""
-    for part in network.modules():
-        if part._buffers and not type(part).__module__.startswith("torch.nn."):
-            return f"network: {type(part).__name__} may replace a buffer of its own"
+def _obstacle_in_optimizer(config: Config) -> str:
+    """Return that the optimizer may not compute a step for each number by itself, or ""."""
+    optimizer = resolve_target(config["optimizer"]["_target_"], "optimizer._target_", Optimizer)
+    if optimizer in ELEMENTWISE:
+        return ""
+    return f"optimizer: {getattr(optimizer, '__name__', optimizer)} may look at more than each number and its gradient"
+
+
+def _obstacle_in_network(network: nn.Module, config: Config) -> str:
+    """Return why networks like this one cannot be computed as one, tried with two of them on the meta device, or ""."""
+    for module in network.modules():
+        if has_registered_buffers(module) and not type(module).__module__.startswith("torch.nn."):
+            return f"network: {type(module).__name__} may replace a buffer of its own"
     try:
         stack = NetworkStack([build_network(config)[0] for _ in range(2)], network)
         outputs = stack(torch.zeros(2, config["data"]["batch_size"], *config["data"]["shape"]))

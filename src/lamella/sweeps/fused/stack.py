@@ -1,95 +1,113 @@
-"""Networks of one structure computed as one, the losses of their outputs, and an optimizer's parameters as one."""
+"""Compute several networks of one structure as one network."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from lamella.network.structure import network_signature
+from lamella.torch_internals import has_registered_buffers, replace_data
 from lamella.training.losses import loss_targets
 
 
 class NetworkStack:
-    """Networks whose tensors are, until `release`, views of some that they share: what changes one changes the other.
+    """N networks whose parameters and buffers are, until `release()`, rows of stacked tensors.
 
-    base: a network as they are, without weights, which becomes the stack's. functions: their losses. rows (N, P): the
-    parameters that are trained, those of a network one after another. Dropout draws for all of them at once. Raises
-    RuntimeError where the networks are not alike, and in what follows where a layer cannot be computed so.
+    One vmap call computes all of them; what changes the stacked tensors changes the networks.
+
+    networks: of equal structure. base: a network of the same structure on the meta device, which the stack changes.
+    functions: the loss of each network. rows (N, P): the parameters that are trained, those of a network one after
+    another. Dropout draws for all networks at once, each with its own rate. Raises RuntimeError if the networks are not
+    alike, and so do the calls if a layer cannot be computed with vmap.
     """
 
     def __init__(self, networks: Sequence[nn.Module], base: nn.Module, functions: Sequence[nn.Module] = ()) -> None:
         self.base, self.count, self.functions = base, len(networks), functions
-        plain = all(type(one).__module__.startswith("torch.nn.") and not one._buffers for one in functions)
-        self.alike = plain and all(network_signature(one) == network_signature(functions[0]) for one in functions)
-        for own, first in zip(base.parameters(), networks[0].parameters(), strict=True):
-            own.requires_grad_(first.requires_grad)
+        self.losses_are_alike = _are_alike(functions)
+        for parameter, first in zip(base.parameters(), networks[0].parameters(), strict=True):
+            parameter.requires_grad_(first.requires_grad)
         base.train(networks[0].training)
-        # Some may have been changed since they were built, by a callback say.
-        known = network_signature(base)
+        # The networks were built alike, but for example a callback may have changed one of them.
+        signature = network_signature(base)
         for network in networks:
-            if other := [name for name, text in network_signature(network).items() if text != known.get(name)]:
-                raise RuntimeError(f"not all are alike in {other[0] or type(network).__name__}")
+            if names := [name for name, text in network_signature(network).items() if text != signature.get(name)]:
+                raise RuntimeError(f"not all are alike in {names[0] or type(network).__name__}")
         named = [[*network.named_parameters(), *network.named_buffers()] for network in networks]
+        # For each parameter and buffer its name, and the tensors of the networks.
         self.tensors = [(name, [tensors[place][1] for tensors in named]) for place, (name, _) in enumerate(named[0])]
-        self._share()
-        self._drop(networks)
+        self._stack_tensors()
+        self._replace_dropout(networks)
 
-    def _share(self) -> None:
+    def release(self) -> None:
+        """Give each network tensors of its own again, with the present values."""
+        for _, tensors in self.tensors:
+            for tensor in tensors:
+                replace_data(tensor, tensor.detach().clone())
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the outputs (N, B, …) of the networks for their inputs (N, B, …)."""
+        outputs: Tensor = vmap(self._call_one, randomness="different")(self.state, inputs)
+        return outputs
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the losses (N,) of the outputs (N, B, …), and the targets in the form that each loss takes."""
+        triples = zip(self.functions, outputs, targets, strict=True)
+        compared = [loss_targets(function, output, target) for function, output, target in triples]
+        if self.losses_are_alike:
+            return vmap(self.functions[0])(outputs, torch.stack(compared)), compared
+        triples = zip(self.functions, outputs, compared, strict=True)
+        return torch.stack([function(output, target) for function, output, target in triples]), compared
+
+    def gradients(self, losses: Tensor) -> Tensor:
+        """Return the gradients (N, P) of the losses (N,), a row for each network."""
+        gradients = torch.autograd.grad(losses.sum(), self.trained)
+        return torch.cat([gradient.reshape(self.count, -1) for gradient in gradients], 1)
+
+    def _stack_tensors(self) -> None:
+        """Copy the tensors of all networks into stacked ones, and make the networks' tensors views of these."""
         trained = [tensors for _, tensors in self.tensors if tensors[0].requires_grad]
-        self.rows = torch.cat([torch.stack([one.detach().flatten() for one in tensors]) for tensors in trained], 1)
+        self.rows = torch.cat(
+            [torch.stack([tensor.detach().flatten() for tensor in tensors]) for tensors in trained], 1
+        )
         parts = iter(torch.split(self.rows, [tensors[0].numel() for tensors in trained], 1))
         self.state, self.trained = dict[str, Tensor](), list[Tensor]()
         for name, tensors in self.tensors:
             if tensors[0].requires_grad:
-                whole = next(parts).view(self.count, *tensors[0].shape).requires_grad_()
-                self.trained.append(whole)
+                stacked = next(parts).view(self.count, *tensors[0].shape).requires_grad_()
+                self.trained.append(stacked)
             else:
-                whole = torch.stack([one.detach() for one in tensors])
-            for one, row in zip(tensors, whole.detach(), strict=True):
-                one.data = row
-            self.state[name] = whole
+                stacked = torch.stack([tensor.detach() for tensor in tensors])
+            for tensor, row in zip(tensors, stacked.detach(), strict=True):
+                replace_data(tensor, row)
+            self.state[name] = stacked
 
-    def _drop(self, networks: Sequence[nn.Module]) -> None:
-        """Let Dropout go by the rate of each network."""
+    def _replace_dropout(self, networks: Sequence[nn.Module]) -> None:
+        """Replace each Dropout of the base by one whose rate differs between the networks."""
         for name, module in list(self.base.named_modules(remove_duplicate=False)):
             if type(module) is nn.Dropout:
                 rates = [vars(network.get_submodule(name))["p"] for network in networks]
                 self.base.set_submodule(name, _Dropout().train(module.training))
                 self.state[f"{name}.rate"] = torch.tensor(rates, dtype=torch.float32, device=self.rows.device)
 
-    def release(self) -> None:
-        """Give each network tensors of its own again."""
-        for _, tensors in self.tensors:
-            for one in tensors:
-                one.data = one.data.clone()
+    def _call_one(self, state: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        """Return the output (B, …) of one network. vmap calls this function once for all of them."""
+        output: Tensor = functional_call(self.base, state, (inputs,))
+        return output
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Each network's inputs (N, B, …) in, their outputs (N, B, …) out."""
-        outputs: Tensor = vmap(self._one, randomness="different")(self.state, inputs)
-        return outputs
 
-    def _one(self, state: dict[str, Tensor], inputs: Tensor) -> Any:
-        return functional_call(self.base, state, (inputs,))
-
-    def losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The losses (N,) of the outputs (N, B, …), and what each function compares its own with."""
-        each = zip(self.functions, outputs, targets, strict=True)
-        compared = [loss_targets(function, output, own) for function, output, own in each]
-        if self.alike:
-            return vmap(self.functions[0])(outputs, torch.stack(compared)), compared
-        each = zip(self.functions, outputs, compared, strict=True)
-        return torch.stack([function(output, own) for function, output, own in each]), compared
-
-    def gradients(self, values: Tensor) -> Tensor:
-        """For the losses (N,) of the outputs: each network's gradients (N, P)."""
-        found = torch.autograd.grad(values.sum(), self.trained)
-        return torch.cat([one.reshape(self.count, -1) for one in found], 1)
+def _are_alike(functions: Sequence[nn.Module]) -> bool:
+    """Return True if the losses are classes of torch without buffers, and equal, so that vmap can compute them."""
+    return all(
+        type(function).__module__.startswith("torch.nn.")
+        and not has_registered_buffers(function)
+        and network_signature(function) == network_signature(functions[0])
+        for function in functions
+    )
 
 
 class _Dropout(nn.Module):
-    """Dropout whose rate is a number of the stack's."""
+    """Dropout whose rate is a buffer, so that it may differ between the networks of a stack."""
 
     rate: Tensor
 
@@ -101,4 +119,4 @@ class _Dropout(nn.Module):
         if not self.training:
             return inputs
         kept = torch.rand_like(inputs) >= self.rate
-        return inputs * kept / (1 - self.rate).clamp(min=1e-6)  # of a rate of 1, nothing is kept
+        return inputs * kept / (1 - self.rate).clamp(min=1e-6)  # with a rate of 1, `kept` is False everywhere

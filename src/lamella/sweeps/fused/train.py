@@ -1,7 +1,7 @@
-"""Runs as one program: each an ordinary run, but for the steps, which are computed for all networks at once.
+"""Train several runs as one program: each is an ordinary run, but their steps are computed together.
 
-Every run has its own Trainer, in a thread of its own, and one of these threads is at work at a time. Where a Trainer
-has a chunk of steps to take, its thread waits until all others have one too, and the main thread takes the steps.
+Each run has its own Trainer in its own thread, and only one of these threads works at a time. When a Trainer has a
+chunk of steps to take, its thread waits until all the others have one too; then the main thread takes the steps.
 """
 
 import time
@@ -17,7 +17,7 @@ from lamella.console import print_error
 from lamella.errors import RequestError, first_line
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.resume import open_run
-from lamella.experiment.session import run_interrupts, train_interruptibly
+from lamella.experiment.session import run_interrupts, train_run
 from lamella.runs.writer import RunWriter
 from lamella.sweeps.fused.flat_parameter import FlatParameter
 from lamella.sweeps.fused.member import FusedRun
@@ -25,64 +25,68 @@ from lamella.sweeps.fused.stack import NetworkStack
 from lamella.sweeps.fused.width import FusedWidth
 from lamella.training.trainer import quiet_lightning
 
-ROUND = 2.0  # seconds after which the Trainers have their turn, to hear signals and to save
-NOTE = "others of its sweep as one program"
+ROUND = 2.0  # seconds after which the Trainers have their turn, to notice signals and to save
+NOTE = "others of its sweep as one program"  # why the bits may differ from those of a run by itself
 
 
 def train_fused(paths: Sequence[Path], outputs: Sequence[TextIO]) -> int:
-    """Begin the runs in `paths`, members of a sweep that differ in numbers alone, or go on with them.
+    """Start or resume the runs in `paths`, members of a sweep that differ in numbers alone.
 
-    outputs: for what each of them prints. Returns the exit status, other than 0 where one of them is not finished.
+    outputs: the files for what the runs print. Returns the exit status, which is not 0 if a run has not finished.
     """
-    found: list[tuple[Experiment, RunWriter, TextIO]] = []
+    runs: list[tuple[Experiment, RunWriter, TextIO]] = []
     status = 0
-    with quiet_lightning():  # around all of them, since each puts back what was there before it
+    with quiet_lightning():  # once around all runs, because each restores the state that it finds
         for path, output in zip(paths, outputs, strict=True):
             try:
-                run = open_run(path, data=found[0][0].data if found else None)
+                run = open_run(path, data=runs[0][0].data if runs else None)
             except (RequestError, OSError) as error:
                 print_error(error, output)
                 status = 2
                 continue
             if run:
-                found.append((*run, output))
-        inexact = [NOTE] if len(found) > 1 else []
-        for experiment, *_ in found[:1]:
-            experiment.device.configure_process()
-        with run_interrupts([record for _, record, _ in found]) as heard:
+                runs.append((*run, output))
+        inexact = [NOTE] if len(runs) > 1 else []
+        if runs:
+            runs[0][0].device.configure_process()
+        with run_interrupts([writer for _, writer, _ in runs]) as interrupts:
             members = [
-                FusedRun(experiment, partial(train_interruptibly, experiment, record, heard, *inexact), output)
-                for experiment, record, output in found
+                FusedRun(experiment, partial(train_run, experiment, writer, interrupts, inexact), output)
+                for experiment, writer, output in runs
             ]
-            _train(members)
+            _train_members(members)
     return max([status, *(member.status for member in members)])
 
 
-def _train(members: Sequence[FusedRun]) -> None:
-    width, told = FusedWidth(len(members)), False
+def _train_members(members: Sequence[FusedRun]) -> None:
+    """Let the Trainers and the steps take turns until all members are over."""
+    width, width_was_printed = FusedWidth(len(members)), False
     while members:
         for member in members:
             if member.batch is None:
-                member.go_on()
+                member.resume()
         members = [member for member in members if not member.over]
         if members:
             _take_steps(members, width)
         if width.chosen:
-            seconds = width.step(width.size)
+            seconds = width.step_seconds(width.size)
             for member in members:
-                member.pace(max(1, int(ROUND / (seconds * len(members)))))
-                if not told:
-                    member.say(f"{width.size} network{'s' * (width.size > 1)} at once: {width.measured()}")
-            told = True
+                member.set_chunk_length(max(1, int(ROUND / (seconds * len(members)))))
+                if not width_was_printed:
+                    member.print(f"{width.size} network{'s' * (width.size > 1)} at once: {width.measured()}")
+            width_was_printed = True
 
 
 def _take_steps(members: Sequence[FusedRun], width: FusedWidth) -> None:
-    """Take the steps that the members have in common, a group after another; no more where the width changes."""
+    """Take the steps for which all members of a group have a batch, one group after another.
+
+    Returns early if the width changes, because the groups are then others.
+    """
     size = width.size
     for start in range(0, len(members), size):
         group = members[start : start + size]
         try:
-            with _joined(group) as stack:
+            with _stacked(group) as stack:
                 while size == width.size and all(member.batch for member in group):
                     started = time.perf_counter()
                     if stack is not None:
@@ -90,21 +94,24 @@ def _take_steps(members: Sequence[FusedRun], width: FusedWidth) -> None:
                     for member in group:
                         member.step()
                     if not width.chosen and members[0].task.device.type != "cpu":
-                        torch.accelerator.synchronize()  # it may have only been asked to
-                    if len(group) == min(size, len(members)):  # the last group may be a small one
-                        width.took((time.perf_counter() - started) / len(group))
+                        torch.accelerator.synchronize()  # otherwise the time of a kernel's start is measured
+                    if len(group) == min(size, len(members)):  # the last group may be smaller
+                        width.record_step((time.perf_counter() - started) / len(group))
         except Exception as error:
-            # What is wrong with one of them, it will run into by itself.
+            # If one of the members is the cause, it fails again when it is computed by itself.
             width.limit(size // 2 if isinstance(error, torch.OutOfMemoryError) else 1)
             for member in group:
-                member.say(f"{len(group)} networks cannot be computed at once: {first_line(error)}")
+                member.print(f"{len(group)} networks cannot be computed at once: {first_line(error)}")
         if size != width.size:
             return
 
 
 @contextmanager
-def _joined(members: Sequence[FusedRun]) -> Iterator[NetworkStack | None]:
-    """The members' networks as one, within it; None where there is but one. Raises RuntimeError."""
+def _stacked(members: Sequence[FusedRun]) -> Iterator[NetworkStack | None]:
+    """Stack the networks of the members within the block, and flatten the parameters of their optimizers.
+
+    Yields None for a single member, which is computed by itself. Raises RuntimeError if the networks are not alike.
+    """
     if len(members) == 1:
         yield None
         return
@@ -114,26 +121,26 @@ def _joined(members: Sequence[FusedRun]) -> Iterator[NetworkStack | None]:
     try:
         for member, values in zip(members, stack.rows, strict=True):
             [optimizer] = member.task.trainer.optimizers
-            member.row = FlatParameter(optimizer, values)
+            member.flat = FlatParameter(optimizer, values)
         yield stack
     finally:
         for member in members:
             try:
-                if member.row is not None:
-                    member.row.part()
-            except Exception as error:  # no memory, say; it alone cannot go on
+                if member.flat is not None:
+                    member.flat.part()
+            except Exception as error:  # for example out of memory; only this member cannot go on
                 member.batch, member.failure = None, error
-            member.row = None
+            member.flat = None
         stack.release()
 
 
 def _compute(members: Sequence[FusedRun], stack: NetworkStack) -> None:
-    """The losses and gradients of each member's batch."""
-    inputs, targets = (torch.stack(parts) for parts in zip(*(member.batch for member in members), strict=True))
+    """Compute the loss and the gradient of each member's batch."""
+    inputs, targets = (torch.stack(tensors) for tensors in zip(*(member.batch for member in members), strict=True))
     members[0].task.reseed()
     outputs = stack(inputs)
     losses, compared = stack.losses(outputs, targets)
     gradients = stack.gradients(losses)
-    found = zip(losses.detach().unbind(), outputs.detach().unbind(), compared, gradients, strict=True)
-    for member, computed in zip(members, found, strict=True):
+    results = zip(losses.detach().unbind(), outputs.detach().unbind(), compared, gradients, strict=True)
+    for member, computed in zip(members, results, strict=True):
         member.computed = computed

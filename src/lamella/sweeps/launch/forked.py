@@ -1,10 +1,8 @@
-"""Imported first by the process from which a sweep's jobs are forked: no signal that the group gets is for it."""
+"""Block the signals of a process group in the fork server, which imports this module before all others."""
 
 import signal
 
 from lamella.interrupts import SIGNALS
 
-# Not ignored, or the jobs would ignore them too until they listen.
-signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-# Not ignored, or the jobs would ignore them too until they listen.
+# Blocked, and not ignored: jobs inherit this, and a job that ignored signals would miss those sent before it listens.
 signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -1,13 +1,15 @@
-"""Hydra's launchers, given runs that are planned instead of overrides that are still to be composed."""
+"""Run jobs with a launcher of Hydra's that runs each job within a process of the launcher: basic, joblib or ray."""
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+
+from omegaconf import DictConfig
 
 from lamella.config.launcher import IN_PROCESS
+from lamella.config.values import Config
 from lamella.errors import first_line
 from lamella.interrupts import SIGNALS, Interrupts
 from lamella.sweeps.job import SIGNAL_STATUSES, Job, OnEnd
@@ -17,35 +19,38 @@ from lamella.training.device import available_cores
 
 
 def launch_in_process(
-    node: Mapping[str, Any], directory: Path, jobs: Iterator[Job], at_a_time: int, over: OnEnd, interrupts: Interrupts
+    launcher: Config, directory: Path, jobs: Iterator[Job], at_a_time: int, on_end: OnEnd, interrupts: Interrupts
 ) -> None:
-    """Run the jobs with the launcher that `node` describes; `over` and `interrupts` are as for Slots.run.
+    """Run the jobs, and return when all have ended or, after a signal, the running ones have.
 
-    Slurm gets a job as soon as fewer than `at_a_time` are under way; another launcher gets so many together, or as many
-    as it runs at a time.
+    launcher: the values of `hydra.launcher`. directory: that of the sweep. at_a_time: the largest number of jobs that
+    the launcher gets together; it never gets more than it runs at a time.
     """
-    going = True
-    name = IN_PROCESS[node["_target_"]]
-    workers = int(node.get("n_jobs") or 0) if name == "joblib" else 0
+    name = IN_PROCESS[launcher["_target_"]]
+    workers = int(launcher.get("n_jobs") or 0) if name == "joblib" else 0
     width = 1 if name == "basic" else min(at_a_time, workers if workers > 0 else available_cores())
-    while going and not interrupts.received and (batch := list(islice(jobs, max(1, width)))):
+    more = True
+    while more and not interrupts.received and (batch := list(islice(jobs, max(1, width)))):
         statuses = [1] * len(batch)
         try:
-            returned = hydra_launcher(node, directory, _inside).launch([[str(job.path)] for job in batch], 0)
-            statuses = [int(one.return_value) for one in returned]
-        except Exception as error:  # a worker that died, say; what became of each job stands in its record
+            results = hydra_launcher(launcher, directory, _run_in_launcher).launch(
+                [[str(job.path)] for job in batch], 0
+            )
+            statuses = [int(result.return_value) for result in results]
+        except Exception as error:  # for example a worker died; the record of each job tells how far it got
             print(f"{name}: {first_line(error)}", file=sys.stderr)
-        # A signal that came while a job was running in this process was the job's.
-        interrupts.received = interrupts.received or next((one - 128 for one in statuses if one in SIGNAL_STATUSES), 0)
+        # While a job runs in this process, the job receives the signals that are sent to the sweep.
+        signals = [status - 128 for status in statuses if status in SIGNAL_STATUSES]
+        interrupts.received = interrupts.received or next(iter(signals), 0)
         for job, status in zip(batch, statuses, strict=True):
-            going = over(job, status) and going
+            more = on_end(job, status) and more
 
 
-def _inside(config: Any) -> int:
-    """What another launcher's process does with a job."""
+def _run_in_launcher(config: DictConfig) -> int:
+    """Run a job in a process of the launcher, and put the signal handlers of the process back afterwards."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        return run_here(config.path)
+        return run_here(Path(config.path))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What is seen while a sweep runs: a bar for each job and one for all on a terminal, a line for each job everywhere."""
+"""Show how far a sweep is: a line for each job that ends, and on a terminal a bar for each job and one for all."""
 
 import time
 from pathlib import Path
@@ -10,75 +10,78 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from lamella.runs.files import METRICS
 from lamella.tables import format_duration, printable
 
-REFRESH = 0.5  # seconds between two looks at how far a job is
-WIDE = 60  # letters of a job's label beside its bar
+REFRESH = 0.5  # seconds between two readings of how many epochs a job has finished
+LABEL_WIDTH = 60  # characters of a job's label beside its bar
 
 
 class SweepProgress:
-    """A `with` in which jobs begin and end.
+    """A context manager that shows the progress of the jobs that are added to it.
 
-    jobs: how many there are in all. done: how many of them were over before.
+    jobs: the number of jobs of the sweep. finished: how many of them had finished before.
     """
 
-    def __init__(self, jobs: int, done: int = 0) -> None:
-        self.jobs, self.done, self.before = jobs, done, done
+    def __init__(self, jobs: int, finished: int = 0) -> None:
+        self.jobs, self.ended, self.ended_before = jobs, finished, finished
         self.started = time.monotonic()
-        self.looked: dict[Path, float] = {}
         console = Console()
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[at]}"))
         self.bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4)
-        self.shown = console.is_terminal
+        self.on_terminal = console.is_terminal
+        # By the directory of a running job:
         self.epochs: dict[Path, int | None] = {}
-        self.tasks: dict[Path | None, TaskID] = {}
-        self.parts: dict[Path, float] = {}
+        self.tasks: dict[Path | None, TaskID] = {}  # the bars; None for the bar of all jobs
+        self.shares: dict[Path, float] = {}  # the part of its epochs that the job has finished
+        self.last_reading: dict[Path, float] = {}
 
     def __enter__(self) -> "SweepProgress":
-        if self.shown:
+        if self.on_terminal:
             self.bars.start()
-            self.tasks[None] = self.bars.add_task("all jobs", total=self.jobs, completed=self.done, at="")
+            self.tasks[None] = self.bars.add_task("all jobs", total=self.jobs, completed=self.ended, at="")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.shown:
+        if self.on_terminal:
             self.bars.stop()
 
-    def begin(self, path: Path, label: str, epochs: int | None) -> None:
-        """A job has begun in the directory `path`."""
+    def add_job(self, path: Path, label: str, epochs: int | None) -> None:
+        """Show a bar for the job that has started in the directory `path`."""
         self.epochs[path] = epochs
-        if self.shown:
-            text = printable(label)[:WIDE]
+        if self.on_terminal:
+            text = printable(label)[:LABEL_WIDTH]
             self.tasks[path] = self.bars.add_task(text, total=epochs, at="", start=bool(epochs))
 
-    def at(self, path: Path) -> None:
-        """Look how many epochs a job has behind it, if the last look was some time ago."""
+    def update_job(self, path: Path) -> None:
+        """Move the bar of a job to the number of epochs in its metrics.jsonl, at most once in REFRESH seconds."""
         now = time.monotonic()
-        if not self.shown or now < self.looked.get(path, 0.0) + REFRESH:
+        if not self.on_terminal or now < self.last_reading.get(path, 0.0) + REFRESH:
             return
-        self.looked[path] = now
+        self.last_reading[path] = now
         try:
             epochs = (path / METRICS).read_bytes().count(b"\n")
         except OSError:
             epochs = 0
         total = self.epochs[path]
-        self.parts[path] = epochs / total if total else 0.0
+        self.shares[path] = epochs / total if total else 0.0
         self.bars.update(self.tasks[path], completed=epochs, at=f"epoch {epochs}/{total or '?'}")
-        self.bars.update(
-            self.tasks[None], completed=self.done + sum(self.parts.values()), at=f"{self.done}/{self.jobs}"
-        )
+        self.bars.update(self.tasks[None], completed=self._jobs_completed(), at=f"{self.ended}/{self.jobs}")
 
-    def end(self, path: Path) -> None:
-        self.parts.pop(path, None)
-        if self.shown:
+    def remove_job(self, path: Path) -> None:
+        """Remove the bar of a job that has ended."""
+        self.shares.pop(path, None)
+        if self.on_terminal:
             self.bars.remove_task(self.tasks.pop(path))
-            self.bars.update(self.tasks[None], completed=self.done + sum(self.parts.values()))
+            self.bars.update(self.tasks[None], completed=self._jobs_completed())
 
-    def say(self, label: str, result: str, going: bool = True) -> None:
-        """One more job is over: a line; with the time that the others will take, where they are going on."""
-        self.done += 1
-        now = self.done - self.before
-        left = (time.monotonic() - self.started) / now * (self.jobs - self.done)
-        width = len(str(self.jobs))
-        rest = f"  {format_duration(left)} left" if going and self.jobs > self.done else ""
-        print(f"[{self.done:>{width}}/{self.jobs}] {printable(label)}  {printable(result)}{rest}", flush=True)
+    def print_result(self, label: str, result: str, more: bool = True) -> None:
+        """Print the line of a job that has ended; with `more`, also an estimate of the time that the others take."""
+        self.ended += 1
+        width, left = len(str(self.jobs)), self.jobs - self.ended
+        seconds = (time.monotonic() - self.started) / (self.ended - self.ended_before) * left
+        rest = f"  {format_duration(seconds)} left" if more and left > 0 else ""
+        print(f"[{self.ended:>{width}}/{self.jobs}] {printable(label)}  {printable(result)}{rest}", flush=True)
+
+    def _jobs_completed(self) -> float:
+        """Return the number of jobs that have ended, plus the finished parts of those that are running."""
+        return self.ended + sum(self.shares.values())

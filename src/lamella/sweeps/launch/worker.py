@@ -1,4 +1,4 @@
-"""A run in a process of its own: forked where all that it imports is there already."""
+"""Run jobs in the process that was started for them."""
 
 import multiprocessing
 import os
@@ -8,114 +8,111 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from lamella.console import exit_status
 from lamella.distributed import RANK_VARIABLES
 from lamella.experiment.resume import resume_run
 from lamella.interrupts import SIGNALS
 from lamella.runs.reader import is_being_written, read_record
-from lamella.sweeps.launch.forkserver import CONTEXT
+from lamella.sweeps.fused.train import train_fused
 
-OTHERS = (*RANK_VARIABLES, "HYDRA_FULL_ERROR")
-WAIT = 0.1  # seconds between two looks at whether a run is free
+REMOVED_VARIABLES = (*RANK_VARIABLES, "HYDRA_FULL_ERROR")
+POLL = 0.1  # seconds between two checks of whether another process still writes a run
 
 
-def start_worker(paths: Sequence[Path], environ: Mapping[str, str], program: bool) -> Any:
-    """A process, as multiprocessing has them, that begins the runs in `paths` or goes on with them.
+def run_worker(paths: Sequence[Path], environ: Mapping[str, str], program: bool) -> None:
+    """Run the jobs in the directories `paths`, and end this process with their exit status.
 
-    program: whether it is to be a program, which can start further processes with its command line; it has one run.
+    This is the main function of a process that the fork server has forked. Several jobs are trained as one fused
+    program. program: run a single job as a program of its own, because its Trainer starts further processes with the
+    command line of the program.
     """
-    process: Any = CONTEXT.Process(target=_run, args=(list(map(str, paths)), worker_environment(environ), program))
-    process.start()
-    return process
-
-
-def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a run of its own."""
-    return {name: value for name, value in environ.items() if name not in OTHERS}
-
-
-def output_file(path: Path) -> Path:
-    """The file for what a job prints; it stays where there is no log that says it."""
-    return path.with_name(f"{path.name}.out")
-
-
-def failure_cause(path: Path, status: int) -> str:
-    """Why a job that has ended with `status` has not finished, in one line."""
-    fields = read_record(path) if (path / "run.json").exists() else {}
-    # Refused, it has still the record of before; what else became of its process, it may have failed before that.
-    if status != 2 and fields.get("status") == "failed" and fields.get("error"):
-        return " ".join(str(fields["error"]).split())
-    known = {int(one): one.name for one in signal.Signals}
-    if -status in known:
-        hint = "; the machine may have run out of memory" if status == -signal.SIGKILL else ""
-        return f"ended by {known[-status]}{hint}"
-    if status - 128 in known:
-        return f"interrupted by {known[status - 128]}"
-    try:
-        printed = output_file(path).read_text(errors="replace")
-    except OSError:
-        printed = ""
-    said = [line for line in printed.splitlines() if line.startswith("error: ")]
-    last = (printed.strip().splitlines() or [""])[-1]
-    return said[-1].removeprefix("error: ") if said else f"exit status {status}: {last}".rstrip(": ")
-
-
-def _run(paths: Sequence[str], environ: Mapping[str, str], program: bool) -> None:
-    """What a process does: `lamella resume`, which begins a member of a sweep too, or the same for several as one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ.clear()
     os.environ.update(environ)
     files = []
-    for file in map(output_file, map(Path, paths)):
-        file.unlink(missing_ok=True)  # it may be a link
+    for file in map(output_file, paths):
+        file.unlink(missing_ok=True)  # the file may be a link
         files.append(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     for stream in (1, 2):
         os.dup2(files[0], stream)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    path, *others = paths
-    if others:
-        for one in paths:
-            _wait(one)
-        outputs = [os.fdopen(file, "w", buffering=1) for file in files]
-        sys.exit(import_module("lamella.sweeps.fused.train").train_fused(list(map(Path, paths)), outputs))
-    sys.exit(run_as_program(path, environ) if program else run_here(path))
+    if len(paths) > 1:
+        for path in paths:
+            _wait_until_free(path)
+        sys.exit(train_fused(paths, [os.fdopen(file, "w", buffering=1) for file in files]))
+    sys.exit(run_as_program(paths[0], environ) if program else run_here(paths[0]))
 
 
-def _wait(path: str) -> None:
-    """A job of a sweep that was killed, or still waits in a cluster's queue, may be at work on it."""
-    while is_being_written(Path(path)):
-        time.sleep(WAIT)
+def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables for a job, without those that describe the process that starts the job."""
+    return {name: value for name, value in environ.items() if name not in REMOVED_VARIABLES}
+
+
+def output_file(path: Path) -> Path:
+    """Return the file for the output of the job in `path`. It is kept where log.txt does not show the failure."""
+    return path.with_name(f"{path.name}.out")
+
+
+def failure_cause(path: Path, status: int) -> str:
+    """Return in one line why the job in `path`, which ended with exit status `status`, has not finished."""
+    record = read_record(path) if (path / "run.json").exists() else None
+    # With status 2 the job was refused, so that the record is that of an earlier try.
+    if record and status != 2 and record["status"] == "failed" and record.get("error"):
+        return " ".join(str(record["error"]).split())
+    names = {int(number): number.name for number in signal.Signals}
+    if -status in names:
+        hint = "; the machine may have run out of memory" if status == -signal.SIGKILL else ""
+        return f"ended by {names[-status]}{hint}"
+    if status - 128 in names:
+        return f"interrupted by {names[status - 128]}"
+    try:
+        lines = output_file(path).read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1]
+    return f"exit status {status}: {lines[-1]}" if lines else f"exit status {status}"
+
+
+def run_here(path: Path) -> int:
+    """Start or resume the run in `path` in this process, and return the exit status."""
+    _wait_until_free(path)
+    sys.argv = ["lamella", "resume", str(path)]
+    for name in REMOVED_VARIABLES:
+        os.environ.pop(name, None)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return exit_status(lambda: resume_run(path))
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def run_as_program(path: Path, environ: Mapping[str, str]) -> int:
+    """Start or resume the run in `path` with the command `lamella resume`, and return the exit status.
+
+    The command can start further processes with its own command line. Signals are sent on to the command.
+    """
+    _wait_until_free(path)
+    command = [sys.executable, "-m", "lamella", "resume", str(path)]
+    process = subprocess.Popen(command, env=worker_environment(environ))
+    for number in SIGNALS:
+        signal.signal(number, lambda received, frame: process.send_signal(received))
+    return process.wait()
+
+
+def _wait_until_free(path: Path) -> None:
+    """Wait until no other process writes the run: a job of a killed sweep, or one that Slurm still runs."""
+    while is_being_written(path):
+        time.sleep(POLL)
 
 
 def _end_with_the_parent() -> None:
+    """End this process by SIGTERM as soon as the sweep's process has ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def run_here(path: str) -> int:
-    """Begin the run in `path`, or go on with it, in this process; returns the exit status."""
-    _wait(path)
-    sys.argv = ["lamella", "resume", path]
-    for name in OTHERS:
-        os.environ.pop(name, None)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        return exit_status(lambda: resume_run(Path(path)))
-    except SystemExit as left:
-        return int(left.code or 0)
-
-
-def run_as_program(path: str, environ: Mapping[str, str]) -> int:
-    """The same as a program, which can start further processes with its command line; hands signals on to it."""
-    _wait(path)
-    process = subprocess.Popen([sys.executable, "-m", "lamella", "resume", path], env=worker_environment(environ))
-    for number in SIGNALS:
-        signal.signal(number, lambda received, frame: process.send_signal(received))
-    return process.wait()

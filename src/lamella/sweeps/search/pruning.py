@@ -1,67 +1,55 @@
-"""Ending a trial that will not be the best, as Optuna decides after each validation."""
+"""End trials early that will not become the best, as Optuna decides after each validation."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 
-STUDY = "study.db"
-PRUNERS = ("median", "hyperband")
-PRUNED = "pruned"  # the mark of a trial that was ended
+from lamella.sweeps.search.study import STUDY, load_study, open_trial
 
-
-def open_study(directory: Path, directions: Sequence[str] | None = None, pruner: Any = None) -> Any:
-    """The study of the search in `directory`; made where there is none. directions: "maximize" or "minimize"."""
+if TYPE_CHECKING:
     import optuna
-    import sqlalchemy
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    url = sqlalchemy.URL.create("sqlite", database=str((directory / STUDY).absolute()))
-    storage = optuna.storages.RDBStorage(str(url), engine_kwargs={"connect_args": {"timeout": 60}})
-    if directions is None:
-        return optuna.load_study(study_name="sweep", storage=storage, pruner=pruner)
-    given: Any = directions
-    return optuna.create_study(study_name="sweep", storage=storage, directions=given, load_if_exists=True)
+PRUNED = "pruned"  # the user attribute of a trial that was ended early
 
 
 class Pruning(pl.Callback):
-    """Reports a metric after each validation, and ends the run where the pruner says so.
+    """A callback that reports a metric to Optuna after each validation, and ends the run if the pruner decides so.
 
-    trial: its number in the study that stands beside the run's directory. metric: a name as "val/accuracy". pruner:
-    "median" or "hyperband". epochs: end after so many and ask nobody, as when a run is reproduced.
+    trial: the number of the run's trial in the study, which is stored in the directory of the sweep. metric: its name,
+    as "val/accuracy". pruner: "median" or "hyperband". epochs: end after this number of epochs without asking Optuna,
+    as when a pruned run is reproduced.
     """
 
     def __init__(self, trial: int, metric: str, pruner: str, epochs: int | None = None) -> None:
         self.number, self.metric, self.pruner, self.epochs = trial, metric, pruner, epochs
-        self.trial: Any = None
+        self.trial: optuna.Trial | None = None
+        self.reported = set[int]()  # the epochs whose metric the study has
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the trial in the study, unless there is none to report to."""
         directory = Path(trainer.default_root_dir).parent
         if not trainer.is_global_zero or not (directory / STUDY).is_file() or self.epochs is not None:
             return
         import optuna
 
-        pruners = optuna.pruners
-        pruner = (
-            pruners.HyperbandPruner(max_resource=trainer.max_epochs or "auto")
-            if self.pruner == "hyperband"
-            else pruners.MedianPruner()
-        )
-        study = open_study(directory, pruner=pruner)
-        found = study.trials[self.number]
-        if not found.state.is_finished():
-            self.trial = optuna.Trial(study, found._trial_id)
-            self.reported = set(found.intermediate_values)
+        pruner: optuna.pruners.BasePruner = optuna.pruners.MedianPruner()
+        if self.pruner == "hyperband":
+            pruner = optuna.pruners.HyperbandPruner(max_resource=trainer.max_epochs or "auto")
+        study = load_study(directory, pruner)
+        trial = study.trials[self.number]
+        if not trial.state.is_finished():
+            self.trial, self.reported = open_trial(study, self.number), set(trial.intermediate_values)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        step = trainer.current_epoch + 1
-        stop = step == self.epochs
+        """Report the metric, and stop the Trainer on every rank if the run is to end."""
+        epoch = trainer.current_epoch + 1
+        stop = epoch == self.epochs
         if self.trial is not None and self.metric in trainer.callback_metrics:
-            if step not in self.reported:  # it may have been killed after that
-                self.trial.report(float(trainer.callback_metrics[self.metric]), step)
-            last = step == trainer.max_epochs
-            stop = not last and (PRUNED in self.trial.user_attrs or self.trial.should_prune())
+            if epoch not in self.reported:  # a run that was killed after its report has reported already
+                self.trial.report(float(trainer.callback_metrics[self.metric]), epoch)
+            is_last = epoch == trainer.max_epochs
+            stop = not is_last and (PRUNED in self.trial.user_attrs or self.trial.should_prune())
             if stop:
                 self.trial.set_user_attr(PRUNED, True)
         if trainer.strategy.broadcast(stop):

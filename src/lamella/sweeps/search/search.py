@@ -1,11 +1,11 @@
-"""A search: Optuna chooses the values of each next member, and learns from those that are over."""
+"""Run a search: Optuna chooses the values of each next member by the results of those that have finished."""
 
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
@@ -13,126 +13,117 @@ from omegaconf import DictConfig
 
 from lamella.config.compose import compose_and_call
 from lamella.config.files import project_folder
+from lamella.config.hydra_internals import with_project_folder
 from lamella.config.launcher import is_fused, is_local, runs_in_process
-from lamella.errors import RequestError, nearest
+from lamella.config.values import Config
+from lamella.errors import RequestError
+from lamella.runs.schema import SweepRecord
 from lamella.runs.sweep_directory import Sweep, is_sweep, open_sweep
 from lamella.sweeps.command_line import SweepCommand
 from lamella.sweeps.planner import Planner
-from lamella.sweeps.run import run_sweep
-from lamella.sweeps.search.pruning import PRUNERS
+from lamella.sweeps.run import SweepRun
+from lamella.sweeps.search.options import SearchOptions
 from lamella.sweeps.search.space import corner_jobs, distribution
 from lamella.sweeps.search.trials import Trials
 
-SAMPLERS = ("tpe", "random", "grid", "cmaes")
+if TYPE_CHECKING:
+    from lamella.sweeps.search.space import Distribution
 
 
-def run_search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Run trials up to `n_trials` in all.
+def run_search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str], values: Config) -> None:
+    """Run trials until there are `n_trials` in all.
 
-    options: those of the sweeper. Raises RequestError, and SystemExit with the exit status where it is not 0.
+    loader, config, arguments: what Hydra gives a sweeper. values: those of `hydra.sweeper`. Raises RequestError, and
+    SystemExit with the exit status where that is not 0.
     """
-    _check(options)
-    request = SweepCommand.of(loader, config, arguments)
-    if options["sampler"] == "cmaes" and len(request.options.objectives) > 1:
-        raise RequestError("hydra.sweeper.sampler: cmaes is for one objective", "hydra.sweeper.sampler")
-    if request.options.zip:
-        raise RequestError("sweep.zip: a search chooses each value by itself", "sweep.zip")
-    searched = [override for override in request.overrides if override.is_sweep_override()]
-    if not searched:
-        raise RequestError("a search takes values to choose from, as 'optimizer.lr=tag(log, interval(1e-4, 1e-1))'")
-    space = {override.get_key_element(): distribution(override, options["sampler"]) for override in searched}
+    options = SearchOptions.of(values)
+    command = SweepCommand.of(loader, config, arguments)
+    space = _space(command, options)
     with ExitStack() as stack:
-        sweep = stack.enter_context(open_sweep(request.path)) if is_sweep(request.path) else None
-        if sweep is not None and sweep.fields.get("search", {}).get("space") != (asked := _texts(request.overrides)):
-            before = sweep.fields.get("search", {}).get("space", "a grid")
-            raise RequestError(
-                f"{request.path} is another sweep, {before}, and not {asked}; choose another sweep.name", "sweep.name"
-            )
-        if sweep is not None and options["sampler"] == "cmaes" and project_folder().parent == request.path:
-            raise RequestError(
-                f"{request.path}: CMA-ES keeps its state as a pickle, which runs what its maker wrote;\n"
-                "  where that was you, give the search's line again"
-            )
-        frozen = _frozen(loader, request.path / "conf") if sweep and sweep.members else loader
-        planner = Planner(frozen, config, alone=not runs_in_process(request.launcher))
+        sweep = stack.enter_context(open_sweep(command.path)) if is_sweep(command.path) else None
+        if sweep is not None:
+            _check_same_search(sweep, command, options)
+        if sweep and sweep.members:  # later trials are composed from the configs of the first ones
+            loader = with_project_folder(loader, command.path / "conf")
+        planner = Planner(loader, config, own_process=not runs_in_process(command.launcher))
         if sweep is None:
-            planned, _, invalid = planner.plans(corner_jobs(request.overrides, space))
-            if (invalid and not request.options.skip_invalid) or not planned:
-                raise SystemExit(2)
-            about = {"space": _texts(request.overrides), "path": str(request.path)}
-            fields = request.fields(planned[0], request.threads(options["n_trials"], planned[0].member.config))
-            sweep = stack.enter_context(open_sweep(request.path, {**fields, "search": about}))
+            sweep = stack.enter_context(open_sweep(command.path, _new_record(planner, command, space, options)))
         if not sweep.members:
-            _freeze(sweep.path / "conf")
-        request.update(sweep)
-        found = Trials(sweep, planner, request, space, options)
-        at_once = options["n_jobs"] if is_fused(request.launcher) or not is_local(request.launcher) else None
-        status = run_sweep(sweep, found.notes(), found.members(), found.total, found.settle, at_once, request.given)
-        found.tell_importances()
-        if found.invalid:
-            print(f"\n{found.invalid} of the trials could not be run", file=sys.stderr)
+            _copy_project_configs(sweep.path / "conf")
+        command.update(sweep)
+        trials = Trials(sweep, planner, command, space, options)
+        at_once = options.n_jobs if is_fused(command.launcher) or not is_local(command.launcher) else None
+        run = SweepRun(sweep, trials.notes(), trials.members(), trials.total, at_once, command.launcher_keys)
+        status = run.run(trials.settle)
+        trials.print_importances()
+        if trials.invalid:
+            print(f"\n{trials.invalid} of the trials could not be run", file=sys.stderr)
             status = status or 1
     if status:
         raise SystemExit(status)
 
 
 def resume_search(path: Path) -> int:
-    """Go on with the search in `path`; returns the exit status. Raises RequestError."""
+    """Go on with the search in `path`, and return the exit status. Raises RequestError."""
     fields = Sweep(path).fields
-    begun = fields["search"]["path"]
-    if Path(begun).resolve() != path.resolve():
-        raise RequestError(f"{path}: a search goes on where it was begun, as {begun} below the working directory")
+    original = fields["search"]["path"]
+    if Path(original).resolve() != path.resolve():
+        raise RequestError(f"{path}: a search goes on where it was begun, as {original} below the working directory")
     return compose_and_call(lambda job: 0, list(fields["arguments"]), path / "conf")
 
 
-def _check(options: Mapping[str, Any]) -> None:
-    known = ("n_trials", "sampler", "pruner", "seed", "n_jobs")
-    for name in options:
-        if name not in known:
-            key = f"hydra.sweeper.{name}"
-            raise RequestError(f"{key}: there is no such key; {nearest(name, (*known, 'params'))}", key)
-    for name in known:
-        if name not in options:
-            raise RequestError(f"hydra.sweeper.{name}: it is not there any more, and a search needs it")
-    for name, least in (("n_trials", 1), ("n_jobs", 1), ("seed", 0)):
-        given = options[name]
-        if isinstance(given, bool) or not isinstance(given, int) or given < least:
-            raise RequestError(
-                f"hydra.sweeper.{name} is {given!r}; it takes a whole number from {least} on", f"hydra.sweeper.{name}"
-            )
-    for name, names in (("sampler", SAMPLERS), ("pruner", (None, *PRUNERS))):
-        if options[name] not in names:
-            hint = nearest(str(options[name]), [one or "null" for one in names])
-            raise RequestError(f"hydra.sweeper.{name} is {options[name]!r}; {hint}", f"hydra.sweeper.{name}")
-    try:
-        import optuna  # noqa: F401
-
-        if options["sampler"] == "cmaes":
-            import cmaes  # noqa: F401
-    except ImportError as error:
-        raise RequestError(f"hydra/sweeper=optuna takes {error.name}; pip install lamella[optuna]") from error
+def _space(command: SweepCommand, options: SearchOptions) -> "dict[str, Distribution]":
+    """Return for each searched key the distribution of its values. Raises RequestError where there is no such key."""
+    if options.sampler == "cmaes" and len(command.options.objectives) > 1:
+        raise RequestError("hydra.sweeper.sampler: cmaes is for one objective", "hydra.sweeper.sampler")
+    if command.options.zip:
+        raise RequestError("sweep.zip: a search chooses each value by itself", "sweep.zip")
+    searched = [override for override in command.overrides if override.is_sweep_override()]
+    if not searched:
+        raise RequestError("a search takes values to choose from, as 'optimizer.lr=tag(log, interval(1e-4, 1e-1))'")
+    return {override.get_key_element(): distribution(override, options.sampler) for override in searched}
 
 
-def _freeze(folder: Path) -> None:
-    """Copy the project's configs, from which later trials are composed too."""
+def _check_same_search(sweep: Sweep, command: SweepCommand, options: SearchOptions) -> None:
+    """Raise RequestError if the existing sweep cannot go on with this command line."""
+    known, asked = sweep.fields.get("search", {}).get("space"), _space_text(command.overrides)
+    if known != asked:
+        raise RequestError(
+            f"{sweep.path} is another sweep, {known or 'a grid'}, and not {asked}; choose another sweep.name",
+            "sweep.name",
+        )
+    if options.sampler == "cmaes" and project_folder().parent == sweep.path:  # this is `lamella resume`
+        raise RequestError(
+            f"{sweep.path}: the state of CMA-ES is a pickle, and loading a pickle can run any program;\n"
+            "  if the search is your own, give the command line of the search again"
+        )
+
+
+def _new_record(
+    planner: Planner, command: SweepCommand, space: "Mapping[str, Distribution]", options: SearchOptions
+) -> SweepRecord:
+    """Return the content of `sweep.json` for a new search, after a check of the ends of the space.
+
+    Raises SystemExit with exit status 2 if jobs cannot be run.
+    """
+    planned, _, invalid = planner.plan_all(corner_jobs(command.overrides, space))
+    if (invalid and not command.options.skip_invalid) or not planned:
+        raise SystemExit(2)
+    record = command.fields(planned[0], command.threads(options.n_trials, planned[0].member.config))
+    record["search"] = {"space": _space_text(command.overrides), "path": str(command.path)}
+    return record
+
+
+def _space_text(overrides: Sequence[Override]) -> str:
+    """Return all overrides of a search as one text, by which it is recognised."""
+    return " ".join(sorted(str(override.input_line) for override in overrides))
+
+
+def _copy_project_configs(folder: Path) -> None:
+    """Copy the project's `conf/` into `folder`, so that later edits do not change the trials to come."""
     if project_folder().is_dir() and folder != project_folder():
         new = folder.with_name(".conf.new")
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(project_folder(), new, ignore_dangling_symlinks=True)
         new.rename(folder)
-
-
-def _texts(overrides: Sequence[Override]) -> str:
-    return " ".join(sorted(str(override.input_line) for override in overrides))
-
-
-def _frozen(loader: ConfigLoader, folder: Path) -> ConfigLoader:
-    """The same loader with the project's configs as they were when the search began."""
-    path = loader.get_search_path()
-    own: Any = type(path)()
-    own.config_search_path = [item for item in path.get_path() if item.provider != "project"]
-    if folder.is_dir():
-        own.prepend("project", f"file://{folder.absolute()}", "main")
-    again: Any = type(loader)
-    return again(own)  # type: ignore[no-any-return]

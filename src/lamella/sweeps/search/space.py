@@ -1,63 +1,82 @@
-"""What a search chooses from: the values of an override, as Optuna draws them."""
+"""Turn the overrides of a search into the distributions from which Optuna draws values."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from lamella.errors import RequestError
 
+if TYPE_CHECKING:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-def distribution(override: Override, sampler: str) -> Any:
-    """What Optuna draws a key's value from."""
-    import optuna
+    Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+    Point = str | int | float | bool | None  # a value that Optuna draws
 
-    found, key = override.value(), override.get_key_element()
-    kinds = optuna.distributions
-    if sampler == "grid" and isinstance(found, IntervalSweep):
+
+def distribution(override: Override, sampler: str) -> "Distribution":
+    """Return the distribution of the key that the override sets. Raises RequestError where there is none.
+
+    An interval becomes a range of floats or of integers, on a logarithmic scale with the tag `log`; a range becomes one
+    with steps; any other values become choices.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value, key = override.value(), override.get_key_element()
+    if sampler == "grid" and isinstance(value, IntervalSweep):
         raise RequestError(f"{override.input_line}: a grid takes choice(…) or range(…)", key)
-    unknown = {tag for tag in getattr(found, "tags", ()) if tag != "log"}
+    unknown = {tag for tag in getattr(value, "tags", ()) if tag != "log"}
     if unknown:
-        raise RequestError(
-            f"{override.input_line}: the tag {min(unknown)!r} means nothing here; write tag(log, …)", key
-        )
+        raise RequestError(f"{override.input_line}: there is no tag {min(unknown)!r}; write tag(log, …)", key)
     try:
-        if isinstance(found, IntervalSweep):
-            log, low, high = "log" in found.tags, found.start, found.end
-            if isinstance(low, int) and isinstance(high, int):
-                return kinds.IntDistribution(low, high, log=log)
-            return kinds.FloatDistribution(float(low or 0.0), float(high or 0.0), log=log)
-        values = list(override.sweep_string_iterator())
-        if isinstance(found, RangeSweep) and len(values) > 1:
-            numbers = list(map(float, values))
+        if isinstance(value, IntervalSweep):
+            log, start, end = "log" in value.tags, value.start, value.end
+            if isinstance(start, int) and isinstance(end, int):
+                return IntDistribution(start, end, log=log)
+            return FloatDistribution(float(start or 0.0), float(end or 0.0), log=log)
+        texts = list(override.sweep_string_iterator())
+        if isinstance(value, RangeSweep) and len(texts) > 1:
+            numbers = list(map(float, texts))
             low, high, step = min(numbers), max(numbers), abs(numbers[1] - numbers[0])
-            if all(one.is_integer() for one in numbers) and isinstance(found.step, int):
-                return kinds.IntDistribution(int(low), int(high), step=int(step))
-            return kinds.FloatDistribution(low, high, step=step)
-        return kinds.CategoricalDistribution(values)
+            if all(number.is_integer() for number in numbers) and isinstance(value.step, int):
+                return IntDistribution(int(low), int(high), step=int(step))
+            return FloatDistribution(low, high, step=step)
+        return CategoricalDistribution(texts)
     except ValueError as error:
         raise RequestError(f"{override.input_line}: {error}", key) from error
 
 
-def all_points(distribution: Any) -> list[Any]:
-    """All values of a distribution, of choices or with steps."""
-    if hasattr(distribution, "choices"):
+def all_points(distribution: "Distribution") -> "list[Point]":
+    """Return all values of a distribution that has choices or steps."""
+    from optuna.distributions import CategoricalDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     low, high, step = distribution.low, distribution.high, distribution.step
+    assert step is not None  # a grid takes no interval without steps
     return [low + step * i for i in range(round((high - low) / step) + 1)]
 
 
-def corner_jobs(overrides: Sequence[Override], space: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Jobs in which each choice, and each end of a range, is there once."""
-    first = {one.get_key_element(): str(one.input_line) for one in overrides}
-    ends = {key: list(getattr(one, "choices", ())) or [one.low, one.high] for key, one in space.items()}
-    first |= {key: f"{key}={override_text(tried[0])}" for key, tried in ends.items()}
+def corner_jobs(overrides: Sequence[Override], space: "Mapping[str, Distribution]") -> Iterator[list[str]]:
+    """Yield the overrides of jobs in which each choice and each end of a range occurs once, so that all are checked."""
+    points = {key: _ends(distribution) for key, distribution in space.items()}
+    first = {override.get_key_element(): str(override.input_line) for override in overrides}
+    first |= {key: f"{key}={override_text(values[0])}" for key, values in points.items()}
     yield list(first.values())
-    for key, tried in ends.items():
-        for point in tried[1:]:
-            yield list({**first, key: f"{key}={override_text(point)}"}.values())
+    for key, values in points.items():
+        for value in values[1:]:
+            yield list({**first, key: f"{key}={override_text(value)}"}.values())
 
 
-def override_text(value: Any) -> str:
-    """A value as an override has it; six digits are enough, and make a name that can be read."""
+def _ends(distribution: "Distribution") -> "list[Point]":
+    """Return all choices of a distribution, or the lowest and the highest value of a range."""
+    from optuna.distributions import CategoricalDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    return [distribution.low, distribution.high]
+
+
+def override_text(value: object) -> str:
+    """Return a value as text for an override. Floats get six digits, which keeps the names of directories legible."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

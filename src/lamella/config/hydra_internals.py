@@ -1,0 +1,148 @@
+"""The private names of Hydra and OmegaConf that Lamella uses, all in this file.
+
+Checked with Hydra 1.3.8 and OmegaConf 2.3. Where a later version lacks one of them, what protects the user stops with
+an error, and what only saves time or improves a message is left out.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra._internal import hydra as hydra_main
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import Override
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, Node, OmegaConf
+
+LOADER = "ConfigLoaderImpl"  # the name by which Hydra's main program finds the class of its config loader
+MERGE_OVERRIDES = "_apply_overrides_to_config"
+
+
+class CheckingConfigLoader(ConfigLoaderImpl):
+    """A config loader that checks each config before Hydra acts on it.
+
+    A subclass says what is checked. `checked` is True once the latest config has passed. The class overrides
+    `load_configuration` and `_process_config_searchpath` of Hydra's private ConfigLoaderImpl; if Hydra calls neither
+    of them any more, `checked` stays False, and `lamella.config.guard.require_checked` raises an error.
+    """
+
+    checked = False
+    _search_path_checked = False
+
+    def check_search_path(self, sets_search_path: bool) -> None:
+        """Raise RequestError if the overrides or the primary config may not set `hydra.searchpath`."""
+        raise NotImplementedError
+
+    def check_config(self, config: DictConfig) -> None:
+        """Raise RequestError if the composed config, which is not resolved yet, sets what it may not."""
+        raise NotImplementedError
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose a config and check it. Raises RequestError, and what Hydra raises."""
+        self.checked = self._search_path_checked = False
+        config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        if not self._search_path_checked:
+            raise RuntimeError(unchecked_message())
+        self.check_config(config)
+        self.checked = True
+        return config
+
+    def _process_config_searchpath(
+        self, config_name: str | None, parsed_overrides: list[Override], repo: CachingConfigRepository
+    ) -> None:
+        # Hydra imports the packages that hydra.searchpath names while it composes, so a later check would be too late.
+        loaded = repo.load_config(config_path=config_name) if config_name else None
+        primary = loaded.config if loaded and isinstance(loaded.config, DictConfig) else OmegaConf.create({})
+        overridden = any(override.get_key_element() == "hydra.searchpath" for override in parsed_overrides)
+        self.check_search_path(overridden or bool(OmegaConf.select(primary, "hydra.searchpath")))
+        self._search_path_checked = True
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+
+class PlannedConfigLoader(ConfigLoaderImpl):
+    """A config loader for Hydra's launchers that composes nothing and hands the run's directory on as `path`."""
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Return a copy of the master config whose `path` is the one override that was given."""
+        config = copy.deepcopy(master_config)
+        config.hydra.overrides.task, config.path = sweep_overrides, sweep_overrides[0]
+        return config
+
+
+def unchecked_message() -> str:
+    """Return the error message for a version of Hydra that passes the checks by."""
+    return (
+        f"Hydra {hydra.__version__} composed a config that Lamella could not check, so nothing is run; "
+        "install hydra-core 1.3.8"
+    )
+
+
+@contextmanager
+def composing_with(loader: type[ConfigLoaderImpl]) -> Iterator[None]:
+    """Let `hydra.main` compose configs with `loader` within the block.
+
+    Replaces the class `hydra._internal.hydra.ConfigLoaderImpl`: Hydra composes a config and acts on it in one call, and
+    has no public place in between. Raises AttributeError if Hydra has no class of this name.
+    """
+    original = getattr(hydra_main, LOADER)
+    setattr(hydra_main, LOADER, loader)
+    try:
+        yield
+    finally:
+        setattr(hydra_main, LOADER, original)
+
+
+def can_merge_overrides() -> bool:
+    """Return True if `merge_overrides` works with this version of Hydra; otherwise each job is composed in full."""
+    return hasattr(ConfigLoaderImpl, MERGE_OVERRIDES)
+
+
+def merge_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
+    """Set the values of parsed overrides in a composed config, in place, without composing it again.
+
+    Calls `ConfigLoaderImpl._apply_overrides_to_config`, which takes a tenth of the time that composing takes. Raises
+    what Hydra raises.
+    """
+    getattr(ConfigLoaderImpl, MERGE_OVERRIDES)(list(overrides), config)
+
+
+def with_project_folder(loader: ConfigLoader, folder: Path) -> ConfigLoader:
+    """Return a config loader of the same class that finds the project's own configs in `folder`, if that exists.
+
+    Makes a ConfigSearchPathImpl, because a search path cannot be copied and changed through Hydra's public classes.
+    """
+    search_path = ConfigSearchPathImpl()
+    search_path.config_search_path = [
+        item for item in loader.get_search_path().get_path() if item.provider != "project"
+    ]
+    if folder.is_dir():
+        search_path.prepend("project", f"file://{folder.absolute()}", "main")
+    assert isinstance(loader, ConfigLoaderImpl)
+    return type(loader)(search_path)
+
+
+def launcher_context() -> HydraContext:
+    """Return what a launcher of Hydra needs besides its config: a loader that composes nothing, and no callbacks."""
+    return HydraContext(config_loader=PlannedConfigLoader(ConfigSearchPathImpl()), callbacks=Callbacks())
+
+
+def config_root(node: object) -> object:
+    """Return the config at the top of the tree that `node` is in, or None if it is in none.
+
+    Calls `Node._get_root`, to suggest names in error messages. Without that method nothing is suggested.
+    """
+    get_root = getattr(node, "_get_root", None)
+    return get_root() if isinstance(node, Node) and get_root else None

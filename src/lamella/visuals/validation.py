@@ -1,0 +1,26 @@
+"""A callback that looks at each batch of a validation."""
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from lamella.visuals.tensorboard import loss_of
+
+
+class ValidationCallback(pl.Callback):
+    """Hands the inputs, targets and outputs of each validation batch to `add_batch`, which a subclass defines."""
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(outputs, Tensor)
+        self.add_batch(*batch, outputs, loss_of(pl_module))
+
+    def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, loss: nn.Module) -> None:
+        """Keep what the picture needs of a batch. outputs: of the network. loss: of the training."""
+        raise NotImplementedError
