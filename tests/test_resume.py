@@ -251,7 +251,7 @@ def test_another_machine_is_allowed_and_said(copied: Path) -> None:
     printed = resume(copied, "trainer.max_epochs=3", "device.threads=2", "device.graph=false")
     changes = [f"torch {torch.__version__} instead of 2.14.0", "threads 2 instead of 1"]
     changes.append(f"cpu {torch.backends.cpu.get_cpu_capability()} instead of SSE")
-    line = f"with {', '.join(changes)}: the result will not be, to the bit, that of a run without interruption\n"
+    line = f"with {', '.join(changes)}: the result will not equal, bit for bit, that of a run without interruption\n"
     assert line in printed
     assert line in (run / "log.txt").read_text()
     assert record(run)["inexact"] == changes
@@ -332,7 +332,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished: Path, copied: Path, lamel
     last.write_bytes(content)
     printed = resume(copied)
     place = run.relative_to(copied) / "checkpoints"
-    assert f"{place}/last.ckpt is damaged, its checksum is not that of its content; {place}/previous.ckpt" in printed
+    assert f"{place}/last.ckpt is damaged, its checksum does not match its content; {place}/previous.ckpt" in printed
     assert kill.differences(finished, run) == []
     best = run / "checkpoints/best.ckpt"
     best.unlink()
@@ -350,7 +350,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished: Path, copied: Path, lamel
         path.write_bytes(content)
     result = lamella("resume", str(run), "trainer.max_epochs=3")
     assert result.status == 2
-    assert result.err.startswith(f"error: {last}, {previous}, {best}: damaged, the checksums are not those")
+    assert result.err.startswith(f"error: {last}, {previous}, {best}: damaged, the checksums do not match")
 
 
 @contextlib.contextmanager
@@ -396,7 +396,7 @@ def test_a_full_disk_is_said(tmp_path: Path, kilobytes: int, visuals: str) -> No
         assert done.wait() == 1
     assert done.err.startswith("error: OSError: [Errno 28] No space left on device")
     assert "Traceback" not in done.err
-    assert "to go on once that is mended: lamella resume outputs/" in done.err
+    assert "to go on once that is fixed: lamella resume outputs/" in done.err
 
 
 @pytest.mark.parametrize("value", ["5", "0steps", "1.5steps", "often", "-1min"])
