@@ -1,4 +1,7 @@
-"""Checkpoint files, which are complete at any moment and end with a checksum that reveals damage."""
+"""Checkpoint files, which are complete at any moment and end with a checksum that reveals damage.
+
+`lamella.training.checkpointing` decides when a checkpoint is saved, and lists the keys that it holds.
+"""
 
 import hashlib
 import io
@@ -22,7 +25,7 @@ StateDict = dict[str, Any]
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 NEW = "new.ckpt"  # the name of the last checkpoint while it is being written
-KEYS = ("state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers")  # in every checkpoint
+KEYS = ("state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers")  # checked when a file is read
 # A checkpoint is a zip archive. Its comment, at the end of the file, belongs to none of the files in the archive.
 COMMENT = b"sha256:"
 LENGTH = len(COMMENT) + 64
