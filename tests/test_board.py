@@ -18,7 +18,8 @@ def get(url: str) -> str:
     while True:
         try:
             with urllib.request.urlopen(url, timeout=10) as response:
-                return response.read().decode()
+                text: str = response.read().decode()
+                return text
         except (urllib.error.URLError, ConnectionError):
             if time.monotonic() > deadline:
                 raise

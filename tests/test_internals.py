@@ -116,7 +116,7 @@ def test_without_the_fused_kernels_steps_are_torchs_own(
 
 def test_a_kernel_that_computes_something_else_is_not_used(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     _, metrics, weights = run(lamella)
-    kernel = optimizer_kernels.adam_kernel
+    kernel = torch_internals.adam_kernel
 
     def wrong(group: torch_internals.ParamGroup, states: list[dict[str, torch.Tensor]]) -> torch_internals.Kernel:
         step = kernel(group, states)

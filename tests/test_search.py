@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import kill
 import programs
@@ -19,7 +20,7 @@ SEARCH = ("train", "-m", "hydra/sweeper=optuna", RATE, WIDTH, "sweep.name=s")
 BRIEF = ("trainer.max_epochs=1",)
 
 
-def study(sweep: Path = SWEEP) -> list[dict[str, object]]:
+def study(sweep: Path = SWEEP) -> list[dict[str, Any]]:
     """The trials that the search has kept, by number: their state, values, parameters."""
     import optuna
 
@@ -35,13 +36,10 @@ def test_trials_up_to_the_total(lamella: Lamella) -> None:
     assert result.status == 0, result.err
     trials = study()
     assert [trial["state"] for trial in trials] == ["COMPLETE"] * 5
-    scores = {
-        name: record(SWEEP / name)["metrics"]["val/accuracy"]  # type: ignore[index]
-        for name in members()
-    }
-    assert {value for trial in trials for value in trial["values"]} == set(scores.values())  # type: ignore[attr-defined]
+    scores = {name: record(SWEEP / name)["metrics"]["val/accuracy"] for name in members()}
+    assert {value for trial in trials for value in trial["values"]} == set(scores.values())
     for config in plan():
-        assert 1e-4 <= config["optimizer"]["lr"] <= 1e-1  # type: ignore[operator]
+        assert 1e-4 <= config["optimizer"]["lr"] <= 1e-1
         assert config["network"]["width"] in (8, 16, 32)
     assert re.search(r"importance for val/accuracy\n  (optimizer\.lr|network\.width) +[01]\.\d\d", result.out)
     before = {name: contents(SWEEP / name) for name in members()}
@@ -67,7 +65,11 @@ def test_one_at_a_time_the_choices_depend_on_the_seed_alone(tmp_path: Path) -> N
     programs.run(reference, *line)
     for number in (3, 11):
         process = Program(other, *line)
-        wait_until(lambda number=number: len(members(other / SWEEP)) >= number, 60, process)
+
+        def enough(number: int = number) -> bool:
+            return len(members(other / SWEEP)) >= number
+
+        wait_until(enough, 60, process)
         process.kill_group()
         process.wait()
     programs.run(other, "resume", str(SWEEP))
@@ -130,10 +132,10 @@ def test_what_will_not_be_the_best_is_ended(lamella: Lamella, pruner: str) -> No
 def test_several_objectives(lamella: Lamella) -> None:
     result = lamella(*SEARCH, *BRIEF, "hydra.sweeper.n_trials=6", "sweep.objectives=[val/accuracy,parameters]")
     assert result.status == 0, result.err
-    assert all(len(trial["values"]) == 2 for trial in study())  # type: ignore[arg-type]
+    assert all(len(trial["values"]) == 2 for trial in study())
     rows = leaderboard()
     assert any(row["front"] for row in rows)
-    smallest = min(rows, key=lambda row: (row["parameters"], -row["val/accuracy"]))  # type: ignore[operator,index,return-value]
+    smallest = min(rows, key=lambda row: (row["parameters"], -row["val/accuracy"]))
     assert smallest["front"]
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -388,11 +389,12 @@ def saved(content: Any) -> bytes:
     return signed(buffer.getvalue())
 
 
-CHECKPOINTS = {
+CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a pickle": (lambda: pickle.dumps(Payload()), "it has no checksum at its end"),
     "a pickle with a checksum": (lambda: signed(pickle.dumps(Payload())), "this is not a checkpoint: "),
     "a pickle in an archive": (lambda: zipped(pickle.dumps(Payload())), "this is not a checkpoint: "),
-    "a payload among the weights": (lambda: saved({"state_dict": {"network.2.weight": Payload()}}), "not a checkpoint: "),
+    "a payload among the weights": (lambda: saved({"state_dict": {"network.2.weight": Payload()}}),
+                                   "this is not a checkpoint: "),
     "a whole module": (lambda: saved({"state_dict": torch.nn.Linear(1, 1)}), "this is not a checkpoint: "),
     "an import": (lambda: zipped(b"cevil\nNet\n."), "this is not a checkpoint: "),
     "a call of getattr": (lambda: zipped(b"cbuiltins\ngetattr\n(cos\nsystem\nS'x'\ntR."), "this is not a checkpoint: "),
