@@ -73,7 +73,10 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "no JSON": (file("run.json", '{"status": '), "is not a run directory: its run.json is damaged (Expecting value"),
     "another JSON": (file("run.json", "[]"), f"{DAMAGED}, it holds no mapping"),
     "deep JSON": (file("run.json", "[" * 100_000), "is not a run directory: its run.json is damaged ("),
-    "bytes": (lambda run: (run / "run.json").write_bytes(b"\xff\xfe"), "is not a run directory: its run.json is damaged"),
+    "bytes": (
+        lambda run: (run / "run.json").write_bytes(b"\xff\xfe"),
+        "is not a run directory: its run.json is damaged",
+    ),
     "no YAML": (file("config.yaml", "a: [1"), "is not a run directory: its config.yaml is damaged ("),
     "another YAML": (file("config.yaml", "- 1"), "config.yaml is damaged, data is not there or wrong"),
     "a config without a group": (
