@@ -25,7 +25,10 @@ COMMANDS = {
 }
 
 
-def record(**fields: object) -> Callable[[Path], None]:
+Change = Callable[[Path], object]  # called with the run directory that it changes
+
+
+def record(**fields: object) -> Change:
     def write(run: Path) -> None:
         old = json.loads((run / "run.json").read_text())
         (run / "run.json").write_text(json.dumps(old | fields))
@@ -33,11 +36,16 @@ def record(**fields: object) -> Callable[[Path], None]:
     return write
 
 
-def file(name: str, text: str | None) -> Callable[[Path], None]:
-    return lambda run: (run / name).write_text(text) if text is not None else (run / name).unlink()  # type: ignore[return-value]
+def file(name: str, text: str | None) -> Change:
+    return lambda run: (run / name).write_text(text) if text is not None else (run / name).unlink()
 
 
-def add(text: str) -> Callable[[Path], None]:
+def in_turn(*changes: Change) -> Change:
+    """Return a function that makes all changes, one after another."""
+    return lambda run: [change(run) for change in changes]
+
+
+def add(text: str) -> Change:
     def write(run: Path) -> None:
         (run / "config.yaml").write_text((run / "config.yaml").read_text() + text)
 
@@ -58,15 +66,15 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 8)}]\n" for before, name in pairwise("abcdefghi")
 )
 DAMAGED = "is not a run directory: its run.json is damaged"
-WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
+WRONG: dict[str, tuple[Change, str]] = {
     "no directory": (shutil.rmtree, "is not there; a run is a directory that `lamella train` has made"),
-    "a file": (lambda run: [shutil.rmtree(run), run.write_text("")], "is a file; a run is a directory"),
+    "a file": (in_turn(shutil.rmtree, lambda run: run.write_text("")), "is a file; a run is a directory"),
     "an empty directory": (
-        lambda run: [shutil.rmtree(run), run.mkdir()],
+        in_turn(shutil.rmtree, Path.mkdir),
         "is not a run directory: it holds no run.json; `lamella train` makes one",
     ),
     "a sweep's directory": (
-        lambda run: [run.rename("x"), run.mkdir(), Path("x").rename(run / "seed=1")],
+        in_turn(lambda run: run.rename("x"), Path.mkdir, lambda run: Path("x").rename(run / "seed=1")),
         "is not a run directory, it holds runs; give one of them, as outputs/default/run/seed=1",
     ),
     "no config": (file("config.yaml", None), "is not a run directory: it holds no config.yaml"),
@@ -109,11 +117,11 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
         "lists and mappings are nested too deep, or hold themselves",
     ),
     "a device as its record": (
-        lambda run: [(run / "run.json").unlink(), (run / "run.json").symlink_to("/dev/zero")],
+        in_turn(file("run.json", None), lambda run: (run / "run.json").symlink_to("/dev/zero")),
         "run.json is a link that leads out of the run",
     ),
     "a pipe as its record": (
-        lambda run: [(run / "run.json").unlink(), os.mkfifo(run / "run.json")],
+        in_turn(file("run.json", None), lambda run: os.mkfifo(run / "run.json")),
         "its run.json cannot be read (no ordinary file)",
     ),
     "a record without a format": (record(format=None), "its record is of format None, written by lamella 0.1.0"),
@@ -123,7 +131,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
         "  install the version that wrote it",
     ),
     "an unknown format": (record(format="x", versions=None), "of format 'x', written by another lamella"),
-}  # type: ignore[dict-item]
+}
 
 
 @pytest.fixture
@@ -159,12 +167,12 @@ def test_the_same_from_python(run: Path, wrong: str) -> None:
     assert wrong in str(raised.value)
 
 
-CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
+CHECKPOINTS: dict[str, tuple[Change, str]] = {
     "none yet": (
-        lambda run: [shutil.rmtree(run / "checkpoints"), record(status="interrupted", epochs=0)(run)],
+        in_turn(lambda run: shutil.rmtree(run / "checkpoints"), record(status="interrupted", epochs=0)),
         "there is no such checkpoint; a run has its first one after an epoch",
     ),
-    "damaged": (flip, "this is not a complete checkpoint of Lamella's, its checksum is not that of its content"),
+    "damaged": (flip, "this is not a complete checkpoint of Lamella's, its checksum does not match its content"),
     "cut off": (
         lambda run: [path.write_bytes(path.read_bytes()[:9999]) for path in (run / "checkpoints").iterdir()],
         "this is not a complete checkpoint of Lamella's, it has no checksum at its end",
@@ -173,7 +181,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda run: file("config.yaml", (run / "config.yaml").read_text().replace("Linear: 128", "Linear: 127"))(run),
         "it does not fit the network of config.yaml: Error(s) in loading state_dict",
     ),
-}  # type: ignore[dict-item]
+}
 
 
 @pytest.mark.parametrize("command", ["inspect", "eval", "predict", "export"])

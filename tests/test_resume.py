@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import kill
 import pytest
@@ -41,8 +43,9 @@ def resume(directory: Path, *arguments: str) -> str:
     return printed
 
 
-def record(run: Path) -> dict[str, object]:
-    return json.loads((run / "run.json").read_text())
+def record(run: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((run / "run.json").read_text())
+    return fields
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +193,7 @@ def test_a_schedule_for_the_whole_run_cannot_be_made_longer(lamella: Lamella) ->
     [run] = (path.parent for path in Path("outputs").rglob("run.json"))
     result = lamella("resume", str(run), "trainer.max_epochs=2")
     assert result.status == 2
-    assert "error: trainer.max_epochs cannot change: scheduler.T_max is null, so that the learning rate" in result.err
+    assert "error: trainer.max_epochs cannot change: scheduler.T_max is null, so the learning rates" in result.err
 
 
 def test_a_run_without_its_checkpoints_is_left_as_it_is(lamella: Lamella, copied: Path) -> None:
@@ -243,12 +246,12 @@ def test_a_file_that_is_gone_in_the_middle_fails_the_run(tmp_path: Path, image_r
 def test_another_machine_is_allowed_and_said(copied: Path) -> None:
     run = run_in(copied)
     fields = record(run)
-    fields["environment"] |= {"torch": "2.14.0", "cpu": "SSE"}  # type: ignore[operator]
+    fields["environment"] |= {"torch": "2.14.0", "cpu": "SSE"}
     (run / "run.json").write_text(json.dumps(fields))
     printed = resume(copied, "trainer.max_epochs=3", "device.threads=2", "device.graph=false")
     changes = [f"torch {torch.__version__} instead of 2.14.0", "threads 2 instead of 1"]
     changes.append(f"cpu {torch.backends.cpu.get_cpu_capability()} instead of SSE")
-    line = f"with {', '.join(changes)}: the result will not be, to the bit, that of a run without interruption\n"
+    line = f"with {', '.join(changes)}: the result will not equal, bit for bit, that of a run without interruption\n"
     assert line in printed
     assert line in (run / "log.txt").read_text()
     assert record(run)["inexact"] == changes
@@ -329,7 +332,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished: Path, copied: Path, lamel
     last.write_bytes(content)
     printed = resume(copied)
     place = run.relative_to(copied) / "checkpoints"
-    assert f"{place}/last.ckpt is damaged, its checksum is not that of its content; {place}/previous.ckpt" in printed
+    assert f"{place}/last.ckpt is damaged, its checksum does not match its content; {place}/previous.ckpt" in printed
     assert kill.differences(finished, run) == []
     best = run / "checkpoints/best.ckpt"
     best.unlink()
@@ -347,11 +350,11 @@ def test_a_damaged_checkpoint_is_passed_over(finished: Path, copied: Path, lamel
         path.write_bytes(content)
     result = lamella("resume", str(run), "trainer.max_epochs=3")
     assert result.status == 2
-    assert result.err.startswith(f"error: {last}, {previous}, {best}: damaged, the checksums are not those")
+    assert result.err.startswith(f"error: {last}, {previous}, {best}: damaged, the checksums do not match")
 
 
 @contextlib.contextmanager
-def disk(directory: Path, kilobytes: int):  # type: ignore[no-untyped-def]
+def disk(directory: Path, kilobytes: int) -> Iterator[None]:
     directory.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(directory)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
@@ -393,7 +396,7 @@ def test_a_full_disk_is_said(tmp_path: Path, kilobytes: int, visuals: str) -> No
         assert done.wait() == 1
     assert done.err.startswith("error: OSError: [Errno 28] No space left on device")
     assert "Traceback" not in done.err
-    assert "to go on once that is mended: lamella resume outputs/" in done.err
+    assert "to go on once that is fixed: lamella resume outputs/" in done.err
 
 
 @pytest.mark.parametrize("value", ["5", "0steps", "1.5steps", "often", "-1min"])
@@ -448,8 +451,10 @@ def test_how_often_a_run_is_saved_within_an_epoch(tmp_path: Path, every: str, st
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("moment", [40, 80, 120])
 def test_on_a_gpu_where_it_is_deterministic(tmp_path: Path, moment: int) -> None:
-    options = ("device=cuda", "device.deterministic=true", "network=cnn", "network.widths=[4,8]", *SMALL[2:])
-    options = (*options, "trainer.max_epochs=2", "trainer.checkpoint_every=2steps")
+    options = (
+        *("device=cuda", "device.deterministic=true", "network=cnn", "network.widths=[4,8]", *SMALL[2:]),
+        *("trainer.max_epochs=2", "trainer.checkpoint_every=2steps"),
+    )
     reference = trained(tmp_path / "reference", *options)
     assert kill.lamella(tmp_path / "killed", "train", *options, moment=moment) == -signal.SIGKILL
     resume(tmp_path / "killed")

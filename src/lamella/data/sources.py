@@ -1,4 +1,7 @@
-"""Functions that read samples. Each returns Splits, and raises RequestError for data that is missing or broken."""
+"""Functions that read samples. Each returns Splits, and raises RequestError for data that is missing or broken.
+
+A new source is also exported in `lamella/data/__init__.py`, and gets an option `conf/data/NAME.yaml`.
+"""
 
 import gzip
 from contextlib import suppress

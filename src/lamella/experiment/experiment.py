@@ -48,7 +48,7 @@ class Experiment:
 
     @cached_property
     def task(self) -> Task:
-        """The LightningModule, whose weights are those drawn after `torch.manual_seed(seed)`.
+        """Return the LightningModule, with the weights that are drawn after `torch.manual_seed(seed)`.
 
         Raises RequestError where the network cannot be built, as when its weights do not fit into memory.
         """

@@ -149,12 +149,12 @@ def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | Non
         damaged.append(best)
         if state["batches"] or state["epochs"] != state["best_epoch"]:
             raise RequestError(
-                f"{best}: damaged or gone, and there is no other copy;\n  `lamella train` begins a new run"
+                f"{best}: damaged or missing, and there is no other copy;\n  `lamella train` begins a new run"
             )
     if rank() == 0:
         for file in damaged:
             assert path is not None
-            print(f"{file} is damaged, its checksum is not that of its content; {path} takes its place")
+            print(f"{file} is damaged, its checksum does not match its content; {path} takes its place")
             replace_link(path, file)
         if state:
             batches = f", batch {state['batches']} of the next one" if state["batches"] else ""

@@ -172,7 +172,7 @@ def _record_start(experiment: Experiment, writer: RunWriter, inexact: Sequence[s
         before, reasons = writer.before.get("environment", {}), writer.before.get("inexact", [])
     changes = [f"{name} {now.get(name)} instead of {value}" for name, value in before.items() if now.get(name) != value]
     if changes:
-        print(f"with {', '.join(changes)}: the result will not be, to the bit, that of a run without interruption")
+        print(f"with {', '.join(changes)}: the result will not equal, bit for bit, that of a run without interruption")
     reasons = list(dict.fromkeys([*reasons, *changes, *inexact]))
     writer.update(status="running", finished=None, error=None, environment=now, inexact=reasons)
 
@@ -189,7 +189,7 @@ def _record_failure(error: Exception, device: str, writer: RunWriter, log: TextI
         file=sys.stderr,
     )
     if not isinstance(error, NonFiniteLoss):  # a resumed run would come to the same loss
-        print(f"  to go on once that is mended: lamella resume {writer.path}", file=sys.stderr)
+        print(f"  to go on once that is fixed: lamella resume {writer.path}", file=sys.stderr)
 
 
 def _cause(error: Exception, device: str, message: str) -> str:

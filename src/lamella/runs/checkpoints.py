@@ -1,4 +1,7 @@
-"""Checkpoint files, which are complete at any moment and end with a checksum that reveals damage."""
+"""Checkpoint files, which are complete at any moment and end with a checksum that reveals damage.
+
+`lamella.training.checkpointing` decides when a checkpoint is saved, and lists the keys that it holds.
+"""
 
 import hashlib
 import io
@@ -22,7 +25,7 @@ StateDict = dict[str, Any]
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 NEW = "new.ckpt"  # the name of the last checkpoint while it is being written
-KEYS = ("state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers")  # in every checkpoint
+KEYS = ("state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers")  # checked when a file is read
 # A checkpoint is a zip archive. Its comment, at the end of the file, belongs to none of the files in the archive.
 COMMENT = b"sha256:"
 LENGTH = len(COMMENT) + 64
@@ -35,7 +38,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     other than tensors.
     """
     if not checksum_matches(path):
-        problem = "its checksum is not that of its content" if has_checksum(path) else "it has no checksum at its end"
+        problem = "its checksum does not match its content" if has_checksum(path) else "it has no checksum at its end"
         raise RequestError(f"{path}: this is not a complete checkpoint of Lamella's, {problem}")
     state = read_checkpoint(path)["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -104,7 +107,7 @@ def newest_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:
         damaged.append(path)
     if damaged:
         raise RequestError(
-            f"{', '.join(map(str, damaged))}: damaged, the checksums are not those of the content;\n"
+            f"{', '.join(map(str, damaged))}: damaged, the checksums do not match the content;\n"
             "  `lamella train` begins a new run"
         )
     return None, []
@@ -157,7 +160,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
     ) -> StateDict:
         """Return the content of a checkpoint on the CPU. Raises ValueError where the file is damaged."""
         if not checksum_matches(Path(path)):
-            raise ValueError(f"{path} is damaged: its checksum is not that of its content")
+            raise ValueError(f"{path} is damaged: its checksum does not match its content")
         loaded: StateDict = torch.load(path, map_location="cpu", weights_only=True)
         return loaded
 

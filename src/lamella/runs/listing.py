@@ -67,13 +67,13 @@ class Record:
 
     @cached_property
     def settings(self) -> dict[str, object]:
-        """The values that overrides on the command line have set. Lists and mappings are left to the config."""
+        """Return the values that overrides on the command line have set. Lists and mappings are left to the config."""
         texts = override_values(self.fields["overrides"])
         return {key: parse_value(text) for key, text in texts.items() if re.fullmatch(r"[\w.+/-]+", text)}
 
     @cached_property
     def config(self) -> Config:
-        """The content of `config.yaml`, empty where the file is damaged."""
+        """Return the content of `config.yaml`, empty where the file is damaged."""
         try:
             config: object = yaml.load(self._text, LOADER)
             check_values(config)
@@ -83,7 +83,7 @@ class Record:
 
     @property
     def age(self) -> float:
-        """The seconds since the run was started, NaN where the record has no valid time."""
+        """Return the seconds since the run was started, NaN where the record has no valid time."""
         try:
             return (datetime.now(UTC) - datetime.fromisoformat(self.fields["started"])).total_seconds()
         except (ValueError, TypeError):
@@ -96,7 +96,7 @@ class Record:
 
     @cached_property
     def _text(self) -> str:
-        """The text of `config.yaml`, that of an empty mapping where the file cannot be read."""
+        """Return the text of `config.yaml`, or an empty mapping where the file cannot be read."""
         try:
             return read_text(self.path, "config.yaml")
         except (OSError, ValueError):

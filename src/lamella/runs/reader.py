@@ -74,7 +74,7 @@ def read_epochs(path: Path) -> list[dict[str, float]]:
         raise RequestError(f"{path / METRICS} is damaged ({first_line(error)})") from error
     for number, line in enumerate(lines, 1):
         if line.get("epoch") != number or not all(isinstance(value, int | float) for value in line.values()):
-            raise RequestError(f"{path / METRICS} is damaged: line {number} is not that of epoch {number}")
+            raise RequestError(f"{path / METRICS} is damaged: line {number} does not belong to epoch {number}")
     return lines
 
 
