@@ -2,7 +2,6 @@
 
 import fcntl
 import logging
-import os
 import shutil
 import signal
 import struct
@@ -19,10 +18,6 @@ from torch import Tensor
 
 from lamella.__main__ import main
 from lamella.data import digits
-
-# The workers of pytest-xdist have a core each, or less; more threads would only wait for each other.
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ for name in (
     "PIL.PpmImagePlugin",
     "sklearn.datasets",
     "tensorboard.plugins.custom_scalar.summary",
-    "tensorboard.plugins.hparams.summary",
+    "tensorboard.plugins.hparams.plugin_data_pb2",
     "torch.utils.tensorboard",
 ):
     importlib.import_module(name)

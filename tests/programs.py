@@ -18,6 +18,9 @@ from typing import Any
 
 from lamella.sweeps.launch import forkserver as launch
 
+# Tests run beside each other: threads would wait for cores, and must not do so in loops. Read when torch is imported.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
 CONTEXT = launch.CONTEXT
 PRELOADED = [*launch.PRELOADED, "lamella.__main__", "lamella.commands.train", "preloaded"]
 RUNNING: list["Program"] = []
@@ -26,7 +29,12 @@ RUNNING: list["Program"] = []
 def start_server() -> None:
     """Start the process from which programs and the jobs of sweeps are forked."""
     CONTEXT.set_forkserver_preload(PRELOADED)
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([path] if path else [])])
     forkserver.ensure_running()
+    del os.environ["PYTHONPATH"]
+    if path:
+        os.environ["PYTHONPATH"] = path
 
 
 def end_all() -> None:

@@ -49,7 +49,7 @@ def commands(block: str) -> list[str]:
 def workplace(lamella: Lamella) -> Lamella:
     """A working directory with what the docs assume: MNIST in data/ and pictures in pictures/."""
     samples = digits().train
-    repeated = samples.inputs[:1500].repeat(4, 1, 1, 1), samples.targets[:1500].repeat(4)  # type: ignore[index]
+    repeated = samples.inputs[:1300].repeat(4, 1, 1, 1), samples.targets[:1300].repeat(4)  # type: ignore[index]
     write_mnist(Path("data"), repeated, (samples.inputs[1500:], samples.targets[1500:]))  # type: ignore[index]
     for number in range(150):
         folder = Path("pictures/train") / ("cat", "dog")[int(samples.targets[number]) % 2]
