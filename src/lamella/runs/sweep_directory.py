@@ -143,6 +143,8 @@ def _checked_record(fields: object) -> SweepRecord:
         raise ValueError(f"{wrong} in {RECORD} is {fields.get(wrong)!r}")
     if fields["format"] != SWEEP_FORMAT:
         raise ValueError(f"it is of format {fields['format']}, and this lamella reads format {SWEEP_FORMAT}")
+    if not {"space", "path"} <= fields.get("search", {"space": "", "path": ""}).keys():
+        raise ValueError(f"search in {RECORD} is {fields['search']!r}")
     return cast(SweepRecord, fields)  # wrong_field has checked the type of every field
 
 
