@@ -84,7 +84,7 @@ def resolve_config(config: DictConfig, overrides: list[str], choices: Mapping[st
         )
     chosen = {group: str(choices[group]) for group in (*GROUPS, "experiment") if choices.get(group)}
     plain = {str(key): value for key, value in resolved.items() if key != "sweep"}
-    return ComposedConfig(plain, overrides, _referenced_keys(config, choices), _whole_reads(config), chosen)
+    return ComposedConfig(plain, overrides, _referenced_keys(config, choices), _interpolated_keys(config), chosen)
 
 
 def _check_groups(config: DictConfig, choices: Mapping[str, object]) -> None:
@@ -110,7 +110,7 @@ def _referenced_keys(config: DictConfig, choices: Mapping[str, object]) -> froze
     return frozenset(re.sub(r"\[.*", "", name) for name in found)
 
 
-def _whole_reads(config: DictConfig) -> dict[str, str]:
+def _interpolated_keys(config: DictConfig) -> dict[str, str]:
     """Return, by each key whose value is one interpolation and nothing else, the key that it reads."""
     values = walk(OmegaConf.to_container(config))
     matched = ((key, re.fullmatch(r"\$\{(\w[\w.]*)\}", value)) for key, value in values if isinstance(value, str))

@@ -156,7 +156,7 @@ def _train(
         requeue_slurm_job(interrupted.number)
         raise SystemExit(128 + interrupted.number) from None
     except RequestError:
-        writer.refuse()
+        writer.roll_back()
         raise
     except Exception as error:
         _record_failure(error, experiment.device.accelerator, writer, log)

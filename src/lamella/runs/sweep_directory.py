@@ -18,7 +18,7 @@ from lamella.runs.schema import SWEEP_FORMAT, RunRecord, SweepChanges, SweepReco
 
 RECORD, PLAN, LOCK = "sweep.json", "plan.jsonl", ".lock"
 # What reading a damaged plan may raise.
-DAMAGE = (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
+DAMAGE_ERRORS = (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Sweep:
                     self.members[member.name] = member
         except RequestError:
             raise
-        except DAMAGE as error:
+        except DAMAGE_ERRORS as error:
             raise RequestError(f"{path}: its plan is damaged ({first_line(error)})") from error
 
     def update(self, **changes: Unpack[SweepChanges]) -> None:
@@ -106,7 +106,7 @@ def planned_member(path: Path) -> Member | None:
         lines = read_text(path.parent, PLAN).splitlines(keepends=True)
         # Parsing a thousand lines would take longer than starting one run.
         return next((_member(line) for line in lines if line.startswith(start) and line.endswith("\n")), None)
-    except DAMAGE as error:
+    except DAMAGE_ERRORS as error:
         raise RequestError(f"{path.parent}: its plan is damaged ({first_line(error)})") from error
 
 
@@ -149,7 +149,7 @@ def _checked_record(fields: object) -> SweepRecord:
 
 
 def _member(line: str) -> Member:
-    """Return the member in a line of the plan. Raises one of DAMAGE where the line is damaged."""
+    """Return the member in a line of the plan. Raises one of DAMAGE_ERRORS where the line is damaged."""
     member = Member(**json.loads(line))
     check_values(member.config)
     if not member.name or "/" in member.name or member.name.startswith("."):

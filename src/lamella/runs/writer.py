@@ -17,7 +17,7 @@ from lamella.console import tolerant_output
 from lamella.errors import RequestError
 from lamella.runs.files import METRICS, RUN_FILES
 from lamella.runs.provenance import git_state, installed_versions
-from lamella.runs.reader import OPEN, read_run
+from lamella.runs.reader import OPEN_RUNS, read_run
 from lamella.runs.schema import RECORD_FORMAT, RecordChanges, RunRecord, RunRequest
 
 
@@ -93,7 +93,7 @@ class RunWriter:
         changes["finished"] = _now()
         self.update(**changes)
 
-    def refuse(self) -> None:
+    def roll_back(self) -> None:
         """Undo what this writer has changed: delete a new run, and restore the files of a reopened one."""
         if self.before is None:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -111,7 +111,7 @@ class RunWriter:
         finally:
             with suppress(OSError):  # the disk may be full
                 self._log.close()
-            OPEN.discard(self.path.resolve())
+            OPEN_RUNS.discard(self.path.resolve())
 
     def _write(self, fields: RunRecord) -> None:
         write_atomically(self.path / "run.json", json.dumps(fields, indent=2) + "\n")
@@ -154,7 +154,7 @@ def _open_log(path: Path) -> TextIO:
         taken = error.errno in (errno.EAGAIN, errno.EACCES)
         problem = "another process is at work on this run" if taken else f"cannot be locked ({error.strerror})"
         raise RequestError(f"{path}: {problem}") from None
-    OPEN.add(path.resolve())
+    OPEN_RUNS.add(path.resolve())
     return log
 
 

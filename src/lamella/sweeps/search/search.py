@@ -54,7 +54,7 @@ def run_search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str
         trials = Trials(sweep, planner, command, space, options)
         at_once = options.n_jobs if is_fused(command.launcher) or not is_local(command.launcher) else None
         run = SweepRun(sweep, trials.notes(), trials.members(), trials.total, at_once, command.launcher_keys)
-        status = run.run(trials.settle)
+        status = run.run(trials.report_results)
         trials.print_importances()
         if trials.invalid:
             print(f"\n{trials.invalid} of the trials could not be run", file=sys.stderr)
