@@ -5,7 +5,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -73,13 +73,11 @@ def train_run(
     """
     if interrupts is None:
         os.environ[RUN_DIRECTORY] = str(writer.path)  # for the processes of the other ranks
-        with run_interrupts([writer]) as interrupts:
-            return train_run(experiment, writer, interrupts, inexact)
     experiment.device.configure_process()
-    with writer.log() as log:
+    with nullcontext(interrupts) if interrupts else run_interrupts([writer]) as signals, writer.log() as log:
         hook, threading.excepthook = threading.excepthook, lambda failure: _log_traceback(log, failure.exc_value)
         try:
-            return _train(experiment, writer, interrupts, log, inexact)
+            return _train(experiment, writer, signals, log, inexact)
         finally:
             threading.excepthook = hook
 
