@@ -99,11 +99,11 @@ CASES = {
         "network=linear",
     ],
     "experiment=mapping_over_list": [
-        "conf/experiment/mapping_over_list.yaml: optimizer.betas is a list, and a mapping cannot be laid over it",
+        "conf/experiment/mapping_over_list.yaml: optimizer.betas is a list, and a mapping cannot replace it",
         "write the whole list there",
     ],
     "experiment=list_over_augment": [
-        "conf/experiment/list_over_augment.yaml: data.augment is a mapping of names, and a list cannot be laid over it",
+        "conf/experiment/list_over_augment.yaml: data.augment is a mapping, and a list cannot replace it",
         "write a mapping there too",
     ],
     "experiment=resolver": ["name: Unsupported interpolation type nope", "from conf/experiment/resolver.yaml"],

@@ -92,7 +92,7 @@ def test_a_member_is_what_it_is_alone(lamella: Lamella, options: list[str]) -> N
     line = ["train", "-m", "trainer.max_epochs=1", *options, "device.threads=1"]
     result = lamella(*line, *FUSED, "sweep.name=fused")
     assert result.status == 0, result.err
-    assert "by themselves" not in result.out
+    assert "alone:" not in result.out
     assert lamella(*line, "sweep.name=local").status == 0
     close(sweep("fused"), sweep("local"))
     assert not [path for path in sweep("fused").glob("*/log.txt") if "cannot be computed" in path.read_text()]
@@ -171,16 +171,16 @@ def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["network=mlp", "network.width=16,32"], "2 of 2 by themselves: no other has its network and data"),
-        (["network=linear,mlp", "seed=0"], "2 of 2 by themselves: no other has its network and data"),
-        (["data.in_memory=false", "seed=0,1"], "2 of 2 by themselves: data.in_memory is false"),
-        (["trainer.chunk=1", "seed=0,1"], "2 of 2 by themselves: trainer.chunk is 1"),
-        (["device.precision=32,bf16-mixed"], "1 of 2 by itself: device.precision is bf16-mixed"),
+        (["network=mlp", "network.width=16,32"], "2 of 2 jobs run alone: no other job has the same network and data"),
+        (["network=linear,mlp", "seed=0"], "2 of 2 jobs run alone: no other job has the same network and data"),
+        (["data.in_memory=false", "seed=0,1"], "2 of 2 jobs run alone: data.in_memory is false"),
+        (["trainer.chunk=1", "seed=0,1"], "2 of 2 jobs run alone: trainer.chunk is 1"),
+        (["device.precision=32,bf16-mixed"], "1 of 2 jobs runs alone: device.precision is bf16-mixed"),
         (["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas", "~optimizer.weight_decay", "~optimizer.fused",
-          "seed=0,1"], "2 of 2 by themselves: optimizer: LBFGS may look at more than each number and its gradient"),
-        (["+trainer.max_time={hours: 1}", "seed=0,1"], "2 of 2 by themselves: trainer.max_time is for one run"),
-        (["+trainer.detect_anomaly=true", "seed=0,1"], "2 of 2 by themselves: trainer.detect_anomaly is for one run"),
-        (["+trainer.profiler=simple", "seed=0,1"], "2 of 2 by themselves: trainer.profiler is for one run"),
+          "seed=0,1"], "2 of 2 jobs run alone: optimizer: LBFGS may look at more than each number and its gradient"),
+        (["+trainer.max_time={hours: 1}", "seed=0,1"], "2 of 2 jobs run alone: trainer.max_time is for one run"),
+        (["+trainer.detect_anomaly=true", "seed=0,1"], "2 of 2 jobs run alone: trainer.detect_anomaly is for one run"),
+        (["+trainer.profiler=simple", "seed=0,1"], "2 of 2 jobs run alone: trainer.profiler is for one run"),
     ],
 )  # fmt: skip
 def test_what_is_trained_by_itself_is_said(lamella: Lamella, options: list[str], reason: str) -> None:
@@ -249,16 +249,16 @@ def test_code_of_the_project(lamella: Lamella, override: str, reason: str) -> No
         override = f"{group}=mine"
     line = ["train", "-m", override, "seed=0,1", "trainer.max_epochs=1"]
     result = lamella(*line, *FUSED, "sweep.name=fused")
-    assert f"2 of 2 by themselves: {reason}" in result.out
+    assert f"2 of 2 jobs run alone: {reason}" in result.out
     assert result.status == 0, result.err
 
 
 def test_with_a_core_for_each_nothing_is_put_together(lamella: Lamella) -> None:
     line = ["train", "-m", "network=linear", "seed=0,1", "trainer.max_epochs=1", "hydra/launcher=fused"]
     result = lamella(*line, "hydra.launcher.slots=2", "sweep.name=s")
-    assert "2 of 2 by themselves: there is room for each at once" in result.out
+    assert "2 of 2 jobs run alone: all of them fit at the same time" in result.out
     result = lamella(*line, "hydra.launcher.slots=1", "hydra.launcher.width=1", "sweep.name=narrow")
-    assert "2 of 2 by themselves: hydra.launcher.width is 1" in result.out
+    assert "2 of 2 jobs run alone: hydra.launcher.width is 1" in result.out
 
 
 def test_a_search(lamella: Lamella) -> None:

@@ -299,7 +299,7 @@ def test_a_network_that_does_not_fit_is_still_described(lamella: Lamella) -> Non
     assert result.status == 0, result.err
     assert "Linear(in_features=400000, out_features=400000, bias=True)" in result.out
     assert "160,000,000,000" in result.out
-    assert "The batch, and what it would be run for, is left out: weights and gradients take" in result.out
+    assert "No batch is run through the network: weights and gradients take" in result.out
 
 
 def test_parameters_and_work_outside_of_leaves_are_counted() -> None:

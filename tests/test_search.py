@@ -214,11 +214,13 @@ def test_other_values_are_another_search(lamella: Lamella) -> None:
     assert result.err.startswith("error: a search takes values to choose from, as ")
     shutil.move(SWEEP, "elsewhere")
     result = lamella("resume", "elsewhere")
-    assert result.err.startswith("error: elsewhere: a search goes on where it was begun, as outputs/default/s")
+    assert result.err.startswith(
+        "error: elsewhere: a search resumes only in the place where it was started: outputs/default/s"
+    )
 
 
 def test_without_optuna(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     result = lamella(*SEARCH, *BRIEF)
     assert result.status == 2
-    assert result.err.startswith("error: hydra/sweeper=optuna takes optuna; pip install lamella[optuna]")
+    assert result.err.startswith("error: hydra/sweeper=optuna needs optuna; pip install lamella[optuna]")

@@ -210,7 +210,7 @@ def test_a_directory_that_is_something_else_is_let_be(lamella: Lamella, run: Pat
     before = contents(run)
     result = lamella("train", "-m", "seed=0,1", *SHORT, f"sweep.name={run.name}")
     assert result.status == 2
-    assert f"error: {run} is there, and is no sweep of this kind; choose another sweep.name" in result.err
+    assert f"error: {run} exists and is not a sweep; choose another sweep.name" in result.err
     assert contents(run) == before
 
 
@@ -635,6 +635,6 @@ def test_links_and_strange_files_in_a_planned_directory_are_let_be(lamella: Lame
     result = lamella("resume", str(SWEEP))
     assert result.status == 1
     assert "is a link; a run is made where its sweep is" in result.out
-    assert "is there without a run.json; put it elsewhere" in result.out
+    assert "exists, but its directory has no run.json; move it away" in result.out
     assert Path("elsewhere/mine").read_text() == "kept"
     assert (SWEEP / second / "checkpoints/best.ckpt").exists()

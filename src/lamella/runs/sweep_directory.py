@@ -117,7 +117,7 @@ def open_sweep(path: Path, fields: SweepRecord | None = None) -> Iterator[Sweep]
     Raises RequestError where another process has the sweep, or the directory contains something else.
     """
     if not is_sweep(path) and path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-        raise RequestError(f"{path} is there, and is no sweep of this kind; choose another sweep.name", "sweep.name")
+        raise RequestError(f"{path} exists and is not a sweep; choose another sweep.name", "sweep.name")
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / LOCK).open("a")

@@ -47,7 +47,8 @@ class RunWriter:
         leftovers = [entry for entry in path.iterdir() if entry.name != "log.txt"]
         foreign = [entry for entry in leftovers if entry.name not in RUN_FILES and not entry.name.startswith(".")]
         if path.is_symlink() or foreign:
-            raise RequestError(f"{foreign[0] if foreign else path} is there without a run.json; put it elsewhere")
+            kept = foreign[0] if foreign else path
+            raise RequestError(f"{kept} exists, but its directory has no run.json; move it away")
         try:
             log = _open_log(path)
             for entry in leftovers:

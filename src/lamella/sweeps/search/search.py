@@ -68,7 +68,9 @@ def resume_search(path: Path) -> int:
     fields = Sweep(path).fields
     original = fields["search"]["path"]
     if Path(original).resolve() != path.resolve():
-        raise RequestError(f"{path}: a search goes on where it was begun, as {original} below the working directory")
+        raise RequestError(
+            f"{path}: a search resumes only in the place where it was started: {original} below the working directory"
+        )
     return compose_and_call(lambda job: 0, list(fields["arguments"]), path / "conf")
 
 
