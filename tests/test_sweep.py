@@ -101,7 +101,7 @@ def test_what_is_edited_later_changes_nothing_that_is_planned(lamella: Lamella) 
     shutil.rmtree(SWEEP / members()[0])
     mine.write_text("_target_: torch.optim.SGD\nlr: 0.5\n")
     result = lamella(*line)
-    assert "conf/ has changed since this sweep was planned; the plan counts" in result.out
+    assert "conf/ has changed since this sweep was planned; the sweep keeps its planned configs" in result.out
     shutil.rmtree(SWEEP / members()[1])
     Path("conf/network/broken.yaml").write_text("layers: [Nonsense]\n")
     assert lamella("resume", str(SWEEP)).status == 0

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         try:
             differences = _write_and_compare(experiment, config, options.format, Path(folder) / out.name)
         except ImportError as error:
-            raise RequestError(f"--format {options.format} takes {error.name}; pip install lamella[export]") from error
+            raise RequestError(f"--format {options.format} needs {error.name}; pip install lamella[export]") from error
         except RuntimeError as error:
             print(f"error: this network cannot be exported as {options.format}: {error}", file=sys.stderr)
             return 1
@@ -89,7 +89,7 @@ def _check_out(out: Path, name: str) -> None:
         problem = "this is a directory" if out.is_dir() else f"there is no directory {out.parent}"
         raise RequestError(f"--out {out}: {problem}")
     if out.suffix != f".{name}":
-        raise RequestError(f"--out {out}: its ending says the format, here .{name}")
+        raise RequestError(f"--out {out}: the name must end in .{name}")
 
 
 def _write_and_compare(experiment: "Experiment", config: Config, name: str, file: Path) -> "Tensor":

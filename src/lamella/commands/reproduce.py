@@ -61,10 +61,12 @@ def main(arguments: list[str]) -> int:
         compared = "the weights of best.ckpt and last.ckpt, and " if finished else ""
         print(f"\nreproduced: {compared}every metric of {len(epochs)} epochs, bit for bit those of {path}")
         return 0
-    print(f"\nNOT reproduced; what differs, the first and the last of {len(differences)}:")
+    count = len(differences)
+    shown = "the only difference" if count == 1 else f"the first and the last of {count} differences"
+    print(f"\nNOT reproduced; {shown}:")
     print(*(f"  {printable(line)}" for line in dict.fromkeys((differences[0], differences[-1]))), sep="\n")
     causes = [printable(line) for line in _possible_causes(path, record, new_path, new_record)]
-    print("and in what it ran in:", *(causes or ["nothing that is recorded"]), sep="\n  ")
+    print("differences between the two environments:", *(causes or ["none is recorded"]), sep="\n  ")
     return 1
 
 

@@ -1,7 +1,7 @@
 """The private names of Hydra and OmegaConf that Lamella uses, all in this file.
 
-Checked with Hydra 1.3.8 and OmegaConf 2.3. Where a later version lacks one of them, what protects the user stops with
-an error, and what only saves time or improves a message is left out.
+Checked with Hydra 1.3.8 and OmegaConf 2.3. If a later version lacks a name that a check needs, Lamella stops with an
+error. If only speed or a message needs the name, Lamella works without it.
 """
 
 import copy

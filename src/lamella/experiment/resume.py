@@ -36,7 +36,7 @@ CHANGEABLE_KEYS = (
     "data.cache",
     "data.num_workers",
 )
-REFUSAL = "cannot change while a run goes on: the record of the run counts, and conf/ is not read again"
+REFUSAL = "cannot change when a run is resumed, because the run keeps its recorded config"
 
 
 def resume_run(path: Path, overrides: Sequence[str] = ()) -> int:
@@ -150,8 +150,7 @@ def _check_length(fields: RunRecord, config: Config, epochs: object) -> None:
     unset = [name for name in LENGTHS if name in config["scheduler"] and config["scheduler"][name] is None]
     if unset:
         raise RequestError(
-            f"trainer.max_epochs cannot change: scheduler.{unset[0]} is null, so the learning rates were laid\n"
-            f"  out for {config['trainer'].get('max_epochs')} epochs, and a longer run would have had others from the "
-            "start; train a new run",
+            f"trainer.max_epochs cannot change: scheduler.{unset[0]} is null, so the learning rates depend on the number\n"
+            "  of epochs; train a new run",
             "trainer.max_epochs",
         )

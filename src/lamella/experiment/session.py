@@ -26,7 +26,7 @@ from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
 from lamella.training.task import NonFiniteLoss
 
-NOTICE = "ending after this step, or after the validation that is under way; once more to end at once\n"
+NOTICE = "the run ends after this step or the running validation; press Ctrl-C again to end it at once\n"
 
 
 def create_run(

@@ -15,9 +15,10 @@ STATES = get_args(Status)
 class RunRequest(TypedDict):
     """The fields of `run.json` that are known before a run starts.
 
-    overrides: from the command line. parameters: their number. images: whether the inputs are images. metric: the
-    metric beside the loss. job: Slurm's job id. reads: for each key whose whole value is an interpolation, the key
-    that it reads. choices: the option of each config group. reproduces: the run that this run repeats.
+    overrides: from the command line. parameters: the number of parameters of the network. images: whether the inputs
+    are images. metric: the metric beside the loss. job: Slurm's job id. reads: maps each key whose whole value is one
+    interpolation to the key that it interpolates. choices: the option of each config group. reproduces: the run that
+    this run repeats.
     """
 
     name: str

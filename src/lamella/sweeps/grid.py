@@ -74,7 +74,10 @@ def _note_changed_configs(planner: Planner, member: Member) -> None:
     try:
         now = planner.composer.job(member.overrides).config
     except Exception:
-        return  # the config cannot be composed any more, and is not needed: the plan counts
+        return  # the config cannot be composed any more, and is not needed, because the sweep keeps its planned configs
     device = {**now.get("device", {}), "threads": member.config["device"]["threads"]}
     if {**now, "device": device} != member.config:
-        print("note: conf/ has changed since this sweep was planned; the plan counts, sweep.name=… begins a new sweep")
+        print(
+            "note: conf/ has changed since this sweep was planned; "
+            "the sweep keeps its planned configs, and sweep.name=… starts a new one"
+        )
