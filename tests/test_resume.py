@@ -164,7 +164,10 @@ def test_a_finished_run_says_so_and_can_be_made_longer(finished: Path, copied: P
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.lr=0.1", "optimizer.lr cannot change when a run is resumed, because the run keeps its recorded config"),
+        (
+            "optimizer.lr=0.1",
+            "optimizer.lr cannot change when a run is resumed, because the run keeps its recorded config",
+        ),
         ("network=cnn", "network cannot change when a run is resumed"),
         ("data.batch_size=3", "data.batch_size cannot change when a run is resumed"),
         ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),

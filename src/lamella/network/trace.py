@@ -18,7 +18,7 @@ class LayerRow:
     """What one layer does to a batch.
 
     place: the config key of the layer. layer: its class. input, output: the shapes of one sample, without the batch
-    dimension. parameters: their number. multiply_adds: their number for one sample.
+    dimension. parameters: the number of its parameters. multiply_adds: the number of multiply-adds for one sample.
     """
 
     place: str
