@@ -10,16 +10,18 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 import yaml
 from conftest import Lamella, contents
+from hydra._internal import hydra as hydra_main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from omegaconf import OmegaConf
 from PIL import Image
 
 import lamella as package
@@ -592,23 +594,58 @@ def test_a_record_writes_no_codes_to_the_terminal(lamella: Lamella, stranger: Pa
         assert "\x1b" not in result.out
 
 
-def test_a_hydra_whose_loader_is_not_replaced_is_refused(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a version of Hydra that finds the class of its config loader elsewhere."""
-    monkeypatch.setattr(guard, "composing_with", lambda loader: nullcontext())
-    for arguments in ([], ["-m", "seed=1,2"], ["-m", "hydra/sweeper=optuna", "seed=choice(1,2)"]):
-        assert "composed a config that Lamella could not check" in refused(lamella("train", *arguments))
+@pytest.fixture
+def hostile_callback(lamella: Lamella) -> str:
+    """Return an override by which Hydra would call code in the working directory, which then writes the file `ran`."""
+    Path("evil.py").write_text(
+        "from pathlib import Path\n\nclass Evil:\n    def __init__(self):\n        Path('ran').touch()\n"
+    )
+    sys.path.insert(0, str(Path.cwd()))
+    return "+hydra.callbacks.x._target_=hostile.Evil"
+
+
+UNCHECKED = "composed a config that Lamella could not check"
+
+
+def test_a_callback_would_run_without_the_guard(hostile_callback: str) -> None:
+    """Hold the test itself: without the guard, the callback writes its file."""
+    hydra_main.Callbacks(OmegaConf.create({"hydra": {"callbacks": {"x": {"_target_": "hostile.Evil"}}}}))
+    assert Path("ran").exists()
+
+
+def test_a_version_of_hydra_that_was_not_tried_is_refused(
+    lamella: Lamella, monkeypatch: pytest.MonkeyPatch, hostile_callback: str
+) -> None:
+    monkeypatch.setattr(hydra, "__version__", "1.4.0")
+    for arguments in ([], [hostile_callback], ["-m", "seed=1,2", hostile_callback]):
+        assert f"Hydra 1.4.0 {UNCHECKED}" in refused(lamella("train", *arguments))
     assert not Path("outputs").exists()
+    assert not Path("ran").exists()
+
+
+def test_a_hydra_whose_loader_is_not_replaced_is_refused(
+    lamella: Lamella, monkeypatch: pytest.MonkeyPatch, hostile_callback: str
+) -> None:
+    """As in a version of Hydra that finds the class of its config loader elsewhere."""
+    monkeypatch.setattr(hydra_main, "Elsewhere", None, raising=False)
+    monkeypatch.setattr(hydra_internals, "LOADER", "Elsewhere")
+    searched = ["-m", "hydra/sweeper=optuna", "seed=choice(1,2)"]
+    for arguments in ([], ["-m", "seed=1,2"], searched, [hostile_callback], [*searched, hostile_callback]):
+        assert UNCHECKED in refused(lamella("train", *arguments))
+    assert not Path("outputs").exists()
+    assert not Path("ran").exists()
 
 
 @pytest.mark.parametrize("method", ["load_configuration", "_process_config_searchpath"])
 def test_a_hydra_that_does_not_call_the_guard_is_refused(
-    lamella: Lamella, monkeypatch: pytest.MonkeyPatch, method: str
+    lamella: Lamella, monkeypatch: pytest.MonkeyPatch, method: str, hostile_callback: str
 ) -> None:
     """As Hydra 1.4 will do, whose main program composes without `load_configuration`."""
     monkeypatch.delattr(hydra_internals.CheckingConfigLoader, method)
-    for arguments in ([], ["-m", "seed=1,2"]):
-        assert "composed a config that Lamella could not check" in refused(lamella("train", *arguments))
+    for arguments in ([], ["-m", "seed=1,2"], [hostile_callback], ["-m", "seed=1,2", hostile_callback]):
+        assert UNCHECKED in refused(lamella("train", *arguments))
     assert not Path("outputs").exists()
+    assert not Path("ran").exists()
 
 
 def test_the_guard_raises_for_a_config_that_it_has_not_checked() -> None:

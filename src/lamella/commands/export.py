@@ -44,10 +44,10 @@ def main(arguments: list[str]) -> int:
     out: Path = options.out or options.run / f"network.{options.format}"
     _check_out(out, options.format)
 
-    from lamella.experiment.build import build_experiment
+    from lamella.experiment.build import prepare_experiment
     from lamella.runs.checkpoints import find_checkpoint, restore_weights
 
-    experiment = build_experiment(config)
+    experiment = prepare_experiment(config)
     restore_weights(experiment.task, find_checkpoint(options.run, options.checkpoint))
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder:
         try:

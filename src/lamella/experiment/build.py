@@ -39,15 +39,32 @@ NESTED_CLASSES: dict[str, tuple[type, ...]] = {
 }
 
 
-def build_experiment(config: Config, references: Collection[str] | None = None, data: Data | None = None) -> Experiment:
+def prepare_experiment(
+    config: Config, references: Collection[str] | None = None, data: Data | None = None
+) -> Experiment:
+    """Configure this process for the device of a config, and build what the run needs, as `build_experiment` does.
+
+    The number of threads is set before data are read and weights are drawn, because their bits may depend on it.
+    """
+    return build_experiment(config, references, data, Device.configure_process)
+
+
+def build_experiment(
+    config: Config,
+    references: Collection[str] | None = None,
+    data: Data | None = None,
+    use_device: Callable[[Device], None] = lambda device: None,
+) -> Experiment:
     """Build everything that a run needs from a resolved config. Raises RequestError for a config that cannot be run.
 
     references: the keys that interpolations read. A key that is no argument of its group's object, and that no
     interpolation reads, is an error. None leaves such keys unchecked, for a config that was composed earlier. data:
-    samples that have been read for another run, None to read them.
+    samples that have been read for another run, None to read them. use_device: called with the device before data are
+    read and weights are drawn.
     """
     builder = _Builder(config, references)
     device = Device.of(config["device"])
+    use_device(device)
     name, seed = builder.root()
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data()
     plan, freeze, loss = builder.network(data.shape), builder.freeze(), builder.loss()

@@ -79,7 +79,6 @@ def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
 
     directory: where Lightning would write files. It has none to write.
     """
-    experiment.device.configure_process()
     answers = _AnswerCounter()
     with quiet_lightning():
         trainer = experiment.trainer(answers, [], [], default_root_dir=str(directory), log_every_n_steps=0)

@@ -78,11 +78,11 @@ def open_run(
         _print_finished(path, fields)
         return None
 
-    from lamella.experiment.build import build_experiment
+    from lamella.experiment.build import prepare_experiment
 
     if longer:
         _check_length(fields, config, epochs)
-    experiment = build_experiment(changed, data=data)
+    experiment = prepare_experiment(changed, data=data)
     if finished:
         _print_finished(path, fields)
         return None
@@ -97,7 +97,7 @@ def _start_member(
         raise RequestError(
             f"{overrides[0]}: {path} has not started yet, and its sweep has planned it; leave this override out"
         )
-    from lamella.experiment.build import build_experiment
+    from lamella.experiment.build import prepare_experiment
     from lamella.experiment.session import create_run
 
     def make_directory() -> Path:
@@ -106,7 +106,7 @@ def _start_member(
         path.mkdir(exist_ok=True)
         return path
 
-    experiment = build_experiment(member.config, data=data)
+    experiment = prepare_experiment(member.config, data=data)
     writer = create_run(
         experiment, make_directory, member.config, member.overrides, reads=member.reads, choices=member.choices
     )

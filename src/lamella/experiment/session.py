@@ -15,7 +15,7 @@ import yaml
 from lamella.config.values import Config, number_or_text, override_values
 from lamella.distributed import RUN_DIRECTORY, rank
 from lamella.errors import RequestError, first_line
-from lamella.experiment.build import build_experiment
+from lamella.experiment.build import prepare_experiment
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.fit import Outcome, fit
 from lamella.experiment.report import epoch_line, result_lines
@@ -73,7 +73,6 @@ def train_run(
     """
     if interrupts is None:
         os.environ[RUN_DIRECTORY] = str(writer.path)  # for the processes of the other ranks
-    experiment.device.configure_process()
     with nullcontext(interrupts) if interrupts else run_interrupts([writer]) as signals, writer.log() as log:
         hook, threading.excepthook = threading.excepthook, lambda failure: _log_traceback(log, failure.exc_value)
         try:
@@ -107,9 +106,7 @@ def join_run() -> int:
     try:
         _, config = read_run(path)
         with Interrupts(lambda: None) as interrupts:
-            experiment = build_experiment(config)
-            experiment.device.configure_process()
-            fit(experiment, path, interrupts)
+            fit(prepare_experiment(config), path, interrupts)
     except Interrupted:
         return 0  # with any other status, Lightning would end rank 0 before it has saved everything
     except RequestError:
@@ -122,7 +119,7 @@ def join_run() -> int:
     return 0
 
 
-def numeric_environment(experiment: Experiment) -> dict[str, str | int]:
+def numeric_environment(experiment: Experiment) -> dict[str, object]:
     """Return what the bits of a result depend on beside the config."""
     accelerator = experiment.device.accelerator
     return {
@@ -165,7 +162,7 @@ def _train(
 
 def _record_start(experiment: Experiment, writer: RunWriter, inexact: Sequence[str]) -> None:
     """Record that the run is running, and why its bits may differ from those of a run without interruption."""
-    now, before, reasons = numeric_environment(experiment), dict[str, str | int](), list[str]()
+    now, before, reasons = numeric_environment(experiment), dict[str, object](), list[str]()
     if writer.before:
         before, reasons = writer.before.get("environment", {}), writer.before.get("inexact", [])
     changes = [f"{name} {now.get(name)} instead of {value}" for name, value in before.items() if now.get(name) != value]

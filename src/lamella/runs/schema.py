@@ -38,7 +38,7 @@ class RunRecord(RunRequest):
     """The fields of `run.json`.
 
     metrics: `train/…` and `val/…` of the best epoch, and `test/…` of its checkpoint. started, finished: ISO 8601, UTC.
-    environment: what the bits of a result depend on beside the config. inexact: why the bits may differ from those of
+    environment: NotRequired[dict[str, object]]
     an uninterrupted run by itself.
     """
 
@@ -49,12 +49,12 @@ class RunRecord(RunRequest):
     seconds: float
     started: str
     metrics: dict[str, float]
-    best_epoch: int | None
-    versions: dict[str, str]
-    git: dict[str, str | bool] | None
+    best_epoch: NotRequired[int | None]
+    versions: dict[str, object]
+    git: NotRequired[dict[str, object] | None]
     finished: NotRequired[str | None]
     error: NotRequired[str | None]
-    environment: NotRequired[dict[str, str | int]]
+    environment: NotRequired[dict[str, object]]
     inexact: NotRequired[list[str]]
 
 
@@ -67,10 +67,10 @@ class RecordChanges(TypedDict, total=False):
     steps: int
     seconds: float
     metrics: dict[str, float]
-    best_epoch: int | None
+    best_epoch: NotRequired[int | None]
     finished: str | None
     error: str | None
-    environment: dict[str, str | int]
+    environment: NotRequired[dict[str, object]]
     inexact: list[str]
 
 

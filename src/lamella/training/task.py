@@ -72,6 +72,11 @@ class Task(pl.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the output of the network, for callbacks that call the task as Lightning's documentation does."""
+        output: Tensor = self.network(inputs)
+        return output
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer of all parameters that need gradients, and its scheduler, for Lightning."""
         trainer, interval = self.trainer, self.schedule.interval
