@@ -150,7 +150,7 @@ def _check_length(fields: RunRecord, config: Config, epochs: object) -> None:
     unset = [name for name in LENGTHS if name in config["scheduler"] and config["scheduler"][name] is None]
     if unset:
         raise RequestError(
-            f"trainer.max_epochs cannot change: scheduler.{unset[0]} is null, so the learning rates depend on the number\n"
-            "  of epochs; train a new run",
+            f"trainer.max_epochs cannot change: scheduler.{unset[0]} is null, so the learning rates depend\n"
+            "  on the number of epochs; train a new run",
             "trainer.max_epochs",
         )
