@@ -162,7 +162,7 @@ def _run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str]
     os.environ.update(environ)
     for stream, path in enumerate(files, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     # Where this is a sweep, the server that it starts is forked, as that of a program is, and keeps signals away too.
