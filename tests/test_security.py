@@ -597,7 +597,7 @@ def test_a_record_writes_no_codes_to_the_terminal(lamella: Lamella, stranger: Pa
 @pytest.fixture
 def hostile_callback(lamella: Lamella) -> str:
     """Return an override by which Hydra would call code in the working directory, which then writes the file `ran`."""
-    Path("evil.py").write_text(
+    Path("hostile.py").write_text(
         "from pathlib import Path\n\nclass Evil:\n    def __init__(self):\n        Path('ran').touch()\n"
     )
     sys.path.insert(0, str(Path.cwd()))
@@ -609,7 +609,9 @@ UNCHECKED = "composed a config that Lamella could not check"
 
 def test_a_callback_would_run_without_the_guard(hostile_callback: str) -> None:
     """Hold the test itself: without the guard, the callback writes its file."""
-    hydra_main.Callbacks(OmegaConf.create({"hydra": {"callbacks": {"x": {"_target_": "hostile.Evil"}}}}))
+    getattr(hydra_main, hydra_internals.CALLBACKS)(
+        OmegaConf.create({"hydra": {"callbacks": {"x": {"_target_": "hostile.Evil"}}}})
+    )
     assert Path("ran").exists()
 
 
