@@ -3,18 +3,18 @@
 The screenshots in docs/ come from here: LAMELLA_WRITE_DOCS=1 keeps them.
 """
 
-import contextlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import programs
 import pytest
 from playwright.sync_api import Page, sync_playwright
+from programs import wait_until
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -38,32 +38,27 @@ TABS = {
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
+def answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a TensorBoard over the sweep of two runs."""
     directory = tmp_path_factory.mktemp("browser")
-    command = [
-        sys.executable,
-        "-m",
-        "lamella",
-        "train",
-        "-m",
-        "optimizer.lr=1e-1,1e-2",
-        "network=linear",
-        "visuals=full",
-    ]
-    subprocess.run([*command, "trainer.max_epochs=5"], cwd=directory, check=True, timeout=300)
+    options = ("optimizer.lr=1e-1,1e-2", "network=linear", "visuals=full", "trainer.max_epochs=5")
+    programs.run(directory, "train", "-m", *options)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "lamella", "board", "--port", str(port)]
     with (directory / "board.log").open("w") as log:
         process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.2)
+        wait_until(lambda: answers(port), 60)
         yield f"http://127.0.0.1:{port}"
         process.terminate()
         process.wait(30)

@@ -11,7 +11,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ import programs
 import pytest
 from conftest import Lamella, write_mnist
 from PIL import Image
+from programs import wait_until
 
 from lamella.data import digits
 
@@ -140,14 +140,17 @@ def serve(program: str, arguments: list[str]) -> None:
     module = [sys.executable, "-m", "lamella" if program == "lamella" else "tensorboard.main"]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen([*module, *arguments, "--port", str(port)], stdout=quiet, stderr=quiet)
-    status, deadline = None, time.monotonic() + 60
-    while status is None and time.monotonic() < deadline:
+
+    def answers() -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5) as response:
-            status = response.status
-        time.sleep(0.2)
-    process.terminate()
-    process.wait(30)
-    assert status == 200
+            return response.status == 200
+        return False
+
+    try:
+        wait_until(answers, 60)
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def test_networks_of_the_docs_train(workplace: Lamella) -> None:

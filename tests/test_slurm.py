@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import kill
 import pytest
+from programs import RealProgram, wait_until
 
 CONFIG = """
 ClusterName=loop
@@ -55,6 +55,10 @@ def free_ports() -> list[int]:
         return [one.getsockname()[1], two.getsockname()[1]]
 
 
+def printed(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     if shutil.which("slurmctld") is None or shutil.which("munged") is None or os.geteuid():
@@ -76,10 +80,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             subprocess.run(["runuser", "-u", "munge", "--", "munged", "--force"], check=True)
         subprocess.run(["slurmctld"], check=True)
         subprocess.run(["slurmd", "-N", host], check=True)
-        deadline = time.monotonic() + 60
-        while "idle" not in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout:
-            assert time.monotonic() < deadline, (folder / "ctld.log").read_text()[-2000:]
-            time.sleep(0.5)
+        wait_until(lambda: "idle" in printed("sinfo", "-h", "-o", "%t"), 60)
         yield
     finally:
         for name in ("slurmd", "slurmctld"):
@@ -101,22 +102,15 @@ def test_a_job_goes_on_by_itself(slurm: None, tmp_path: Path, way: str) -> None:
     directory.mkdir()
     script = f"#!/bin/bash\n#SBATCH --requeue --open-mode=append --output=out\nexec {sys.executable} -m lamella train "
     (directory / "job.sh").write_text(script + " ".join(OPTIONS) + "\n")
-    submitted = subprocess.run(
-        ["sbatch", "--parsable", "job.sh"], cwd=directory, capture_output=True, text=True, check=True
+    job, out = (
+        printed("sbatch", "--parsable", f"--chdir={directory}", str(directory / "job.sh")).strip(),
+        directory / "out",
     )
-    job, out = submitted.stdout.strip(), directory / "out"
-    deadline = time.monotonic() + 120
-
-    def wait(text: str) -> None:
-        while not out.exists() or text not in out.read_text():
-            assert time.monotonic() < deadline, out.read_text() if out.exists() else "the job has not started"
-            time.sleep(0.1)
-
-    wait("epoch  3/60")
+    wait_until(lambda: out.exists() and "epoch  3/60" in out.read_text(), 120)
     command = ["scontrol", "requeue"] if way == "preempted" else ["scancel", "--signal=USR1", "--full"]
     subprocess.run([*command, job], check=True)
-    wait("the job was requeued: going on with outputs/default/")
-    wait("curves")
+    wait_until(lambda: "the job was requeued: going on with outputs/default/" in out.read_text(), 120)
+    wait_until(lambda: "curves" in out.read_text(), 120)
     assert out.read_text().count("interrupted; to go on") == 1
     runs = list(directory.glob("outputs/*/*/run.json"))
     assert len(runs) == 1
@@ -133,28 +127,25 @@ def test_a_sweep_whose_jobs_are_preempted_and_out_of_time_with_two_processes_in_
     reference = tmp_path / "reference"
     kill.lamella(reference, "train", "-m", "seed=0,1", "trainer.devices=1,2", *options, "sweep.name=s", seconds=None)
     directory = tmp_path / "cluster"
-    directory.mkdir()
     launcher = ["hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=10"]
-    command = [sys.executable, "-m", "lamella", "train", "-m", "seed=0,1", "trainer.devices=1,2", *options]
-    with (directory / "out").open("w") as out:
-        process = subprocess.Popen(
-            [*command, "sweep.name=s", *launcher], cwd=directory, stdout=out, stderr=out, start_new_session=True
-        )
-        sweep = directory / "outputs" / "default" / "s"
-        deadline = time.monotonic() + 180
-        told: dict[str, str] = {}
-        while len(told) < 2:
-            assert process.poll() is None, (directory / "out").read_text()
-            assert time.monotonic() < deadline, (directory / "out").read_text()
-            for path in sweep.glob("*/metrics.jsonl"):
-                if path.read_text().count("\n") > 2 and path.parent.name not in told and len(told) < 2:
-                    job = told[path.parent.name] = str(json.loads((path.parent / "run.json").read_text())["job"])
-                    # Taken off its machine, and warned that its time is nearly up, as Slurm warns a job's steps.
-                    ways = (["scontrol", "requeue"], ["scancel", "--signal=USR1"])
-                    subprocess.run([*ways[len(told) - 1], job], check=True)
-            time.sleep(0.1)
-        status = process.wait(timeout=400)
-    assert status == 0, (directory / "out").read_text()
+    process = RealProgram(
+        directory, "train", "-m", "seed=0,1", "trainer.devices=1,2", *options, "sweep.name=s", *launcher
+    )
+    sweep = directory / "outputs" / "default" / "s"
+    told: list[str] = []
+
+    def trained() -> list[str]:
+        """Return the members that have trained some epochs, and have not been told to end."""
+        enough = [path.parent.name for path in sweep.glob("*/metrics.jsonl") if path.read_text().count("\n") > 2]
+        return [name for name in enough if name not in told]
+
+    # Taken off its machine, and warned that its time is nearly up, as Slurm warns a job's steps.
+    for command in (["scontrol", "requeue"], ["scancel", "--signal=USR1"]):
+        wait_until(trained, 180, process)
+        told.append(trained()[0])
+        job = json.loads((sweep / told[-1] / "run.json").read_text())["job"]
+        subprocess.run([*command, str(job)], check=True)
+    assert process.wait(400) == 0, process.out + process.err
     original = reference / "outputs" / "default" / "s"
     members = sorted(path.parent.name for path in original.glob("*/run.json"))
     assert len(members) == 4
@@ -167,22 +158,15 @@ def test_a_sweep_whose_jobs_are_preempted_and_out_of_time_with_two_processes_in_
 
 def test_ctrl_c_takes_the_jobs_of_a_sweep_off_the_cluster(slurm: None, tmp_path: Path) -> None:
     launcher = ["hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=10"]
-    command = [sys.executable, "-m", "lamella", "train", "-m", "seed=0,1,2,3", "device=cpu", "trainer.max_epochs=5000"]
-    process = subprocess.Popen(
-        [*command, "sweep.name=s", *launcher], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    process = RealProgram(
+        tmp_path, "train", "-m", "seed=0,1,2,3", "device=cpu", "trainer.max_epochs=5000", "sweep.name=s", *launcher
     )
-    sweep, deadline = tmp_path / "outputs" / "default" / "s", time.monotonic() + 120
-    while not list(sweep.glob("*/metrics.jsonl")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    sweep = tmp_path / "outputs" / "default" / "s"
+    wait_until(lambda: list(sweep.glob("*/metrics.jsonl")), 120, process)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert out.endswith("interrupted; to go on: lamella resume outputs/default/s\n")
+    assert process.wait() == 130
+    assert process.out.endswith("interrupted; to go on: lamella resume outputs/default/s\n")
     begun = [json.loads(path.read_text())["status"] for path in sweep.glob("*/run.json")]
     assert begun
     assert set(begun) == {"interrupted"}
-    while subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout.strip():
-        assert time.monotonic() < deadline + 60
-        time.sleep(0.5)
+    wait_until(lambda: not printed("squeue", "-h").strip(), 60)
