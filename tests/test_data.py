@@ -366,6 +366,7 @@ def test_a_cache_that_cannot_be_written_is_reported(image_root: Path, monkeypatc
         cached(image_root)
 
 
+@pytest.mark.slow
 def test_several_processes_decode_once(image_root: Path) -> None:
     program = (
         "import sys\nfrom lamella.data import image_folder\nfrom lamella.data.cache import map_images\n"

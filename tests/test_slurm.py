@@ -14,6 +14,8 @@ import kill
 import pytest
 from programs import RealProgram, wait_until
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 ClusterName=loop
 SlurmctldHost={host}(127.0.0.1)
