@@ -161,6 +161,7 @@ def test_what_is_no_run(lamella: Lamella, run: Path, wrong: str, command: str) -
     assert wrong in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG, indirect=True)
 def test_the_same_from_python(run: Path, wrong: str) -> None:
     with pytest.raises(RequestError) as raised:
@@ -185,6 +186,7 @@ CHECKPOINTS: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["inspect", "eval", "predict", "export"])
 @pytest.mark.parametrize("wrong", CHECKPOINTS.values(), ids=CHECKPOINTS, indirect=True)
 def test_checkpoints(lamella: Lamella, run: Path, wrong: str, command: str) -> None:

@@ -273,6 +273,7 @@ def test_places(lamella: Lamella, place: str) -> None:
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", HYDRA)
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")], ids=["run", "sweep"])
 def test_hydras_own_keys(lamella: Lamella, place: str, sweep: tuple[str, ...]) -> None:
@@ -310,6 +311,7 @@ def test_overrides(lamella: Lamella, override: str) -> None:
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["${oc.env:SECRET}", "${oc.env:SECRET,x}", "${oc.env:${monitor}}", "a-${oc.env:SECRET}"]
 )
@@ -381,6 +383,7 @@ def test_a_strangers_config(lamella: Lamella, stranger: Path, command: str, grou
     assert contents(stranger) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["inspect", "eval", "predict", "export"])
 def test_what_only_training_builds_is_not_built(lamella: Lamella, stranger: Path, command: str) -> None:
     config = yaml.safe_load((stranger / "config.yaml").read_text())
@@ -535,6 +538,7 @@ def test_the_name_of_a_directory_is_no_interpolation(lamella: Lamella, hub: Path
     assert call(lamella, command, named).status == 0
 
 
+@pytest.mark.slow
 def test_a_repository_starts_no_program(lamella: Lamella, stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Path.cwd()
     for folder in (home / stranger, home):
@@ -628,6 +632,7 @@ def test_a_version_of_hydra_that_was_not_tried_is_refused(
     assert not Path("ran").exists()
 
 
+@pytest.mark.slow
 def test_a_hydra_whose_loader_is_not_replaced_is_refused(
     lamella: Lamella, monkeypatch: pytest.MonkeyPatch, hostile_callback: str
 ) -> None:
