@@ -14,6 +14,8 @@ from PIL import Image
 import lamella as package
 from lamella.errors import RequestError
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = {
     "inspect": ["inspect", "RUN"],
     "eval": ["eval", "RUN"],
@@ -153,7 +155,6 @@ def refused(lamella: Lamella, command: str, run: Path) -> str:
     return str(result.err)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG, indirect=True)
 def test_what_is_no_run(lamella: Lamella, run: Path, wrong: str, command: str) -> None:
@@ -161,7 +162,6 @@ def test_what_is_no_run(lamella: Lamella, run: Path, wrong: str, command: str) -
     assert wrong in message
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG, indirect=True)
 def test_the_same_from_python(run: Path, wrong: str) -> None:
     with pytest.raises(RequestError) as raised:
@@ -186,7 +186,6 @@ CHECKPOINTS: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["inspect", "eval", "predict", "export"])
 @pytest.mark.parametrize("wrong", CHECKPOINTS.values(), ids=CHECKPOINTS, indirect=True)
 def test_checkpoints(lamella: Lamella, run: Path, wrong: str, command: str) -> None:

@@ -29,6 +29,8 @@ from lamella.config import guard, hydra_internals
 from lamella.errors import RequestError
 from lamella.runs.checkpoints import KEYS, _archive_end
 
+pytestmark = pytest.mark.slow
+
 EVIL = "open('hacked', 'w').close()\n\nclass Net:\n    pass\n"
 # What no group builds, whatever its arguments are.
 TARGETS = [
@@ -247,7 +249,6 @@ def experiment(changes: dict[str, Any]) -> None:
     Path("conf/experiment/own.yaml").write_text(f"# @package _global_\n{text}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_targets_of_a_network(lamella: Lamella, target: Any) -> None:
     Path("conf/network").mkdir()
@@ -258,7 +259,6 @@ def test_targets_of_a_network(lamella: Lamella, target: Any) -> None:
     assert not Path("outputs").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_places(lamella: Lamella, place: str) -> None:
     """The place is named, and what is wrong there, where a project has a group of its own."""
@@ -273,7 +273,6 @@ def test_places(lamella: Lamella, place: str) -> None:
     assert not Path("outputs").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", HYDRA)
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")], ids=["run", "sweep"])
 def test_hydras_own_keys(lamella: Lamella, place: str, sweep: tuple[str, ...]) -> None:
@@ -311,7 +310,6 @@ def test_overrides(lamella: Lamella, override: str) -> None:
     assert not Path("outputs").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["${oc.env:SECRET}", "${oc.env:SECRET,x}", "${oc.env:${monitor}}", "a-${oc.env:SECRET}"]
 )
@@ -325,7 +323,6 @@ def test_the_environment_is_not_read(lamella: Lamella, text: str, monkeypatch: p
     assert not Path("outputs").exists()
 
 
-@pytest.mark.slow
 def test_a_variable_that_is_named_is_read(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPEN", "seen")
     monkeypatch.setenv("SECRET", "s3cret")
@@ -383,7 +380,6 @@ def test_a_strangers_config(lamella: Lamella, stranger: Path, command: str, grou
     assert contents(stranger) == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["inspect", "eval", "predict", "export"])
 def test_what_only_training_builds_is_not_built(lamella: Lamella, stranger: Path, command: str) -> None:
     config = yaml.safe_load((stranger / "config.yaml").read_text())
@@ -538,7 +534,6 @@ def test_the_name_of_a_directory_is_no_interpolation(lamella: Lamella, hub: Path
     assert call(lamella, command, named).status == 0
 
 
-@pytest.mark.slow
 def test_a_repository_starts_no_program(lamella: Lamella, stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Path.cwd()
     for folder in (home / stranger, home):
@@ -632,7 +627,6 @@ def test_a_version_of_hydra_that_was_not_tried_is_refused(
     assert not Path("ran").exists()
 
 
-@pytest.mark.slow
 def test_a_hydra_whose_loader_is_not_replaced_is_refused(
     lamella: Lamella, monkeypatch: pytest.MonkeyPatch, hostile_callback: str
 ) -> None:
@@ -646,7 +640,6 @@ def test_a_hydra_whose_loader_is_not_replaced_is_refused(
     assert not Path("ran").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["load_configuration", "_process_config_searchpath"])
 def test_a_hydra_that_does_not_call_the_guard_is_refused(
     lamella: Lamella, monkeypatch: pytest.MonkeyPatch, method: str, hostile_callback: str
