@@ -1,8 +1,8 @@
 # Everything from a machine that has python3, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
-# Three processes on two cores, because tests wait as often as they compute; each takes one test at a time.
-SHARED := -n 3 --maxschedchunk 1
+# Three processes on two cores, because tests wait as often as they compute. Tests of one group share a process.
+SHARED := -n 3 --dist loadgroup
 
 .PHONY: train test quick test-oldest test-newest check lock clean always
 

@@ -14,7 +14,7 @@ import kill
 import pytest
 from programs import RealProgram, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster for all tests
 
 CONFIG = """
 ClusterName=loop
