@@ -110,7 +110,7 @@ BRIEF = {
     "bench/kill.py": ["--trials", "1", "--config", "steps"],
     "bench/runs.py": ["--repeats", "1", "--runs", "20"],
     "bench/start.py": ["--repeats", "1"],
-    "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "20"],
+    "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "10"],
     "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
 }
 

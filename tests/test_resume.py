@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import kill
+import programs
 import pytest
 import torch
 from conftest import Lamella
-from programs import Program, RealProgram, wait_until
+from programs import Program, wait_until
 
 from lamella.runs.checkpoints import newest_checkpoint
 
@@ -91,18 +92,22 @@ def test_killed_at_random(tmp_path: Path, name: str) -> None:
 
 def test_two_processes_are_stopped_and_killed(tmp_path: Path) -> None:
     """One signal, to the first of them alone, stops both at the same batch; a kill is one of either."""
-    options = (*kill.BASE, *kill.CONFIGS["ddp"], "trainer.max_epochs=6")
-    reference, directory = tmp_path / "ddp-reference", tmp_path / "ddp"
-    trained(reference, *options)
-    process = RealProgram(directory, "train", *options)
+    options = (*kill.BASE, *kill.CONFIGS["ddp"], "trainer.max_epochs=8")
+    reference, directory = tmp_path / "reference", tmp_path / "killed"
+    programs.run(reference, "train", *options)
+    process = Program(directory, "train", *options)
     wait_until(lambda: "epoch 1" in process.out, 60, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143, process.err
     assert "Traceback" not in process.err
     run = run_in(directory)
     assert record(run)["status"] == "interrupted"
-    kill.lamella(directory, "resume", str(run.relative_to(directory)), seconds=9)
-    resume(directory)
+    again = Program(directory, "resume", str(run.relative_to(directory)))
+    wait_until(lambda: "going on after" in again.out, 60, again)
+    again.ended(1)
+    again.kill_group()
+    again.wait()
+    programs.run(directory, "resume", str(run.relative_to(directory)))
     assert kill.differences(run_in(reference), run) == []
 
 
