@@ -61,7 +61,7 @@ def package(name: str) -> str:
 def arrows() -> dict[str, set[str]]:
     """Return for each package the packages that it imports. `__main__` is a package by itself, at the top."""
     known = modules()
-    found: dict[str, set[str]] = {package(name): set() for name in known} | {"__main__": set()}
+    found: dict[str, set[str]] = {node: set() for node in [*map(package, known), "__main__"]}
     for name in known:
         # The face of the whole package hands `load` and `runs` on, when they are called.
         if name == "lamella":
@@ -108,7 +108,7 @@ def draw() -> str:
     rows = [sorted(name for name in level if level[name] == number) for number in range(max(level.values()) + 1)]
     width = max(len(row) for row in rows) * (WIDTH + GAP) + GAP
     height = len(rows) * ROW
-    place = {}
+    place: dict[str, tuple[float, float]] = {}
     for number, row in enumerate(rows):
         left = (width - len(row) * (WIDTH + GAP) + GAP) / 2
         for column, name in enumerate(row):

@@ -16,7 +16,8 @@ from programs import wait_until
 def get(url: str) -> str:
     try:
         with urllib.request.urlopen(url, timeout=10) as response:
-            return response.read().decode()
+            text: str = response.read().decode()
+            return text
     except (urllib.error.URLError, ConnectionError):
         return ""
 

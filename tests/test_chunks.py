@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,12 @@ GPU = {
 def test_with_cuda_graphs_as_without(lamella: Lamella, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found, given = [], []
     original = _Passes.set_gradients
-    monkeypatch.setattr(_Passes, "set_gradients", lambda passes: (given.append(1), original(passes)))
+
+    def counted(passes: _Passes) -> None:
+        given.append(1)
+        original(passes)
+
+    monkeypatch.setattr(_Passes, "set_gradients", counted)
     for graph in ("auto", "false"):
         options = (*GPU[name], "device=cuda", f"device.graph={graph}", f"name={graph}", "trainer.chunk=7")
         result = lamella("train", *options, "trainer.max_epochs=2", "data.batch_size=32")
@@ -136,7 +142,7 @@ def test_what_a_cuda_graph_would_leave_out_is_run_without(lamella: Lamella) -> N
     assert "without a CUDA graph: Mine may do something else in each pass" in result.out
 
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {}),
     "amsgrad": (torch.optim.Adam, {"amsgrad": True, "weight_decay": 0.01}),
     "adamw": (torch.optim.AdamW, {"maximize": True}),
@@ -162,9 +168,10 @@ def test_an_optimizer_called_directly_takes_the_same_step(name: str) -> None:
     def backward(network: Any, inputs: torch.Tensor, number: int) -> torch.Tensor:
         # The last layer has no gradient in some steps, and in the first one; torch's fused SGD cannot do without.
         heads = network[2:] if number % 4 == 2 or "momentum" in options else network[2:3]
-        loss = sum(head(network[1](network[0](inputs))).square().mean() for head in heads)
+        loss: Any = sum(head(network[1](network[0](inputs))).square().mean() for head in heads)
         loss.backward()
-        return loss.detach()
+        detached: torch.Tensor = loss.detach()
+        return detached
 
     for number in range(12):
         inputs = torch.randn(8, 17)

@@ -28,7 +28,9 @@ def finished(result: Result) -> dict[str, Any]:
 
 
 def weights(run: dict[str, Any]) -> dict[str, torch.Tensor]:
-    checkpoint = torch.load(run["path"] / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint: dict[str, dict[str, torch.Tensor]] = torch.load(
+        run["path"] / "checkpoints/last.ckpt", weights_only=True
+    )
     return checkpoint["state_dict"]
 
 
@@ -105,8 +107,10 @@ def test_clipping_limits_the_norm_of_the_gradient(lamella: Lamella) -> None:
         "optimizer.momentum=0",
         "network=linear",
         "+trainer.limit_val_batches=1",
+        "+trainer.limit_train_batches=1",
+        "trainer.max_epochs=1",
+        "trainer.gradient_clip_val=0.5",
     )
-    options = (*options, "trainer.max_epochs=1", "+trainer.limit_train_batches=1", "trainer.gradient_clip_val=0.5")
     trained = weights(finished(lamella("train", *options)))
     torch.manual_seed(0)
     layer = torch.nn.Linear(784, 10)

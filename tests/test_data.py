@@ -70,7 +70,7 @@ def test_digits_are_the_ones_of_scikit_learn() -> None:
     splits, small, triple = digits(), digits(size=8).train, digits(size=24).train
     assert (splits.val, splits.test) == (None, None)
     images = pixels(splits.train)
-    assert (images.dtype, images.shape, images.max()) == (torch.uint8, (1797, 1, 28, 28), 255)
+    assert (images.dtype, images.shape, int(images.max())) == (torch.uint8, (1797, 1, 28, 28), 255)
     assert torch.equal(splits.train.targets, torch.from_numpy(original.target).long())
     assert torch.equal(pixels(small)[:, 0], torch.from_numpy(original.images * 255 / 16).round().byte())
     assert torch.equal(pixels(triple)[:, :, 1::3, 1::3], pixels(small))
@@ -82,6 +82,7 @@ def test_mnist_has_its_own_test_set(mnist_root: Path, digit_images: tuple[Tensor
     images, labels = digit_images
     splits = torchvision_dataset("MNIST", str(mnist_root), download=False)
     assert splits.val is None
+    assert splits.test is not None
     assert (len(splits.train), len(splits.test)) == (200, 100)
     assert torch.equal(torch.cat([pixels(splits.train), pixels(splits.test)]), images)
     assert torch.equal(torch.cat([splits.train.targets, splits.test.targets]), labels)
@@ -150,7 +151,9 @@ def test_grey_images_are_decoded_as_they_were(image_root: Path, digit_images: tu
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1"])
 @pytest.mark.parametrize(("shape", "target"), [([3, 20, 24], "RGB"), ([1, 37, 50], "L")], ids=["resized", "grey"])
-def test_images_are_converted_and_resized_as_pillow_does(tmp_path: Path, mode: str, shape: list, target: str) -> None:
+def test_images_are_converted_and_resized_as_pillow_does(
+    tmp_path: Path, mode: str, shape: list[int], target: str
+) -> None:
     path = tmp_path / "train" / "a" / "deeper" / ("1.JPG" if mode == "RGB" else "1.png")
     path.parent.mkdir(parents=True)
     Image.fromarray(noise(37, 50, 3).numpy()).convert(mode).save(path)
@@ -179,7 +182,7 @@ def test_images_have_one_or_three_channels(image_root: Path, shape: list[int]) -
 @pytest.mark.parametrize("in_memory", [True, False], ids=["in_memory", "files"])
 def test_a_folder_of_training_images_is_split(image_root: Path, in_memory: bool) -> None:
     source = image_folder(str(image_root), GREY, CLASSES)
-    options = {"val_size": 10, "test_size": 0.2, "in_memory": in_memory}
+    options: dict[str, Any] = {"val_size": 10, "test_size": 0.2, "in_memory": in_memory}
     first, again, other = (Data(source, GREY, 8, 3, split_seed=seed, **options) for seed in (0, 0, 1))
     assert (len(first.val), len(first.test)) == (10, round(0.2 * len(source.train)))
     parts = torch.cat([pixels(part) for part in (first.train, first.val, first.test)])
@@ -386,7 +389,8 @@ def test_the_way_of_reading_changes_nothing(image_root: Path, kind: str) -> None
     splits = Splits(Samples(pixels(train), train.targets) if kind == "tensor" else train)
     state = torch.get_rng_state()
     passes = []
-    for options in ({"in_memory": True}, *({"in_memory": False, "num_workers": number} for number in (0, 1, 2))):
+    ways: list[dict[str, Any]] = [{"in_memory": False, "num_workers": number} for number in (0, 1, 2)]
+    for options in ({"in_memory": True}, *ways):
         data = Data(splits, GREY, 16, 3, mean=[0.3], std=[0.3], augment=EVERYTHING, **options)
         passes.append([*chain(*data.train_dataloader(), *data.val_dataloader(), *data.test_dataloader())])
     assert torch.equal(torch.get_rng_state(), state)
@@ -434,8 +438,9 @@ def test_small_rotations_keep_the_brightness(digit_images: tuple[Tensor, Tensor]
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone() -> None:
     def augmented(size: int, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> Tensor:
-        samples, options = Samples(noise(60, 1, 6, 9), torch.arange(60)), {"seed": seed, "shuffle": shuffle}
-        inputs, numbers = joined(Batches(samples, size, augment=EVERYTHING, epoch=lambda: epoch, **options))
+        samples = Samples(noise(60, 1, 6, 9), torch.arange(60))
+        batches = Batches(samples, size, augment=EVERYTHING, epoch=lambda: epoch, seed=seed, shuffle=shuffle)
+        inputs, numbers = joined(batches)
         return inputs[numbers.argsort()]
 
     first = augmented(60)

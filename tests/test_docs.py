@@ -143,7 +143,7 @@ def serve(program: str, arguments: list[str]) -> None:
 
     def answers() -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5) as response:
-            return response.status == 200
+            return bool(response.status == 200)
         return False
 
     try:

@@ -1,5 +1,7 @@
 """Wrong requests: exit 2 before anything is trained, one short block that names the key, the value and the way out."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,11 +101,11 @@ CASES = {
         "network=linear",
     ],
     "experiment=mapping_over_list": [
-        "conf/experiment/mapping_over_list.yaml: optimizer.betas is a list, and a mapping cannot be laid over it",
+        "conf/experiment/mapping_over_list.yaml: optimizer.betas is a list, and a mapping cannot replace it",
         "write the whole list there",
     ],
     "experiment=list_over_augment": [
-        "conf/experiment/list_over_augment.yaml: data.augment is a mapping of names, and a list cannot be laid over it",
+        "conf/experiment/list_over_augment.yaml: data.augment is a mapping, and a list cannot replace it",
         "write a mapping there too",
     ],
     "experiment=resolver": ["name: Unsupported interpolation type nope", "from conf/experiment/resolver.yaml"],
@@ -330,11 +332,17 @@ def test_unknown_command_and_board_without_outputs(lamella: Lamella) -> None:
     assert result.err == "error: nowhere is not a directory; `lamella train` makes outputs/\n"
 
 
-def test_windows_is_refused_before_anything_is_imported(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.platform", "win32")
-    result = lamella("train")
-    assert result.status == 2
-    assert result.err == "error: Lamella needs a POSIX system (Linux or macOS); on Windows use WSL\n"
+def test_windows_is_refused_before_anything_is_imported_that_it_lacks() -> None:
+    program = (
+        "import sys\n"
+        "sys.platform, sys.modules['fcntl'], sys.argv = 'win32', None, ['lamella', 'train']\n"
+        "from lamella.__main__ import main\n"
+        "status = main()\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "error: Lamella needs a POSIX system (Linux or macOS); on Windows use WSL\n"
+    assert done.returncode == 2
 
 
 def test_a_file_that_is_not_utf8_is_named(lamella: Lamella) -> None:

@@ -111,14 +111,14 @@ def test_what_is_not_installed_is_named(lamella: Lamella, run: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     result = lamella("export", str(run), "--format", "safetensors")
     assert result.status == 2
-    assert "--format safetensors takes safetensors.torch; pip install lamella[export]" in result.err
+    assert "--format safetensors needs safetensors.torch; pip install lamella[export]" in result.err
 
 
 def test_wrong_requests(lamella: Lamella, run: Path) -> None:
     result = lamella("export", str(run), "--format", "onnx", "--out", "none/x.onnx")
     assert result.status == 2
     assert result.err == "error: --out none/x.onnx: there is no directory none\n"
-    for out, problem in (("x.pt", "its ending says the format, here .onnx"), ("outputs", "this is a directory")):
+    for out, problem in (("x.pt", "the name must end in .onnx"), ("outputs", "this is a directory")):
         result = lamella("export", str(run), "--format", "onnx", "--out", out)
         assert (result.status, result.err) == (2, f"error: --out {out}: {problem}\n")
     assert lamella("export", str(run)).status == 2

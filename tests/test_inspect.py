@@ -43,13 +43,15 @@ class NeuralNetwork(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear_relu_stack(self.flatten(x))
+        output: torch.Tensor = self.linear_relu_stack(self.flatten(x))
+        return output
 
 
 def inspected(lamella: Lamella, *arguments: str) -> dict[str, Any]:
     result = lamella("inspect", *arguments, "--json")
     assert result.status == 0, result.err
-    return json.loads(result.out)
+    found: dict[str, Any] = json.loads(result.out)
+    return found
 
 
 def printed(text: str) -> list[str]:
@@ -297,7 +299,7 @@ def test_a_network_that_does_not_fit_is_still_described(lamella: Lamella) -> Non
     assert result.status == 0, result.err
     assert "Linear(in_features=400000, out_features=400000, bias=True)" in result.out
     assert "160,000,000,000" in result.out
-    assert "The batch, and what it would be run for, is left out: weights and gradients take" in result.out
+    assert "No batch is run through the network: weights and gradients take" in result.out
 
 
 def test_parameters_and_work_outside_of_leaves_are_counted() -> None:
@@ -310,7 +312,8 @@ def test_parameters_and_work_outside_of_leaves_are_counted() -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.attention(x + self.token, x, x, need_weights=False)[0]
-            return self.shared(self.shared(x)).reshape(-1, 8).sum(1).view(len(x), -1)
+            output: torch.Tensor = self.shared(self.shared(x))
+            return output.reshape(-1, 8).sum(1).view(len(x), -1)
 
     rows = plan_module(Attending, (5, 8)).trace
     assert sum(row.parameters for row in rows) == sum(value.numel() for value in Attending().parameters())
@@ -341,8 +344,9 @@ def test_features_of_sequences_are_units() -> None:
 def test_kinks_are_left_out_of_the_check() -> None:
     # Black pixels and biases of 0: every ReLU gets exactly 0, and moving a bias goes over its kink.
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
-    nn.init.zeros_(network[0].bias)
-    task = Task(network, nn.CrossEntropyLoss(), lambda values: torch.optim.SGD(values, 0.1), Schedule(lambda *_: None))
+    nn.init.zeros_(network.get_parameter("0.bias"))
+    schedule = Schedule(lambda optimizer, length: torch.optim.lr_scheduler.ConstantLR(optimizer))
+    task = Task(network, nn.CrossEntropyLoss(), lambda values: torch.optim.SGD(values, 0.1), schedule)
     found = check_gradients(task, torch.zeros(8, 1, 8, 8), torch.arange(8))
     assert found.kinks >= 1
     assert found.passed

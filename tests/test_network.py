@@ -50,7 +50,8 @@ class NoteByHand(nn.Module):
         self.linear_relu_stack = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_relu_stack(self.flatten(x))
+        output: Tensor = self.linear_relu_stack(self.flatten(x))
+        return output
 
 
 class CNNByHand(nn.Sequential):
@@ -66,7 +67,8 @@ class RecurrentByHand(nn.Module):
         self.linear = nn.Linear(28 * 16, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.lstm(x.flatten(1, 2))[0].flatten(1))
+        output: Tensor = self.linear(self.lstm(x.flatten(1, 2))[0].flatten(1))
+        return output
 
 
 class ResidualByHand(nn.Module):
@@ -77,7 +79,8 @@ class ResidualByHand(nn.Module):
         self.linear = nn.Linear(4 * 14 * 14, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear((self.branch(x) + self.shortcut(x)).flatten(1))
+        output: Tensor = self.linear((self.branch(x) + self.shortcut(x)).flatten(1))
+        return output
 
 
 class ComputesWithValues(nn.Linear):
@@ -160,6 +163,7 @@ def test_the_input_size_is_inferred(
 ) -> None:
     planned = plan([entry], shape)
     network = planned.build()
+    assert isinstance(network, nn.Sequential)
     assert {name: getattr(network[0], name) for name in attributes} == attributes
     assert planned.trace == [
         LayerRow(
@@ -226,6 +230,7 @@ COMPOSITES: dict[str, tuple[Any, Callable[[Any, Tensor], Tensor]]] = {
 def test_a_composite_computes_what_its_layers_do_by_hand(entry: Any, by_hand: Callable[[Any, Tensor], Tensor]) -> None:
     planned = plan([entry], (5, 4))
     network = planned.build()
+    assert isinstance(network, nn.Sequential)
     x = torch.rand(3, 5, 4)
     assert torch.equal(network(x), by_hand(network[0], x))
     assert network(x).shape == (3, *planned.output)
@@ -259,6 +264,8 @@ def test_modules_and_what_makes_them_are_entries() -> None:
     module = nn.Linear(6, 3)
     planned = plan([{"Linear": 6}, module, lambda: nn.Sequential(nn.Linear(3, 2), nn.ReLU())], (4,))
     first, second = planned.build(), planned.build()
+    assert isinstance(first, nn.Sequential)
+    assert isinstance(second, nn.Sequential)
     assert first[1] is second[1] is module
     assert first[2] is not second[2]
     rows = [(row.place, row.layer, row.parameters) for row in planned.trace[1:3]]
@@ -374,7 +381,7 @@ def test_every_refusal_names_the_place_and_the_way_out(entries: Any, shape: tupl
 
 def test_recurrent_layers_stand_in_composites() -> None:
     entries = [{"Residual": [{"LSTM": 4}]}, {"Concat": {"layers": [{"GRU": 3}, "ReLU", None], "dim": 2}}, {"RNN": 5}]
-    network = plan(entries, (5, 4)).build()
+    network: Any = plan(entries, (5, 4)).build()
     x = torch.rand(3, 5, 4)
     added = network[0].layers(x)[0] + x
     joined = torch.cat([network[1].get_submodule("0")(added)[0], added.relu()], 2)
@@ -391,4 +398,4 @@ def test_planning_leaves_a_given_module_and_the_random_numbers_alone() -> None:
     planned = plan([given, Noisy], (4,))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], value) for name, value in given.state_dict().items())
-    assert planned.build()[0] is given
+    assert planned.build().get_submodule("0") is given

@@ -112,7 +112,7 @@ REFUSED = {
     "none/*.png": "none/*.png: there is no such file or folder, and as a pattern it matches none",
     "-": "-: no path came on standard input",
     "x.png --top 0": "--top is 0; it takes 1 or more",
-    "x.png --out x.txt": "--out x.txt: its ending says the format: .csv, .json or .jsonl",
+    "x.png --out x.txt": "--out x.txt: the name must end in .csv, .json or .jsonl",
     "x.png --out none/x.csv": "--out none/x.csv: there is no directory none",
     "x.png --checkpoint none": "none: there is no such checkpoint",
 }

@@ -54,7 +54,7 @@ def test_what_differs_is_named(lamella: Lamella, run: Path) -> None:
     change(run / "run.json", '"git": null', '"git": {"commit": "abc", "dirty": false}')
     result = lamella("reproduce", str(run))
     assert result.status == 1
-    assert "NOT reproduced; what differs, the first and the last of 1:" in result.out
+    assert "NOT reproduced; the only difference:" in result.out
     assert f"  epoch 2, val/loss: {line['val/loss']} instead of 0.125" in result.out
     assert re.search(r"versions torch: 2\.\S+ instead of 1\.", result.out)
     assert "git commit: None instead of abc" in result.out
@@ -74,7 +74,7 @@ def test_other_weights_are_named(lamella: Lamella, run: Path) -> None:
     assert result.status == 1
     assert "best.ckpt: 1 of " in result.out
     assert "tensors, the first is network.2.weight" in result.out
-    assert "and in what it ran in:\n  nothing that is recorded" in result.out
+    assert "differences between the two environments:\n  none is recorded" in result.out
 
 
 def test_of_an_interrupted_run_what_there_is(lamella: Lamella, run: Path) -> None:

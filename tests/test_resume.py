@@ -121,7 +121,7 @@ def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path, number: signal.Signa
     process.send_signal(number)
     assert process.wait(60) == 128 + number
     run = run_in(directory)
-    notice = "ending after this step, or after the validation that is under way; once more to end at once\n"
+    notice = "the run ends after this step or the running validation; press Ctrl-C again to end it at once\n"
     assert process.err == f"{notice}interrupted; to go on: lamella resume {run.relative_to(directory)}\n"
     assert record(run)["status"] == "interrupted"
     resume(directory)
@@ -169,9 +169,12 @@ def test_a_finished_run_says_so_and_can_be_made_longer(finished: Path, copied: P
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.lr=0.1", "optimizer.lr cannot change while a run goes on: the record of the run counts"),
-        ("network=cnn", "network cannot change while a run goes on"),
-        ("data.batch_size=3", "data.batch_size cannot change while a run goes on"),
+        (
+            "optimizer.lr=0.1",
+            "optimizer.lr cannot change when a run is resumed, because the run keeps its recorded config",
+        ),
+        ("network=cnn", "network cannot change when a run is resumed"),
+        ("data.batch_size=3", "data.batch_size cannot change when a run is resumed"),
         ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
         ("trainer.max_epochs", "trainer.max_epochs: an override is KEY=VALUE"),
         ("trainer.max_epochs=1", "trainer.max_epochs is 1, but 2 epochs are over"),

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 import pytest
 from conftest import Lamella
@@ -19,6 +20,7 @@ from programs import Program, wait_until
 import lamella as package
 from lamella.errors import RequestError
 from lamella.runs.listing import Record, Runs
+from lamella.runs.schema import RunRecord
 
 SWEPT = {"1e-1": 2, "1e-2": 1, "1e-3": 3}  # learning rate: epochs
 
@@ -185,10 +187,13 @@ def test_no_runs(lamella: Lamella) -> None:
 
 
 def record(number: int, loss: Any) -> Record:
-    metrics = {} if loss is None else {"val/loss": loss}
-    return Record(
-        Path(str(number)), {"metrics": metrics, "overrides": [], "choices": {}, "started": "", "seed": number}
-    )
+    fields: RunRecord = {
+        "name": "", "overrides": [], "seed": number, "device": "cpu", "images": True, "metric": "accuracy",
+        "reads": {}, "choices": {}, "format": 1, "status": "finished", "epochs": 1, "steps": 1, "seconds": 1.0,
+        "started": "", "metrics": {} if loss is None else {"val/loss": loss}, "best_epoch": 1, "versions": {},
+        "git": None,
+    }  # fmt: skip
+    return Record(Path(str(number)), fields)
 
 
 losses = st.none() | st.floats(allow_nan=True, allow_infinity=True)
@@ -266,7 +271,7 @@ def test_curves_are_drawn(lamella: Lamella, three: Path) -> None:
     result = lamella("compare", *runs, "--plot", "curves.png")
     assert result.status == 0, result.err
     with Image.open("curves.png") as image:
-        colours = {tuple(pixel[:3]) for pixel in image.convert("RGB").getdata()}
+        colours = {tuple(pixel) for row in np.asarray(image.convert("RGB")).tolist() for pixel in row}
     assert {(31, 119, 180), (255, 127, 14), (44, 160, 44)} <= colours  # a line for each run
     wrong = lamella("compare", *runs, "--plot", "curves.doc")
     assert (wrong.status, "error: --plot curves.doc: the name has to end in a known format: " in wrong.err) == (2, True)

@@ -9,16 +9,19 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 import yaml
 from conftest import Lamella, contents
+from hydra._internal import hydra as hydra_main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from omegaconf import OmegaConf
 from PIL import Image
 
 import lamella as package
@@ -102,23 +105,31 @@ TARGETS = [
 ]
 CALL = {"_target_": "os.system", "_args_": ["touch hacked"]}
 LOAD = {"_target_": "torch.load", "f": "payload.pt", "weights_only": False}
-# The same in the places where a config may hold a `_target_`.
+# The places where a config may hold a `_target_`, each as the message about it begins.
 PLACES: dict[str, dict[str, Any]] = {
-    "network": {"network": CALL},
-    "an argument of the network": {"network": {"_target_": "torch.nn.Sequential", "_args_": [CALL]}},
-    "a keyword of the network": {"network": {"_target_": "torchvision.models.resnet18", "weights": LOAD}},
-    "a part that is no module": {
+    "network._target_ is 'os.system'": {"network": CALL},
+    "network._args_.0._target_ is 'os.system'": {"network": {"_target_": "torch.nn.Sequential", "_args_": [CALL]}},
+    "network.weights._target_ is 'torch.load'": {
+        "network": {"_target_": "torchvision.models.resnet18", "weights": LOAD}
+    },
+    "network._args_.0._target_ is 'torch.optim.SGD'; it takes a subclass of Module": {
         "network": {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.optim.SGD", "params": []}]}
     },
-    "a partial": {"network": {"_target_": "torch.nn.Linear", "_partial_": True, "in_features": 1, "out_features": 1}},
-    "layers": {"network": {"layers": ["Flatten", CALL]}},
-    "named layers": {"network": {"layers": {"flatten": "Flatten", "body": {"inner": [CALL]}}}},
-    "a layer in Repeat": {"network": {"layers": ["Flatten", {"Repeat": {"times": 2, "layers": [CALL]}}]}},
-    "a layer in Residual": {"network": {"layers": ["Flatten", {"Residual": [CALL]}]}},
-    "a layer's argument": {
+    "network._partial_ is True; only an argument takes it": {
+        "network": {"_target_": "torch.nn.Linear", "_partial_": True, "in_features": 1, "out_features": 1}
+    },
+    "network.layers.1._target_ is 'os.system'": {"network": {"layers": ["Flatten", CALL]}},
+    "network.layers.body.inner.0._target_ is 'os.system'": {
+        "network": {"layers": {"flatten": "Flatten", "body": {"inner": [CALL]}}}
+    },
+    "network.layers.1.Repeat.layers.0._target_ is 'os.system'": {
+        "network": {"layers": ["Flatten", {"Repeat": {"times": 2, "layers": [CALL]}}]}
+    },
+    "network.layers.1.Residual.0._target_ is 'os.system'": {"network": {"layers": ["Flatten", {"Residual": [CALL]}]}},
+    "network.layers.1.in_features._target_ is 'torch.load'": {
         "network": {"layers": ["Flatten", {"_target_": "torch.nn.Linear", "in_features": LOAD, "out_features": 10}]}
     },
-    "a late interpolation": {
+    "network.layers.1.out_features is '${oc.create:{_target_: os.abort}}'; what is called": {
         "network": {
             "layers": [
                 "Flatten",
@@ -130,15 +141,19 @@ PLACES: dict[str, dict[str, Any]] = {
             ]
         }
     },
-    "loss": {"loss": CALL},
-    "loss, a network's builder": {"loss": {"_target_": "torchvision.models.resnet18"}},
-    "loss.weight": {"loss": {"_target_": "torch.nn.CrossEntropyLoss", "weight": LOAD}},
-    "optimizer": {"optimizer": CALL},
-    "optimizer, a module": {"optimizer": {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}},
-    "optimizer.lr": {"optimizer": {"_target_": "torch.optim.Adam", "lr": LOAD}},
-    "optimizer.betas": {"optimizer": {"_target_": "torch.optim.Adam", "betas": [CALL, 0.9]}},
-    "scheduler": {"scheduler": CALL | {"interval": "epoch", "warmup_steps": 0}},
-    "scheduler.lr_lambda": {
+    "loss._target_ is 'os.system'": {"loss": CALL},
+    "loss._target_ is 'torchvision.models.resnet18', a function; here it takes a class": {
+        "loss": {"_target_": "torchvision.models.resnet18"}
+    },
+    "loss.weight._target_ is 'torch.load'": {"loss": {"_target_": "torch.nn.CrossEntropyLoss", "weight": LOAD}},
+    "optimizer._target_ is 'os.system'": {"optimizer": CALL},
+    "optimizer._target_ is 'torch.nn.Linear'; it takes a subclass of Optimizer": {
+        "optimizer": {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}
+    },
+    "optimizer.lr._target_ is 'torch.load'": {"optimizer": {"_target_": "torch.optim.Adam", "lr": LOAD}},
+    "optimizer.betas.0._target_ is 'os.system'": {"optimizer": {"_target_": "torch.optim.Adam", "betas": [CALL, 0.9]}},
+    "scheduler._target_ is 'os.system'": {"scheduler": CALL | {"interval": "epoch", "warmup_steps": 0}},
+    "scheduler.lr_lambda._target_ is 'builtins.eval'": {
         "scheduler": {
             "_target_": "torch.optim.lr_scheduler.LambdaLR",
             "lr_lambda": {"_target_": "builtins.eval", "_partial_": True},
@@ -146,27 +161,37 @@ PLACES: dict[str, dict[str, Any]] = {
             "warmup_steps": 0,
         }
     },
-    "a whitelist of its own": {
+    "network._target_whitelist_: there is no such key": {
         "network": {"_target_": "torch.nn.Linear", "_target_whitelist_": ["os"], "in_features": 1, "out_features": 1}
     },
-    "data": {"data": CALL},
-    "data.source": {"data": {"source": CALL}},
-    "data.source, a data set": {"data": {"source": {"_target_": "torchvision.datasets.FakeData"}}},
-    "data.source, another function": {"data": {"source": {"_target_": "lamella.data.images.image_pixels"}}},
-    "data.augment": {"data": {"augment": CALL}},
-    "trainer": {"trainer": CALL},
-    "trainer.callbacks": {"trainer": {"callbacks": [CALL]}},
-    "trainer.callbacks, a module": {"trainer": {"callbacks": [{"_target_": "torch.nn.ReLU"}]}},
-    "trainer.callbacks, within": {
+    "data._target_ is 'os.system'": {"data": CALL},
+    "data.source._target_ is 'os.system'": {"data": {"source": CALL}},
+    "data.source._target_ is 'torchvision.datasets.FakeData'; it takes a subclass of Splits or Augment": {
+        "data": {"source": {"_target_": "torchvision.datasets.FakeData"}}
+    },
+    "data.source._target_ is 'lamella.data.images.image_pixels', a function; here it takes a class": {
+        "data": {"source": {"_target_": "lamella.data.images.image_pixels"}}
+    },
+    "data.augment._target_ is 'os.system'": {"data": {"augment": CALL}},
+    "trainer._target_ is 'os.system'": {"trainer": CALL},
+    "trainer.callbacks.0._target_ is 'os.system'": {"trainer": {"callbacks": [CALL]}},
+    "trainer.callbacks.0._target_ is 'torch.nn.ReLU'; it takes a subclass of Callback": {
+        "trainer": {"callbacks": [{"_target_": "torch.nn.ReLU"}]}
+    },
+    "trainer.callbacks.0.setup._target_ is 'os.system'": {
         "trainer": {"callbacks": [{"_target_": "pytorch_lightning.callbacks.LambdaCallback", "setup": CALL}]}
     },
-    "trainer.logger": {"trainer": {"logger": [CALL]}},
-    "trainer.logger, a callback": {"trainer": {"logger": [{"_target_": "pytorch_lightning.callbacks.Timer"}]}},
-    "trainer.profiler": {"trainer": {"profiler": CALL}},
-    "trainer.strategy": {"trainer": {"strategy": CALL}},
-    "trainer.plugins": {"trainer": {"plugins": [LOAD]}},
-    "visuals": {"visuals": {"mine": CALL}},
-    "visuals, a logger": {"visuals": {"mine": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "."}}},
+    "trainer.logger.0._target_ is 'os.system'": {"trainer": {"logger": [CALL]}},
+    "trainer.logger.0._target_ is 'pytorch_lightning.callbacks.Timer'; it takes a subclass of Logger": {
+        "trainer": {"logger": [{"_target_": "pytorch_lightning.callbacks.Timer"}]}
+    },
+    "trainer.profiler._target_ is 'os.system'": {"trainer": {"profiler": CALL}},
+    "trainer.strategy._target_ is 'os.system'": {"trainer": {"strategy": CALL}},
+    "trainer.plugins.0._target_ is 'torch.load'": {"trainer": {"plugins": [LOAD]}},
+    "visuals.mine._target_ is 'os.system'": {"visuals": {"mine": CALL}},
+    "visuals.mine._target_ is 'pytorch_lightning.loggers.CSVLogger'; it takes a subclass of Callback": {
+        "visuals": {"mine": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "."}}
+    },
 }
 HYDRA: dict[str, dict[str, Any]] = {
     "callbacks": {"callbacks": {"mine": CALL}},
@@ -234,16 +259,15 @@ def test_targets_of_a_network(lamella: Lamella, target: Any) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_places(lamella: Lamella, place: str) -> None:
-    """A group of a project's own, as `conf/GROUP/own.yaml`."""
+    """The place is named, and what is wrong there, where a project has a group of its own."""
     [(group, node)] = PLACES[place].items()
     base = yaml.safe_load(lamella("train", "--cfg", "job").out)[group]
     whole = node if "layers" in node else {**base, **node}
     Path("conf", group).mkdir()
     Path("conf", group, "own.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
     message = refused(lamella("train", f"{group}=own"))
-    assert re.search(
-        r"_target_ is |_partial_ is |_target_whitelist_: there is no such key|what is called takes values", message
-    )
+    assert message.startswith(f"error: {place}")
+    assert message.endswith(f"\n  from conf/{group}/own.yaml\n")
     assert not Path("outputs").exists()
 
 
@@ -388,11 +412,12 @@ def saved(content: Any) -> bytes:
     return signed(buffer.getvalue())
 
 
-CHECKPOINTS = {
+CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a pickle": (lambda: pickle.dumps(Payload()), "it has no checksum at its end"),
     "a pickle with a checksum": (lambda: signed(pickle.dumps(Payload())), "this is not a checkpoint: "),
     "a pickle in an archive": (lambda: zipped(pickle.dumps(Payload())), "this is not a checkpoint: "),
-    "a payload among the weights": (lambda: saved({"state_dict": {"network.2.weight": Payload()}}), "not a checkpoint: "),
+    "a payload among the weights": (lambda: saved({"state_dict": {"network.2.weight": Payload()}}),
+                                   "this is not a checkpoint: "),
     "a whole module": (lambda: saved({"state_dict": torch.nn.Linear(1, 1)}), "this is not a checkpoint: "),
     "an import": (lambda: zipped(b"cevil\nNet\n."), "this is not a checkpoint: "),
     "a call of getattr": (lambda: zipped(b"cbuiltins\ngetattr\n(cos\nsystem\nS'x'\ntR."), "this is not a checkpoint: "),
@@ -569,23 +594,60 @@ def test_a_record_writes_no_codes_to_the_terminal(lamella: Lamella, stranger: Pa
         assert "\x1b" not in result.out
 
 
-def test_a_hydra_whose_loader_is_not_replaced_is_refused(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a version of Hydra that finds the class of its config loader elsewhere."""
-    monkeypatch.setattr(guard, "composing_with", lambda loader: nullcontext())
-    for arguments in ([], ["-m", "seed=1,2"], ["-m", "hydra/sweeper=optuna", "seed=choice(1,2)"]):
-        assert "composed a config that Lamella could not check" in refused(lamella("train", *arguments))
+@pytest.fixture
+def hostile_callback(lamella: Lamella) -> str:
+    """Return an override by which Hydra would call code in the working directory, which then writes the file `ran`."""
+    Path("hostile.py").write_text(
+        "from pathlib import Path\n\nclass Evil:\n    def __init__(self):\n        Path('ran').touch()\n"
+    )
+    sys.path.insert(0, str(Path.cwd()))
+    return "+hydra.callbacks.x._target_=hostile.Evil"
+
+
+UNCHECKED = "composed a config that Lamella could not check"
+
+
+def test_a_callback_would_run_without_the_guard(hostile_callback: str) -> None:
+    """Hold the test itself: without the guard, the callback writes its file."""
+    getattr(hydra_main, hydra_internals.CALLBACKS)(
+        OmegaConf.create({"hydra": {"callbacks": {"x": {"_target_": "hostile.Evil"}}}})
+    )
+    assert Path("ran").exists()
+
+
+def test_a_version_of_hydra_that_was_not_tried_is_refused(
+    lamella: Lamella, monkeypatch: pytest.MonkeyPatch, hostile_callback: str
+) -> None:
+    monkeypatch.setattr(hydra, "__version__", "1.4.0")
+    for arguments in ([], [hostile_callback], ["-m", "seed=1,2", hostile_callback]):
+        assert f"Hydra 1.4.0 {UNCHECKED}" in refused(lamella("train", *arguments))
     assert not Path("outputs").exists()
+    assert not Path("ran").exists()
+
+
+def test_a_hydra_whose_loader_is_not_replaced_is_refused(
+    lamella: Lamella, monkeypatch: pytest.MonkeyPatch, hostile_callback: str
+) -> None:
+    """As in a version of Hydra that finds the class of its config loader elsewhere."""
+    monkeypatch.setattr(hydra_main, "Elsewhere", None, raising=False)
+    monkeypatch.setattr(hydra_internals, "LOADER", "Elsewhere")
+    searched = ["-m", "hydra/sweeper=optuna", "seed=choice(1,2)"]
+    for arguments in ([], ["-m", "seed=1,2"], searched, [hostile_callback], [*searched, hostile_callback]):
+        assert UNCHECKED in refused(lamella("train", *arguments))
+    assert not Path("outputs").exists()
+    assert not Path("ran").exists()
 
 
 @pytest.mark.parametrize("method", ["load_configuration", "_process_config_searchpath"])
 def test_a_hydra_that_does_not_call_the_guard_is_refused(
-    lamella: Lamella, monkeypatch: pytest.MonkeyPatch, method: str
+    lamella: Lamella, monkeypatch: pytest.MonkeyPatch, method: str, hostile_callback: str
 ) -> None:
     """As Hydra 1.4 will do, whose main program composes without `load_configuration`."""
     monkeypatch.delattr(hydra_internals.CheckingConfigLoader, method)
-    for arguments in ([], ["-m", "seed=1,2"]):
-        assert "composed a config that Lamella could not check" in refused(lamella("train", *arguments))
+    for arguments in ([], ["-m", "seed=1,2"], [hostile_callback], ["-m", "seed=1,2", hostile_callback]):
+        assert UNCHECKED in refused(lamella("train", *arguments))
     assert not Path("outputs").exists()
+    assert not Path("ran").exists()
 
 
 def test_the_guard_raises_for_a_config_that_it_has_not_checked() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import kill
 import programs
@@ -26,8 +27,8 @@ SWEEP = Path("outputs/default/s")
 PLAIN = ("visuals=none", "sweep.name=s")  # what is drawn has its own tests
 
 
-def record(path: Path) -> dict[str, object]:
-    fields: dict[str, object] = json.loads((path / "run.json").read_text())
+def record(path: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((path / "run.json").read_text())
     return fields
 
 
@@ -100,7 +101,7 @@ def test_what_is_edited_later_changes_nothing_that_is_planned(lamella: Lamella) 
     shutil.rmtree(SWEEP / members()[0])
     mine.write_text("_target_: torch.optim.SGD\nlr: 0.5\n")
     result = lamella(*line)
-    assert "conf/ has changed since this sweep was planned; the plan counts" in result.out
+    assert "conf/ has changed since this sweep was planned; the sweep keeps its planned configs" in result.out
     shutil.rmtree(SWEEP / members()[1])
     Path("conf/network/broken.yaml").write_text("layers: [Nonsense]\n")
     assert lamella("resume", str(SWEEP)).status == 0
@@ -142,7 +143,7 @@ def test_pairs(lamella: Lamella) -> None:
     assert pairs == [(0.1, 32), (0.1, 32), (0.01, 64), (0.01, 64)]
 
 
-def plan(sweep: Path = SWEEP) -> list[dict[str, dict[str, object]]]:
+def plan(sweep: Path = SWEEP) -> list[dict[str, dict[str, Any]]]:
     return [json.loads(line)["config"] for line in (sweep / "plan.jsonl").read_text().splitlines()]
 
 
@@ -209,7 +210,7 @@ def test_a_directory_that_is_something_else_is_let_be(lamella: Lamella, run: Pat
     before = contents(run)
     result = lamella("train", "-m", "seed=0,1", *SHORT, f"sweep.name={run.name}")
     assert result.status == 2
-    assert f"error: {run} is there, and is no sweep of this kind; choose another sweep.name" in result.err
+    assert f"error: {run} exists and is not a sweep; choose another sweep.name" in result.err
     assert contents(run) == before
 
 
@@ -288,7 +289,11 @@ def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Pa
         # In the middle of the members; later, in the middle of those that go on.
         enough = epochs(other / SWEEP) + 4
         process = Program(other, *start)
-        wait_until(lambda enough=enough: epochs(other / SWEEP) >= enough, 60, process)
+
+        def advanced(enough: int = enough) -> bool:
+            return epochs(other / SWEEP) >= enough
+
+        wait_until(advanced, 60, process)
         process.send_signal(number)
         assert process.wait(60) == 128 + number
         states = [record(other / SWEEP / name)["status"] for name in members(other / SWEEP)]
@@ -330,8 +335,8 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     assert rows[0] == rows[1]
 
 
-def leaderboard(sweep: Path = SWEEP) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = json.loads((sweep / "leaderboard.json").read_text())["rows"]
+def leaderboard(sweep: Path = SWEEP) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((sweep / "leaderboard.json").read_text())["rows"]
     return rows
 
 
@@ -358,7 +363,7 @@ def test_jobs_of_two_processes(tmp_path: Path) -> None:
     programs.run(tmp_path, *line, *workers, "data.drop_last=true", "optimizer=sgd", "sweep.name=s")
     one, two = (record(tmp_path / SWEEP / name)["metrics"] for name in members(tmp_path / SWEEP))
     for name in ("train/loss", "val/loss", "test/loss"):
-        assert one[name] == pytest.approx(two[name], rel=1e-4)  # type: ignore[index]
+        assert one[name] == pytest.approx(two[name], rel=1e-4)
 
 
 def test_what_jobs_import_is_imported_once(tmp_path: Path) -> None:
@@ -394,13 +399,13 @@ def test_the_leaderboard(lamella: Lamella) -> None:
     assert scores == sorted(scores, reverse=True)
     for row in rows:
         pattern = f"network={row['network']},optimizer.lr={row['optimizer.lr']},seed=*"
-        values = [record(path)["metrics"]["val/accuracy"] for path in SWEEP.glob(pattern)]  # type: ignore[index]
+        values = [record(path)["metrics"]["val/accuracy"] for path in SWEEP.glob(pattern)]
         assert len(values) == 3
         mean = sum(values) / 3
         assert row["val/accuracy"] == pytest.approx(mean)
         spread = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
         assert row["val/accuracy std"] == pytest.approx(spread)
-        best = record(Path(str(row["directory"])))["metrics"]["val/accuracy"]  # type: ignore[index]
+        best = record(Path(str(row["directory"])))["metrics"]["val/accuracy"]
         assert best == max(values)
     with (SWEEP / "leaderboard.csv").open() as file:
         table = list(csv.DictReader(file))
@@ -466,10 +471,11 @@ GOOD = {
     "threads": None,
     "max_failures": None,
 }
+WRONG: list[dict[str, object]] = [{"search": {}}, {"search": 3}, {"pruned": 3}, {"swept": [1]}]
 DAMAGE = {
     "sweep.json": [
         *("{", "[]", '{"format": 2}', '{"format": 1}'),
-        *(json.dumps(GOOD | wrong) for wrong in ({"search": {}}, {"search": 3}, {"pruned": 3}, {"swept": [1]})),
+        *(json.dumps(GOOD | wrong) for wrong in WRONG),
     ],
     "plan.jsonl": [
         "{}\n",
@@ -629,6 +635,6 @@ def test_links_and_strange_files_in_a_planned_directory_are_let_be(lamella: Lame
     result = lamella("resume", str(SWEEP))
     assert result.status == 1
     assert "is a link; a run is made where its sweep is" in result.out
-    assert "is there without a run.json; put it elsewhere" in result.out
+    assert "exists, but its directory has no run.json; move it away" in result.out
     assert Path("elsewhere/mine").read_text() == "kept"
     assert (SWEEP / second / "checkpoints/best.ckpt").exists()

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from lamella.data import Data, Samples, Splits, digits
 from lamella.training.metrics import metric_for
-from lamella.training.scheduler import Schedule
+from lamella.training.scheduler import Schedule, Scheduler
 from lamella.training.task import NonFiniteLoss, Task
 
 
-def constant(optimizer: torch.optim.Optimizer, length: int) -> Any:
+def constant(optimizer: torch.optim.Optimizer, length: int | None) -> Scheduler:
     return torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
 
 
@@ -55,6 +55,7 @@ def linear(loss: nn.Module, schedule: Schedule | None = None, metric: str = "acc
 
 def everything(task: Task, samples: Samples, data: Data) -> tuple[Tensor, Tensor]:
     assert isinstance(samples.inputs, Tensor)
+    assert data.normalize is not None
     with torch.no_grad():
         return task.eval().network(data.normalize(samples.inputs)), samples.targets
 
@@ -106,7 +107,8 @@ def test_numbers_to_be_met_are_judged_by_their_distance(tmp_path: Path) -> None:
 
 
 def test_a_schedule_by_steps_spans_the_run(tmp_path: Path) -> None:
-    def cosine(optimizer: torch.optim.Optimizer, length: int) -> Any:
+    def cosine(optimizer: torch.optim.Optimizer, length: int | None) -> Scheduler:
+        assert length is not None
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, length)
 
     data, task = served(), linear(nn.CrossEntropyLoss(), Schedule(cosine, "step"))
@@ -118,7 +120,7 @@ def test_a_schedule_by_steps_spans_the_run(tmp_path: Path) -> None:
 
 
 def test_a_schedule_by_epochs_changes_between_them(tmp_path: Path) -> None:
-    def halve(optimizer: torch.optim.Optimizer, length: int) -> Any:
+    def halve(optimizer: torch.optim.Optimizer, length: int | None) -> Scheduler:
         return torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
 
     data, task = served(), linear(nn.CrossEntropyLoss(), Schedule(halve))
@@ -128,7 +130,7 @@ def test_a_schedule_by_epochs_changes_between_them(tmp_path: Path) -> None:
 
 
 def test_plateau_lowers_the_rate_when_validation_stops_improving(tmp_path: Path) -> None:
-    def plateau(optimizer: torch.optim.Optimizer, length: int) -> Any:
+    def plateau(optimizer: torch.optim.Optimizer, length: int | None) -> Scheduler:
         return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=0, threshold=1e9)
 
     data, task = served(), linear(nn.CrossEntropyLoss(), Schedule(plateau))
@@ -163,9 +165,10 @@ def test_the_loss_of_an_epoch_counts_classes_by_their_weights(tmp_path: Path) ->
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    source = digits()
+    train_samples = digits().train
+    assert isinstance(train_samples.inputs, Tensor)
     val = Samples(torch.full((10, 1, 28, 28), float("inf")), torch.zeros(10, dtype=torch.int64))
-    floats = Samples(source.train.inputs / 255, source.train.targets)  # type: ignore[operator]
+    floats = Samples(train_samples.inputs / 255, train_samples.targets)
     with pytest.raises(
         NonFiniteLoss, match=r"the loss of the validation is nan after step 23; try a smaller optimizer"
     ):
@@ -199,10 +202,10 @@ def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
 
 def test_frozen_parameters_stay_as_they_are(tmp_path: Path) -> None:
     task = linear(nn.CrossEntropyLoss())
-    task.network[1].bias.requires_grad_(False)
-    before = task.network[1].bias.clone()
+    bias = task.network.get_parameter("1.bias").requires_grad_(False)
+    before = bias.clone()
     trainer, _ = train(task, served(), tmp_path)
-    assert torch.equal(task.network[1].bias, before)
+    assert torch.equal(task.network.get_parameter("1.bias"), before)
     assert sum(len(group["params"]) for group in trainer.optimizers[0].param_groups) == 1
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ QUICK = ("trainer.max_epochs=2", "device=cpu", "device.threads=1")
 
 
 def record(path: Path) -> dict[str, Any]:
-    return json.loads((path / "run.json").read_text())
+    fields: dict[str, Any] = json.loads((path / "run.json").read_text())
+    return fields
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -34,7 +36,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def weights(path: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return torch.load(path / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+    content = torch.load(path / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    state: dict[str, torch.Tensor] = content["state_dict"]
+    return state
 
 
 def run_directories() -> list[Path]:
@@ -111,7 +115,7 @@ def test_metrics_are_those_of_a_loop_written_by_hand(lamella: Lamella) -> None:
     batches = data.train_dataloader()
     torch.set_num_threads(1)
     for epoch in range(2):
-        batches.epoch = lambda epoch=epoch: epoch
+        batches.epoch = partial(int, epoch)
         losses = []
         for inputs, targets in batches:
             loss = loss_function(network(inputs), targets)

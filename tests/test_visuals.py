@@ -145,8 +145,12 @@ def test_hparams_hold_what_was_set_and_the_best_metrics(lamella: Lamella) -> Non
 
 def test_the_confusion_matrix_counts_the_validation(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[torch.Tensor] = []
-    draw = confusion_picture
-    monkeypatch.setattr(classes, "confusion_picture", lambda matrix, names: drawn.append(matrix) or draw(matrix, names))
+
+    def draw(matrix: torch.Tensor, names: list[str]) -> object:
+        drawn.append(matrix)
+        return confusion_picture(matrix, names)
+
+    monkeypatch.setattr(classes, "confusion_picture", draw)
     path, _ = trained(lamella, "network=linear")
     line = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
     assert int(drawn[-1].sum()) == 144
@@ -200,6 +204,7 @@ def test_pixels_are_those_before_normalisation(lamella: Lamella) -> None:
     config = yaml.safe_load(lamella("train", "--cfg", "job", "--resolve").out)
     data = build_experiment(config).data
     inputs, _ = next(iter(data.val_dataloader()))
+    assert isinstance(data.val.inputs, torch.Tensor)
     torch.testing.assert_close(data.pixels(inputs) * 255, data.val.inputs[: len(inputs)].float())
 
 

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
     from lamella.experiment.model import Model
     from lamella.runs.listing import Runs
 

@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary.unlink(missing_ok=True)  # it may be a link
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -29,11 +29,6 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, errors="surrogateescape")  # names of files may be no valid text
 
 
-def sync_directory(directory: Path) -> None:
-    """Write the entries of a directory to the disk, so that new and renamed files survive a power cut."""
-    _sync(directory)
-
-
 def replace_link(source: Path, path: Path) -> None:
     """Make `path` a hard link to `source`, in place of a file that it may have named before."""
     temporary = path.with_name(f".{path.name}")
@@ -43,8 +38,11 @@ def replace_link(source: Path, path: Path) -> None:
     temporary.unlink(missing_ok=True)  # os.replace does nothing where both names are links to one file
 
 
-def _sync(path: Path) -> None:
-    """Write a file or the entries of a directory to the disk."""
+def sync(path: Path) -> None:
+    """Write a file, or the entries of a directory, to the disk.
+
+    A new or renamed file survives a power cut only after its directory is synced.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -186,7 +186,8 @@ def restore_callback_metrics(trainer: pl.Trainer, metrics: Mapping[str, float]) 
 def datamodule_key(datamodule: type[pl.LightningDataModule]) -> str:
     """Return the key under which Lightning saves the state of a datamodule in a checkpoint: the name of its class.
 
-    The rule is Lightning's. With another one, resuming is refused because the samples cannot be compared.
+    The rule is Lightning's. If Lightning used another key, Lamella could not compare the samples and would refuse to
+    resume the run.
     """
     return datamodule.__qualname__
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 
+from lamella.config.moved_targets import with_present_names
 from lamella.config.values import Config, walk
 from lamella.errors import RequestError
 from lamella.runs.charts import plot_curves
@@ -73,7 +74,7 @@ def _settings(config: Config, record: RunRecord) -> Iterator[tuple[str, object]]
     """
     yield from record["choices"].items()
     whole = set[str]()  # the keys of lists of plain values
-    for key, value in walk(config):
+    for key, value in walk(with_present_names(config)):
         if key in record["reads"] or key.rpartition(".")[0] in whole:
             continue
         if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):

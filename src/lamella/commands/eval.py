@@ -40,12 +40,12 @@ def main(arguments: list[str]) -> int:
     if note := unfinished_note(record):
         print(note, file=sys.stderr)
 
-    from lamella.experiment.build import build_experiment
+    from lamella.experiment.build import prepare_experiment
     from lamella.experiment.evaluation import evaluate
     from lamella.lightning_internals import datamodule_key
     from lamella.runs.checkpoints import find_checkpoint, read_checkpoint, restore_weights
 
-    experiment = build_experiment(config)
+    experiment = prepare_experiment(config)
     file = find_checkpoint(options.run, options.checkpoint)
     restore_weights(experiment.task, file)
     print(f"Using {experiment.device.accelerator} device")

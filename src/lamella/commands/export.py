@@ -44,16 +44,16 @@ def main(arguments: list[str]) -> int:
     out: Path = options.out or options.run / f"network.{options.format}"
     _check_out(out, options.format)
 
-    from lamella.experiment.build import build_experiment
+    from lamella.experiment.build import prepare_experiment
     from lamella.runs.checkpoints import find_checkpoint, restore_weights
 
-    experiment = build_experiment(config)
+    experiment = prepare_experiment(config)
     restore_weights(experiment.task, find_checkpoint(options.run, options.checkpoint))
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder:
         try:
             differences = _write_and_compare(experiment, config, options.format, Path(folder) / out.name)
         except ImportError as error:
-            raise RequestError(f"--format {options.format} takes {error.name}; pip install lamella[export]") from error
+            raise RequestError(f"--format {options.format} needs {error.name}; pip install lamella[export]") from error
         except RuntimeError as error:
             print(f"error: this network cannot be exported as {options.format}: {error}", file=sys.stderr)
             return 1
@@ -89,7 +89,7 @@ def _check_out(out: Path, name: str) -> None:
         problem = "this is a directory" if out.is_dir() else f"there is no directory {out.parent}"
         raise RequestError(f"--out {out}: {problem}")
     if out.suffix != f".{name}":
-        raise RequestError(f"--out {out}: its ending says the format, here .{name}")
+        raise RequestError(f"--out {out}: the name must end in .{name}")
 
 
 def _write_and_compare(experiment: "Experiment", config: Config, name: str, file: Path) -> "Tensor":

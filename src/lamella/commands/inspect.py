@@ -41,9 +41,9 @@ def main(arguments: list[str]) -> int:
     reports: list[str] = []
 
     def inspect(job: ComposedConfig) -> int:
-        from lamella.experiment.build import build_experiment
+        from lamella.experiment.build import prepare_experiment
 
-        reports.append(_report(build_experiment(job.config, job.references), options))
+        reports.append(_report(prepare_experiment(job.config, job.references), options))
         return 0
 
     status = compose_and_call(inspect, options.given)
@@ -80,13 +80,13 @@ def _run_directory(given: list[str]) -> Path | None:
 
 def _trained_experiment(run: Path, checkpoint: str) -> "Experiment":
     """Return the experiment of a run with the weights of its checkpoint. Raises RequestError."""
-    from lamella.experiment.build import build_experiment
+    from lamella.experiment.build import prepare_experiment
     from lamella.runs.checkpoints import find_checkpoint, restore_weights
 
     record, config = read_run(run)
     if note := unfinished_note(record):
         print(note, file=sys.stderr)
-    experiment = build_experiment(config_for_testing(record, config, []))
+    experiment = prepare_experiment(config_for_testing(record, config, []))
     restore_weights(experiment.task, find_checkpoint(run, checkpoint))
     return experiment
 
@@ -95,7 +95,6 @@ def _report(experiment: "Experiment", options: argparse.Namespace) -> str:
     """Return the text of the sections that the options ask for, or all sections as JSON."""
     import torch
 
-    experiment.device.configure_process()
     torch.set_printoptions(threshold=60, edgeitems=3, linewidth=80)  # type: ignore[no-untyped-call]
     sections = dict(_sections(experiment, options))
     if options.json:
@@ -130,9 +129,12 @@ def _batch_sections(
     experiment: "Experiment", inputs: "Tensor", targets: "Tensor", options: argparse.Namespace
 ) -> "Iterator[tuple[str, Section]]":
     """Yield the sections for which a batch is run through the network."""
+    import torch
+
     from lamella.commands import inspect_sections as sections
     from lamella.inspection.autograd_graph import draw_graph, graph_nodes
     from lamella.inspection.gradients import backward
+    from lamella.seeds import reseed
 
     network = experiment.task.network
     yield "batch", sections.batch_section(network, experiment.loss, experiment.data.classes, inputs, targets)
@@ -142,7 +144,9 @@ def _batch_sections(
         yield "activations", sections.activations_section(network, inputs)
     if not (options.gradients or options.graph or options.json):
         return
-    passed = backward(experiment.task, inputs, targets)
+    with torch.random.fork_rng():
+        reseed(experiment.seed, inputs.device)  # dropout draws the same numbers each time
+        passed = backward(experiment.task, inputs, targets)
     if options.gradients or options.json:
         yield "gradients", sections.gradients_section(experiment.task, inputs, targets, passed)
     graph = graph_nodes(passed.loss, passed.parameters)

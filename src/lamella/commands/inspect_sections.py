@@ -40,7 +40,7 @@ def layers_section(layers: list[LayerRow], network: nn.Module, batch: int) -> Se
         layer_table(layers, batch, max(80, shutil.get_terminal_size().columns)),
         _wrapped(
             f"mult-adds (multiplications with an addition) are of one sample; weights {format_size(weights)}; "
-            f"what all layers give for a batch {format_size(4 * batch * values)}"
+            f"the outputs of all layers for a batch take {format_size(4 * batch * values)}"
         ),
     ]
     frozen = {name: value.numel() for name, value in network.named_parameters() if not value.requires_grad}
@@ -51,7 +51,7 @@ def layers_section(layers: list[LayerRow], network: nn.Module, batch: int) -> Se
 
 def left_out_section(reason: str) -> Section:
     """Say why no batch is run through the network."""
-    return Section(reason, _wrapped(f"The batch, and what it would be run for, is left out: {reason}"))
+    return Section(reason, _wrapped(f"No batch is run through the network: {reason}"))
 
 
 def batch_section(

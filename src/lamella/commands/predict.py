@@ -83,7 +83,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if options.top < 1:
         raise RequestError(f"--top is {options.top}; it takes 1 or more")
     if options.out and options.out.suffix not in FORMATS:
-        raise RequestError(f"--out {options.out}: its ending says the format: .csv, .json or .jsonl")
+        raise RequestError(f"--out {options.out}: the name must end in .csv, .json or .jsonl")
     if options.out and not options.out.absolute().parent.is_dir():
         raise RequestError(f"--out {options.out}: there is no directory {options.out.parent}")
     if options.out:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamella.config.moved_targets import present_name
 from lamella.config.overrides import apply_overrides
 from lamella.config.values import Config, walk
 from lamella.distributed import rank
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MOVED = ("data.root", "data.source.root")  # the keys that may change: where the data is now
 MEASURED = ("seconds", "samples_per_second")  # times, which are never the same
 CHECKPOINTS = ("best", "last")
+PRUNING = "lamella.sweeps.search.pruning.Pruning"
 
 
 def main(arguments: list[str]) -> int:
@@ -61,20 +63,22 @@ def main(arguments: list[str]) -> int:
         compared = "the weights of best.ckpt and last.ckpt, and " if finished else ""
         print(f"\nreproduced: {compared}every metric of {len(epochs)} epochs, bit for bit those of {path}")
         return 0
-    print(f"\nNOT reproduced; what differs, the first and the last of {len(differences)}:")
+    count = len(differences)
+    shown = "the only difference" if count == 1 else f"the first and the last of {count} differences"
+    print(f"\nNOT reproduced; {shown}:")
     print(*(f"  {printable(line)}" for line in dict.fromkeys((differences[0], differences[-1]))), sep="\n")
     causes = [printable(line) for line in _possible_causes(path, record, new_path, new_record)]
-    print("and in what it ran in:", *(causes or ["nothing that is recorded"]), sep="\n  ")
+    print("differences between the two environments:", *(causes or ["none is recorded"]), sep="\n  ")
     return 1
 
 
 def _train_again(path: Path, record: RunRecord, config: Config) -> tuple[int, Path, RunRecord]:
     """Train the run in `path` again, and return the exit status, the new directory and the new record."""
-    from lamella.experiment.build import build_experiment
+    from lamella.experiment.build import prepare_experiment
     from lamella.experiment.session import create_run, train_run
 
     config = _as_on_the_first_machine(record, config)
-    experiment = build_experiment(config)
+    experiment = prepare_experiment(config)
     make_directory = partial(claim_directory, OUTPUTS / experiment.name, path.resolve().name)
     reads, choices = record["reads"], record["choices"]
     run = create_run(experiment, make_directory, config, record["overrides"], reads, choices, reproduces=str(path))
@@ -92,7 +96,7 @@ def _as_on_the_first_machine(record: RunRecord, config: Config) -> Config:
     # A trial that a search has ended early ends after the same epoch, without a study to ask.
     callbacks = [
         {**node, "epochs": record["epochs"]}
-        if isinstance(node, dict) and str(node.get("_target_")).endswith(".pruning.Pruning")
+        if isinstance(node, dict) and present_name(str(node.get("_target_"))) == PRUNING
         else node
         for node in config["trainer"].get("callbacks") or []
     ]

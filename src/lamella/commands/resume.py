@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lamella.config.launcher import is_local
 from lamella.errors import RequestError
-from lamella.experiment.resume import FREE, resume_run
+from lamella.experiment.resume import CHANGEABLE_KEYS, resume_run
 from lamella.runs.sweep_directory import Sweep, is_sweep
 from lamella.sweeps.launch.forkserver import warm_up
 
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     """Finish the run or the sweep in a directory, and return the exit status."""
     parser = argparse.ArgumentParser("lamella resume", description="Finish what was interrupted, in place.")
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of a run or of a sweep")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"one of {', '.join(FREE)}")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"one of {', '.join(CHANGEABLE_KEYS)}")
     options = parser.parse_args(arguments)
     path: Path = options.run
     if not (path / "run.json").exists() and is_sweep(path):

@@ -20,7 +20,7 @@ def train(job: ComposedConfig) -> int:
 
     Everything is built before the run directory is created, so that a wrong request leaves no directory behind.
     """
-    from lamella.experiment.build import build_experiment
+    from lamella.experiment.build import prepare_experiment
     from lamella.experiment.session import create_run, join_run, train_run
 
     if rank() > 0:
@@ -28,7 +28,7 @@ def train(job: ComposedConfig) -> int:
     if path := find_requeued_run(OUTPUTS / str(job.config.get("name")), job.overrides):
         print(f"the job was requeued: going on with {path}")
         return resume_run(path)
-    experiment = build_experiment(job.config, job.references)
+    experiment = prepare_experiment(job.config, job.references)
     make = partial(claim_directory, OUTPUTS / experiment.name, slug(job.overrides))
     return train_run(
         experiment, create_run(experiment, make, job.config, job.overrides, reads=job.reads, choices=job.choices)

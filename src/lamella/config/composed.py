@@ -22,8 +22,8 @@ class ComposedConfig:
     """A composed config, resolved to plain values.
 
     overrides: the overrides of the command line. references: the keys that an interpolation reads; an unknown key that
-    is not among them is a typing error. reads: by a key whose value is one interpolation, the key that it reads.
-    choices: the chosen option of each group.
+    is not among them is a typing error. reads: maps each key whose whole value is one interpolation to the key that it
+    interpolates. choices: the chosen option of each group.
     """
 
     config: Config
@@ -84,7 +84,7 @@ def resolve_config(config: DictConfig, overrides: list[str], choices: Mapping[st
         )
     chosen = {group: str(choices[group]) for group in (*GROUPS, "experiment") if choices.get(group)}
     plain = {str(key): value for key, value in resolved.items() if key != "sweep"}
-    return ComposedConfig(plain, overrides, _referenced_keys(config, choices), _whole_reads(config), chosen)
+    return ComposedConfig(plain, overrides, _referenced_keys(config, choices), _interpolated_keys(config), chosen)
 
 
 def _check_groups(config: DictConfig, choices: Mapping[str, object]) -> None:
@@ -110,8 +110,8 @@ def _referenced_keys(config: DictConfig, choices: Mapping[str, object]) -> froze
     return frozenset(re.sub(r"\[.*", "", name) for name in found)
 
 
-def _whole_reads(config: DictConfig) -> dict[str, str]:
-    """Return, by each key whose value is one interpolation and nothing else, the key that it reads."""
+def _interpolated_keys(config: DictConfig) -> dict[str, str]:
+    """Return a dict that maps each key whose whole value is one interpolation to the key that it interpolates."""
     values = walk(OmegaConf.to_container(config))
     matched = ((key, re.fullmatch(r"\$\{(\w[\w.]*)\}", value)) for key, value in values if isinstance(value, str))
     return {key: match[1] for key, match in matched if match}

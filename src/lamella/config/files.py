@@ -95,7 +95,10 @@ def _files_of(key: str, choices: Mapping[str, object]) -> Iterator[tuple[Path, s
 
 
 def _look_up(node: object, key: str) -> tuple[bool, object]:
-    """Return True if a file sets a key, and the value; that of the innermost parent where this is no mapping."""
+    """Return whether a config file sets the key, and its value.
+
+    If a parent of the key is a plain value, or a list that has no such item, return True and the parent.
+    """
     for number, part in enumerate(key.split(".") if key else []):
         if isinstance(node, dict) and part in node:
             node = node[part]

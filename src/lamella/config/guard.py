@@ -18,13 +18,13 @@ from lamella.errors import RequestError, nearest
 
 # Lamella's own sweepers, which plan a whole sweep before its first job starts.
 SWEEPERS = ("hydra_plugins.lamella_sweep.Grid", "hydra_plugins.lamella_sweep.Optuna")
-QUIET = {"version": 1, "root": None, "disable_existing_loggers": False}
+SILENT_LOGGING = {"version": 1, "root": None, "disable_existing_loggers": False}
 # Hydra calls what the first three name, sets the environment variables of the fourth, and makes the directories of the
 # others.
-FIXED: dict[str, object] = {
+REQUIRED_VALUES: dict[str, object] = {
     "callbacks": {},
-    "job_logging": QUIET,
-    "hydra_logging": QUIET,
+    "job_logging": SILENT_LOGGING,
+    "hydra_logging": SILENT_LOGGING,
     "job.env_set": {},
     "run.dir": ".",
     "sweep.dir": ".",
@@ -64,7 +64,7 @@ class GuardedConfigLoader(CheckingConfigLoader):
         """Raise RequestError if a key below `hydra` differs from what Lamella allows."""
         hydra = OmegaConf.to_container(config.hydra)  # not resolved: resolving alone could call something
         assert isinstance(hydra, dict)
-        for key, fixed in FIXED.items():
+        for key, fixed in REQUIRED_VALUES.items():
             value: object = hydra
             for part in key.split("."):
                 assert isinstance(value, dict)

@@ -163,16 +163,14 @@ def _list_and_mapping(error: ConfigTypeError, outer: str) -> RequestError:
         return RequestError(f"{' and '.join(lists) or 'a config file'} holds a list, where keys are expected")
     where = f"{path}: " if path else ""
     if not is_list:
-        return RequestError(
-            f"{where}{key} is a list, and a mapping cannot be laid over it;\n  write the whole list there"
-        )
+        return RequestError(f"{where}{key} is a list, and a mapping cannot replace it;\n  write the whole list there")
     advice = "write a mapping there too"
     if key.endswith("layers"):
         advice = (
             "a mapping merges with a mapping only; start from a network whose layers are a list, as network=linear, "
             "or put the list into a file of its own, conf/network/NAME.yaml"
         )
-    return RequestError(f"{where}{key} is a mapping of names, and a list cannot be laid over it;\n  {advice}")
+    return RequestError(f"{where}{key} is a mapping, and a list cannot replace it;\n  {advice}")
 
 
 def _config_named_in(message: str) -> Path | None:

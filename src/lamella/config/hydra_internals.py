@@ -1,13 +1,14 @@
 """The private names of Hydra and OmegaConf that Lamella uses, all in this file.
 
-Checked with Hydra 1.3.8 and OmegaConf 2.3. Where a later version lacks one of them, what protects the user stops with
-an error, and what only saves time or improves a message is left out.
+Checked with Hydra 1.3.8 and OmegaConf 2.3. If a later version lacks a name that a check needs, Lamella stops with an
+error. If only speed or a message needs the name, Lamella works without it.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import hydra
 from hydra._internal import hydra as hydra_main
@@ -20,6 +21,8 @@ from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, Node, OmegaConf
 
+TRIED_HYDRA = "1.3."  # the versions whose insides are known
+CALLBACKS = "Callbacks"  # the name by which Hydra's main program finds the class of its callbacks
 LOADER = "ConfigLoaderImpl"  # the name by which Hydra's main program finds the class of its config loader
 MERGE_OVERRIDES = "_apply_overrides_to_config"
 
@@ -27,12 +30,14 @@ MERGE_OVERRIDES = "_apply_overrides_to_config"
 class CheckingConfigLoader(ConfigLoaderImpl):
     """A config loader that checks each config before Hydra acts on it.
 
-    A subclass says what is checked. `checked` is True once the latest config has passed. The class overrides
+    A subclass says what is checked. `checked` is True once the latest config has passed, and `checked_config` is the
+    latest config that any loader of the class has checked. The class overrides
     `load_configuration` and `_process_config_searchpath` of Hydra's private ConfigLoaderImpl; if Hydra calls neither
     of them any more, `checked` stays False, and `lamella.config.guard.require_checked` raises an error.
     """
 
     checked = False
+    checked_config: ClassVar[DictConfig | None] = None
     _search_path_checked = False
 
     def check_search_path(self, sets_search_path: bool) -> None:
@@ -57,7 +62,7 @@ class CheckingConfigLoader(ConfigLoaderImpl):
         if not self._search_path_checked:
             raise RuntimeError(unchecked_message())
         self.check_config(config)
-        self.checked = True
+        self.checked, type(self).checked_config = True, config
         return config
 
     def _process_config_searchpath(
@@ -91,18 +96,29 @@ def unchecked_message() -> str:
 
 
 @contextmanager
-def composing_with(loader: type[ConfigLoaderImpl]) -> Iterator[None]:
-    """Let `hydra.main` compose configs with `loader` within the block.
+def composing_with(loader: type[CheckingConfigLoader]) -> Iterator[None]:
+    """Let `hydra.main` compose configs with `loader` within the block, and act only on configs that it has checked.
 
-    Replaces the class `hydra._internal.hydra.ConfigLoaderImpl`: Hydra composes a config and acts on it in one call, and
-    has no public place in between. Raises AttributeError if Hydra has no class of this name.
+    Replaces the classes `ConfigLoaderImpl` and `Callbacks` in `hydra._internal.hydra`: Hydra composes a config and acts
+    on it in one call, and has no public place in between. Callbacks are the first thing that Hydra makes of a config.
+    Raises RuntimeError for a version of Hydra that was not tried, before it has composed anything.
     """
-    original = getattr(hydra_main, LOADER)
+    if not hydra.__version__.startswith(TRIED_HYDRA):
+        raise RuntimeError(unchecked_message())
+
+    def checked_callbacks(config: DictConfig | None = None) -> Callbacks:
+        if config is not None and config is not loader.checked_config:
+            raise RuntimeError(unchecked_message())
+        return Callbacks(config)
+
+    originals = {name: getattr(hydra_main, name) for name in (LOADER, CALLBACKS)}
     setattr(hydra_main, LOADER, loader)
+    setattr(hydra_main, CALLBACKS, checked_callbacks)
     try:
         yield
     finally:
-        setattr(hydra_main, LOADER, original)
+        for name, original in originals.items():
+            setattr(hydra_main, name, original)
 
 
 def can_merge_overrides() -> bool:

@@ -70,8 +70,8 @@ def check_launcher(node: Config, given: Collection[str] = ()) -> None:
     for name in SHELL:
         if node.get(name) and name not in given:
             raise RequestError(
-                f"hydra.launcher.{name}: this is run by a shell, so it is taken from the command line alone;\n"
-                "  give the sweep's line with it",
+                f"hydra.launcher.{name}: a shell runs this value, so it must be on the command line;\n"
+                f"  enter the sweep's command again with hydra.launcher.{name}=…",
                 f"hydra.launcher.{name}",
             )
     for name in ("tasks_per_node", "nodes"):

@@ -13,19 +13,13 @@ from typing import Any
 
 from hydra.utils import instantiate as hydra_instantiate
 
+from lamella.config.moved_targets import present_name, with_present_names
 from lamella.config.project import allowed_targets, inside_run_directory
 from lamella.config.values import Config, walk
 from lamella.errors import RequestError, first_line, nearest
 from lamella.signatures import check_call, parameters
 
 ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
-# The present names of classes that a config recorded by an older version may name.
-MOVED = {
-    "lamella.layers.": "lamella.network.",
-    "lamella.pruning.": "lamella.sweeps.search.pruning.",
-    "lamella.visuals.Samples": "lamella.visuals.SampleImages",
-}
-
 # The keys with an underscore that Hydra gives a meaning and that a config may set.
 UNDERSCORED = ("_target_", "_args_", "_partial_", "_convert_", "_recursive_")
 
@@ -40,7 +34,7 @@ def resolve_target(path: object, key: str, kinds: Kinds, within: bool = False) -
     RequestError for what a config may not build, before it is imported, and for what does not exist.
     """
     own = allowed_targets()
-    path = _moved(path)
+    path = present_name(path) if isinstance(path, str) else path
     if not isinstance(path, str) or not re.fullmatch(r"[\w.]+", path) or not _is_below(path, (*ALLOWED, *own)):
         raise RequestError(_foreign_target(path, key, own), key)
     found = _import(path, key, own)
@@ -196,27 +190,12 @@ def _check_inside(value: object, key: str, inner: tuple[type, ...]) -> None:
             _check_inside(item, f"{key}.{number}", inner)
 
 
-def _moved(node: object) -> object:
-    """Return a node, or the path in a `_target_`, with the present names of classes that have moved."""
-    if isinstance(node, Mapping):
-        return {
-            name: _moved(value) if name == "_target_" or not isinstance(value, str) else value
-            for name, value in node.items()
-        }
-    if isinstance(node, list | tuple):
-        return [item if isinstance(item, str) else _moved(item) for item in node]
-    for old, new in MOVED.items():
-        if isinstance(node, str) and f"{node}.".startswith(f"{old.rstrip('.')}."):
-            return new + node.removeprefix(old)
-    return node
-
-
 def instantiate(node: Config, key: str, **supplied: object) -> Any:
     """Call what a checked node names, with the arguments in `supplied` too, and return the result.
 
     Raises RequestError with the key for whatever the call raises.
     """
-    moved = _moved(node)
+    moved = with_present_names(node)
     assert isinstance(moved, dict)
     try:
         # `supplied` is kept out of Hydra's hands, which would resolve interpolations in it, as in the name of a file.

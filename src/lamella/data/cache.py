@@ -85,7 +85,6 @@ def _write(images: ImageFiles, path: Path, count: int) -> None:
     for stale in FOLDER.glob(f".{path.name}.*"):  # left behind by a process that was killed
         stale.unlink()
     with replacing(path) as temporary, temporary.open("wb") as file:
-        os.posix_fallocate(
-            file.fileno(), 0, count
-        )  # a full disk is an error here, and would be a crash at a write to the mapped memory
+        # On a full disk, this call raises an error. Without it, a write to the mapped memory would crash the process.
+        os.posix_fallocate(file.fileno(), 0, count)
         images.load(torch.from_file(str(temporary), shared=True, size=count, dtype=torch.uint8))

@@ -32,7 +32,7 @@ class Batches:
     When the samples are shuffled, every batch is cut from one permutation, and each rank takes its share. Up to
     world - 1 samples of the last batch are left out, so that the shares are equal and the mean of the ranks' gradients
     is the gradient of the batch. When they are not shuffled, every sample is served once, on one of the ranks. All
-    ranks have the same number of batches, because they wait for each other in each.
+    ranks have the same number of batches, because they wait for each other in each batch.
     """
 
     def __init__(

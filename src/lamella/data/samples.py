@@ -10,11 +10,13 @@ from lamella.errors import RequestError
 
 
 class Inputs(Protocol):
-    """The inputs of samples. Indexing with a tensor (B,) gives a batch (B, …). A tensor has this interface too."""
+    """The inputs of samples. Indexing with a tensor (B,) gives a batch (B, …). A tensor has this interface too.
+
+    Inputs may have a method `take(indices)` that selects samples without reading them.
+    """
 
     def __len__(self) -> int: ...
     def __getitem__(self, indices: Tensor, /) -> Tensor: ...
-    def take(self, indices: Tensor, /) -> "Inputs": ...
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class Samples:
 
     def take(self, indices: Tensor) -> "Samples":
         """Return a selection of the samples. indices: int64."""
-        inputs = self.inputs[indices] if isinstance(self.inputs, Tensor) else self.inputs.take(indices)
-        return Samples(inputs, self.targets[indices])
+        inputs = self.inputs
+        if isinstance(inputs, Tensor) or not hasattr(inputs, "take"):
+            return Samples(inputs[indices], self.targets[indices])
+        return Samples(inputs.take(indices), self.targets[indices])
 
 
 @dataclass(frozen=True)

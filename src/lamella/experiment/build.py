@@ -29,9 +29,9 @@ from lamella.training.scheduler import Schedule, build_schedule, check_schedule
 from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
 
 T = TypeVar("T")
-ROOT = ("name", "seed", "monitor", *GROUPS)  # the keys at the root of a config
+ROOT_KEYS = ("name", "seed", "monitor", *GROUPS)  # the keys at the root of a config
 # The classes that the arguments of a group's object may be built from.
-INNER: dict[str, tuple[type, ...]] = {
+NESTED_CLASSES: dict[str, tuple[type, ...]] = {
     "data": (Splits, Augment),
     "network": (nn.Module,),
     "loss": (nn.Module,),
@@ -39,15 +39,32 @@ INNER: dict[str, tuple[type, ...]] = {
 }
 
 
-def build_experiment(config: Config, references: Collection[str] | None = None, data: Data | None = None) -> Experiment:
+def prepare_experiment(
+    config: Config, references: Collection[str] | None = None, data: Data | None = None
+) -> Experiment:
+    """Configure this process for the device of a config, and build what the run needs, as `build_experiment` does.
+
+    The number of threads is set before data are read and weights are drawn, because their bits may depend on it.
+    """
+    return build_experiment(config, references, data, Device.configure_process)
+
+
+def build_experiment(
+    config: Config,
+    references: Collection[str] | None = None,
+    data: Data | None = None,
+    use_device: Callable[[Device], None] = lambda device: None,
+) -> Experiment:
     """Build everything that a run needs from a resolved config. Raises RequestError for a config that cannot be run.
 
     references: the keys that interpolations read. A key that is no argument of its group's object, and that no
     interpolation reads, is an error. None leaves such keys unchecked, for a config that was composed earlier. data:
-    samples that have been read for another run, None to read them.
+    samples that have been read for another run, None to read them. use_device: called with the device before data are
+    read and weights are drawn.
     """
     builder = _Builder(config, references)
     device = Device.of(config["device"])
+    use_device(device)
     name, seed = builder.root()
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data()
     plan, freeze, loss = builder.network(data.shape), builder.freeze(), builder.loss()
@@ -104,9 +121,9 @@ class _Builder:
         for key in self.config:
             if key == "experiment":
                 raise RequestError("experiment: the file has to start with the line `# @package _global_`", key)
-            if key not in ROOT and not self.read(key):
-                raise RequestError(f"{key}: there is no such key; {nearest(key, ROOT)}", key)
-        for key in ROOT:
+            if key not in ROOT_KEYS and not self.read(key):
+                raise RequestError(f"{key}: there is no such key; {nearest(key, ROOT_KEYS)}", key)
+        for key in ROOT_KEYS:
             if key not in self.config:
                 raise RequestError(f"{key}: this key is missing, and a run needs it", key)
         name, seed = check_run_name(self.config["name"]), self.config["seed"]
@@ -151,7 +168,7 @@ class _Builder:
         """Return an entry of `network.layers` with a function that makes the module in place of each `_target_`."""
         if isinstance(entry, Mapping):
             if "_target_" in entry:
-                check_target(entry, key, nn.Module, inner=INNER["network"])
+                check_target(entry, key, nn.Module, inner=NESTED_CLASSES["network"])
                 return partial(instantiate, entry, key)
             return {name: self.layers(child, f"{key}.{name}") for name, child in entry.items()}
         if isinstance(entry, list):
@@ -216,7 +233,7 @@ class _Builder:
         for name in list(node):
             if name not in expected and not variadic and not str(name).startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]
-        check_target(node, group, base, supplied, INNER.get(group, ()))
+        check_target(node, group, base, supplied, NESTED_CLASSES.get(group, ()))
         return partial(instantiate, node, group)
 
     def read(self, key: str) -> bool:

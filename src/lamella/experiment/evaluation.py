@@ -18,10 +18,10 @@ from lamella.training.trainer import quiet_lightning
 class Evaluation:
     """The result of a test.
 
-    metrics: test/loss, and test/accuracy or test/mae. samples: their number. confusion: how often each class was
-    predicted for each true class (K, K); rows are true, columns predicted. None where the targets are no classes.
-    counts: the true positives, the predictions and the occurrences of each class or label (3, K). None where the
-    targets are numbers.
+    metrics: test/loss, and test/accuracy or test/mae. samples: the number of samples. confusion: how often each
+    class was predicted for each true class (K, K); rows are true, columns predicted. None where the targets are no
+    classes. counts: the true positives, the predictions and the occurrences of each class or label (3, K). None where
+    the targets are numbers.
     """
 
     metrics: dict[str, float]
@@ -79,7 +79,6 @@ def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
 
     directory: where Lightning would write files. It has none to write.
     """
-    experiment.device.configure_process()
     answers = _AnswerCounter()
     with quiet_lightning():
         trainer = experiment.trainer(answers, [], [], default_root_dir=str(directory), log_every_n_steps=0)

@@ -50,6 +50,8 @@ class Experiment:
     def task(self) -> Task:
         """Return the LightningModule, with the weights that are drawn after `torch.manual_seed(seed)`.
 
+        The weights are drawn by torch's generator for the CPU, whose state is put back afterwards.
+
         Raises RequestError where the network cannot be built, as when its weights do not fit into memory.
         """
         try:

@@ -64,6 +64,7 @@ def fit(
     the checkpoint was trained on other samples; NonFiniteLoss where the loss is not finite; and Interrupted after a
     signal.
     """
+    _ = experiment.task  # a network that cannot be built is refused before a file is changed
     checkpoints = Checkpoints(
         directory,
         experiment.monitor,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lamella.experiment.experiment import Experiment
 
 # The keys that may change when a run is resumed: how long it trains, where, and what makes no difference to the result.
-FREE = (
+CHANGEABLE_KEYS = (
     "trainer.max_epochs",
     "trainer.checkpoint_every",
     "trainer.chunk",
@@ -36,13 +36,13 @@ FREE = (
     "data.cache",
     "data.num_workers",
 )
-WHY = "cannot change while a run goes on: the record of the run counts, and conf/ is not read again"
+REFUSAL = "cannot change when a run is resumed, because the run keeps its recorded config"
 
 
 def resume_run(path: Path, overrides: Sequence[str] = ()) -> int:
     """Train the run in `path` to its end and return the exit status.
 
-    overrides: new values of keys in FREE. Raises RequestError where the run cannot be resumed.
+    overrides: new values of keys in CHANGEABLE_KEYS. Raises RequestError where the run cannot be resumed.
     """
     if rank() > 0:
         from lamella.experiment.session import join_run
@@ -61,14 +61,16 @@ def open_run(
 ) -> "tuple[Experiment, RunWriter] | None":
     """Return the experiment and the writer of the run in `path`, or print that it is finished and return None.
 
-    overrides: new values of keys in FREE. data: samples that have been read for another run, None to read them. Raises
-    RequestError where the run cannot be resumed.
+    overrides: new values of keys in CHANGEABLE_KEYS. data: samples that have been read for another run, None to read
+    them. Raises RequestError where the run cannot be resumed.
     """
     if not (path / "run.json").exists() and (member := planned_member(path)):
         return _start_member(path, member, overrides, data)
     fields, config = read_run(path)
     existing = {key for key, _ in walk(config)}
-    changed = apply_overrides(config, fields["reads"], overrides, [key for key in FREE if key in existing], WHY)
+    changed = apply_overrides(
+        config, fields["reads"], overrides, [key for key in CHANGEABLE_KEYS if key in existing], REFUSAL
+    )
     epochs = changed["trainer"].get("max_epochs")
     longer = epochs != config["trainer"].get("max_epochs")
     finished = fields["status"] == "finished" and not longer
@@ -76,11 +78,11 @@ def open_run(
         _print_finished(path, fields)
         return None
 
-    from lamella.experiment.build import build_experiment
+    from lamella.experiment.build import prepare_experiment
 
     if longer:
         _check_length(fields, config, epochs)
-    experiment = build_experiment(changed, data=data)
+    experiment = prepare_experiment(changed, data=data)
     if finished:
         _print_finished(path, fields)
         return None
@@ -95,7 +97,7 @@ def _start_member(
         raise RequestError(
             f"{overrides[0]}: {path} has not started yet, and its sweep has planned it; leave this override out"
         )
-    from lamella.experiment.build import build_experiment
+    from lamella.experiment.build import prepare_experiment
     from lamella.experiment.session import create_run
 
     def make_directory() -> Path:
@@ -104,7 +106,7 @@ def _start_member(
         path.mkdir(exist_ok=True)
         return path
 
-    experiment = build_experiment(member.config, data=data)
+    experiment = prepare_experiment(member.config, data=data)
     writer = create_run(
         experiment, make_directory, member.config, member.overrides, reads=member.reads, choices=member.choices
     )
@@ -148,8 +150,7 @@ def _check_length(fields: RunRecord, config: Config, epochs: object) -> None:
     unset = [name for name in LENGTHS if name in config["scheduler"] and config["scheduler"][name] is None]
     if unset:
         raise RequestError(
-            f"trainer.max_epochs cannot change: scheduler.{unset[0]} is null, so the learning rates were laid\n"
-            f"  out for {config['trainer'].get('max_epochs')} epochs, and a longer run would have had others from the "
-            "start; train a new run",
+            f"trainer.max_epochs cannot change: scheduler.{unset[0]} is null, so the learning rates depend\n"
+            "  on the number of epochs; train a new run",
             "trainer.max_epochs",
         )

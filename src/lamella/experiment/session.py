@@ -5,7 +5,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -15,7 +15,7 @@ import yaml
 from lamella.config.values import Config, number_or_text, override_values
 from lamella.distributed import RUN_DIRECTORY, rank
 from lamella.errors import RequestError, first_line
-from lamella.experiment.build import build_experiment
+from lamella.experiment.build import prepare_experiment
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.fit import Outcome, fit
 from lamella.experiment.report import epoch_line, result_lines
@@ -26,7 +26,7 @@ from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
 from lamella.training.task import NonFiniteLoss
 
-NOTICE = "ending after this step, or after the validation that is under way; once more to end at once\n"
+NOTICE = "the run ends after this step or the running validation; press Ctrl-C again to end it at once\n"
 
 
 def create_run(
@@ -73,13 +73,10 @@ def train_run(
     """
     if interrupts is None:
         os.environ[RUN_DIRECTORY] = str(writer.path)  # for the processes of the other ranks
-        with run_interrupts([writer]) as interrupts:
-            return train_run(experiment, writer, interrupts, inexact)
-    experiment.device.configure_process()
-    with writer.log() as log:
+    with nullcontext(interrupts) if interrupts else run_interrupts([writer]) as signals, writer.log() as log:
         hook, threading.excepthook = threading.excepthook, lambda failure: _log_traceback(log, failure.exc_value)
         try:
-            return _train(experiment, writer, interrupts, log, inexact)
+            return _train(experiment, writer, signals, log, inexact)
         finally:
             threading.excepthook = hook
 
@@ -109,9 +106,7 @@ def join_run() -> int:
     try:
         _, config = read_run(path)
         with Interrupts(lambda: None) as interrupts:
-            experiment = build_experiment(config)
-            experiment.device.configure_process()
-            fit(experiment, path, interrupts)
+            fit(prepare_experiment(config), path, interrupts)
     except Interrupted:
         return 0  # with any other status, Lightning would end rank 0 before it has saved everything
     except RequestError:
@@ -124,7 +119,7 @@ def join_run() -> int:
     return 0
 
 
-def numeric_environment(experiment: Experiment) -> dict[str, str | int]:
+def numeric_environment(experiment: Experiment) -> dict[str, object]:
     """Return what the bits of a result depend on beside the config."""
     accelerator = experiment.device.accelerator
     return {
@@ -156,7 +151,7 @@ def _train(
         requeue_slurm_job(interrupted.number)
         raise SystemExit(128 + interrupted.number) from None
     except RequestError:
-        writer.refuse()
+        writer.roll_back()
         raise
     except Exception as error:
         _record_failure(error, experiment.device.accelerator, writer, log)
@@ -167,7 +162,7 @@ def _train(
 
 def _record_start(experiment: Experiment, writer: RunWriter, inexact: Sequence[str]) -> None:
     """Record that the run is running, and why its bits may differ from those of a run without interruption."""
-    now, before, reasons = numeric_environment(experiment), dict[str, str | int](), list[str]()
+    now, before, reasons = numeric_environment(experiment), dict[str, object](), list[str]()
     if writer.before:
         before, reasons = writer.before.get("environment", {}), writer.before.get("inexact", [])
     changes = [f"{name} {now.get(name)} instead of {value}" for name, value in before.items() if now.get(name) != value]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 
-def passed_on(output: T | tuple[T, ...]) -> T:
+def first_output(output: T | tuple[T, ...]) -> T:
     """Return what a layer hands to the next one: its output, or the first item of a tuple.
 
     An LSTM, for example, returns a tuple whose first item is the output sequence.
@@ -31,7 +31,7 @@ class Sequential(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         """Return the output of the last layer."""
         for layer in self:
-            input = passed_on(layer(input))
+            input = first_output(layer(input))
         return input
 
 
@@ -48,8 +48,8 @@ class Residual(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the sum of both branches."""
-        shortcut = input if self.shortcut is None else passed_on(self.shortcut(input))
-        output: Tensor = passed_on(self.layers(input)) + shortcut
+        shortcut = input if self.shortcut is None else first_output(self.shortcut(input))
+        output: Tensor = first_output(self.layers(input)) + shortcut
         return output
 
 
@@ -67,7 +67,7 @@ class Concat(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the joined outputs."""
-        return torch.cat([passed_on(branch(input)) for branch in self.children()], self.dim)
+        return torch.cat([first_output(branch(input)) for branch in self.children()], self.dim)
 
     def extra_repr(self) -> str:
         """Return the arguments that are printed with the layer."""

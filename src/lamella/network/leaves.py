@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from lamella.network.layers import passed_on
+from lamella.network.layers import first_output
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def leaf_hooks(
             enter(name, leaf, inputs[0])
 
     def after(name: str, leaf: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        output = passed_on(output)
+        output = first_output(output)
         if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
             leave(name, leaf, inputs[0], output)
 

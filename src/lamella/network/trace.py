@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lamella.network.layers import passed_on
+from lamella.network.layers import first_output
 from lamella.network.leaves import leaf_hooks
 from lamella.network.shape_inference import sample_shape
 
@@ -18,7 +18,7 @@ class LayerRow:
     """What one layer does to a batch.
 
     place: the config key of the layer. layer: its class. input, output: the shapes of one sample, without the batch
-    dimension. parameters: their number. multiply_adds: their number for one sample.
+    dimension. parameters: the number of its parameters. multiply_adds: the number of multiply-adds for one sample.
     """
 
     place: str
@@ -98,7 +98,7 @@ class Trace:
 def _run(module: nn.Module, x: Tensor, tuples: bool = True) -> Tensor:
     with torch.no_grad():
         output = module(x)
-        return batch_kept(passed_on(output) if tuples else output, x)
+        return batch_kept(first_output(output) if tuples else output, x)
 
 
 def batch_kept(y: object, x: Tensor) -> Tensor:

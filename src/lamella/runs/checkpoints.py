@@ -14,8 +14,9 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
-from lamella.atomic_files import replacing, sync_directory
+from lamella.atomic_files import replacing, sync
 from lamella.errors import RequestError, first_line
+from lamella.runs.files import BEST, LAST, PREVIOUS
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 # The content of a checkpoint, or the state of a part of it: plain values, tensors, and lists and dicts of these.
 StateDict = dict[str, Any]
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-NEW = "new.ckpt"  # the name of the last checkpoint while it is being written
 KEYS = ("state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers")  # checked when a file is read
 # A checkpoint is a zip archive. Its comment, at the end of the file, belongs to none of the files in the archive.
 COMMENT = b"sha256:"
@@ -153,7 +152,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
                 file.write(_archive_end(checksum))
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror}: {path}") from None
-        sync_directory(path.parent)
+        sync(path.parent)
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None

@@ -10,6 +10,8 @@ from lamella.errors import RequestError
 METRICS = "metrics.jsonl"
 RUN_FILES = ("run.json", "config.yaml", METRICS, "log.txt", "git.patch")
 EVENTS = "events.out.tfevents.*"
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"  # in the folder checkpoints
+NEW = "new.ckpt"  # the name of the last checkpoint while it is being written
 
 
 def sync_growing_files(path: Path) -> dict[str, int]:

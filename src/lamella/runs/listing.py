@@ -14,7 +14,7 @@ import yaml
 
 from lamella.config.values import Config, check_values, override_values, parse_value, walk
 from lamella.errors import RequestError, nearest
-from lamella.runs.query import ORDER, OUTSIDE, meets, sort_key
+from lamella.runs.query import NOT_IN_QUOTES, ORDER, meets, sort_key
 from lamella.runs.ranking import larger_is_better
 from lamella.runs.reader import read_record, read_text
 from lamella.runs.schema import RunRecord
@@ -134,8 +134,8 @@ class Runs(list[Record]):
         Raises RequestError where the condition cannot be understood, or names a key that no run has.
         """
         alternatives = [
-            [self._clause(clause) for clause in re.split(rf"\s+and\s+{OUTSIDE}", part)]
-            for part in re.split(rf"\s+or\s+{OUTSIDE}", condition.strip())
+            [self._clause(clause) for clause in re.split(rf"\s+and\s+{NOT_IN_QUOTES}", part)]
+            for part in re.split(rf"\s+or\s+{NOT_IN_QUOTES}", condition.strip())
         ]
         return Runs(
             record

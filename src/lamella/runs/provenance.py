@@ -10,12 +10,12 @@ from lamella.config.project import inside_run_directory
 PACKAGES = ("lamella", "torch", "torchvision", "pytorch-lightning", "hydra-core")
 
 
-def installed_versions() -> dict[str, str]:
+def installed_versions() -> dict[str, object]:
     """Return the versions of Python and of the packages on which a result depends, by name."""
-    return {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
+    return {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
 
 
-def git_state(patch: Path) -> dict[str, str | bool] | None:
+def git_state(patch: Path) -> dict[str, object] | None:
     """Return the commit of the working directory and whether it has changes, and write the changes to `patch`.
 
     Return None outside a repository.

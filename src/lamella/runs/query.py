@@ -9,7 +9,7 @@ ORDER: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-OUTSIDE = r"(?=(?:[^']*'[^']*')*[^']*$)"  # a lookahead that matches only outside of quotation marks
+NOT_IN_QUOTES = r"(?=(?:[^']*'[^']*')*[^']*$)"  # a lookahead that matches only outside of quotation marks
 
 
 def meets(value: object, sign: str, wanted: object) -> bool:

@@ -18,7 +18,7 @@ from lamella.errors import RequestError, first_line
 from lamella.runs.files import METRICS
 from lamella.runs.schema import RECORD_FORMAT, STATES, RunRecord, wrong_field
 
-OPEN: set[Path] = set()  # the runs that this process writes
+OPEN_RUNS: set[Path] = set()  # the runs that this process writes
 
 
 def read_run(path: Path) -> tuple[RunRecord, Config]:
@@ -88,7 +88,7 @@ def unfinished_note(fields: RunRecord) -> str | None:
 
 def is_being_written(path: Path) -> bool:
     """Return whether a process has the run in `path` open for writing."""
-    if path.resolve() in OPEN:  # a process that closes any descriptor of a file loses its locks on that file
+    if path.resolve() in OPEN_RUNS:  # a process that closes any descriptor of a file loses its locks on that file
         return True
     try:
         if not stat.S_ISREG((path / "log.txt").lstat().st_mode):

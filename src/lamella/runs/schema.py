@@ -15,9 +15,10 @@ STATES = get_args(Status)
 class RunRequest(TypedDict):
     """The fields of `run.json` that are known before a run starts.
 
-    overrides: from the command line. parameters: their number. images: whether the inputs are images. metric: the
-    metric beside the loss. job: Slurm's job id. reads: for each key whose whole value is an interpolation, the key
-    that it reads. choices: the option of each config group. reproduces: the run that this run repeats.
+    overrides: from the command line. parameters: the number of parameters of the network. images: whether the inputs
+    are images. metric: the metric beside the loss. job: Slurm's job id. reads: maps each key whose whole value is one
+    interpolation to the key that it interpolates. choices: the option of each config group. reproduces: the run that
+    this run repeats.
     """
 
     name: str
@@ -37,7 +38,7 @@ class RunRecord(RunRequest):
     """The fields of `run.json`.
 
     metrics: `train/…` and `val/…` of the best epoch, and `test/…` of its checkpoint. started, finished: ISO 8601, UTC.
-    environment: what the bits of a result depend on beside the config. inexact: why the bits may differ from those of
+    environment: NotRequired[dict[str, object]]
     an uninterrupted run by itself.
     """
 
@@ -48,12 +49,12 @@ class RunRecord(RunRequest):
     seconds: float
     started: str
     metrics: dict[str, float]
-    best_epoch: int | None
-    versions: dict[str, str]
-    git: dict[str, str | bool] | None
+    best_epoch: NotRequired[int | None]
+    versions: dict[str, object]
+    git: NotRequired[dict[str, object] | None]
     finished: NotRequired[str | None]
     error: NotRequired[str | None]
-    environment: NotRequired[dict[str, str | int]]
+    environment: NotRequired[dict[str, object]]
     inexact: NotRequired[list[str]]
 
 
@@ -66,10 +67,10 @@ class RecordChanges(TypedDict, total=False):
     steps: int
     seconds: float
     metrics: dict[str, float]
-    best_epoch: int | None
+    best_epoch: NotRequired[int | None]
     finished: str | None
     error: str | None
-    environment: dict[str, str | int]
+    environment: NotRequired[dict[str, object]]
     inexact: list[str]
 
 

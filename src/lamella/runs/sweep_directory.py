@@ -18,7 +18,7 @@ from lamella.runs.schema import SWEEP_FORMAT, RunRecord, SweepChanges, SweepReco
 
 RECORD, PLAN, LOCK = "sweep.json", "plan.jsonl", ".lock"
 # What reading a damaged plan may raise.
-DAMAGE = (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
+DAMAGE_ERRORS = (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Sweep:
                     self.members[member.name] = member
         except RequestError:
             raise
-        except DAMAGE as error:
+        except DAMAGE_ERRORS as error:
             raise RequestError(f"{path}: its plan is damaged ({first_line(error)})") from error
 
     def update(self, **changes: Unpack[SweepChanges]) -> None:
@@ -106,7 +106,7 @@ def planned_member(path: Path) -> Member | None:
         lines = read_text(path.parent, PLAN).splitlines(keepends=True)
         # Parsing a thousand lines would take longer than starting one run.
         return next((_member(line) for line in lines if line.startswith(start) and line.endswith("\n")), None)
-    except DAMAGE as error:
+    except DAMAGE_ERRORS as error:
         raise RequestError(f"{path.parent}: its plan is damaged ({first_line(error)})") from error
 
 
@@ -117,7 +117,7 @@ def open_sweep(path: Path, fields: SweepRecord | None = None) -> Iterator[Sweep]
     Raises RequestError where another process has the sweep, or the directory contains something else.
     """
     if not is_sweep(path) and path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-        raise RequestError(f"{path} is there, and is no sweep of this kind; choose another sweep.name", "sweep.name")
+        raise RequestError(f"{path} exists and is not a sweep; choose another sweep.name", "sweep.name")
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / LOCK).open("a")
@@ -143,11 +143,13 @@ def _checked_record(fields: object) -> SweepRecord:
         raise ValueError(f"{wrong} in {RECORD} is {fields.get(wrong)!r}")
     if fields["format"] != SWEEP_FORMAT:
         raise ValueError(f"it is of format {fields['format']}, and this lamella reads format {SWEEP_FORMAT}")
+    if not {"space", "path"} <= fields.get("search", {"space": "", "path": ""}).keys():
+        raise ValueError(f"search in {RECORD} is {fields['search']!r}")
     return cast(SweepRecord, fields)  # wrong_field has checked the type of every field
 
 
 def _member(line: str) -> Member:
-    """Return the member in a line of the plan. Raises one of DAMAGE where the line is damaged."""
+    """Return the member in a line of the plan. Raises one of DAMAGE_ERRORS where the line is damaged."""
     member = Member(**json.loads(line))
     check_values(member.config)
     if not member.name or "/" in member.name or member.name.startswith("."):

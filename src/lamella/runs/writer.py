@@ -15,9 +15,9 @@ from typing import TextIO, Unpack
 from lamella.atomic_files import write_atomically
 from lamella.console import tolerant_output
 from lamella.errors import RequestError
-from lamella.runs.files import METRICS, RUN_FILES
+from lamella.runs.files import METRICS, NEW, RUN_FILES
 from lamella.runs.provenance import git_state, installed_versions
-from lamella.runs.reader import OPEN, read_run
+from lamella.runs.reader import OPEN_RUNS, read_run
 from lamella.runs.schema import RECORD_FORMAT, RecordChanges, RunRecord, RunRequest
 
 
@@ -47,7 +47,8 @@ class RunWriter:
         leftovers = [entry for entry in path.iterdir() if entry.name != "log.txt"]
         foreign = [entry for entry in leftovers if entry.name not in RUN_FILES and not entry.name.startswith(".")]
         if path.is_symlink() or foreign:
-            raise RequestError(f"{foreign[0] if foreign else path} is there without a run.json; put it elsewhere")
+            kept = foreign[0] if foreign else path
+            raise RequestError(f"{kept} exists, but its directory has no run.json; move it away")
         try:
             log = _open_log(path)
             for entry in leftovers:
@@ -65,7 +66,7 @@ class RunWriter:
         """Open the run in `path` to continue it. Raises RequestError where it is damaged or open in another process."""
         log = _open_log(path)
         fields, _ = read_run(path)  # under the lock, so that no other process changes it any more
-        for pattern in (".*.json.*", ".*.yaml.*", "checkpoints/.*.ckpt*", "checkpoints/new.ckpt"):
+        for pattern in (".*.json.*", ".*.yaml.*", "checkpoints/.*.ckpt*", f"checkpoints/{NEW}"):
             for leftover in path.glob(pattern):
                 if not leftover.is_dir():
                     leftover.unlink()
@@ -93,7 +94,7 @@ class RunWriter:
         changes["finished"] = _now()
         self.update(**changes)
 
-    def refuse(self) -> None:
+    def roll_back(self) -> None:
         """Undo what this writer has changed: delete a new run, and restore the files of a reopened one."""
         if self.before is None:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -111,7 +112,7 @@ class RunWriter:
         finally:
             with suppress(OSError):  # the disk may be full
                 self._log.close()
-            OPEN.discard(self.path.resolve())
+            OPEN_RUNS.discard(self.path.resolve())
 
     def _write(self, fields: RunRecord) -> None:
         write_atomically(self.path / "run.json", json.dumps(fields, indent=2) + "\n")
@@ -154,7 +155,7 @@ def _open_log(path: Path) -> TextIO:
         taken = error.errno in (errno.EAGAIN, errno.EACCES)
         problem = "another process is at work on this run" if taken else f"cannot be locked ({error.strerror})"
         raise RequestError(f"{path}: {problem}") from None
-    OPEN.add(path.resolve())
+    OPEN_RUNS.add(path.resolve())
     return log
 
 

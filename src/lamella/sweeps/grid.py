@@ -9,6 +9,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from lamella.config.launcher import runs_in_process
+from lamella.config.moved_targets import with_present_names
 from lamella.errors import RequestError
 from lamella.runs.names import slug
 from lamella.runs.sweep_directory import Member, Sweep, is_sweep, open_sweep
@@ -74,7 +75,10 @@ def _note_changed_configs(planner: Planner, member: Member) -> None:
     try:
         now = planner.composer.job(member.overrides).config
     except Exception:
-        return  # the config cannot be composed any more, and is not needed: the plan counts
+        return  # the config cannot be composed any more, and is not needed, because the sweep keeps its planned configs
     device = {**now.get("device", {}), "threads": member.config["device"]["threads"]}
-    if {**now, "device": device} != member.config:
-        print("note: conf/ has changed since this sweep was planned; the plan counts, sweep.name=… begins a new sweep")
+    if with_present_names({**now, "device": device}) != with_present_names(member.config):
+        print(
+            "note: conf/ has changed since this sweep was planned; "
+            "the sweep keeps its planned configs, and sweep.name=… starts a new one"
+        )

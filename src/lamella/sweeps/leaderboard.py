@@ -164,8 +164,8 @@ def _differing_keys(sweep: Sweep, settings: Sequence[Mapping[str, str]]) -> list
 def _pareto_front(scores: Sequence[Sequence[float | None]], names: Sequence[str]) -> list[bool]:
     """Return for each row whether it is on the Pareto front.
 
-    A row is on the front if no other row is at least as good in all objectives and better in one. scores: a row of
-    means for each row. names: the objectives, the columns of `scores`.
+    A row is on the front if no other row is at least as good in all objectives and better in one. scores
+    (rows, objectives): the mean of each objective in each row, None where a row has none. names: the objectives.
     """
     signs = [direction_sign(name) for name in names]
     points = [

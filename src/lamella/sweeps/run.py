@@ -103,7 +103,7 @@ class SweepRun:
         while self.groups and (batch := list(islice(jobs, self.at_once or self.total))):
             groups, reasons = self.groups.of(batch, local.at_a_time(len(batch), batch[0].config))
             for reason, count in reasons.items():
-                print(f"{count} of {len(batch)} by {'themselves' if count > 1 else 'itself'}: {reason}", flush=True)
+                print(f"{count} of {len(batch)} jobs run{'s' if count == 1 else ''} alone: {reason}", flush=True)
             yield from groups
         yield from ([job] for job in jobs)
 

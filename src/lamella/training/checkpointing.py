@@ -26,7 +26,7 @@ from typing import TypedDict
 import pytorch_lightning as pl
 import torch
 
-from lamella.atomic_files import replace_link, sync_directory
+from lamella.atomic_files import replace_link, sync
 from lamella.interrupts import Interrupted, Interrupts
 from lamella.lightning_internals import (
     begin_resumed_epoch,
@@ -34,8 +34,8 @@ from lamella.lightning_internals import (
     restore_callback_metrics,
     resume_from,
 )
-from lamella.runs.checkpoints import BEST, LAST, NEW, PREVIOUS, StateDict
-from lamella.runs.files import sync_growing_files
+from lamella.runs.checkpoints import StateDict
+from lamella.runs.files import BEST, LAST, NEW, PREVIOUS, sync_growing_files
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Checkpoints(pl.Callback):
             if self.last.exists():
                 replace_link(self.last, self.previous)
             self.new.replace(self.last)
-            sync_directory(self.last.parent)
+            sync(self.last.parent)
         self.better = False
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 

@@ -75,9 +75,8 @@ class Counters:
         self.losses: list[Tensor] = []
         self.scores: list[Tensor] = []
         self.samples: list[int] = []
-        self.weights: list[
-            Tensor
-        ] = []  # of the batches' losses in the mean; empty if the numbers of samples are the weights
+        # The weight of each batch's loss in the mean. If the list is empty, the numbers of samples are the weights.
+        self.weights: list[Tensor] = []
         self.rates: list[float] = []
         self.judged = 0  # the number of answers that the scores are about
 

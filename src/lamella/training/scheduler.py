@@ -42,9 +42,11 @@ def scaled_rates(groups: Sequence[ParamGroup], factor: float) -> Iterator[None]:
     rates = [group["lr"] for group in groups]
     for group in groups:
         group["lr"] = group["lr"] * factor
-    yield
-    for group, rate in zip(groups, rates, strict=True):
-        group["lr"] = rate
+    try:
+        yield
+    finally:
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
 
 
 # The arguments that tell torch's schedulers how long the run is. If they are null, Lamella supplies the length.

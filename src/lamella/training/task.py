@@ -56,8 +56,7 @@ class Task(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.seed = seed
-        self.network, self.loss, self.metric = network, loss, metric
+        self.network, self.loss, self.metric, self.seed = network, loss, metric, seed
         self.make_optimizer, self.schedule = optimizer, schedule
         self._train, self._eval = Counters(), Counters()
         self._val: dict[str, float] = {}
@@ -71,6 +70,11 @@ class Task(pl.LightningModule):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the output of the network, for callbacks that call the task as Lightning's documentation does."""
+        output: Tensor = self.network(inputs)
+        return output
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer of all parameters that need gradients, and its scheduler, for Lightning."""
@@ -244,10 +248,9 @@ class Task(pl.LightningModule):
 
     def _evaluated(self, batch: Batch) -> Tensor:
         """Return the output of the network for a batch, and count the batch."""
-        inputs, targets = batch
-        output: Tensor = self.network(inputs)
-        compared = loss_targets(self.loss, output, targets)
-        self._count(self.loss(output, compared), output, targets, compared, self._eval)
+        output: Tensor = self.network(batch[0])
+        compared = loss_targets(self.loss, output, batch[1])
+        self._count(self.loss(output, compared), output, batch[1], compared, self._eval)
         return output
 
     def _count(self, loss: Tensor, output: Tensor, targets: Tensor, compared: Tensor, counters: Counters) -> None:
@@ -269,8 +272,7 @@ class Task(pl.LightningModule):
 
     def _finite(self, stage: str, metrics: dict[str, float]) -> dict[str, float]:
         """Return the metrics of a stage. Raise NonFiniteLoss if the loss among them is NaN or infinite."""
-        loss = metrics[f"{stage}/loss"]
-        if not math.isfinite(loss):
+        if not math.isfinite(loss := metrics[f"{stage}/loss"]):
             raise NonFiniteLoss(f"the loss of the {STAGES[stage]} is {loss} after step {self.global_step}; {SMALLER}")
         return metrics
 

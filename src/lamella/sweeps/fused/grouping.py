@@ -82,7 +82,7 @@ class FusedGroups:
         """Return why a job that could be fused runs alone. alike: how many jobs are of its kind."""
         if self.width == 1:
             return "hydra.launcher.width is 1"
-        return "there is room for each at once" if alike > 1 else "no other has its network and data"
+        return "all of them fit at the same time" if alike > 1 else "no other job has the same network and data"
 
 
 def _obstacle_in_config(config: Config) -> str:

@@ -47,8 +47,6 @@ def train_fused(paths: Sequence[Path], outputs: Sequence[TextIO]) -> int:
             if run:
                 runs.append((*run, output))
         inexact = [NOTE] if len(runs) > 1 else []
-        if runs:
-            runs[0][0].device.configure_process()
         with run_interrupts([writer for _, writer, _ in runs]) as interrupts:
             members = [
                 FusedRun(experiment, partial(train_run, experiment, writer, interrupts, inexact), output)

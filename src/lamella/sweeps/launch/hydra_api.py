@@ -8,7 +8,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from lamella.config.guard import QUIET
+from lamella.config.guard import SILENT_LOGGING
 from lamella.config.hydra_internals import launcher_context
 from lamella.config.values import Config
 
@@ -21,7 +21,7 @@ def hydra_launcher(node: Config, directory: Path, task: Callable[[DictConfig], i
     """
     hydra = OmegaConf.structured(HydraConf)
     hydra.sweep.dir, hydra.sweep.subdir, hydra.output_subdir = str(directory), ".", None
-    hydra.hydra_logging, hydra.job_logging = QUIET, QUIET
+    hydra.hydra_logging, hydra.job_logging = SILENT_LOGGING, SILENT_LOGGING
     hydra.job.name, hydra.job.chdir, hydra.launcher = "lamella", False, dict(node)
     config = OmegaConf.create({"hydra": hydra, "path": None})
     return Plugins.instance().instantiate_launcher(launcher_context(), task, config)

@@ -22,7 +22,7 @@ from lamella.sweeps.launch.worker import run_worker, worker_environment
 from lamella.training.device import available_cores, needs_own_program, process_count, resolve_accelerator
 
 POLL = 0.1  # seconds between two checks of the processes
-NOTICE = "the jobs save what they have and end; once more to end at once\n"
+NOTICE = "the jobs save their state and end; press Ctrl-C again to end them at once\n"
 
 
 class Resources(NamedTuple):

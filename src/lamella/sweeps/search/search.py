@@ -54,7 +54,7 @@ def run_search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str
         trials = Trials(sweep, planner, command, space, options)
         at_once = options.n_jobs if is_fused(command.launcher) or not is_local(command.launcher) else None
         run = SweepRun(sweep, trials.notes(), trials.members(), trials.total, at_once, command.launcher_keys)
-        status = run.run(trials.settle)
+        status = run.run(trials.report_results)
         trials.print_importances()
         if trials.invalid:
             print(f"\n{trials.invalid} of the trials could not be run", file=sys.stderr)
@@ -68,7 +68,9 @@ def resume_search(path: Path) -> int:
     fields = Sweep(path).fields
     original = fields["search"]["path"]
     if Path(original).resolve() != path.resolve():
-        raise RequestError(f"{path}: a search goes on where it was begun, as {original} below the working directory")
+        raise RequestError(
+            f"{path}: a search resumes only in the place where it was started: {original} below the working directory"
+        )
     return compose_and_call(lambda job: 0, list(fields["arguments"]), path / "conf")
 
 

@@ -74,14 +74,14 @@ class Trials:
         for trial in self._trials():
             if trial.state in (TrialState.RUNNING, TrialState.FAIL):
                 yield from self._member_to_run(trial)
-        self.settle()
+        self.report_results()
         while (count := len(self._trials())) < self.total:
-            self.settle()
+            self.report_results()
             self.study.sampler = self._sampler(count)
             number = self.study.ask(dict(self.space)).number
             yield from self._member_to_run(self.study.trials[number])
 
-    def settle(self) -> None:
+    def report_results(self) -> None:
         """Tell the study the results of all members that have ended, and note the pruned ones in the sweep."""
         from optuna.samplers import RandomSampler
         from optuna.trial import TrialState
