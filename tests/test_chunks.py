@@ -40,6 +40,7 @@ def train(lamella: Lamella, name: str, *options: str) -> Path:
     return path
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_same_bits_as_one_by_one(lamella: Lamella, name: str) -> None:
     options = CONFIGS[name]

@@ -26,6 +26,17 @@ from lamella.data import digits
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# About how many seconds the commands of a page take, where these are many.
+SECONDS = {
+    "README.md": 60, "data.md": 8, "evaluate.md": 4, "export.md": 5, "performance.md": 50, "reliability.md": 12,
+    "runs.md": 15, "sweeps.md": 90, "tensorboard.md": 20,
+}  # fmt: skip
+
+
+def long(page: Path) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow(SECONDS[page.name])] if page.name in SECONDS else []
+
+
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 
@@ -58,7 +69,7 @@ def workplace(lamella: Lamella) -> Lamella:
     return lamella
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name, marks=long(page)) for page in PAGES])
 def test_page(workplace: Lamella, page: Path) -> None:
     examples: dict[str, Any] = {}  # what the page has named so far
     for language, block, file in blocks(page):
@@ -153,6 +164,7 @@ def serve(program: str, arguments: list[str]) -> None:
         process.wait(30)
 
 
+@pytest.mark.slow(5)
 def test_networks_of_the_docs_train(workplace: Lamella) -> None:
     names = []
     for _, block, file in blocks(ROOT / "docs" / "networks.md"):

@@ -60,6 +60,7 @@ def test_what_is_planned_is_said_and_frozen(lamella: Lamella) -> None:
     assert len(re.findall(r"^\[\d/4\] network\.width=\d+ seed=\d  val/accuracy 0\.\d+", result.out, re.M)) == 4
 
 
+@pytest.mark.slow(2)
 def test_a_member_is_what_it_is_alone(lamella: Lamella) -> None:
     lamella(
         "train", "-m", "seed=3,4", "network.dropout=0.2", "trainer.max_epochs=2", "device.threads=1", "sweep.name=s"
@@ -90,6 +91,7 @@ def test_without_a_name_the_line_is_the_directory(lamella: Lamella) -> None:
     assert sweep.name == "network=linear,seed=0,1,trainer.max_epochs=1"
 
 
+@pytest.mark.slow(3)
 def test_what_is_edited_later_changes_nothing_that_is_planned(lamella: Lamella) -> None:
     Path("conf/optimizer").mkdir(parents=True)
     mine = Path("conf/optimizer/mine.yaml")
@@ -214,6 +216,7 @@ def test_a_directory_that_is_something_else_is_let_be(lamella: Lamella, run: Pat
     assert contents(run) == before
 
 
+@pytest.mark.slow(3)
 def test_failures_are_listed_and_the_others_go_on(lamella: Lamella) -> None:
     line = ("train", "-m", "optimizer.lr=1e-2,1e30,1e-3,1e31", "trainer.max_epochs=1", "sweep.name=s")
     result = lamella(*line)
@@ -230,6 +233,7 @@ def test_failures_are_listed_and_the_others_go_on(lamella: Lamella) -> None:
     assert "val/accuracy 0" not in again.out.partition("\n\n")[0]
 
 
+@pytest.mark.slow(1)
 def test_max_failures_stops_early(lamella: Lamella) -> None:
     rates = ",".join(f"1e{number}" for number in range(30, 38))
     line = ("train", "-m", f"optimizer.lr={rates}", "trainer.max_epochs=1", "sweep.name=s", "hydra.launcher.slots=1")
@@ -240,6 +244,7 @@ def test_max_failures_stops_early(lamella: Lamella) -> None:
     assert result.out.count(" planned ") == 6
 
 
+@pytest.mark.slow(1)
 def test_a_job_that_is_refused_only_when_it_starts(lamella: Lamella) -> None:
     line = ("train", "-m", "seed=0,1", *SHORT, "scheduler=plateau", "+trainer.limit_val_batches=0", "sweep.name=s")
     result = lamella(*line)
@@ -260,6 +265,7 @@ def test_a_job_that_dies(lamella: Lamella) -> None:
     assert result.out.count("failed: ended by SIGKILL; the machine may have run out of memory") == 2
 
 
+@pytest.mark.slow(1)
 def test_no_memory_is_called_that(lamella: Lamella) -> None:
     huge = "network.layers=[{Upsample: {scale_factor: 300000}},{AdaptiveAvgPool2d: 2},Flatten,{Linear: 10}]"
     result = lamella("train", "-m", "seed=0,1", *SHORT, huge, "sweep.name=s")
@@ -267,6 +273,7 @@ def test_no_memory_is_called_that(lamella: Lamella) -> None:
     assert result.out.count("failed: out of memory on cpu, a smaller data.batch_size takes less: ") == 2, result.out
 
 
+@pytest.mark.slow(2)
 def test_two_sweeps_at_once(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1", "trainer.max_epochs=2000", *PLAIN)
     first = Program(tmp_path, *line)
@@ -281,6 +288,7 @@ def test_two_sweeps_at_once(tmp_path: Path) -> None:
     assert out.endswith(f"interrupted; to go on: lamella resume {SWEEP}\n")
 
 
+@pytest.mark.slow(15)
 def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1,2", "network.dropout=0.2", "trainer.max_epochs=25", *PLAIN)
     reference, other = tmp_path / "reference", tmp_path / "other"
@@ -306,6 +314,7 @@ def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Pa
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
 
 
+@pytest.mark.slow(25)
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """The whole process group, again and again; then the same line once more: as if nothing had been."""
     seeds, rates = "seed=0,1,2", "optimizer.lr=1e-1,1e-2,1e-3,1e-4"
@@ -340,6 +349,7 @@ def leaderboard(sweep: Path = SWEEP) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow(20)
 def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
     """Its jobs save what they have and end; the same line waits for them and goes on."""
     line = ("train", "-m", "seed=0,1", "network.dropout=0.2", "trainer.max_epochs=60", *PLAIN)
@@ -356,6 +366,7 @@ def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
 
 
+@pytest.mark.slow(15)
 def test_jobs_of_two_processes(tmp_path: Path) -> None:
     line = ("train", "-m", "trainer.devices=1,2", "device=cpu", "network=linear", "trainer.max_epochs=1")
     # Their workers are processes that a job, forked itself, starts.
@@ -366,6 +377,7 @@ def test_jobs_of_two_processes(tmp_path: Path) -> None:
         assert one[name] == pytest.approx(two[name], rel=1e-4)
 
 
+@pytest.mark.slow(5)
 def test_what_jobs_import_is_imported_once(tmp_path: Path) -> None:
     lines = [
         "from lamella.sweeps.launch import forkserver",
@@ -385,6 +397,7 @@ def test_what_jobs_import_is_imported_once(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("a job\n0 True False\n", "")
 
 
+@pytest.mark.slow(8)
 def test_the_leaderboard(lamella: Lamella) -> None:
     line = ("train", "-m", "optimizer.lr=1e-2,1e-4", "network=linear,mlp", "seed=0,1,2", "trainer.max_epochs=2")
     result = lamella(*line, "sweep.name=s")
@@ -418,6 +431,7 @@ def test_the_leaderboard(lamella: Lamella) -> None:
     assert len(lamella("runs", str(SWEEP), "--json").out) > 1000  # the list is still there
 
 
+@pytest.mark.slow(3)
 def test_the_front_of_several_objectives(lamella: Lamella) -> None:
     line = ("train", "-m", "network.width=8,32,128", "trainer.max_epochs=2", "sweep.objectives=[val/loss,parameters]")
     assert lamella(*line, "sweep.name=s").status == 0
@@ -428,6 +442,7 @@ def test_the_front_of_several_objectives(lamella: Lamella) -> None:
         assert row["front"] == (not beaten)
 
 
+@pytest.mark.slow(3)
 def test_values_from_a_config(lamella: Lamella) -> None:
     Path("conf/experiment").mkdir(parents=True)
     Path("conf/experiment/rates.yaml").write_text(
@@ -510,6 +525,7 @@ def test_a_line_of_the_plan_that_was_being_written(lamella: Lamella) -> None:
     assert plan.read_text().splitlines(keepends=True) == lines
 
 
+@pytest.mark.slow(8)
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_launchers_of_others(lamella: Lamella, tmp_path: Path, launcher: str) -> None:
     line = ("train", "-m", "seed=0,1,2", *SHORT, f"hydra/launcher={launcher}", "sweep.name=s", "device.threads=1")
@@ -535,6 +551,7 @@ def test_swept_options_of_the_sweep_are_refused(lamella: Lamella) -> None:
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow(2)
 def test_a_later_line_with_another_constant_is_no_other_seed(lamella: Lamella) -> None:
     for epochs in (1, 2):
         line = ("train", "-m", "seed=0,1", "network=linear", f"trainer.max_epochs={epochs}", "sweep.name=s")
@@ -542,6 +559,7 @@ def test_a_later_line_with_another_constant_is_no_other_seed(lamella: Lamella) -
     assert [(row["trainer.max_epochs"], row["n"]) for row in leaderboard()] in ([(1, 2), (2, 2)], [(2, 2), (1, 2)])
 
 
+@pytest.mark.slow(2)
 def test_the_group_is_told_to_end(tmp_path: Path) -> None:
     """As a terminal, Slurm and systemd do: everything gets the signal, and the sweep waits for its jobs."""
     process = Program(tmp_path, "train", "-m", "seed=0,1", "trainer.max_epochs=3000", "sweep.name=s")
@@ -552,6 +570,7 @@ def test_the_group_is_told_to_end(tmp_path: Path) -> None:
     assert [record(tmp_path / SWEEP / name)["status"] for name in members(tmp_path / SWEEP)] == ["interrupted"] * 2
 
 
+@pytest.mark.slow(8)
 def test_nobody_reads_along(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lamella", "train", "-m", "seed=0,1,2,3", *SHORT, "sweep.name=s"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -563,6 +582,7 @@ def test_nobody_reads_along(tmp_path: Path) -> None:
     assert [record(tmp_path / SWEEP / name)["status"] for name in members(tmp_path / SWEEP)] == ["finished"] * 4
 
 
+@pytest.mark.slow(2)
 def test_ctrl_c_in_one_process(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1,2", "trainer.max_epochs=400", "sweep.name=s", "hydra/launcher=basic")
     process = Program(tmp_path, *line)
@@ -573,6 +593,7 @@ def test_ctrl_c_in_one_process(tmp_path: Path) -> None:
     assert len(members(tmp_path / SWEEP)) == 1
 
 
+@pytest.mark.slow(3)
 def test_a_strange_exit_status_and_a_cause_of_before(lamella: Lamella) -> None:
     Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
     code = "from pytorch_lightning import Callback\n\n\nclass Die(Callback):\n    def on_train_start(self, *given):\n"
@@ -602,6 +623,7 @@ EVIL = {
 }
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("launcher", EVIL)
 def test_a_plan_of_somebody_else_runs_nothing(lamella: Lamella, launcher: str) -> None:
     assert lamella("train", "-m", "seed=0,1", *SHORT, "sweep.name=s").status == 0
@@ -623,6 +645,7 @@ def test_an_interpolation_in_the_values_of_a_sweep_builds_nothing(lamella: Lamel
     assert result.err.startswith("error: hydra.sweeper.params.seed is '${evil}'; a sweeper takes plain values")
 
 
+@pytest.mark.slow(2)
 def test_links_and_strange_files_in_a_planned_directory_are_let_be(lamella: Lamella) -> None:
     assert lamella("train", "-m", "seed=0,1", *SHORT, "sweep.name=s").status == 0
     first, second = members()

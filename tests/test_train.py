@@ -128,6 +128,7 @@ def test_metrics_are_those_of_a_loop_written_by_hand(lamella: Lamella) -> None:
         assert torch.equal(ours, by_hand)
 
 
+@pytest.mark.slow(1)
 def test_same_seed_same_weights_and_zero_is_a_seed(lamella: Lamella) -> None:
     for seed in (0, 0, 1):
         assert lamella("train", *QUICK, f"seed={seed}", "network.dropout=0.2").status == 0
@@ -151,6 +152,7 @@ def test_tensorboard_shows_epochs_with_train_and_val_in_one_chart(lamella: Lamel
     assert b"val/loss" in layout
 
 
+@pytest.mark.slow(4)
 def test_sweep_gives_each_member_a_directory_and_ends_with_a_leaderboard(lamella: Lamella) -> None:
     swept = ("optimizer.lr=1e-2,1e-3", "network=mlp,linear")
     result = lamella("train", "-m", *swept, "trainer.max_epochs=1", "device.threads=1")
@@ -285,6 +287,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(lamella
     assert all(value.isfinite().all() for value in weights(path).values())
 
 
+@pytest.mark.slow(6)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"])
 def test_signals_end_a_run_that_says_so(tmp_path: Path, number: signal.Signals, status: int) -> None:
     process = RealProgram(tmp_path, "train", "trainer.max_epochs=100000", "network=linear")
@@ -303,6 +306,7 @@ def test_signals_end_a_run_that_says_so(tmp_path: Path, number: signal.Signals, 
     assert weights(path)
 
 
+@pytest.mark.slow(15)
 def test_two_processes_share_one_run(tmp_path: Path) -> None:
     """Data parallel: the order of one process, each rank its share, metrics over both, one run directory."""
     options = ["network=linear", "device=cpu", "trainer.max_epochs=2"]
@@ -319,6 +323,7 @@ def test_two_processes_share_one_run(tmp_path: Path) -> None:
     assert len(list(double.glob("events.out.tfevents.*"))) == 1
 
 
+@pytest.mark.slow(8)
 def test_processes_with_uneven_shares_of_a_network_with_buffers(tmp_path: Path) -> None:
     """261 test samples in two batches on one process and, without care, one on the other."""
     sizes = ["data.test_size=261", "data.batch_size=32", "data.val_size=129", "trainer.max_epochs=1"]
@@ -328,6 +333,7 @@ def test_processes_with_uneven_shares_of_a_network_with_buffers(tmp_path: Path) 
     assert batches == round(batches)
 
 
+@pytest.mark.slow(8)
 def test_a_process_whose_loss_is_not_finite_does_not_leave_the_others_waiting(tmp_path: Path) -> None:
     done = Program(tmp_path, "train", *DDP, "optimizer=sgd", "optimizer.lr=1e25", "network=linear", "loss=mse")
     assert done.wait() == 1
@@ -336,6 +342,7 @@ def test_a_process_whose_loss_is_not_finite_does_not_leave_the_others_waiting(tm
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow(12)
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
     for output in ("closed", "/dev/full"):
         if output == "closed":
@@ -364,6 +371,7 @@ def test_plateau_waits_for_validations(lamella: Lamella) -> None:
     assert {line["lr"] for line in lines(path)} == {1e-3}
 
 
+@pytest.mark.slow(8)
 def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
     weights_of_classes = "+loss.ignore_index=3 loss.weight=[1,2,3,40,5,6,7,80,9,10]"
     options = [
@@ -382,6 +390,7 @@ def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
         assert record(double)["metrics"][name] == pytest.approx(record(single)["metrics"][name], rel=1e-4)
 
 
+@pytest.mark.slow(8)
 def test_what_several_processes_refuse_leaves_nothing(tmp_path: Path) -> None:
     options = ["scheduler=plateau", "+trainer.limit_val_batches=0", "network=linear"]
     done = Program(tmp_path, "train", *DDP, *options)
@@ -391,6 +400,7 @@ def test_what_several_processes_refuse_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.*"))
 
 
+@pytest.mark.slow(4)
 def test_ctrl_c_while_a_sweep_is_planned_leaves_nothing(tmp_path: Path) -> None:
     process = Program(tmp_path, "train", "-m", "seed=range(1,4000)")
     assert not process.ended(3)
@@ -400,6 +410,7 @@ def test_ctrl_c_while_a_sweep_is_planned_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow(1)
 def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
     processes = [Program(tmp_path, "train", "trainer.max_epochs=1", "network=linear") for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
@@ -408,6 +419,7 @@ def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
     assert names == [start, f"{start}_2", f"{start}_3"]
 
 
+@pytest.mark.slow(1)
 def test_a_run_from_image_files(lamella: Lamella, image_root: Path) -> None:
     result = lamella("train", "data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0.3]",
                      "data.std=[0.3]", "trainer.max_epochs=8", "data.batch_size=16")  # fmt: skip
@@ -419,6 +431,7 @@ def test_a_run_from_image_files(lamella: Lamella, image_root: Path) -> None:
     assert record(path)["metrics"]["val/accuracy"] > 0.8
 
 
+@pytest.mark.slow(6)
 def test_the_bar_and_the_log_are_readable_in_a_file(tmp_path: Path) -> None:
     with (tmp_path / "printed").open("w") as file:
         options = {"stdout": file, "stderr": subprocess.STDOUT}
@@ -428,6 +441,7 @@ def test_the_bar_and_the_log_are_readable_in_a_file(tmp_path: Path) -> None:
     assert len(text.splitlines()) == 7
 
 
+@pytest.mark.slow(7)
 def test_the_bar_is_drawn_on_a_terminal_and_kept_out_of_the_log(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     process = RealProgram(tmp_path, "train", "network=resnet", "trainer.max_epochs=1", stderr=slave)

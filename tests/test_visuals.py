@@ -97,6 +97,7 @@ def test_a_histogram_holds_the_values(lamella: Lamella) -> None:
     assert value.bucket == expected.tolist()
 
 
+@pytest.mark.slow(2)
 def test_drawing_does_not_change_what_is_trained(lamella: Lamella) -> None:
     """Bit for bit, with a network that is random in evaluation too and keeps a layer out of training mode."""
     Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
@@ -115,6 +116,7 @@ def test_drawing_does_not_change_what_is_trained(lamella: Lamella) -> None:
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+@pytest.mark.slow(1)
 def test_pictures_in_low_precision(lamella: Lamella) -> None:
     _, found = trained(lamella, "device.precision=bf16-true", "visuals=full", "network=linear")
     assert found.Tags()["graph"]
@@ -127,6 +129,7 @@ def test_no_picture_of_nothing(lamella: Lamella) -> None:
     assert result.err.startswith("error: visuals.samples.count is 0; it takes 1 or more\n")
 
 
+@pytest.mark.slow(2)
 def test_hparams_hold_what_was_set_and_the_best_metrics(lamella: Lamella) -> None:
     result = lamella("train", "-m", "optimizer.lr=1e-2,1e-3", "network=linear", "trainer.max_epochs=2")
     assert result.status == 0, result.err
@@ -157,6 +160,7 @@ def test_the_confusion_matrix_counts_the_validation(lamella: Lamella, monkeypatc
     assert float(drawn[-1].trace() / drawn[-1].sum()) == pytest.approx(line["val/accuracy"])
 
 
+@pytest.mark.slow(2)
 def test_samples_show_what_the_network_gets(lamella: Lamella) -> None:
     _, plain = trained(lamella, "network=linear")
     _, augmented = trained(lamella, "network=linear", "data.augment.rotation=45")
@@ -173,6 +177,7 @@ def test_data_that_are_no_images_draw_none(lamella: Lamella) -> None:
     assert found.Tags()["graph"]
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("network", ["cnn", "resnet"])
 def test_pictures_of_convolutions(lamella: Lamella, network: str) -> None:
     _, found = trained(lamella, f"network={network}", "+trainer.limit_train_batches=2", "visuals=full")
