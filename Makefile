@@ -1,6 +1,8 @@
 # Everything from a machine that has python3, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
+# Three processes on two cores, because tests wait as often as they compute; each takes one test at a time.
+SHARED := -n 3 --maxschedchunk 1
 
 .PHONY: train test quick test-oldest test-newest check lock clean always
 
@@ -8,16 +10,16 @@ train: .venv/installed  ## one run on the handwritten digits that come with scik
 	$(BIN)/lamella train
 
 test: .venv/installed check  ## every check and every test
-	$(BIN)/python -m pytest -n 3 --durations=20  # they wait as often as they compute
+	$(BIN)/python -m pytest $(SHARED) --durations=20
 
 quick: .venv/installed  ## the fast tests, in at most 90 s: what to run after each change
-	$(BIN)/python -m pytest -n 3 -m 'not slow'
+	$(BIN)/python -m pytest $(SHARED) -m 'not slow'
 
 test-oldest: .venv-oldest/installed  ## every test with the oldest versions that pyproject.toml allows
-	.venv-oldest/bin/python -m pytest -n 3
+	.venv-oldest/bin/python -m pytest $(SHARED)
 
 test-newest: .venv-newest/installed  ## every test with the newest versions that pyproject.toml allows
-	.venv-newest/bin/python -m pytest -n 3
+	.venv-newest/bin/python -m pytest $(SHARED)
 
 check: .venv/installed  ## format, lint and types: what the commit hooks and CI run
 	$(BIN)/ruff format --check .

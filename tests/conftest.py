@@ -33,13 +33,8 @@ Lamella = Callable[..., Result]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest tests first, so that no worker of pytest-xdist begins one when the others have nothing left."""
-
-    def seconds(item: pytest.Item) -> float:
-        mark = item.get_closest_marker("slow")
-        return float(mark.args[0]) if mark else 0.0
-
-    items.sort(key=seconds, reverse=True)
+    """Run the slow tests first, so that no worker has a long one to itself in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture

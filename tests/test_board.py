@@ -23,7 +23,7 @@ def get(url: str) -> str:
         return ""
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow
 def test_board_shows_the_runs_on_this_machine_only(lamella: Lamella, tmp_path: Path) -> None:
     lamella("train", "-m", "seed=1,2", "trainer.max_epochs=1", "network=linear")
     with socket.socket() as free:

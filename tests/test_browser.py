@@ -35,11 +35,7 @@ TABS = {
     "pr_curves": ["precision_recall/3"],
 }
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-    pytest.mark.slow(20),
-    pytest.mark.xdist_group("browser"),  # they share one
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
 
 
 def answers(port: int) -> bool:

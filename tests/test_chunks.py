@@ -40,7 +40,7 @@ def train(lamella: Lamella, name: str, *options: str) -> Path:
     return path
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_same_bits_as_one_by_one(lamella: Lamella, name: str) -> None:
     options = CONFIGS[name]
@@ -68,6 +68,7 @@ def test_a_loss_that_is_not_finite_is_found_in_its_step(lamella: Lamella) -> Non
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_before_optimizer_step"])
 def test_a_callback_that_looks_at_each_batch_sees_each(lamella: Lamella, hook: str) -> None:
     Path("seen.py").write_text(

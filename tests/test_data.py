@@ -365,7 +365,7 @@ def test_a_cache_that_cannot_be_written_is_reported(image_root: Path, monkeypatc
         cached(image_root)
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_several_processes_decode_once(image_root: Path) -> None:
     script = image_root.parent / "decode.py"
     script.write_text(

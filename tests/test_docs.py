@@ -24,6 +24,8 @@ from programs import wait_until
 
 from lamella.data import digits
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # About how many seconds the commands of a page take, where these are many.

@@ -93,7 +93,7 @@ CASES = {
     ],
     "experiment=interpolation": ["optimizer.lr is ${foo.bar}, but there is no key foo.bar", "interpolation.yaml"],
     "network=neural_network network.layers=[Flatten]": [
-        "network.layers is a mapping of names",
+        "network.layers is a mapping, and a list cannot replace it",
         "conf/network/NAME.yaml",
     ],
     "experiment=list_over_mapping": [
@@ -257,6 +257,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", CASES)
 def test_wrong_request(lamella: Lamella, given: str) -> None:
     for name, text in OWN.items():

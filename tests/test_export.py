@@ -29,6 +29,7 @@ class Branching(nn.Linear):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_it_gives_the_same(lamella: Lamella, run: Path, form: str, digit_images: tuple[Tensor, Tensor]) -> None:
     result = lamella("export", str(run), "--format", form)
@@ -66,7 +67,7 @@ def test_it_gives_the_same(lamella: Lamella, run: Path, form: str, digit_images:
     assert not list(run.glob("tmp*"))
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["cnn", "resnet", "neural_network"])
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_network(lamella: Lamella, network: str, form: str) -> None:

@@ -69,7 +69,7 @@ AVERAGED = "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.Stochasti
 ADAM = "+optimizer.eps=1e-4"
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -107,7 +107,7 @@ def test_a_member_is_what_it_is_alone(lamella: Lamella, options: list[str]) -> N
             )
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow
 def test_dropout_differs_in_its_draws_alone(lamella: Lamella) -> None:
     line = ["train", "-m", "network=mlp", "network.dropout=0.0,0.1,0.5", ADAM, "seed=0,1", "trainer.max_epochs=3"]
     assert lamella(*line, *FUSED, "sweep.name=fused").status == 0
@@ -119,7 +119,7 @@ def test_dropout_differs_in_its_draws_alone(lamella: Lamella) -> None:
         assert fields["metrics"]["val/accuracy"] > 0.9
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow
 def test_one_that_cannot_go_on_ends_alone(lamella: Lamella) -> None:
     line = ["train", "-m", "network=linear", "optimizer=sgd", "optimizer.lr=1e-2,1e38,1e-3", "trainer.max_epochs=2"]
     result = lamella(*line, *FUSED, "sweep.name=fused")
@@ -134,7 +134,7 @@ def test_one_that_cannot_go_on_ends_alone(lamella: Lamella) -> None:
     assert causes[0] == causes[1]
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow
 def test_those_that_stop_leave_the_others(lamella: Lamella) -> None:
     line = ["train", "-m", "network=linear", "optimizer.lr=1e-12,1e-3,1e-11", "trainer.max_epochs=4", STOPPING]
     assert lamella(*line, *FUSED, "sweep.name=fused").status == 0
@@ -143,7 +143,7 @@ def test_those_that_stop_leave_the_others(lamella: Lamella) -> None:
     assert sorted(fields["epochs"] for fields in records(sweep("fused")).values()) == [2, 2, 4]
 
 
-@pytest.mark.slow(9)
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["fused", "local"])
 def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str) -> None:
     line = ["train", "-m", "network=linear", "seed=0,1,2", "trainer.max_epochs=12", "sweep.name=s"]
@@ -173,7 +173,7 @@ def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str
     close(sweep("s"), sweep("whole"), 1e-3)
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -231,7 +231,7 @@ class Own(torch.optim.SGD):
 """
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
@@ -260,7 +260,7 @@ def test_code_of_the_project(lamella: Lamella, override: str, reason: str) -> No
     assert result.status == 0, result.err
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow
 def test_with_a_core_for_each_nothing_is_put_together(lamella: Lamella) -> None:
     line = ["train", "-m", "network=linear", "seed=0,1", "trainer.max_epochs=1", "hydra/launcher=fused"]
     result = lamella(*line, "hydra.launcher.slots=2", "sweep.name=s")
@@ -269,7 +269,7 @@ def test_with_a_core_for_each_nothing_is_put_together(lamella: Lamella) -> None:
     assert "2 of 2 jobs run alone: hydra.launcher.width is 1" in result.out
 
 
-@pytest.mark.slow(6)
+@pytest.mark.slow
 def test_a_search(lamella: Lamella) -> None:
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"]
     line = ["train", "-m", *search, "optimizer.lr=tag(log, interval(1e-4, 1e-1))", "network=linear"]
@@ -287,7 +287,7 @@ def test_a_width_that_is_none(lamella: Lamella, width: str) -> None:
     assert re.match(r"error: hydra\.launcher\.width is .*; it takes 1 or more", result.err)
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow
 def test_the_width_is_measured(lamella: Lamella) -> None:
     line = ["train", "-m", "network=linear", "seed=range(6)", "trainer.max_epochs=4", "hydra.launcher.width=4"]
     result = lamella(*line, *FUSED, "sweep.name=s")

@@ -14,6 +14,7 @@ MODULES = packages.modules()
 DESIGN = Path(__file__).parents[1] / "docs" / "design.md"
 
 
+@pytest.mark.slow
 def test_packages_import_downwards_on_at_most_ten_levels() -> None:
     arrows = packages.arrows()
     assert max(packages.levels(arrows).values()) < 10  # raises ValueError where there is a circle

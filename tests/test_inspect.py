@@ -75,6 +75,7 @@ def test_the_structure_is_the_notes_character_for_character(lamella: Lamella) ->
     assert [line for line in printed(result.out) if len(line) > 80] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet", "cnn", "mlp"])
 def test_the_table_fits_into_eighty_columns(lamella: Lamella, network: str) -> None:
     result = lamella("inspect", f"network={network}", "--activations", "--gradients")
@@ -134,6 +135,7 @@ def test_parameters_are_listed_as_the_note_lists_them(lamella: Lamella) -> None:
     torch.set_printoptions(profile="default")
 
 
+@pytest.mark.slow
 def test_activations_are_those_before_and_after_each_layer(lamella: Lamella) -> None:
     found = inspected(lamella, "network=neural_network")["activations"]
     network, inputs, _ = by_hand(lamella, "network=neural_network")

@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ def test_slugs_are_legible() -> None:
     assert slug(long).startswith("lr=0.1,seed=1,on=0,on=1,on=2-")
 
 
+@pytest.mark.slow
 @given(OVERRIDES)
 def test_slugs_are_names_of_directories(overrides: list[str]) -> None:
     name = slug(overrides)

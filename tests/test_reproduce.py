@@ -36,7 +36,7 @@ def test_the_same_bits(lamella: Lamella, run: Path) -> None:
     assert lamella("reproduce", str(again)).status == 0
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow
 def test_what_the_record_left_to_the_machine_is_as_it_was(lamella: Lamella, run: Path) -> None:
     assert lamella("train", "trainer.max_epochs=1").status == 0
     run = Path("outputs/default/trainer.max_epochs=1")
@@ -113,7 +113,7 @@ def test_data_that_has_moved(lamella: Lamella, mnist_root: Path) -> None:
     assert (refused.status, "seed is to be as it was in the run" in refused.err) == (2, True)
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_two_processes(lamella: Lamella) -> None:
     """Lightning starts the second one with the command line of the first."""
     ddp = ("trainer=ddp", "trainer.devices=2", "device=cpu", "network=linear", "trainer.max_epochs=1")

@@ -63,7 +63,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_killed_at_every_hook_and_every_write(tmp_path: Path, part: int) -> None:
     options = (*SMALL, "data.batch_size=1024", "trainer.max_epochs=2", "trainer.checkpoint_every=1steps")
@@ -81,7 +81,7 @@ def test_killed_at_every_hook_and_every_write(tmp_path: Path, part: int) -> None
         shutil.rmtree(directory)
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in kill.CONFIGS if name != "ddp"])
 def test_killed_at_random(tmp_path: Path, name: str) -> None:
     start = time.perf_counter()
@@ -92,7 +92,7 @@ def test_killed_at_random(tmp_path: Path, name: str) -> None:
     assert found == []
 
 
-@pytest.mark.slow(25)
+@pytest.mark.slow
 def test_two_processes_are_stopped_and_killed(tmp_path: Path) -> None:
     """One signal, to the first of them alone, stops both at the same batch; a kill is one of either."""
     options = (*kill.BASE, *kill.CONFIGS["ddp"], "trainer.max_epochs=8")
@@ -114,7 +114,7 @@ def test_two_processes_are_stopped_and_killed(tmp_path: Path) -> None:
     assert kill.differences(run_in(reference), run) == []
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
 def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path, number: signal.Signals) -> None:
     options = [*SMALL, "trainer.max_epochs=40"]
@@ -132,7 +132,7 @@ def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path, number: signal.Signa
     assert kill.differences(reference, run) == []
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow
 def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
     """In the middle of a step that would take a minute."""
     (tmp_path / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
@@ -158,7 +158,7 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
     assert (record(run)["status"], record(run)["steps"]) == ("finished", 21)
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_can_be_made_longer(finished: Path, copied: Path, tmp_path: Path) -> None:
     run = run_in(copied)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -294,7 +294,7 @@ def test_the_record_counts_and_not_the_config_files(lamella: Lamella) -> None:
     assert record(run)["parameters"] == 784 * 7 + 7 + 7 * 10 + 10
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow
 def test_a_run_has_one_writer(tmp_path: Path, lamella: Lamella) -> None:
     options = ("train", "trainer.max_epochs=9999", "data.in_memory=false", "data.num_workers=2", "network=linear")
     process = Program(tmp_path, *options)
@@ -310,7 +310,7 @@ def test_a_run_has_one_writer(tmp_path: Path, lamella: Lamella) -> None:
     assert "another process" not in kill.beside(tmp_path, "output").read_text()
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow
 def test_how_the_samples_are_read_makes_no_difference(tmp_path: Path) -> None:
     options = (*SMALL, "trainer.max_epochs=2", "data.augment.crop=2")
     memory = trained(tmp_path / "memory", *options)
@@ -319,7 +319,7 @@ def test_how_the_samples_are_read_makes_no_difference(tmp_path: Path) -> None:
         assert kill.differences(memory, trained(tmp_path / str(workers), *options, *reader)) == []
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow
 def test_every_flipped_bit_is_found(copied: Path) -> None:
     directory = run_in(copied) / "checkpoints"
     last, previous = directory / "last.ckpt", directory / "previous.ckpt"
@@ -385,7 +385,7 @@ def disk(directory: Path, kilobytes: int) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [8, 64, 800, 1300, *range(1450, 6200, 300)])
 def test_a_full_disk_loses_nothing(tmp_path: Path, finished: Path, kilobytes: int) -> None:
     directory = tmp_path / "disk"
@@ -437,7 +437,7 @@ def test_the_last_two_checkpoints_are_kept(finished: Path) -> None:
     assert set(steps) == {"last.ckpt", "previous.ckpt", "best.ckpt"}
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow
 def test_a_network_that_draws_in_other_ways_is_exact_too(tmp_path: Path) -> None:
     """Layers that use Python's and NumPy's random numbers, in training and in evaluation."""
     for name in ("reference", "killed"):

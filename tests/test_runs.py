@@ -267,6 +267,7 @@ def test_compare_finds_the_same(lamella: Lamella, three: Path) -> None:
     assert out.endswith("".join(f"\n\n{title}: the same" for title in titles) + "\n")
 
 
+@pytest.mark.slow
 def test_curves_are_drawn(lamella: Lamella, three: Path) -> None:
     runs = [str(three / f"optimizer.lr={lr}") for lr in SWEPT]
     result = lamella("compare", *runs, "--plot", "curves.png")

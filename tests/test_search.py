@@ -31,6 +31,7 @@ def study(sweep: Path = SWEEP) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_trials_up_to_the_total(lamella: Lamella) -> None:
     result = lamella(*SEARCH, *BRIEF, "hydra.sweeper.n_trials=5")
     assert result.status == 0, result.err
@@ -51,7 +52,7 @@ def test_trials_up_to_the_total(lamella: Lamella) -> None:
     assert lamella("runs", str(SWEEP)).out.count(" planned ") == 1
 
 
-@pytest.mark.slow(40)
+@pytest.mark.slow
 def test_one_at_a_time_the_choices_depend_on_the_seed_alone(tmp_path: Path) -> None:
     """Killed and gone on with, the same trials: what a sampler draws has no state to lose."""
     line = (
@@ -83,7 +84,7 @@ def test_one_at_a_time_the_choices_depend_on_the_seed_alone(tmp_path: Path) -> N
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "cmaes", "grid"])
 def test_samplers(lamella: Lamella, sampler: str) -> None:
     values = ("network.width=range(8,25,8)", "optimizer.lr=choice(1e-2,1e-3)")
@@ -96,7 +97,7 @@ def test_samplers(lamella: Lamella, sampler: str) -> None:
         assert len(members()) == 6
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow
 def test_whole_numbers_and_steps(lamella: Lamella) -> None:
     line = (
         "train",
@@ -111,7 +112,7 @@ def test_whole_numbers_and_steps(lamella: Lamella) -> None:
         assert config["network"]["dropout"] in (0, 0.0, 0.25)
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_what_will_not_be_the_best_is_ended(lamella: Lamella, pruner: str) -> None:
     rates = "optimizer.lr=choice(1e-2,1e-5,1e-6,1e-7,2e-2,3e-2,1e-8,5e-3,2e-3,3e-3)"
@@ -133,7 +134,7 @@ def test_what_will_not_be_the_best_is_ended(lamella: Lamella, pruner: str) -> No
         assert result.status == 0, result.out
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow
 def test_several_objectives(lamella: Lamella) -> None:
     result = lamella(*SEARCH, *BRIEF, "hydra.sweeper.n_trials=6", "sweep.objectives=[val/accuracy,parameters]")
     assert result.status == 0, result.err
@@ -144,7 +145,7 @@ def test_several_objectives(lamella: Lamella) -> None:
     assert smallest["front"]
 
 
-@pytest.mark.slow(6)
+@pytest.mark.slow
 def test_a_trial_that_fails_is_tried_again(lamella: Lamella) -> None:
     Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
     Path("mine.py").write_text(
@@ -165,7 +166,7 @@ def test_a_trial_that_fails_is_tried_again(lamella: Lamella) -> None:
     assert len(members()) == 3
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow
 def test_later_trials_are_composed_from_the_same_files(lamella: Lamella) -> None:
     Path("conf/network").mkdir(parents=True)
     mine = Path("conf/network/mine.yaml")
@@ -210,7 +211,7 @@ def test_what_is_refused(lamella: Lamella, options: tuple[str, ...]) -> None:
     assert not list(Path().rglob("run.json"))
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow
 def test_other_values_are_another_search(lamella: Lamella) -> None:
     assert lamella(*SEARCH, *BRIEF, "hydra.sweeper.n_trials=1").status == 0
     result = lamella(*SEARCH, "trainer.max_epochs=2", "hydra.sweeper.n_trials=2")

@@ -247,6 +247,7 @@ def experiment(changes: dict[str, Any]) -> None:
     Path("conf/experiment/own.yaml").write_text(f"# @package _global_\n{text}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_targets_of_a_network(lamella: Lamella, target: Any) -> None:
     Path("conf/network").mkdir()
@@ -257,6 +258,7 @@ def test_targets_of_a_network(lamella: Lamella, target: Any) -> None:
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_places(lamella: Lamella, place: str) -> None:
     """The place is named, and what is wrong there, where a project has a group of its own."""
@@ -321,6 +323,7 @@ def test_the_environment_is_not_read(lamella: Lamella, text: str, monkeypatch: p
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 def test_a_variable_that_is_named_is_read(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPEN", "seen")
     monkeypatch.setenv("SECRET", "s3cret")
@@ -638,6 +641,7 @@ def test_a_hydra_whose_loader_is_not_replaced_is_refused(
     assert not Path("ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["load_configuration", "_process_config_searchpath"])
 def test_a_hydra_that_does_not_call_the_guard_is_refused(
     lamella: Lamella, monkeypatch: pytest.MonkeyPatch, method: str, hostile_callback: str

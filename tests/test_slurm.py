@@ -15,7 +15,7 @@ import programs
 import pytest
 from programs import RealProgram, wait_until
 
-pytestmark = pytest.mark.xdist_group("slurm")  # one cluster on a machine
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 ClusterName=loop

@@ -41,6 +41,7 @@ def epochs(sweep: Path) -> int:
     return sum(path.read_text().count("\n") for path in sweep.glob("*/metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_what_is_planned_is_said_and_frozen(lamella: Lamella) -> None:
     result = lamella("train", "-m", "network.width=16,32", "seed=0,1", "trainer.max_epochs=1", "sweep.name=s")
     assert result.status == 0, result.err
@@ -60,7 +61,7 @@ def test_what_is_planned_is_said_and_frozen(lamella: Lamella) -> None:
     assert len(re.findall(r"^\[\d/4\] network\.width=\d+ seed=\d  val/accuracy 0\.\d+", result.out, re.M)) == 4
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_a_member_is_what_it_is_alone(lamella: Lamella) -> None:
     lamella(
         "train", "-m", "seed=3,4", "network.dropout=0.2", "trainer.max_epochs=2", "device.threads=1", "sweep.name=s"
@@ -70,6 +71,7 @@ def test_a_member_is_what_it_is_alone(lamella: Lamella) -> None:
     assert kill.differences(Path("outputs/default", name), SWEEP / name) == []
 
 
+@pytest.mark.slow
 def test_the_same_line_runs_nothing_twice_and_another_one_adds(lamella: Lamella) -> None:
     line = ("train", "-m", "seed=0,1", *SHORT, "sweep.name=s")
     assert lamella(*line).status == 0
@@ -216,7 +218,7 @@ def test_a_directory_that_is_something_else_is_let_be(lamella: Lamella, run: Pat
     assert contents(run) == before
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow
 def test_failures_are_listed_and_the_others_go_on(lamella: Lamella) -> None:
     line = ("train", "-m", "optimizer.lr=1e-2,1e30,1e-3,1e31", "trainer.max_epochs=1", "sweep.name=s")
     result = lamella(*line)
@@ -288,7 +290,7 @@ def test_two_sweeps_at_once(tmp_path: Path) -> None:
     assert out.endswith(f"interrupted; to go on: lamella resume {SWEEP}\n")
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1,2", "network.dropout=0.2", "trainer.max_epochs=25", *PLAIN)
     reference, other = tmp_path / "reference", tmp_path / "other"
@@ -314,7 +316,7 @@ def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Pa
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
 
 
-@pytest.mark.slow(25)
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """The whole process group, again and again; then the same line once more: as if nothing had been."""
     seeds, rates = "seed=0,1,2", "optimizer.lr=1e-1,1e-2,1e-3,1e-4"
@@ -349,7 +351,7 @@ def leaderboard(sweep: Path = SWEEP) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow
 def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
     """Its jobs save what they have and end; the same line waits for them and goes on."""
     line = ("train", "-m", "seed=0,1", "network.dropout=0.2", "trainer.max_epochs=60", *PLAIN)
@@ -366,7 +368,7 @@ def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_jobs_of_two_processes(tmp_path: Path) -> None:
     line = ("train", "-m", "trainer.devices=1,2", "device=cpu", "network=linear", "trainer.max_epochs=1")
     # Their workers are processes that a job, forked itself, starts.
@@ -377,7 +379,7 @@ def test_jobs_of_two_processes(tmp_path: Path) -> None:
         assert one[name] == pytest.approx(two[name], rel=1e-4)
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow
 def test_what_jobs_import_is_imported_once(tmp_path: Path) -> None:
     lines = [
         "from lamella.sweeps.launch import forkserver",
@@ -397,7 +399,7 @@ def test_what_jobs_import_is_imported_once(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("a job\n0 True False\n", "")
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow
 def test_the_leaderboard(lamella: Lamella) -> None:
     line = ("train", "-m", "optimizer.lr=1e-2,1e-4", "network=linear,mlp", "seed=0,1,2", "trainer.max_epochs=2")
     result = lamella(*line, "sweep.name=s")
@@ -431,7 +433,7 @@ def test_the_leaderboard(lamella: Lamella) -> None:
     assert len(lamella("runs", str(SWEEP), "--json").out) > 1000  # the list is still there
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow
 def test_the_front_of_several_objectives(lamella: Lamella) -> None:
     line = ("train", "-m", "network.width=8,32,128", "trainer.max_epochs=2", "sweep.objectives=[val/loss,parameters]")
     assert lamella(*line, "sweep.name=s").status == 0
@@ -442,7 +444,7 @@ def test_the_front_of_several_objectives(lamella: Lamella) -> None:
         assert row["front"] == (not beaten)
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow
 def test_values_from_a_config(lamella: Lamella) -> None:
     Path("conf/experiment").mkdir(parents=True)
     Path("conf/experiment/rates.yaml").write_text(
@@ -455,6 +457,7 @@ def test_values_from_a_config(lamella: Lamella) -> None:
     assert Path("outputs/rates/experiment=rates/run.json").exists()
 
 
+@pytest.mark.slow
 def test_resume_takes_a_sweep_and_a_member_that_is_only_planned(lamella: Lamella) -> None:
     assert lamella("train", "-m", "seed=0,1", *SHORT, "sweep.name=s").status == 0
     first, second = members()
@@ -525,7 +528,7 @@ def test_a_line_of_the_plan_that_was_being_written(lamella: Lamella) -> None:
     assert plan.read_text().splitlines(keepends=True) == lines
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_launchers_of_others(lamella: Lamella, tmp_path: Path, launcher: str) -> None:
     line = ("train", "-m", "seed=0,1,2", *SHORT, f"hydra/launcher={launcher}", "sweep.name=s", "device.threads=1")
@@ -551,7 +554,7 @@ def test_swept_options_of_the_sweep_are_refused(lamella: Lamella) -> None:
     assert not Path("outputs").exists()
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_a_later_line_with_another_constant_is_no_other_seed(lamella: Lamella) -> None:
     for epochs in (1, 2):
         line = ("train", "-m", "seed=0,1", "network=linear", f"trainer.max_epochs={epochs}", "sweep.name=s")
@@ -559,7 +562,7 @@ def test_a_later_line_with_another_constant_is_no_other_seed(lamella: Lamella) -
     assert [(row["trainer.max_epochs"], row["n"]) for row in leaderboard()] in ([(1, 2), (2, 2)], [(2, 2), (1, 2)])
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_the_group_is_told_to_end(tmp_path: Path) -> None:
     """As a terminal, Slurm and systemd do: everything gets the signal, and the sweep waits for its jobs."""
     process = Program(tmp_path, "train", "-m", "seed=0,1", "trainer.max_epochs=3000", "sweep.name=s")
@@ -570,7 +573,7 @@ def test_the_group_is_told_to_end(tmp_path: Path) -> None:
     assert [record(tmp_path / SWEEP / name)["status"] for name in members(tmp_path / SWEEP)] == ["interrupted"] * 2
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow
 def test_nobody_reads_along(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lamella", "train", "-m", "seed=0,1,2,3", *SHORT, "sweep.name=s"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -623,7 +626,7 @@ EVIL = {
 }
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", EVIL)
 def test_a_plan_of_somebody_else_runs_nothing(lamella: Lamella, launcher: str) -> None:
     assert lamella("train", "-m", "seed=0,1", *SHORT, "sweep.name=s").status == 0
@@ -645,7 +648,7 @@ def test_an_interpolation_in_the_values_of_a_sweep_builds_nothing(lamella: Lamel
     assert result.err.startswith("error: hydra.sweeper.params.seed is '${evil}'; a sweeper takes plain values")
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_links_and_strange_files_in_a_planned_directory_are_let_be(lamella: Lamella) -> None:
     assert lamella("train", "-m", "seed=0,1", *SHORT, "sweep.name=s").status == 0
     first, second = members()

@@ -45,6 +45,7 @@ def run_directories() -> list[Path]:
     return sorted(path.parent for path in Path("outputs").rglob("run.json"))
 
 
+@pytest.mark.slow
 def test_run_directory_holds_everything(lamella: Lamella) -> None:
     result = lamella("train", *QUICK)
     assert result.status == 0, result.err
@@ -82,6 +83,7 @@ def test_run_directory_holds_everything(lamella: Lamella) -> None:
     assert not [thread for thread in threading.enumerate() if "Event" in type(thread).__name__]
 
 
+@pytest.mark.slow
 def test_run_can_be_rebuilt_from_its_config_alone(lamella: Lamella) -> None:
     lamella("train", *QUICK, "network=cnn", "network.widths=[4,8]", "optimizer=sgd", "scheduler=cosine")
     [path] = run_directories()
@@ -95,6 +97,7 @@ def test_run_can_be_rebuilt_from_its_config_alone(lamella: Lamella) -> None:
     assert right / len(experiment.data.test) == record(path)["metrics"]["test/accuracy"]
 
 
+@pytest.mark.slow
 def test_a_network_that_takes_any_keyword_can_be_rebuilt(lamella: Lamella, image_root: Path) -> None:
     data = ("data=image_folder", f"data.root={image_root}", "data.shape=[3,32,32]")
     result = lamella("train", *data, "network=resnet18", "trainer=debug")
@@ -104,6 +107,7 @@ def test_a_network_that_takes_any_keyword_can_be_rebuilt(lamella: Lamella, image
     experiment.task.load_state_dict(weights(path, "best"))
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_a_loop_written_by_hand(lamella: Lamella) -> None:
     """The same seed, data and order, trained with plain PyTorch: equal to the last bit."""
     lamella("train", *QUICK, "network=neural_network", "data.drop_last=true")
@@ -128,7 +132,7 @@ def test_metrics_are_those_of_a_loop_written_by_hand(lamella: Lamella) -> None:
         assert torch.equal(ours, by_hand)
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow
 def test_same_seed_same_weights_and_zero_is_a_seed(lamella: Lamella) -> None:
     for seed in (0, 0, 1):
         assert lamella("train", *QUICK, f"seed={seed}", "network.dropout=0.2").status == 0
@@ -152,7 +156,7 @@ def test_tensorboard_shows_epochs_with_train_and_val_in_one_chart(lamella: Lamel
     assert b"val/loss" in layout
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow
 def test_sweep_gives_each_member_a_directory_and_ends_with_a_leaderboard(lamella: Lamella) -> None:
     swept = ("optimizer.lr=1e-2,1e-3", "network=mlp,linear")
     result = lamella("train", "-m", *swept, "trainer.max_epochs=1", "device.threads=1")
@@ -287,7 +291,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(lamella
     assert all(value.isfinite().all() for value in weights(path).values())
 
 
-@pytest.mark.slow(6)
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"])
 def test_signals_end_a_run_that_says_so(tmp_path: Path, number: signal.Signals, status: int) -> None:
     process = RealProgram(tmp_path, "train", "trainer.max_epochs=100000", "network=linear")
@@ -306,7 +310,7 @@ def test_signals_end_a_run_that_says_so(tmp_path: Path, number: signal.Signals, 
     assert weights(path)
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_two_processes_share_one_run(tmp_path: Path) -> None:
     """Data parallel: the order of one process, each rank its share, metrics over both, one run directory."""
     options = ["network=linear", "device=cpu", "trainer.max_epochs=2"]
@@ -323,7 +327,7 @@ def test_two_processes_share_one_run(tmp_path: Path) -> None:
     assert len(list(double.glob("events.out.tfevents.*"))) == 1
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow
 def test_processes_with_uneven_shares_of_a_network_with_buffers(tmp_path: Path) -> None:
     """261 test samples in two batches on one process and, without care, one on the other."""
     sizes = ["data.test_size=261", "data.batch_size=32", "data.val_size=129", "trainer.max_epochs=1"]
@@ -333,7 +337,7 @@ def test_processes_with_uneven_shares_of_a_network_with_buffers(tmp_path: Path) 
     assert batches == round(batches)
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow
 def test_a_process_whose_loss_is_not_finite_does_not_leave_the_others_waiting(tmp_path: Path) -> None:
     done = Program(tmp_path, "train", *DDP, "optimizer=sgd", "optimizer.lr=1e25", "network=linear", "loss=mse")
     assert done.wait() == 1
@@ -342,7 +346,7 @@ def test_a_process_whose_loss_is_not_finite_does_not_leave_the_others_waiting(tm
     assert "Traceback" not in done.err
 
 
-@pytest.mark.slow(12)
+@pytest.mark.slow
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
     for output in ("closed", "/dev/full"):
         if output == "closed":
@@ -371,7 +375,7 @@ def test_plateau_waits_for_validations(lamella: Lamella) -> None:
     assert {line["lr"] for line in lines(path)} == {1e-3}
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow
 def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
     weights_of_classes = "+loss.ignore_index=3 loss.weight=[1,2,3,40,5,6,7,80,9,10]"
     options = [
@@ -390,7 +394,7 @@ def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
         assert record(double)["metrics"][name] == pytest.approx(record(single)["metrics"][name], rel=1e-4)
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow
 def test_what_several_processes_refuse_leaves_nothing(tmp_path: Path) -> None:
     options = ["scheduler=plateau", "+trainer.limit_val_batches=0", "network=linear"]
     done = Program(tmp_path, "train", *DDP, *options)
@@ -400,7 +404,7 @@ def test_what_several_processes_refuse_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.*"))
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow
 def test_ctrl_c_while_a_sweep_is_planned_leaves_nothing(tmp_path: Path) -> None:
     process = Program(tmp_path, "train", "-m", "seed=range(1,4000)")
     assert not process.ended(3)
@@ -431,7 +435,7 @@ def test_a_run_from_image_files(lamella: Lamella, image_root: Path) -> None:
     assert record(path)["metrics"]["val/accuracy"] > 0.8
 
 
-@pytest.mark.slow(6)
+@pytest.mark.slow
 def test_the_bar_and_the_log_are_readable_in_a_file(tmp_path: Path) -> None:
     with (tmp_path / "printed").open("w") as file:
         options = {"stdout": file, "stderr": subprocess.STDOUT}
@@ -441,7 +445,7 @@ def test_the_bar_and_the_log_are_readable_in_a_file(tmp_path: Path) -> None:
     assert len(text.splitlines()) == 7
 
 
-@pytest.mark.slow(7)
+@pytest.mark.slow
 def test_the_bar_is_drawn_on_a_terminal_and_kept_out_of_the_log(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     process = RealProgram(tmp_path, "train", "network=resnet", "trainer.max_epochs=1", stderr=slave)

@@ -160,7 +160,7 @@ def test_the_confusion_matrix_counts_the_validation(lamella: Lamella, monkeypatc
     assert float(drawn[-1].trace() / drawn[-1].sum()) == pytest.approx(line["val/accuracy"])
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_samples_show_what_the_network_gets(lamella: Lamella) -> None:
     _, plain = trained(lamella, "network=linear")
     _, augmented = trained(lamella, "network=linear", "data.augment.rotation=45")
@@ -177,7 +177,7 @@ def test_data_that_are_no_images_draw_none(lamella: Lamella) -> None:
     assert found.Tags()["graph"]
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["cnn", "resnet"])
 def test_pictures_of_convolutions(lamella: Lamella, network: str) -> None:
     _, found = trained(lamella, f"network={network}", "+trainer.limit_train_batches=2", "visuals=full")
