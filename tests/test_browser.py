@@ -35,7 +35,11 @@ TABS = {
     "pr_curves": ["precision_recall/3"],
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
+pytestmark = [
+    pytest.mark.slow(20),
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    pytest.mark.xdist_group("browser"),  # one for all tabs
+]
 
 
 def answers(port: int) -> bool:

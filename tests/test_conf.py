@@ -43,7 +43,6 @@ def test_every_option_composes(lamella: Lamella, option: str) -> None:
     assert {"data", "network", "loss", "optimizer", "scheduler", "device", "trainer"} <= set(composed)
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     "option", [option for option in CHOICES if option.split("/")[0] in ("loss", "optimizer", "scheduler")]
 )
@@ -64,7 +63,6 @@ def test_every_network_trains(lamella: Lamella, name: str) -> None:
     assert run["choices"]["network"] == name
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", MNIST_LIKE)
 def test_every_data_set_in_mnist_format_trains(lamella: Lamella, mnist_root: Path, name: str) -> None:
     shutil.copytree(mnist_root / "MNIST", Path("data") / MNIST_LIKE[name])
@@ -74,7 +72,6 @@ def test_every_data_set_in_mnist_format_trains(lamella: Lamella, mnist_root: Pat
     assert run["steps"] == 2
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize("path", sorted((SHIPPED / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_runs_for_a_batch(lamella: Lamella, mnist_root: Path, path: Path) -> None:
     assert path.read_text().startswith("# @package _global_\n")

@@ -24,7 +24,6 @@ from programs import wait_until
 
 from lamella.data import digits
 
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -166,7 +165,7 @@ def serve(program: str, arguments: list[str]) -> None:
         process.wait(30)
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow
 def test_networks_of_the_docs_train(workplace: Lamella) -> None:
     names = []
     for _, block, file in blocks(ROOT / "docs" / "networks.md"):

@@ -79,7 +79,6 @@ def test_it_trains_on(lamella: Lamella, old: Path) -> None:
     assert (fields(old)["status"], fields(old)["epochs"]) == ("finished", count + 1)
 
 
-@pytest.mark.slow(1)
 def test_it_reproduces(lamella: Lamella, old: Path) -> None:
     """Bit for bit; where the versions or the machine differ, which is then printed, within the rounding of floats."""
     result = lamella("reproduce", str(old))

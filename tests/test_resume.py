@@ -63,7 +63,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_killed_at_every_hook_and_every_write(tmp_path: Path, part: int) -> None:
     options = (*SMALL, "data.batch_size=1024", "trainer.max_epochs=2", "trainer.checkpoint_every=1steps")
@@ -81,7 +81,7 @@ def test_killed_at_every_hook_and_every_write(tmp_path: Path, part: int) -> None
         shutil.rmtree(directory)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 @pytest.mark.parametrize("name", [name for name in kill.CONFIGS if name != "ddp"])
 def test_killed_at_random(tmp_path: Path, name: str) -> None:
     start = time.perf_counter()
@@ -92,7 +92,7 @@ def test_killed_at_random(tmp_path: Path, name: str) -> None:
     assert found == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(25)
 def test_two_processes_are_stopped_and_killed(tmp_path: Path) -> None:
     """One signal, to the first of them alone, stops both at the same batch; a kill is one of either."""
     options = (*kill.BASE, *kill.CONFIGS["ddp"], "trainer.max_epochs=8")
@@ -240,7 +240,6 @@ def test_other_samples_are_refused(lamella: Lamella, image_root: Path) -> None:
     assert before == [(run / name).read_bytes() for name in ("run.json", "config.yaml", "metrics.jsonl")]
 
 
-@pytest.mark.slow(4)
 def test_a_file_that_is_gone_in_the_middle_fails_the_run(tmp_path: Path, image_root: Path) -> None:
     data = ("data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0.3]", "data.std=[0.3]")
     reader = ("data.in_memory=false", "trainer.max_epochs=2000", "network=linear")
@@ -258,7 +257,6 @@ def test_a_file_that_is_gone_in_the_middle_fails_the_run(tmp_path: Path, image_r
     again.kill()
 
 
-@pytest.mark.slow(1)
 def test_another_machine_is_allowed_and_said(copied: Path) -> None:
     run = run_in(copied)
     fields = record(run)
@@ -339,7 +337,6 @@ def test_every_flipped_bit_is_found(copied: Path) -> None:
         assert newest_checkpoint(directory) == (previous, [last])
 
 
-@pytest.mark.slow(1)
 def test_a_damaged_checkpoint_is_passed_over(finished: Path, copied: Path, lamella: Lamella) -> None:
     run = run_in(copied)
     last, previous = run / "checkpoints/last.ckpt", run / "checkpoints/previous.ckpt"
@@ -409,7 +406,6 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, finished: Path, kilobytes: in
             assert kill.differences(finished, run) == []
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize(("kilobytes", "visuals"), [(900, "none"), (1500, "default"), (1600, "full")])
 def test_a_full_disk_is_said(tmp_path: Path, kilobytes: int, visuals: str) -> None:
     directory = tmp_path / "disk"
@@ -462,7 +458,6 @@ def test_a_network_that_draws_in_other_ways_is_exact_too(tmp_path: Path) -> None
         assert kill.differences(run_in(reference), run_in(directory)) == []
 
 
-@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("every", "step"), [("1steps", 2), ("2steps", 2), ("0.00001min", 2), ("9steps", 0), ("null", 0)]
 )

@@ -15,7 +15,7 @@ import programs
 import pytest
 from programs import RealProgram, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow(40), pytest.mark.xdist_group("slurm")]  # one cluster on a machine
 
 CONFIG = """
 ClusterName=loop
@@ -104,7 +104,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(directory.glob("outputs/default/*"))
 
 
-@pytest.mark.slow(30)
 @pytest.mark.parametrize("way", ["preempted", "time is up"])
 def test_a_job_goes_on_by_itself(slurm: None, reference: Path, tmp_path: Path, way: str) -> None:
     """Preempted, Slurm requeues it; where its time is nearly up, the run asks for it, once it is saved."""
@@ -129,7 +128,6 @@ def test_a_job_goes_on_by_itself(slurm: None, reference: Path, tmp_path: Path, w
 LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=10")
 
 
-@pytest.mark.slow(80)
 def test_a_sweep_whose_jobs_are_preempted_and_out_of_time_with_two_processes_in_one(
     slurm: None, tmp_path: Path
 ) -> None:
@@ -163,7 +161,6 @@ def test_a_sweep_whose_jobs_are_preempted_and_out_of_time_with_two_processes_in_
         assert "going on after epoch" in (sweep / name / "log.txt").read_text()
 
 
-@pytest.mark.slow(30)
 def test_ctrl_c_takes_the_jobs_of_a_sweep_off_the_cluster(slurm: None, tmp_path: Path) -> None:
     options = ("device=cpu", "trainer.max_epochs=5000", "sweep.name=s")
     process = RealProgram(tmp_path, "train", "-m", "seed=0,1,2", *options, *LAUNCHER)

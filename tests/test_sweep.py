@@ -93,7 +93,6 @@ def test_without_a_name_the_line_is_the_directory(lamella: Lamella) -> None:
     assert sweep.name == "network=linear,seed=0,1,trainer.max_epochs=1"
 
 
-@pytest.mark.slow(3)
 def test_what_is_edited_later_changes_nothing_that_is_planned(lamella: Lamella) -> None:
     Path("conf/optimizer").mkdir(parents=True)
     mine = Path("conf/optimizer/mine.yaml")
@@ -235,7 +234,6 @@ def test_failures_are_listed_and_the_others_go_on(lamella: Lamella) -> None:
     assert "val/accuracy 0" not in again.out.partition("\n\n")[0]
 
 
-@pytest.mark.slow(1)
 def test_max_failures_stops_early(lamella: Lamella) -> None:
     rates = ",".join(f"1e{number}" for number in range(30, 38))
     line = ("train", "-m", f"optimizer.lr={rates}", "trainer.max_epochs=1", "sweep.name=s", "hydra.launcher.slots=1")
@@ -246,7 +244,6 @@ def test_max_failures_stops_early(lamella: Lamella) -> None:
     assert result.out.count(" planned ") == 6
 
 
-@pytest.mark.slow(1)
 def test_a_job_that_is_refused_only_when_it_starts(lamella: Lamella) -> None:
     line = ("train", "-m", "seed=0,1", *SHORT, "scheduler=plateau", "+trainer.limit_val_batches=0", "sweep.name=s")
     result = lamella(*line)
@@ -267,7 +264,6 @@ def test_a_job_that_dies(lamella: Lamella) -> None:
     assert result.out.count("failed: ended by SIGKILL; the machine may have run out of memory") == 2
 
 
-@pytest.mark.slow(1)
 def test_no_memory_is_called_that(lamella: Lamella) -> None:
     huge = "network.layers=[{Upsample: {scale_factor: 300000}},{AdaptiveAvgPool2d: 2},Flatten,{Linear: 10}]"
     result = lamella("train", "-m", "seed=0,1", *SHORT, huge, "sweep.name=s")
@@ -275,7 +271,6 @@ def test_no_memory_is_called_that(lamella: Lamella) -> None:
     assert result.out.count("failed: out of memory on cpu, a smaller data.batch_size takes less: ") == 2, result.out
 
 
-@pytest.mark.slow(2)
 def test_two_sweeps_at_once(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1", "trainer.max_epochs=2000", *PLAIN)
     first = Program(tmp_path, *line)
@@ -290,7 +285,7 @@ def test_two_sweeps_at_once(tmp_path: Path) -> None:
     assert out.endswith(f"interrupted; to go on: lamella resume {SWEEP}\n")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1,2", "network.dropout=0.2", "trainer.max_epochs=25", *PLAIN)
     reference, other = tmp_path / "reference", tmp_path / "other"
@@ -316,7 +311,7 @@ def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Pa
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """The whole process group, again and again; then the same line once more: as if nothing had been."""
     seeds, rates = "seed=0,1,2", "optimizer.lr=1e-1,1e-2,1e-3,1e-4"
@@ -351,7 +346,7 @@ def leaderboard(sweep: Path = SWEEP) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
     """Its jobs save what they have and end; the same line waits for them and goes on."""
     line = ("train", "-m", "seed=0,1", "network.dropout=0.2", "trainer.max_epochs=60", *PLAIN)
@@ -368,7 +363,7 @@ def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_jobs_of_two_processes(tmp_path: Path) -> None:
     line = ("train", "-m", "trainer.devices=1,2", "device=cpu", "network=linear", "trainer.max_epochs=1")
     # Their workers are processes that a job, forked itself, starts.
@@ -528,7 +523,7 @@ def test_a_line_of_the_plan_that_was_being_written(lamella: Lamella) -> None:
     assert plan.read_text().splitlines(keepends=True) == lines
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_launchers_of_others(lamella: Lamella, tmp_path: Path, launcher: str) -> None:
     line = ("train", "-m", "seed=0,1,2", *SHORT, f"hydra/launcher={launcher}", "sweep.name=s", "device.threads=1")
@@ -585,7 +580,6 @@ def test_nobody_reads_along(tmp_path: Path) -> None:
     assert [record(tmp_path / SWEEP / name)["status"] for name in members(tmp_path / SWEEP)] == ["finished"] * 4
 
 
-@pytest.mark.slow(2)
 def test_ctrl_c_in_one_process(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1,2", "trainer.max_epochs=400", "sweep.name=s", "hydra/launcher=basic")
     process = Program(tmp_path, *line)
@@ -596,7 +590,6 @@ def test_ctrl_c_in_one_process(tmp_path: Path) -> None:
     assert len(members(tmp_path / SWEEP)) == 1
 
 
-@pytest.mark.slow(3)
 def test_a_strange_exit_status_and_a_cause_of_before(lamella: Lamella) -> None:
     Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
     code = "from pytorch_lightning import Callback\n\n\nclass Die(Callback):\n    def on_train_start(self, *given):\n"

@@ -310,7 +310,7 @@ def test_signals_end_a_run_that_says_so(tmp_path: Path, number: signal.Signals, 
     assert weights(path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_two_processes_share_one_run(tmp_path: Path) -> None:
     """Data parallel: the order of one process, each rank its share, metrics over both, one run directory."""
     options = ["network=linear", "device=cpu", "trainer.max_epochs=2"]
@@ -327,7 +327,7 @@ def test_two_processes_share_one_run(tmp_path: Path) -> None:
     assert len(list(double.glob("events.out.tfevents.*"))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_processes_with_uneven_shares_of_a_network_with_buffers(tmp_path: Path) -> None:
     """261 test samples in two batches on one process and, without care, one on the other."""
     sizes = ["data.test_size=261", "data.batch_size=32", "data.val_size=129", "trainer.max_epochs=1"]
@@ -337,7 +337,7 @@ def test_processes_with_uneven_shares_of_a_network_with_buffers(tmp_path: Path) 
     assert batches == round(batches)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_a_process_whose_loss_is_not_finite_does_not_leave_the_others_waiting(tmp_path: Path) -> None:
     done = Program(tmp_path, "train", *DDP, "optimizer=sgd", "optimizer.lr=1e25", "network=linear", "loss=mse")
     assert done.wait() == 1
@@ -346,7 +346,7 @@ def test_a_process_whose_loss_is_not_finite_does_not_leave_the_others_waiting(tm
     assert "Traceback" not in done.err
 
 
-@pytest.mark.slow
+@pytest.mark.slow(12)
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
     for output in ("closed", "/dev/full"):
         if output == "closed":
@@ -375,7 +375,7 @@ def test_plateau_waits_for_validations(lamella: Lamella) -> None:
     assert {line["lr"] for line in lines(path)} == {1e-3}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
     weights_of_classes = "+loss.ignore_index=3 loss.weight=[1,2,3,40,5,6,7,80,9,10]"
     options = [
@@ -394,7 +394,7 @@ def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
         assert record(double)["metrics"][name] == pytest.approx(record(single)["metrics"][name], rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_what_several_processes_refuse_leaves_nothing(tmp_path: Path) -> None:
     options = ["scheduler=plateau", "+trainer.limit_val_batches=0", "network=linear"]
     done = Program(tmp_path, "train", *DDP, *options)
@@ -414,7 +414,6 @@ def test_ctrl_c_while_a_sweep_is_planned_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow(1)
 def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
     processes = [Program(tmp_path, "train", "trainer.max_epochs=1", "network=linear") for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
@@ -423,7 +422,6 @@ def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
     assert names == [start, f"{start}_2", f"{start}_3"]
 
 
-@pytest.mark.slow(1)
 def test_a_run_from_image_files(lamella: Lamella, image_root: Path) -> None:
     result = lamella("train", "data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0.3]",
                      "data.std=[0.3]", "trainer.max_epochs=8", "data.batch_size=16")  # fmt: skip

@@ -97,7 +97,6 @@ def test_a_histogram_holds_the_values(lamella: Lamella) -> None:
     assert value.bucket == expected.tolist()
 
 
-@pytest.mark.slow(2)
 def test_drawing_does_not_change_what_is_trained(lamella: Lamella) -> None:
     """Bit for bit, with a network that is random in evaluation too and keeps a layer out of training mode."""
     Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
@@ -116,7 +115,6 @@ def test_drawing_does_not_change_what_is_trained(lamella: Lamella) -> None:
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-@pytest.mark.slow(1)
 def test_pictures_in_low_precision(lamella: Lamella) -> None:
     _, found = trained(lamella, "device.precision=bf16-true", "visuals=full", "network=linear")
     assert found.Tags()["graph"]
@@ -129,7 +127,6 @@ def test_no_picture_of_nothing(lamella: Lamella) -> None:
     assert result.err.startswith("error: visuals.samples.count is 0; it takes 1 or more\n")
 
 
-@pytest.mark.slow(2)
 def test_hparams_hold_what_was_set_and_the_best_metrics(lamella: Lamella) -> None:
     result = lamella("train", "-m", "optimizer.lr=1e-2,1e-3", "network=linear", "trainer.max_epochs=2")
     assert result.status == 0, result.err
