@@ -33,7 +33,7 @@ Lamella = Callable[..., Result]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slow tests first, the slowest at the very start, so that no worker has a long one to itself in the end."""
+    """Run the slowest tests first, so that no worker has a long one to itself in the end."""
 
     def seconds(item: pytest.Item) -> float:
         mark = item.get_closest_marker("slow")

@@ -24,7 +24,6 @@ from programs import wait_until
 
 from lamella.data import digits
 
-
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # About how many seconds the commands of a page take, where these are many.
