@@ -49,6 +49,7 @@ def test_the_same_bits_as_one_by_one(lamella: Lamella, name: str) -> None:
         assert kill.differences(one, train(lamella, f"chunks-{chunk}", *options, f"trainer.chunk={chunk}")) == []
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_found_in_its_step(lamella: Lamella) -> None:
     found = []
     for chunk in ("1", "7"):

@@ -43,6 +43,7 @@ def test_every_option_composes(lamella: Lamella, option: str) -> None:
     assert {"data", "network", "loss", "optimizer", "scheduler", "device", "trainer"} <= set(composed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option", [option for option in CHOICES if option.split("/")[0] in ("loss", "optimizer", "scheduler")]
 )
@@ -63,6 +64,7 @@ def test_every_network_trains(lamella: Lamella, name: str) -> None:
     assert run["choices"]["network"] == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MNIST_LIKE)
 def test_every_data_set_in_mnist_format_trains(lamella: Lamella, mnist_root: Path, name: str) -> None:
     shutil.copytree(mnist_root / "MNIST", Path("data") / MNIST_LIKE[name])
@@ -72,6 +74,7 @@ def test_every_data_set_in_mnist_format_trains(lamella: Lamella, mnist_root: Pat
     assert run["steps"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((SHIPPED / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_runs_for_a_batch(lamella: Lamella, mnist_root: Path, path: Path) -> None:
     assert path.read_text().startswith("# @package _global_\n")
@@ -86,6 +89,7 @@ def test_debug_trains_a_few_batches(lamella: Lamella) -> None:
     assert "best epoch  1 of 1" in result.out
 
 
+@pytest.mark.slow
 def test_mixed_precision(lamella: Lamella) -> None:
     losses = {}
     for precision in ("32-true", "bf16-mixed"):
@@ -126,6 +130,7 @@ def test_early_stopping_is_a_callback_of_lightning(lamella: Lamella) -> None:
     assert " of 2  val" in result.out
 
 
+@pytest.mark.slow
 def test_epochs_without_validation_are_not_compared(lamella: Lamella) -> None:
     result = lamella("train", "network=linear", "trainer.max_epochs=3", "+trainer.check_val_every_n_epoch=2")
     assert result.status == 0, result.err
@@ -139,6 +144,7 @@ def test_without_validation_the_last_epoch_is_the_best(lamella: Lamella) -> None
     assert "best epoch  3 of 3" in result.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheduler", "rates"),
     [
@@ -159,6 +165,7 @@ def test_schedulers_of_torch_are_targets(lamella: Lamella, scheduler: str, rates
     assert [json.loads(line)["lr"] for line in lines] == pytest.approx(rates)
 
 
+@pytest.mark.slow
 def test_time_may_be_the_only_limit(lamella: Lamella) -> None:
     result = lamella("train", "network=linear", "trainer.max_epochs=null", "+trainer.max_time=00:00:00:01")
     run = finished(result)

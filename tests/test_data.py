@@ -383,6 +383,7 @@ def test_several_processes_decode_once(image_root: Path) -> None:
     assert len({text[text.index("sum") :] for text in printed}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.parametrize("kind", ["tensor", "files"])
 def test_the_way_of_reading_changes_nothing(image_root: Path, kind: str) -> None:

@@ -54,6 +54,7 @@ def test_another_checkpoint(lamella: Lamella, run: Path) -> None:
     assert not (run / "eval.json").exists()
 
 
+@pytest.mark.slow
 def test_data_that_has_moved(lamella: Lamella, mnist_root: Path) -> None:
     shutil.copytree(mnist_root, "here")
     mnist = ("data=mnist", "data.root=here", "data.download=false", "data.val_size=50", "trainer.max_epochs=1")
@@ -94,6 +95,7 @@ def test_a_run_of_another_machine(lamella: Lamella, run: Path) -> None:
     assert lamella("eval", str(run), "device=cpu").status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "shown", "scored"), [("mse", "mae", 0), ("bce_with_logits", "accuracy", 3)], ids=["numbers", "labels"]
 )

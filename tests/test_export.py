@@ -100,6 +100,7 @@ def test_a_file_that_gives_other_values_is_refused(lamella: Lamella, own: Path) 
     assert contents(Path()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", ["Branching"], indirect=True)
 def test_a_network_that_cannot_be_exported(lamella: Lamella, own: Path) -> None:
     before = contents(Path())

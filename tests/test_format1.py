@@ -47,6 +47,7 @@ def test_commands_open_it(lamella: Lamella, old: Path) -> None:
     assert (old / "network.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_eval_gives_the_recorded_metrics(lamella: Lamella, old: Path) -> None:
     assert lamella("eval", str(old), "--out", "x.json").status == 0
     metrics = fields(old)["metrics"]

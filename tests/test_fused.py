@@ -280,6 +280,7 @@ def test_a_search(lamella: Lamella) -> None:
     assert all(fields["inexact"] for fields in records(sweep("s")).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", ["0", "wide", "true"])
 def test_a_width_that_is_none(lamella: Lamella, width: str) -> None:
     result = lamella("train", "-m", "seed=0,1", "hydra/launcher=fused", f"hydra.launcher.width={width}")

@@ -162,6 +162,7 @@ def test_a_dead_relu_is_pointed_out(lamella: Lamella) -> None:
     )
 
 
+@pytest.mark.slow
 def test_gradients_are_what_backward_leaves(lamella: Lamella) -> None:
     found = inspected(lamella, "network=neural_network")["gradients"]
     network, inputs, targets = by_hand(lamella, "network=neural_network")
@@ -199,6 +200,7 @@ def test_automatic_differentiation_as_in_the_note(lamella: Lamella) -> None:
     assert "requires_grad=False" in result.out[: result.out.index("Forward, loss, backward")]
 
 
+@pytest.mark.slow
 def test_training_the_note_drives_its_loss_to_the_minimum(lamella: Lamella) -> None:
     assert lamella("train", "experiment=autograd", "trainer.max_epochs=60").status == 0
     [path] = Path("outputs/autograd").glob("*/metrics.jsonl")
@@ -207,6 +209,7 @@ def test_training_the_note_drives_its_loss_to_the_minimum(lamella: Lamella) -> N
     assert losses[-1] < 0.05 < losses[0]
 
 
+@pytest.mark.slow
 def test_the_graph_goes_from_the_loss_to_the_leaves(lamella: Lamella) -> None:
     graph = inspected(lamella, "network=neural_network")["graph"]
     assert graph[0]["name"] == "NllLossBackward0"
@@ -227,6 +230,7 @@ def test_the_graph_is_drawn(lamella: Lamella) -> None:
     assert "(5, 3)" in text
 
 
+@pytest.mark.slow
 def test_pictures_of_the_graph_take_graphviz(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     for suffix, start in (("svg", b"<?xml"), ("png", b"\x89PNG")):
         result = lamella("inspect", "experiment=autograd", "--graph", f"graph.{suffix}")
@@ -242,6 +246,7 @@ def test_pictures_of_the_graph_take_graphviz(lamella: Lamella, monkeypatch: pyte
     assert lamella("inspect", "experiment=autograd", "--graph", "nowhere/graph.dot").status == 2
 
 
+@pytest.mark.slow
 def test_a_run_is_inspected_with_its_trained_weights(lamella: Lamella) -> None:
     lamella("train", "network=linear", "trainer.max_epochs=3", "optimizer.lr=0.1")
     [path] = (path.parent for path in Path("outputs").rglob("run.json"))
@@ -259,6 +264,7 @@ def test_a_run_is_inspected_with_its_trained_weights(lamella: Lamella) -> None:
     assert "error: nowhere is not there; a run is a directory" in lamella("inspect", "nowhere").err
 
 
+@pytest.mark.slow
 def test_frozen_parameters_are_shown_and_stay(lamella: Lamella) -> None:
     freeze = "network.freeze=[linear_relu_stack.0.*]"
     result = lamella("inspect", "network=neural_network", freeze, "--gradients", "--parameters")
@@ -278,6 +284,7 @@ def test_frozen_parameters_are_shown_and_stay(lamella: Lamella) -> None:
     assert len(checkpoint["optimizer_states"][0]["state"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("freeze", "message"),
     [

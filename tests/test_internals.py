@@ -115,6 +115,7 @@ def test_without_lightnings_counters_a_chunk_is_one_batch(lamella: Lamella, monk
     assert same(slow_weights, weights)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_where_lightning_has_changed(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     run(lamella)
     [path] = Path("outputs/default").iterdir()
@@ -128,6 +129,7 @@ def test_a_run_is_not_resumed_where_lightning_has_changed(lamella: Lamella, monk
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_without_the_fused_kernels_steps_are_torchs_own(
     lamella: Lamella, monkeypatch: pytest.MonkeyPatch, optimizer: str
@@ -144,6 +146,7 @@ def test_without_the_fused_kernels_steps_are_torchs_own(
     assert same(slow_weights, weights)
 
 
+@pytest.mark.slow
 def test_a_kernel_that_computes_something_else_is_not_used(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     _, metrics, weights = run(lamella)
     kernel = torch_internals.adam_kernel

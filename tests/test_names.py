@@ -34,6 +34,7 @@ def test_slugs_are_names_of_directories(overrides: list[str]) -> None:
     assert name == slug(overrides[::-1])
 
 
+@pytest.mark.slow
 @given(OVERRIDES, OVERRIDES)
 def test_slugs_differ_where_overrides_do(one: list[str], other: list[str]) -> None:
     assert (slug(one) == slug(other)) == (sorted(one) == sorted(other))

@@ -130,6 +130,7 @@ def test_wrong_requests(lamella: Lamella, run: Path, arguments: str, monkeypatch
     assert contents(Path()) == before
 
 
+@pytest.mark.slow
 def test_folders_of_ones_own_images(lamella: Lamella, image_root: Path) -> None:
     """Trained and asked without any data set: the classes are those of the folders."""
     own = ("data=image_folder", f"data.root={image_root}", "data.shape=[3,32,32]", "network=cnn")

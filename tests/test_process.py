@@ -118,6 +118,7 @@ def test_building_an_experiment_changes_nothing_else(
     assert process_state() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.usefixtures("own")
 def test_data_weights_and_batches_have_the_threads_of_the_run(lamella: Lamella, command: str) -> None:
@@ -135,6 +136,7 @@ def test_data_weights_and_batches_have_the_threads_of_the_run(lamella: Lamella, 
     assert list(notes.values()) == [{"data 2", "weights 2", "batch 2"}]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own")
 def test_weights_do_not_depend_on_the_threads_of_the_process_before(lamella: Lamella) -> None:
     found: list[dict[str, Tensor]] = []

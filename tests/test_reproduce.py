@@ -48,6 +48,7 @@ def test_what_the_record_left_to_the_machine_is_as_it_was(lamella: Lamella, run:
     assert "accelerator: cpu\n" in config
 
 
+@pytest.mark.slow
 def test_what_differs_is_named(lamella: Lamella, run: Path) -> None:
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[1])
     change(run / "metrics.jsonl", str(line["val/loss"]), "0.125")
@@ -63,6 +64,7 @@ def test_what_differs_is_named(lamella: Lamella, run: Path) -> None:
     assert "  git.patch: other uncommitted changes\n" in lamella("reproduce", str(run)).out
 
 
+@pytest.mark.slow
 def test_other_weights_are_named(lamella: Lamella, run: Path) -> None:
     for name in ("best", "last"):
         file = run / f"checkpoints/{name}.ckpt"
@@ -101,6 +103,7 @@ def test_what_there_is_to_compare_with_is_looked_at_first(lamella: Lamella, run:
     assert contents(Path()) == before
 
 
+@pytest.mark.slow
 def test_data_that_has_moved(lamella: Lamella, mnist_root: Path) -> None:
     shutil.copytree(mnist_root, "here")
     mnist = ("data=mnist", "data.root=here", "data.download=false", "data.val_size=50", "trainer.max_epochs=1")

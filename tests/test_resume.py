@@ -228,6 +228,7 @@ def test_what_is_no_run_is_named(lamella: Lamella) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_other_samples_are_refused(lamella: Lamella, image_root: Path) -> None:
     data = ("data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0.3]", "data.std=[0.3]")
     lamella("train", *data, "trainer.max_epochs=1")
@@ -240,6 +241,7 @@ def test_other_samples_are_refused(lamella: Lamella, image_root: Path) -> None:
     assert before == [(run / name).read_bytes() for name in ("run.json", "config.yaml", "metrics.jsonl")]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_gone_in_the_middle_fails_the_run(tmp_path: Path, image_root: Path) -> None:
     data = ("data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0.3]", "data.std=[0.3]")
     reader = ("data.in_memory=false", "trainer.max_epochs=2000", "network=linear")
@@ -271,6 +273,7 @@ def test_another_machine_is_allowed_and_said(copied: Path) -> None:
     assert record(run)["inexact"] == changes
 
 
+@pytest.mark.slow
 def test_a_run_in_the_middle_of_an_epoch_is_not_cut_short(lamella: Lamella) -> None:
     options = ("network=linear", "trainer.max_epochs=3", "trainer.checkpoint_every=1steps")
     assert kill.lamella(Path.cwd(), "train", *options, moment=500) == -signal.SIGKILL
@@ -337,6 +340,7 @@ def test_every_flipped_bit_is_found(copied: Path) -> None:
         assert newest_checkpoint(directory) == (previous, [last])
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(finished: Path, copied: Path, lamella: Lamella) -> None:
     run = run_in(copied)
     last, previous = run / "checkpoints/last.ckpt", run / "checkpoints/previous.ckpt"
@@ -406,6 +410,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, finished: Path, kilobytes: in
             assert kill.differences(finished, run) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kilobytes", "visuals"), [(900, "none"), (1500, "default"), (1600, "full")])
 def test_a_full_disk_is_said(tmp_path: Path, kilobytes: int, visuals: str) -> None:
     directory = tmp_path / "disk"
@@ -417,6 +422,7 @@ def test_a_full_disk_is_said(tmp_path: Path, kilobytes: int, visuals: str) -> No
     assert "to go on once that is fixed: lamella resume outputs/" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["5", "0steps", "1.5steps", "often", "-1min"])
 def test_how_often_is_checked(lamella: Lamella, value: str) -> None:
     result = lamella("train", f"trainer.checkpoint_every={value}")
@@ -458,6 +464,7 @@ def test_a_network_that_draws_in_other_ways_is_exact_too(tmp_path: Path) -> None
         assert kill.differences(run_in(reference), run_in(directory)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("every", "step"), [("1steps", 2), ("2steps", 2), ("0.00001min", 2), ("9steps", 0), ("null", 0)]
 )

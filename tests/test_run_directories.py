@@ -14,6 +14,8 @@ from PIL import Image
 import lamella as package
 from lamella.errors import RequestError
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = {
     "inspect": ["inspect", "RUN"],
     "eval": ["eval", "RUN"],
@@ -153,7 +155,6 @@ def refused(lamella: Lamella, command: str, run: Path) -> str:
     return str(result.err)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG, indirect=True)
 def test_what_is_no_run(lamella: Lamella, run: Path, wrong: str, command: str) -> None:

@@ -202,6 +202,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", REFUSED, ids=" ".join)
 def test_what_is_refused(lamella: Lamella, options: tuple[str, ...]) -> None:
     result = lamella(*SEARCH, *BRIEF, *options)

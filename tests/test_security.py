@@ -29,6 +29,8 @@ from lamella.config import guard, hydra_internals
 from lamella.errors import RequestError
 from lamella.runs.checkpoints import KEYS, _archive_end
 
+pytestmark = pytest.mark.slow
+
 EVIL = "open('hacked', 'w').close()\n\nclass Net:\n    pass\n"
 # What no group builds, whatever its arguments are.
 TARGETS = [
@@ -247,7 +249,6 @@ def experiment(changes: dict[str, Any]) -> None:
     Path("conf/experiment/own.yaml").write_text(f"# @package _global_\n{text}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_targets_of_a_network(lamella: Lamella, target: Any) -> None:
     Path("conf/network").mkdir()
@@ -258,7 +259,6 @@ def test_targets_of_a_network(lamella: Lamella, target: Any) -> None:
     assert not Path("outputs").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_places(lamella: Lamella, place: str) -> None:
     """The place is named, and what is wrong there, where a project has a group of its own."""
@@ -323,7 +323,6 @@ def test_the_environment_is_not_read(lamella: Lamella, text: str, monkeypatch: p
     assert not Path("outputs").exists()
 
 
-@pytest.mark.slow
 def test_a_variable_that_is_named_is_read(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPEN", "seen")
     monkeypatch.setenv("SECRET", "s3cret")
@@ -641,7 +640,6 @@ def test_a_hydra_whose_loader_is_not_replaced_is_refused(
     assert not Path("ran").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["load_configuration", "_process_config_searchpath"])
 def test_a_hydra_that_does_not_call_the_guard_is_refused(
     lamella: Lamella, monkeypatch: pytest.MonkeyPatch, method: str, hostile_callback: str

@@ -86,6 +86,7 @@ def test_the_same_line_runs_nothing_twice_and_another_one_adds(lamella: Lamella)
     assert {name: contents(SWEEP / name) for name in before} == before
 
 
+@pytest.mark.slow
 def test_without_a_name_the_line_is_the_directory(lamella: Lamella) -> None:
     for _ in range(2):
         assert lamella("train", "-m", "seed=0,1", *SHORT).status == 0
@@ -93,6 +94,7 @@ def test_without_a_name_the_line_is_the_directory(lamella: Lamella) -> None:
     assert sweep.name == "network=linear,seed=0,1,trainer.max_epochs=1"
 
 
+@pytest.mark.slow
 def test_what_is_edited_later_changes_nothing_that_is_planned(lamella: Lamella) -> None:
     Path("conf/optimizer").mkdir(parents=True)
     mine = Path("conf/optimizer/mine.yaml")
@@ -119,6 +121,7 @@ def test_duplicates_are_dropped(lamella: Lamella) -> None:
     assert len(members()) == 2
 
 
+@pytest.mark.slow
 def test_jobs_that_cannot_be_run_are_all_said_first(lamella: Lamella) -> None:
     line = ("train", "-m", "optimizer.lr=1e-3,-1", "network=linear,cnnn", "trainer.max_epochs=1", "sweep.name=s")
     result = lamella(*line)
@@ -138,6 +141,7 @@ def test_jobs_that_cannot_be_run_are_all_said_first(lamella: Lamella) -> None:
     assert result.status == 2
 
 
+@pytest.mark.slow
 def test_pairs(lamella: Lamella) -> None:
     values = ("optimizer.lr=1e-1,1e-2", "data.batch_size=32,64", "seed=0,1")
     result = lamella("train", "-m", *values, *SHORT, "sweep.zip=[optimizer.lr,data.batch_size]", "sweep.name=s")
@@ -194,6 +198,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", REFUSED)
 def test_what_is_refused(lamella: Lamella, override: str) -> None:
     result = lamella("train", "-m", "optimizer.lr=1,2,3", "seed=0,1", *SHORT, override)
@@ -264,6 +269,7 @@ def test_a_job_that_dies(lamella: Lamella) -> None:
     assert result.out.count("failed: ended by SIGKILL; the machine may have run out of memory") == 2
 
 
+@pytest.mark.slow
 def test_no_memory_is_called_that(lamella: Lamella) -> None:
     huge = "network.layers=[{Upsample: {scale_factor: 300000}},{AdaptiveAvgPool2d: 2},Flatten,{Linear: 10}]"
     result = lamella("train", "-m", "seed=0,1", *SHORT, huge, "sweep.name=s")
@@ -271,6 +277,7 @@ def test_no_memory_is_called_that(lamella: Lamella) -> None:
     assert result.out.count("failed: out of memory on cpu, a smaller data.batch_size takes less: ") == 2, result.out
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1", "trainer.max_epochs=2000", *PLAIN)
     first = Program(tmp_path, *line)
@@ -514,6 +521,7 @@ def test_a_damaged_plan_is_refused(lamella: Lamella, file: str, text: str) -> No
     assert contents(SWEEP) == before
 
 
+@pytest.mark.slow
 def test_a_line_of_the_plan_that_was_being_written(lamella: Lamella) -> None:
     assert lamella("train", "-m", "seed=0,1", *SHORT, "sweep.name=s").status == 0
     plan = SWEEP / "plan.jsonl"
@@ -539,6 +547,7 @@ def test_launchers_of_others(lamella: Lamella, tmp_path: Path, launcher: str) ->
     )
 
 
+@pytest.mark.slow
 def test_swept_options_of_the_sweep_are_refused(lamella: Lamella) -> None:
     result = lamella("train", "-m", "seed=0,1", *SHORT, "sweep.objectives=val/loss,seconds")
     assert result.status == 2
@@ -590,6 +599,7 @@ def test_ctrl_c_in_one_process(tmp_path: Path) -> None:
     assert len(members(tmp_path / SWEEP)) == 1
 
 
+@pytest.mark.slow
 def test_a_strange_exit_status_and_a_cause_of_before(lamella: Lamella) -> None:
     Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
     code = "from pytorch_lightning import Callback\n\n\nclass Die(Callback):\n    def on_train_start(self, *given):\n"

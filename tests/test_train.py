@@ -142,6 +142,7 @@ def test_same_seed_same_weights_and_zero_is_a_seed(lamella: Lamella) -> None:
     assert record(first)["seed"] == 0
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_epochs_with_train_and_val_in_one_chart(lamella: Lamella) -> None:
     lamella("train", *QUICK)
     [path] = run_directories()
@@ -178,6 +179,7 @@ def test_sweep_gives_each_member_a_directory_and_ends_with_a_leaderboard(lamella
     assert lines(twin)[0]["val/loss"] == lines(alone)[0]["val/loss"]
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_member_that_cannot_run_is_refused_as_a_whole(lamella: Lamella) -> None:
     result = lamella("train", "-m", "optimizer.lr=1e-3,-1", "seed=1,2", "network=linear,cnn", "data.batch_size=1e3,64")
     assert result.status == 2
@@ -190,6 +192,7 @@ def test_a_sweep_with_a_member_that_cannot_run_is_refused_as_a_whole(lamella: La
     assert not list(Path("outputs").rglob("*=*"))
 
 
+@pytest.mark.slow
 def test_a_sweep_stands_in_one_directory_whatever_its_members_are_called(lamella: Lamella) -> None:
     Path("conf/experiment").mkdir(parents=True)
     for name in ("one", "two"):
@@ -251,6 +254,7 @@ def test_scalars_of_a_network_may_read_each_other(lamella: Lamella) -> None:
     assert record(path)["parameters"] == 784 * 3 + 3 + 3 * 10 + 10
 
 
+@pytest.mark.slow
 def test_uncommitted_changes_are_kept(lamella: Lamella) -> None:
     git = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org")
     Path("notes.txt").write_text("one\n")
@@ -268,6 +272,7 @@ def test_uncommitted_changes_are_kept(lamella: Lamella) -> None:
     assert "+two" in (dirty / "git.patch").read_text()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(lamella: Lamella) -> None:
     result = lamella("train", "optimizer=sgd", "optimizer.lr=1e25", "network=linear", "loss=mse", "scheduler=step")
     assert result.status == 1
@@ -368,6 +373,7 @@ def test_the_learning_rate_in_the_record_is_that_of_the_last_step(lamella: Lamel
     assert [line["lr"] for line in lines(path)] == pytest.approx([0.1 * (0.001 + 0.999 * n / 84) for n in (20, 41)])
 
 
+@pytest.mark.slow
 def test_plateau_waits_for_validations(lamella: Lamella) -> None:
     options = ("scheduler=plateau", "scheduler.patience=1", "+scheduler.threshold=0.0", "trainer.max_epochs=7")
     lamella("train", "network=linear", *options, "+trainer.check_val_every_n_epoch=4")
@@ -414,6 +420,7 @@ def test_ctrl_c_while_a_sweep_is_planned_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
     processes = [Program(tmp_path, "train", "trainer.max_epochs=1", "network=linear") for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]

@@ -115,6 +115,7 @@ def test_drawing_does_not_change_what_is_trained(lamella: Lamella) -> None:
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+@pytest.mark.slow
 def test_pictures_in_low_precision(lamella: Lamella) -> None:
     _, found = trained(lamella, "device.precision=bf16-true", "visuals=full", "network=linear")
     assert found.Tags()["graph"]
@@ -127,6 +128,7 @@ def test_no_picture_of_nothing(lamella: Lamella) -> None:
     assert result.err.startswith("error: visuals.samples.count is 0; it takes 1 or more\n")
 
 
+@pytest.mark.slow
 def test_hparams_hold_what_was_set_and_the_best_metrics(lamella: Lamella) -> None:
     result = lamella("train", "-m", "optimizer.lr=1e-2,1e-3", "network=linear", "trainer.max_epochs=2")
     assert result.status == 0, result.err
