@@ -33,8 +33,13 @@ Lamella = Callable[..., Result]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slow tests first, so that no worker has a long one to itself in the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Run the slowest tests first, so that no worker has a long one to itself in the end."""
+
+    def seconds(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("slow")
+        return float(mark.args[0]) if mark and mark.args else 5 * bool(mark)
+
+    items.sort(key=seconds, reverse=True)
 
 
 @pytest.fixture

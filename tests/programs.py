@@ -20,6 +20,7 @@ from lamella.sweeps.launch import forkserver as launch
 
 # Tests run beside each other: threads would wait for cores, and must not do so in loops. Read when torch is imported.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+os.environ["PYTHONUNBUFFERED"] = "1"  # tests read what a program prints while it runs
 
 CONTEXT = launch.CONTEXT
 PRELOADED = [*launch.PRELOADED, "lamella.__main__", "lamella.commands.train", "preloaded"]
@@ -146,7 +147,7 @@ def wait_until(condition: Callable[[], object], seconds: float, program: Program
             raise AssertionError(f"the process ended with {program.poll()} before {place} was met: {printed}")
         if time.monotonic() > deadline:
             raise AssertionError(f"{place} is not met after {seconds} seconds")
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def _run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str], files: list[str]) -> None:
@@ -162,12 +163,13 @@ def _run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str]
     os.environ.update(environ)
     for stream, path in enumerate(files, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     # Where this is a sweep, the server that it starts is forked, as that of a program is, and keeps signals away too.
     util.spawnv_passfds = launch._fork  # type: ignore[assignment]
     sys.modules.pop(PRELOADED[0])  # which keeps signals away, once more
+    sys.modules["__main__"] = __main__  # what the other ranks of a run start is this module
     if arguments[0].endswith(".py"):
         sys.argv = list(arguments)
         runpy.run_path(arguments[0], run_name="__main__")

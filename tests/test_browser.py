@@ -36,9 +36,9 @@ TABS = {
 }
 
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),
+    pytest.mark.slow(20),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    pytest.mark.xdist_group("browser"),  # one for all tabs
 ]
 
 

@@ -4,8 +4,6 @@ import gc
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -20,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from programs import Program
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import pad
@@ -368,18 +367,17 @@ def test_a_cache_that_cannot_be_written_is_reported(image_root: Path, monkeypatc
 
 @pytest.mark.slow
 def test_several_processes_decode_once(image_root: Path) -> None:
-    program = (
-        "import sys\nfrom lamella.data import image_folder\nfrom lamella.data.cache import map_images\n"
+    script = image_root.parent / "decode.py"
+    script.write_text(
+        "from lamella.data import image_folder\nfrom lamella.data.cache import map_images\n"
         f"images = image_folder({str(image_root)!r}, {GREY}, {CLASSES}).train.inputs\n"
         "decode = type(images).decode\n"
         "type(images).decode = lambda self, path: print('decoded') or decode(self, path)\n"
         "print('sum', int(map_images(images).pixels.sum()))"
     )
-    started = [
-        subprocess.Popen([sys.executable, "-c", program], cwd=image_root.parent, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    printed = [process.communicate(timeout=120)[0] for process in started]
+    started = [Program(image_root.parent, str(script)) for _ in range(3)]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    printed = [process.out for process in started]
     decoded = sorted(text.count("decoded") for text in printed)  # by several threads: lines may run together
     assert decoded == [0, 0, len(list(image_root.rglob("*.png")))]
     assert len({text[text.index("sum") :] for text in printed}) == 1

@@ -24,10 +24,19 @@ from programs import wait_until
 
 from lamella.data import digits
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# About how many seconds the commands of a page take, where these are many.
+SECONDS = {
+    "README.md": 60, "data.md": 8, "evaluate.md": 4, "export.md": 5, "performance.md": 50, "reliability.md": 12,
+    "runs.md": 15, "sweeps.md": 90, "tensorboard.md": 20,
+}  # fmt: skip
+
+
+def long(page: Path) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow(SECONDS[page.name])] if page.name in SECONDS else []
+
+
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 
@@ -60,7 +69,7 @@ def workplace(lamella: Lamella) -> Lamella:
     return lamella
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name, marks=long(page)) for page in PAGES])
 def test_page(workplace: Lamella, page: Path) -> None:
     examples: dict[str, Any] = {}  # what the page has named so far
     for language, block, file in blocks(page):
@@ -112,7 +121,7 @@ BRIEF = {
     "bench/kill.py": ["--trials", "1", "--config", "steps"],
     "bench/runs.py": ["--repeats", "1", "--runs", "20"],
     "bench/start.py": ["--repeats", "1"],
-    "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "20"],
+    "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "10"],
     "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
 }
 
@@ -155,6 +164,7 @@ def serve(program: str, arguments: list[str]) -> None:
         process.wait(30)
 
 
+@pytest.mark.slow
 def test_networks_of_the_docs_train(workplace: Lamella) -> None:
     names = []
     for _, block, file in blocks(ROOT / "docs" / "networks.md"):

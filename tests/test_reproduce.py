@@ -9,7 +9,6 @@ import programs
 import pytest
 import torch
 from conftest import Lamella, contents
-from programs import RealProgram
 
 from lamella.runs.checkpoints import VerifiedCheckpointIO, read_weights
 
@@ -117,12 +116,12 @@ def test_data_that_has_moved(lamella: Lamella, mnist_root: Path) -> None:
     assert (refused.status, "seed is to be as it was in the run" in refused.err) == (2, True)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_two_processes(lamella: Lamella) -> None:
     """Lightning starts the second one with the command line of the first."""
     ddp = ("trainer=ddp", "trainer.devices=2", "device=cpu", "network=linear", "trainer.max_epochs=1")
     for arguments in (["train", *ddp], ["reproduce", f"outputs/default/{','.join(sorted(ddp))}"]):
-        printed = programs.run(Path(), *arguments, kind=RealProgram)
+        printed = programs.run(Path(), *arguments)
     assert "reproduced: the weights of best.ckpt" in printed
 
 

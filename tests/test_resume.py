@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import kill
+import programs
 import pytest
 import torch
 from conftest import Lamella
-from programs import Program, RealProgram, wait_until
+from programs import Program, wait_until
 
 from lamella.runs.checkpoints import newest_checkpoint
 
@@ -62,7 +63,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_killed_at_every_hook_and_every_write(tmp_path: Path, part: int) -> None:
     options = (*SMALL, "data.batch_size=1024", "trainer.max_epochs=2", "trainer.checkpoint_every=1steps")
@@ -80,7 +81,7 @@ def test_killed_at_every_hook_and_every_write(tmp_path: Path, part: int) -> None
         shutil.rmtree(directory)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 @pytest.mark.parametrize("name", [name for name in kill.CONFIGS if name != "ddp"])
 def test_killed_at_random(tmp_path: Path, name: str) -> None:
     start = time.perf_counter()
@@ -91,21 +92,25 @@ def test_killed_at_random(tmp_path: Path, name: str) -> None:
     assert found == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(25)
 def test_two_processes_are_stopped_and_killed(tmp_path: Path) -> None:
     """One signal, to the first of them alone, stops both at the same batch; a kill is one of either."""
-    options = (*kill.BASE, *kill.CONFIGS["ddp"], "trainer.max_epochs=6")
-    reference, directory = tmp_path / "ddp-reference", tmp_path / "ddp"
-    trained(reference, *options)
-    process = RealProgram(directory, "train", *options)
+    options = (*kill.BASE, *kill.CONFIGS["ddp"], "trainer.max_epochs=8")
+    reference, directory = tmp_path / "reference", tmp_path / "killed"
+    programs.run(reference, "train", *options)
+    process = Program(directory, "train", *options)
     wait_until(lambda: "epoch 1" in process.out, 60, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143, process.err
     assert "Traceback" not in process.err
     run = run_in(directory)
     assert record(run)["status"] == "interrupted"
-    kill.lamella(directory, "resume", str(run.relative_to(directory)), seconds=9)
-    resume(directory)
+    again = Program(directory, "resume", str(run.relative_to(directory)))
+    wait_until(lambda: "going on after" in again.out, 60, again)
+    again.ended(1)
+    again.kill_group()
+    again.wait()
+    programs.run(directory, "resume", str(run.relative_to(directory)))
     assert kill.differences(run_in(reference), run) == []
 
 

@@ -52,7 +52,7 @@ def test_trials_up_to_the_total(lamella: Lamella) -> None:
     assert lamella("runs", str(SWEEP)).out.count(" planned ") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(25)
 def test_one_at_a_time_the_choices_depend_on_the_seed_alone(tmp_path: Path) -> None:
     """Killed and gone on with, the same trials: what a sampler draws has no state to lose."""
     line = (
@@ -112,7 +112,7 @@ def test_whole_numbers_and_steps(lamella: Lamella) -> None:
         assert config["network"]["dropout"] in (0, 0.0, 0.25)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_what_will_not_be_the_best_is_ended(lamella: Lamella, pruner: str) -> None:
     rates = "optimizer.lr=choice(1e-2,1e-5,1e-6,1e-7,2e-2,3e-2,1e-8,5e-3,2e-3,3e-3)"

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import kill
+import programs
 import pytest
 from programs import RealProgram, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster for all tests
+pytestmark = [pytest.mark.slow(40), pytest.mark.xdist_group("slurm")]  # one cluster on a machine
 
 CONFIG = """
 ClusterName=loop
@@ -95,19 +96,23 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 OPTIONS = ("device=cpu", "device.threads=1", "network.dropout=0.2", "trainer.max_epochs=60")
 
 
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a job that is not interrupted."""
+    directory = tmp_path_factory.mktemp("reference")
+    programs.run(directory, "train", *OPTIONS)
+    return next(directory.glob("outputs/default/*"))
+
+
 @pytest.mark.parametrize("way", ["preempted", "time is up"])
-def test_a_job_goes_on_by_itself(slurm: None, tmp_path: Path, way: str) -> None:
+def test_a_job_goes_on_by_itself(slurm: None, reference: Path, tmp_path: Path, way: str) -> None:
     """Preempted, Slurm requeues it; where its time is nearly up, the run asks for it, once it is saved."""
-    reference = tmp_path / "reference"
-    kill.lamella(reference, "train", *OPTIONS)
     directory = tmp_path / "job"
     directory.mkdir()
     script = f"#!/bin/bash\n#SBATCH --requeue --open-mode=append --output=out\nexec {sys.executable} -m lamella train "
     (directory / "job.sh").write_text(script + " ".join(OPTIONS) + "\n")
-    job, out = (
-        printed("sbatch", "--parsable", f"--chdir={directory}", str(directory / "job.sh")).strip(),
-        directory / "out",
-    )
+    job = printed("sbatch", "--parsable", f"--chdir={directory}", str(directory / "job.sh")).strip()
+    out = directory / "out"
     wait_until(lambda: out.exists() and "epoch  3/60" in out.read_text(), 120)
     command = ["scontrol", "requeue"] if way == "preempted" else ["scancel", "--signal=USR1", "--full"]
     subprocess.run([*command, job], check=True)
@@ -117,22 +122,20 @@ def test_a_job_goes_on_by_itself(slurm: None, tmp_path: Path, way: str) -> None:
     runs = list(directory.glob("outputs/*/*/run.json"))
     assert len(runs) == 1
     assert json.loads(runs[0].read_text())["job"] == job
-    original = kill.run_of(reference)
-    assert original
-    assert kill.differences(original, runs[0].parent) == []
+    assert kill.differences(reference, runs[0].parent) == []
 
 
-def test_a_sweep_whose_jobs_are_preempted_and_out_of_time_with_two_processes_in_some(
+LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=10")
+
+
+def test_a_sweep_whose_jobs_are_preempted_and_out_of_time_with_two_processes_in_one(
     slurm: None, tmp_path: Path
 ) -> None:
     options = ["device=cpu", "trainer.max_epochs=25", "network=linear", "device.threads=1"]
-    reference = tmp_path / "reference"
-    kill.lamella(reference, "train", "-m", "seed=0,1", "trainer.devices=1,2", *options, "sweep.name=s", seconds=None)
-    directory = tmp_path / "cluster"
-    launcher = ["hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=10"]
-    process = RealProgram(
-        directory, "train", "-m", "seed=0,1", "trainer.devices=1,2", *options, "sweep.name=s", *launcher
-    )
+    line = ("train", "-m", "trainer.devices=1,2", *options, "sweep.name=s")
+    reference, directory = tmp_path / "reference", tmp_path / "cluster"
+    programs.run(reference, *line)
+    process = RealProgram(directory, *line, *LAUNCHER)
     sweep = directory / "outputs" / "default" / "s"
     told: list[str] = []
 
@@ -150,7 +153,7 @@ def test_a_sweep_whose_jobs_are_preempted_and_out_of_time_with_two_processes_in_
     assert process.wait(400) == 0, process.out + process.err
     original = reference / "outputs" / "default" / "s"
     members = sorted(path.parent.name for path in original.glob("*/run.json"))
-    assert len(members) == 4
+    assert len(members) == 2
     assert sorted(path.parent.name for path in sweep.glob("*/run.json")) == members
     for name in members:
         assert kill.differences(original / name, sweep / name) == []
@@ -159,10 +162,8 @@ def test_a_sweep_whose_jobs_are_preempted_and_out_of_time_with_two_processes_in_
 
 
 def test_ctrl_c_takes_the_jobs_of_a_sweep_off_the_cluster(slurm: None, tmp_path: Path) -> None:
-    launcher = ["hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=10"]
-    process = RealProgram(
-        tmp_path, "train", "-m", "seed=0,1,2,3", "device=cpu", "trainer.max_epochs=5000", "sweep.name=s", *launcher
-    )
+    options = ("device=cpu", "trainer.max_epochs=5000", "sweep.name=s")
+    process = RealProgram(tmp_path, "train", "-m", "seed=0,1,2", *options, *LAUNCHER)
     sweep = tmp_path / "outputs" / "default" / "s"
     wait_until(lambda: list(sweep.glob("*/metrics.jsonl")), 120, process)
     process.send_signal(signal.SIGINT)

@@ -292,7 +292,7 @@ def test_two_sweeps_at_once(tmp_path: Path) -> None:
     assert out.endswith(f"interrupted; to go on: lamella resume {SWEEP}\n")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1,2", "network.dropout=0.2", "trainer.max_epochs=25", *PLAIN)
     reference, other = tmp_path / "reference", tmp_path / "other"
@@ -318,7 +318,7 @@ def test_a_sweep_that_is_told_to_end_goes_on_as_if_nothing_had_been(tmp_path: Pa
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """The whole process group, again and again; then the same line once more: as if nothing had been."""
     seeds, rates = "seed=0,1,2", "optimizer.lr=1e-1,1e-2,1e-3,1e-4"
@@ -353,7 +353,7 @@ def leaderboard(sweep: Path = SWEEP) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
     """Its jobs save what they have and end; the same line waits for them and goes on."""
     line = ("train", "-m", "seed=0,1", "network.dropout=0.2", "trainer.max_epochs=60", *PLAIN)
@@ -370,7 +370,7 @@ def test_only_the_sweep_itself_is_killed(tmp_path: Path) -> None:
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_jobs_of_two_processes(tmp_path: Path) -> None:
     line = ("train", "-m", "trainer.devices=1,2", "device=cpu", "network=linear", "trainer.max_epochs=1")
     # Their workers are processes that a job, forked itself, starts.
@@ -531,7 +531,7 @@ def test_a_line_of_the_plan_that_was_being_written(lamella: Lamella) -> None:
     assert plan.read_text().splitlines(keepends=True) == lines
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_launchers_of_others(lamella: Lamella, tmp_path: Path, launcher: str) -> None:
     line = ("train", "-m", "seed=0,1,2", *SHORT, f"hydra/launcher={launcher}", "sweep.name=s", "device.threads=1")

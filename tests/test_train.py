@@ -315,7 +315,7 @@ def test_signals_end_a_run_that_says_so(tmp_path: Path, number: signal.Signals, 
     assert weights(path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_two_processes_share_one_run(tmp_path: Path) -> None:
     """Data parallel: the order of one process, each rank its share, metrics over both, one run directory."""
     options = ["network=linear", "device=cpu", "trainer.max_epochs=2"]
@@ -332,26 +332,26 @@ def test_two_processes_share_one_run(tmp_path: Path) -> None:
     assert len(list(double.glob("events.out.tfevents.*"))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_processes_with_uneven_shares_of_a_network_with_buffers(tmp_path: Path) -> None:
     """261 test samples in two batches on one process and, without care, one on the other."""
     sizes = ["data.test_size=261", "data.batch_size=32", "data.val_size=129", "trainer.max_epochs=1"]
-    programs.run(tmp_path, "train", *DDP, *sizes, kind=RealProgram)
+    programs.run(tmp_path, "train", *DDP, *sizes)
     [path] = (path.parent for path in tmp_path.rglob("run.json"))
     [batches] = {round(record(path)["metrics"]["test/accuracy"] * 261, 6)}
     assert batches == round(batches)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_a_process_whose_loss_is_not_finite_does_not_leave_the_others_waiting(tmp_path: Path) -> None:
-    done = RealProgram(tmp_path, "train", *DDP, "optimizer=sgd", "optimizer.lr=1e25", "network=linear", "loss=mse")
+    done = Program(tmp_path, "train", *DDP, "optimizer=sgd", "optimizer.lr=1e25", "network=linear", "loss=mse")
     assert done.wait() == 1
     [path] = (path.parent for path in tmp_path.rglob("run.json"))
     assert re.match(r"NonFiniteLoss: the loss is (inf|nan) at step 2 \(epoch 1\)", record(path)["error"])
     assert "Traceback" not in done.err
 
 
-@pytest.mark.slow
+@pytest.mark.slow(12)
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
     for output in ("closed", "/dev/full"):
         if output == "closed":
@@ -381,7 +381,7 @@ def test_plateau_waits_for_validations(lamella: Lamella) -> None:
     assert {line["lr"] for line in lines(path)} == {1e-3}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
     weights_of_classes = "+loss.ignore_index=3 loss.weight=[1,2,3,40,5,6,7,80,9,10]"
     options = [
@@ -393,17 +393,17 @@ def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
         "data.batch_size=16",
     ]
     options += ["trainer.max_epochs=1", "data.drop_last=true"]
-    programs.run(tmp_path, "train", *options, "trainer=ddp", "trainer.devices=2", kind=RealProgram)
+    programs.run(tmp_path, "train", *options, "trainer=ddp", "trainer.devices=2")
     programs.run(tmp_path, "train", *options)
     single, double = sorted((path.parent for path in tmp_path.rglob("run.json")), key=lambda path: "ddp" in str(path))
     for name in ("train/loss", "val/loss", "test/loss"):
         assert record(double)["metrics"][name] == pytest.approx(record(single)["metrics"][name], rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_what_several_processes_refuse_leaves_nothing(tmp_path: Path) -> None:
     options = ["scheduler=plateau", "+trainer.limit_val_batches=0", "network=linear"]
-    done = RealProgram(tmp_path, "train", *DDP, *options)
+    done = Program(tmp_path, "train", *DDP, *options)
     assert done.wait() == 2
     assert done.err.startswith("error: scheduler: plateau follows val/loss")
     assert "Traceback" not in done.err
