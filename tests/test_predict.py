@@ -73,7 +73,9 @@ def test_where_images_may_come_from(
     assert lamella("predict", str(run), every[0], "--out", "out.json").status == 0
     [row] = json.loads(Path("out.json").read_text())
     assert row["file"] == every[0]
-    assert row["probabilities"] == pytest.approx(next(r for r in rows if r["file"] == every[0])["probabilities"])
+    assert row["probabilities"] == pytest.approx(
+        next(r for r in rows if r["file"] == every[0])["probabilities"], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "I;16", "CMYK", "LA"])

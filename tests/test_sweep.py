@@ -663,7 +663,7 @@ def test_links_and_strange_files_in_a_planned_directory_are_let_be(lamella: Lame
     (SWEEP / second / "run.json").unlink()
     result = lamella("resume", str(SWEEP))
     assert result.status == 1
-    assert "is a link; a run is made where its sweep is" in result.out
+    assert "is a symbolic link; a job's run must be a directory of its sweep" in result.out
     assert "exists, but its directory has no run.json; move it away" in result.out
     assert Path("elsewhere/mine").read_text() == "kept"
     assert (SWEEP / second / "checkpoints/best.ckpt").exists()

@@ -102,7 +102,7 @@ def _start_member(
 
     def make_directory() -> Path:
         if path.is_symlink():
-            raise RequestError(f"{path} is a link; a run is made where its sweep is")
+            raise RequestError(f"{path} is a symbolic link; a job's run must be a directory of its sweep")
         path.mkdir(exist_ok=True)
         return path
 
