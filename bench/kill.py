@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -58,11 +59,14 @@ def beside(directory: Path, name: str) -> Path:
     return directory.with_name(f"{directory.name}.{name}")
 
 
-def command(directory: Path, arguments: tuple[str, ...], moment: int | None = None) -> None:
+def command(directory: Path, arguments: tuple[str, ...], moment: int | None = None, states: Path | None = None) -> None:
     """Run one command of Lamella, and end this forked process by SIGKILL at the moment of this number.
 
     A moment is a call of one of Lightning's hooks, the start of writing a checkpoint, or a file that is synced, linked
     or renamed. If the command is not killed, its exit status and the number of moments are written to the file `ended`.
+
+    states: a folder for copies of `directory`, one for each moment at which its files have changed, named by the
+    moment's number. A copy is what a kill at that moment would leave on the disk.
     """
     import torch
 
@@ -70,14 +74,17 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
 
     os.setpgid(0, 0)
     os.chdir(directory)
-    count = 0
+    count, copied = 0, _state(directory)
 
     def counted(function: Callable[P, R]) -> Callable[P, R]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            nonlocal count
+            nonlocal count, copied
             count += 1
             if count == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if states and (state := _state(directory)) != copied:
+                copied = state
+                subprocess.run(["cp", "-a", directory, states / str(count)], check=True)  # keeps hard links
             return function(*args, **kwargs)
 
         return call
@@ -104,23 +111,35 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
     os._exit(status)
 
 
+def _state(directory: Path) -> list[tuple[str, int, int, int]]:
+    """Return the path, inode, size and time of change of each file in a directory."""
+    files = [(path, path.stat()) for path in sorted(directory.rglob("*"))]
+    return [(str(path), file.st_ino, file.st_size, file.st_mtime_ns) for path, file in files]
+
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["lamella.experiment.session", "lamella.commands.train", "lamella.commands.resume", "hydra.main"]
 )
 
 
-def lamella(directory: Path, *arguments: str, moment: int | None = None, seconds: float | None = None) -> int:
+def lamella(
+    directory: Path,
+    *arguments: str,
+    moment: int | None = None,
+    states: Path | None = None,
+    seconds: float | None = None,
+) -> int:
     """Run a command in a process of its own, and return its exit status, -9 if it was killed.
 
-    moment: as in `command`. seconds: kill the command after this time.
+    moment and states: as in `command`. seconds: kill the command after this time.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if any(argument.startswith("trainer=ddp") for argument in arguments) or "ddp" in directory.name:
         return _program(directory, arguments, seconds)
     ended = beside(directory, "ended")
     ended.unlink(missing_ok=True)
-    process = CONTEXT.Process(target=command, args=(directory, arguments, moment))
+    process = CONTEXT.Process(target=command, args=(directory, arguments, moment, states))
     process.start()
     process.join(seconds)
     if process.is_alive():
@@ -132,8 +151,6 @@ def lamella(directory: Path, *arguments: str, moment: int | None = None, seconds
 
 def _program(directory: Path, arguments: tuple[str, ...], seconds: float | None) -> int:
     """Run a command as a program, because it starts further processes with the command line of the program."""
-    import subprocess
-
     with beside(directory, "output").open("a") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "lamella", *arguments],
