@@ -1,9 +1,12 @@
-"""Functions that write a file completely or not at all."""
+"""Functions that write a file completely or not at all, and never through a link."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 @contextmanager
@@ -25,8 +28,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to `path`, so that a reader sees the old file or the new one, and never a part of it."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, errors="surrogateescape")  # names of files may be no valid text
+    # Names of files may be no valid text.
+    with replacing(path) as temporary, temporary.open("x", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+
+
+def open_to_append(path: Path) -> TextIO:
+    """Open a text file to add lines to it, and create it if there is none.
+
+    Raises OSError where `path` is a link, and where it is anything else than a file: writing to a FIFO would wait.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "this is no ordinary file", str(path))
+    return os.fdopen(descriptor, "a", 1, "utf-8", "backslashreplace")
 
 
 def replace_link(source: Path, path: Path) -> None:

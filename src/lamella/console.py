@@ -1,13 +1,38 @@
-"""Functions that print the errors of a command and give its exit status."""
+"""Functions that print the output and the errors of a command and give its exit status."""
 
+import argparse
+import builtins
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from types import TracebackType
+from typing import NoReturn, TextIO
 
 from lamella.errors import RequestError
 from lamella.tables import printable
+
+
+def print(*values: object, sep: str = " ", end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
+    """Print like the function of Python, with a question mark in place of each control character.
+
+    Records, configs and the names of files may come from somebody else, and contain codes that a terminal would obey.
+    Every file of Lamella that prints imports this function.
+    """
+    builtins.print(printable(sep.join(map(str, values))), end=end, file=file, flush=flush)
+
+
+def print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of an error that nothing has caught, as `sys.excepthook`."""
+    print("".join(traceback.format_exception(kind, error, trace)), end="", file=sys.stderr)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser of command lines that prints arguments in its errors without control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 def exit_status(command: Callable[[], int]) -> int:
@@ -37,7 +62,7 @@ def exit_status(command: Callable[[], int]) -> int:
 
 def print_error(error: Exception, file: TextIO | None = None) -> None:
     """Print the `error: …` block of a wrong request to `file`, by default to standard error."""
-    print(f"error: {printable(str(error))}", file=file or sys.stderr)
+    print(f"error: {error}", file=file or sys.stderr)
 
 
 @contextmanager

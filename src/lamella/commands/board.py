@@ -1,14 +1,15 @@
 """lamella board [DIR] [--port PORT]: start TensorBoard on the outputs, for this machine only."""
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
+from lamella.console import ArgumentParser, print
+
 
 def main(arguments: list[str]) -> int:
     """Replace this process by TensorBoard, or return the exit status 2 if there is no such directory."""
-    parser = argparse.ArgumentParser("lamella board", description="TensorBoard on the outputs, on this machine only.")
+    parser = ArgumentParser("lamella board", description="TensorBoard on the outputs, on this machine only.")
     parser.add_argument("directory", metavar="DIR", nargs="?", default="outputs", type=Path, help="default: outputs")
     parser.add_argument("--port", type=int, default=6006, help="default: 6006; 0 for any that is free")
     options = parser.parse_args(arguments)
@@ -17,4 +18,4 @@ def main(arguments: list[str]) -> int:
         return 2
     where = ["--logdir", str(options.directory), "--host", "127.0.0.1", "--port", str(options.port)]
     # TensorBoard replaces this process, so that Ctrl-C and signals reach TensorBoard itself.
-    return os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *where])
+    return os.execv(sys.executable, [sys.executable, "-P", "-m", "tensorboard.main", *where])

@@ -4,7 +4,6 @@ lamella compare outputs/default/seed=1 outputs/default/seed=2
 lamella compare outputs/default/* --plot curves.png
 """
 
-import argparse
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +11,13 @@ from string import ascii_uppercase
 
 from lamella.config.moved_targets import with_present_names
 from lamella.config.values import Config, walk
+from lamella.console import ArgumentParser, print
 from lamella.errors import RequestError
 from lamella.runs.charts import plot_curves
+from lamella.runs.files import check_output_path
 from lamella.runs.reader import read_epochs, read_run
 from lamella.runs.schema import RunRecord
-from lamella.tables import format_table, printable
+from lamella.tables import format_table
 
 MOST_LINES = 200  # of the difference between two patches
 NONE = "-"
@@ -25,7 +26,7 @@ RESULTS = ("parameters", "epochs", "best_epoch", "seconds")  # the fields of a r
 
 def main(arguments: list[str]) -> int:
     """Print what differs between runs, and return the exit status."""
-    parser = argparse.ArgumentParser("lamella compare", description="What differs in config and in result.")
+    parser = ArgumentParser("lamella compare", description="What differs in config and in result.")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the learning curves over each other: .png, .svg"
@@ -34,6 +35,8 @@ def main(arguments: list[str]) -> int:
     paths: list[Path] = options.runs
     if len(paths) < 2:
         raise RequestError("compare takes two runs or more")
+    if options.plot:
+        check_output_path(options.plot, "--plot")
     runs = [read_run(path) for path in paths]
     records = [record for record, _ in runs]
     names = [letter * (1 + number // 26) for number in range(len(paths)) for letter in ascii_uppercase[number % 26]]
@@ -46,7 +49,7 @@ def main(arguments: list[str]) -> int:
     for name, path in zip(names[1:], paths[1:], strict=True):
         lines = list(_patch_difference(paths[0], path, names[0], name))
         if lines:
-            print(f"\nuncommitted changes, {names[0]} against {name}", *map(printable, lines[:MOST_LINES]), sep="\n")
+            print(f"\nuncommitted changes, {names[0]} against {name}", *lines[:MOST_LINES], sep="\n")
         if len(lines) > MOST_LINES:
             print(f"… and {len(lines) - MOST_LINES} lines more")
     print(_results(names, records))

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 
 from lamella.config.overrides import config_for_testing
 from lamella.config.values import Config
+from lamella.console import ArgumentParser, print
 from lamella.errors import RequestError, first_line
+from lamella.runs.files import check_output_path
 from lamella.runs.reader import read_run, unfinished_note
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("lamella export", description="The network for other runtimes, checked.")
+    parser = ArgumentParser("lamella export", description="The network for other runtimes, checked.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data, with which the file is checked")
     parser.add_argument("--format", choices=["onnx", "pt2", "safetensors"], required=True)
@@ -90,6 +92,7 @@ def _check_out(out: Path, name: str) -> None:
         raise RequestError(f"--out {out}: {problem}")
     if out.suffix != f".{name}":
         raise RequestError(f"--out {out}: the name must end in .{name}")
+    check_output_path(out)
 
 
 def _write_and_compare(experiment: "Experiment", config: Config, name: str, file: Path) -> "Tensor":

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from lamella.config.compose import compose_and_call
 from lamella.config.composed import ComposedConfig
 from lamella.config.overrides import config_for_testing
+from lamella.console import ArgumentParser, print
 from lamella.errors import RequestError
+from lamella.runs.files import check_output_path
 from lamella.runs.reader import read_run, unfinished_note
 from lamella.tables import format_size
 
@@ -32,6 +34,8 @@ def main(arguments: list[str]) -> int:
     if "-m" in arguments or "--multirun" in arguments:
         raise RequestError("inspect looks at one network; leave -m out, and give each key one value")
     options = _parse(arguments)
+    if options.graph:
+        check_output_path(options.graph, "--graph")
     run = _run_directory(options.given)
     if run is not None:
         print(_report(_trained_experiment(run, options.checkpoint or "best"), options))
@@ -52,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("lamella inspect", description="What a network is and what it does to a batch.")
+    parser = ArgumentParser("lamella inspect", description="What a network is and what it does to a batch.")
     parser.add_argument("given", nargs="*", metavar="OVERRIDE | RUN", help="as for `lamella train`, or a run directory")
     parser.add_argument("--parameters", action="store_true", help="every parameter: name, size, first values")
     parser.add_argument("--activations", action="store_true", help="the values before and after each layer")

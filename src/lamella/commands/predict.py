@@ -6,9 +6,7 @@ find . -name '*.png' | lamella predict outputs/mnist/defaults - --out all.jsonl
 """
 
 import argparse
-import csv
 import glob
-import io
 import json
 import signal
 import sys
@@ -19,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.atomic_files import write_atomically
+from lamella.console import ArgumentParser, print
 from lamella.errors import RequestError
 from lamella.runs.files import check_output_path
 from lamella.runs.reader import read_run, unfinished_note
-from lamella.tables import format_table, printable
+from lamella.tables import format_csv, format_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +56,7 @@ def main(arguments: list[str]) -> int:
     for path, result in _predictions(model, files):
         if isinstance(result, str):
             unreadable += 1
-            print(f"skipped: {printable(result)}", file=sys.stderr)
+            print(f"skipped: {result}", file=sys.stderr)
         else:
             rows.append((path, result))
     if options.out:
@@ -73,7 +72,7 @@ def main(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options. Raises RequestError for a value that is not possible."""
-    parser = argparse.ArgumentParser("lamella predict", description="Class probabilities for image files or folders.")
+    parser = ArgumentParser("lamella predict", description="Class probabilities for image files or folders.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="files, folders, patterns; - for a list on stdin")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="how many classes to name; default: 3")
@@ -173,21 +172,18 @@ def _table(rows: "list[tuple[str, Tensor]]", classes: list[str], top: int) -> st
 def _write(out: Path, rows: "list[tuple[str, Tensor]]", classes: list[str]) -> None:
     """Write the probability of each class for each file. Raises RequestError if the file cannot be written."""
     named = [(path, classes[int(row.argmax())], row.tolist()) for path, row in rows]
-    text = io.StringIO(newline="")
     if out.suffix == ".csv":
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["file", "class", *classes])
-        table.writerows([path, name, *values] for path, name, values in named)
+        text = format_csv([["file", "class", *classes], *([path, name, *values] for path, name, values in named)])
     else:
         dicts = [
             {"file": path, "class": name, "probabilities": dict(zip(classes, values, strict=True))}
             for path, name, values in named
         ]
         if out.suffix == ".json":
-            json.dump(dicts, text, indent=1)
+            text = json.dumps(dicts, indent=1)
         else:
-            text.writelines(json.dumps(row) + "\n" for row in dicts)
+            text = "".join(json.dumps(row) + "\n" for row in dicts)
     try:
-        write_atomically(out, text.getvalue())
+        write_atomically(out, text)
     except OSError as error:
         raise RequestError(f"--out {out}: cannot write there ({error.strerror})") from error

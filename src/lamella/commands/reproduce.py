@@ -3,7 +3,6 @@
 lamella reproduce outputs/default/defaults
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING
 from lamella.config.moved_targets import present_name
 from lamella.config.overrides import apply_overrides
 from lamella.config.values import Config, walk
+from lamella.console import ArgumentParser, print
 from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.runs.names import OUTPUTS, claim_directory
 from lamella.runs.reader import read_epochs, read_run
 from lamella.runs.schema import RunRecord
-from lamella.tables import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +31,7 @@ PRUNING = "lamella.sweeps.search.pruning.Pruning"
 
 def main(arguments: list[str]) -> int:
     """Train a run again, and return the exit status: 1 if the result differs."""
-    parser = argparse.ArgumentParser("lamella reproduce", description="Train again from the record, and compare.")
+    parser = ArgumentParser("lamella reproduce", description="Train again from the record, and compare.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"where its data is now: {', '.join(MOVED)}")
     options = parser.parse_args(arguments)
@@ -66,8 +65,8 @@ def main(arguments: list[str]) -> int:
     count = len(differences)
     shown = "the only difference" if count == 1 else f"the first and the last of {count} differences"
     print(f"\nNOT reproduced; {shown}:")
-    print(*(f"  {printable(line)}" for line in dict.fromkeys((differences[0], differences[-1]))), sep="\n")
-    causes = [printable(line) for line in _possible_causes(path, record, new_path, new_record)]
+    print(*(f"  {line}" for line in dict.fromkeys((differences[0], differences[-1]))), sep="\n")
+    causes = list(_possible_causes(path, record, new_path, new_record))
     print("differences between the two environments:", *(causes or ["none is recorded"]), sep="\n  ")
     return 1
 

@@ -7,7 +7,6 @@ lamella runs --columns directory,seed,optimizer.lr,test/accuracy --csv
 """
 
 import argparse
-import csv
 import json
 import sys
 import warnings
@@ -15,10 +14,11 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
+from lamella.console import ArgumentParser, print
 from lamella.runs.listing import runs
 from lamella.runs.sweep_directory import Sweep, is_sweep
 from lamella.sweeps.leaderboard import Leaderboard
-from lamella.tables import format_duration, format_table
+from lamella.tables import format_csv, format_duration, format_table
 
 if TYPE_CHECKING:
     from lamella.runs.listing import Runs
@@ -52,9 +52,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "lamella runs", description="List runs, the newest last; of a sweep, its leaderboard."
-    )
+    parser = ArgumentParser("lamella runs", description="List runs, the newest last; of a sweep, its leaderboard.")
     parser.add_argument("directory", metavar="DIR", nargs="?", default="outputs", type=Path, help="default: outputs")
     parser.add_argument("--sort", metavar="KEY", help="a metric (best first), a field of run.json, a key of the config")
     parser.add_argument("--reverse", action="store_true", help="the other way round")
@@ -98,9 +96,8 @@ def _print_csv(selected: "Runs", columns: list[str] | None) -> None:
     """Print the runs as CSV. columns: by default every plain field."""
     rows = selected.rows() if columns is None else [{key: record.get(key) for key in columns} for record in selected]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    table = csv.DictWriter(sys.stdout, columns or names, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
+    heads = columns or names
+    print(format_csv([heads, *([row.get(head) for head in heads] for row in rows)]), end="")
 
 
 def _table(selected: "Runs", columns: list[str], shortened: bool) -> str:

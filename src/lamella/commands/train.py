@@ -4,6 +4,7 @@ from functools import partial
 
 from lamella.config.compose import compose_and_call
 from lamella.config.composed import ComposedConfig
+from lamella.console import print
 from lamella.distributed import rank
 from lamella.experiment.requeue import find_requeued_run
 from lamella.experiment.resume import resume_run

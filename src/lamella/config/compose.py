@@ -17,6 +17,7 @@ from lamella.config.composed import ComposedConfig, resolve_config
 from lamella.config.diagnostics import error_block
 from lamella.config.files import GROUPS, SHIPPED, composing_from, project_folder, read_raw
 from lamella.config.guard import guarded, require_checked
+from lamella.console import print
 from lamella.errors import RequestError
 
 # Hydra's options that print something and run nothing, and its options that may be written with an equals sign.

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
 
 from lamella.atomic_files import replace_link
+from lamella.console import print
 from lamella.data import Data
 from lamella.distributed import rank
 from lamella.errors import RequestError

@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.reader import read_run
 

@@ -11,6 +11,7 @@ import yaml
 
 from lamella.config.overrides import apply_overrides
 from lamella.config.values import Config, walk
+from lamella.console import print
 from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.runs.reader import read_run

@@ -12,7 +12,9 @@ from typing import TextIO
 import torch
 import yaml
 
+from lamella.atomic_files import open_to_append
 from lamella.config.values import Config, number_or_text, override_values
+from lamella.console import print
 from lamella.distributed import RUN_DIRECTORY, rank
 from lamella.errors import RequestError, first_line
 from lamella.experiment.build import prepare_experiment
@@ -112,8 +114,8 @@ def join_run() -> int:
     except RequestError:
         return 2  # rank 0 prints the error
     except Exception as error:
-        with (path / "log.txt").open("a") as log:
-            traceback.print_exc(file=log)
+        with open_to_append(path / "log.txt") as log:
+            print(traceback.format_exc(), end="", file=log)
         print(f"error: process {rank()}: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
         return 1
     return 0
@@ -176,7 +178,7 @@ def _record_failure(error: Exception, device: str, writer: RunWriter, log: TextI
     """Record and print why the training has failed, and print how to continue it."""
     _log_traceback(log, error)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        traceback.print_exc(file=sys.__stderr__)
+        print(traceback.format_exc(), end="", file=sys.__stderr__)
     with suppress(OSError):  # the disk may be full
         writer.close(status="failed", error=_cause(error, device, str(error)))
     print(
@@ -198,4 +200,4 @@ def _cause(error: Exception, device: str, message: str) -> str:
 def _log_traceback(log: TextIO, error: BaseException | None) -> None:
     """Write a traceback into the log, unless the disk of the log is full."""
     with suppress(OSError):
-        traceback.print_exception(error, file=log)
+        print("".join(traceback.format_exception(error)), end="", file=log)

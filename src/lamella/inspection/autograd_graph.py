@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from lamella.atomic_files import replacing
 from lamella.errors import RequestError
 from lamella.torch_internals import gradient_shape
 
@@ -100,10 +101,9 @@ def draw_graph(graph: list[GraphNode], path: Path) -> None:
         for inner in node.inputs:
             drawing.edge(str(number), str(inner))
     try:
-        if path.suffix == ".dot":
-            path.write_text(drawing.source)
-        else:
-            path.write_bytes(drawing.pipe(format=path.suffix[1:]))
+        picture = drawing.source.encode() if path.suffix == ".dot" else drawing.pipe(format=path.suffix[1:])
+        with replacing(path) as temporary:
+            temporary.write_bytes(picture)
     except graphviz.ExecutableNotFound:
         raise RequestError(
             f"--graph {path}: a picture needs Graphviz's program `dot`, which is not installed; a .dot file does not"

@@ -57,9 +57,12 @@ def plot_against(points: Mapping[str, Points], metric: str, file: Path) -> None:
 def _figure(option: str) -> "Figure":
     """Return an empty figure. Raises RequestError, which names the option, where matplotlib is not installed."""
     try:
+        import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise RequestError(f"{option} needs matplotlib; pip install lamella[plot]") from error
+    # Forget the settings in a file `matplotlibrc` of the working directory, which could let LaTeX run its text.
+    matplotlib.rcdefaults()
     return Figure(layout="constrained")
 
 
@@ -96,7 +99,8 @@ def _save(figure: "Figure", file: Path) -> None:
             f"--plot {file}: the name has to end in a known format: {', '.join(f'.{name}' for name in endings)}"
         )
     try:
-        figure.savefig(file, dpi=120)
+        with replacing(file) as temporary:
+            figure.savefig(temporary, format=file.suffix.lstrip("."), dpi=120)
     except (OSError, ValueError) as error:
         raise RequestError(f"--plot {file}: {first_line(error)}") from error
 

@@ -168,7 +168,7 @@ class _HashingWriter(io.BufferedWriter):
     """A file, opened for writing, that hashes all that is written and keeps the first error of writing."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path, "w"))
+        super().__init__(io.FileIO(path, "x"))
         self.digest = hashlib.sha256()
         self.error: OSError | None = None
 

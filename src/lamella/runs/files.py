@@ -9,6 +9,7 @@ from lamella.errors import RequestError
 
 METRICS = "metrics.jsonl"
 RUN_FILES = ("run.json", "config.yaml", METRICS, "log.txt", "git.patch")
+SWEEP_FILES = ("sweep.json", "plan.jsonl", "study.db", ".lock", "git.patch")
 EVENTS = "events.out.tfevents.*"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"  # in the folder checkpoints
 NEW = "new.ckpt"  # the name of the last checkpoint while it is being written
@@ -38,9 +39,13 @@ def truncate_growing_files(path: Path, sizes: Mapping[str, int]) -> None:
         time.sleep(0.01)
 
 
-def check_output_path(path: Path) -> None:
-    """Raise RequestError where `--out` names something that is not a file, or a file that a run consists of."""
-    if path.exists() and not path.is_file():
-        raise RequestError(f"--out {path}: this is not a file")
-    if path.name in RUN_FILES and (path.parent / "run.json").exists():
-        raise RequestError(f"--out {path}: this file is a part of a run; choose another name")
+def check_output_path(path: Path, option: str = "--out") -> None:
+    """Raise RequestError where an option names something that is not a file, or a file of a run or of a sweep."""
+    if os.path.lexists(path) and not path.is_file():
+        raise RequestError(f"{option} {path}: this is not a file")
+    # A link may have another name than the file.
+    for file in {path, Path(os.path.realpath(path))}:
+        in_run = file.name in RUN_FILES and (file.parent / "run.json").exists()
+        in_sweep = file.name in SWEEP_FILES and (file.parent / "sweep.json").exists()
+        if in_run or in_sweep or file.suffix == ".ckpt" or file.match(EVENTS):
+            raise RequestError(f"{option} {path}: this file is a part of a run; choose another name")

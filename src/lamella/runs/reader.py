@@ -25,11 +25,11 @@ def read_run(path: Path) -> tuple[RunRecord, Config]:
     """Return a run's record and its config, after checking the types of the fields that every reader uses.
 
     Raises RequestError where `path` is not a run directory, is damaged, was written by another version of Lamella, or
-    contains a link to a file outside of the run.
+    contains a link to a file outside of the run or something else than files and directories.
     """
     fields = read_record(path)
     for entry in path.rglob("*"):
-        _check_link(path, entry)
+        check_entry(path, entry)
     return fields, _read_config(path)
 
 
@@ -56,7 +56,7 @@ def read_text(path: Path, name: str) -> str:
     file = f"{path}/{name}"  # for ten thousand runs, Path objects would take a third of the time
     kind = os.lstat(file).st_mode
     if stat.S_ISLNK(kind):
-        _check_link(path, path / name)
+        check_entry(path, path / name)
         kind = os.stat(file).st_mode
     if not stat.S_ISREG(kind):
         raise OSError(errno.EINVAL, "no ordinary file", file)
@@ -100,6 +100,22 @@ def is_being_written(path: Path) -> bool:
     return False
 
 
+def check_entry(path: Path, entry: Path, kind: str = "run") -> None:
+    """Raise RequestError where `entry` is a link that leads out of the directory `path`, or no file and no directory.
+
+    kind: what the directory is of, "run" or "sweep".
+    """
+    try:
+        mode = entry.lstat().st_mode
+    except FileNotFoundError:  # the process that writes the run has removed it
+        return
+    if stat.S_ISLNK(mode):
+        if not Path(os.path.realpath(entry)).is_relative_to(os.path.realpath(path)):
+            raise RequestError(f"{entry} is a link that leads out of the {kind}; put there what it links to")
+    elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a FIFO would wait for ever
+        raise RequestError(f"{entry} is neither a file nor a directory; remove it")
+
+
 def _checked_record(path: Path, fields: object) -> RunRecord:
     """Return the content of `run.json` as a record. Raises RequestError where its format or a field is wrong."""
     damaged = f"{path} is not a run directory: its run.json is damaged"
@@ -134,12 +150,6 @@ def _read_config(path: Path) -> Config:
                 f"{path} is not a run directory: its config.yaml is damaged, {key} is not there or wrong"
             )
     return groups
-
-
-def _check_link(path: Path, entry: Path) -> None:
-    """Raise RequestError where `entry` is a link to something outside of the run in `path`."""
-    if entry.is_symlink() and not entry.resolve().is_relative_to(path.resolve()):
-        raise RequestError(f"{entry} is a link that leads out of the run; put there what it links to")
 
 
 def _not_a_run(path: Path, file: str, error: BaseException) -> RequestError:

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Unpack, cast
 
-from lamella.atomic_files import write_atomically
+from lamella.atomic_files import open_to_append, write_atomically
 from lamella.config.values import Config, check_values
 from lamella.errors import RequestError, first_line
-from lamella.runs.reader import read_record, read_text
+from lamella.runs.reader import check_entry, read_record, read_text
 from lamella.runs.schema import SWEEP_FORMAT, RunRecord, SweepChanges, SweepRecord, wrong_field
 
 RECORD, PLAN, LOCK = "sweep.json", "plan.jsonl", ".lock"
@@ -71,7 +71,7 @@ class Sweep:
         if file.exists():
             content = file.read_bytes()
             os.truncate(file, content.rfind(b"\n") + 1)
-        with file.open("a") as opened:
+        with open_to_append(file) as opened:
             opened.writelines(json.dumps(asdict(member)) + "\n" for member in members)
             opened.flush()
             os.fsync(opened.fileno())
@@ -114,13 +114,16 @@ def planned_member(path: Path) -> Member | None:
 def open_sweep(path: Path, fields: SweepRecord | None = None) -> Iterator[Sweep]:
     """Lock the sweep in `path` and yield it; where there is none, create it with `fields` first.
 
-    Raises RequestError where another process has the sweep, or the directory contains something else.
+    Raises RequestError where another process has the sweep, or the directory contains something else, also where a
+    member or a file is a link that leads out of the sweep.
     """
     if not is_sweep(path) and path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise RequestError(f"{path} exists and is not a sweep; choose another sweep.name", "sweep.name")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / LOCK).open("a")
+        for entry in path.iterdir():
+            check_entry(path, entry, "sweep")
+        lock = open_to_append(path / LOCK)
     except OSError as error:
         raise RequestError(f"{path}: cannot write there ({error.strerror})", "outputs") from error
     with lock:

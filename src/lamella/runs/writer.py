@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO, Unpack
 
-from lamella.atomic_files import write_atomically
+from lamella.atomic_files import open_to_append, write_atomically
 from lamella.console import tolerant_output
 from lamella.errors import RequestError
 from lamella.runs.files import METRICS, NEW, RUN_FILES
@@ -85,7 +85,7 @@ class RunWriter:
 
     def epoch(self, line: Mapping[str, float], **changes: Unpack[RecordChanges]) -> None:
         """Add the line of an epoch to `metrics.jsonl`, and change fields of the record."""
-        with (self.path / METRICS).open("a") as file:
+        with open_to_append(self.path / METRICS) as file:
             file.write(json.dumps(line) + "\n")
         self.update(**changes)
 
@@ -145,7 +145,7 @@ def _open_log(path: Path) -> TextIO:
     Raises RequestError where the file cannot be opened or another process has the lock.
     """
     try:
-        log = (path / "log.txt").open("a", buffering=1)
+        log = open_to_append(path / "log.txt")
     except OSError as error:
         raise RequestError(f"{path}: cannot write there ({error.strerror})") from error
     try:

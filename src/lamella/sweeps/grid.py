@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from lamella.config.launcher import runs_in_process
 from lamella.config.moved_targets import with_present_names
+from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.names import slug
 from lamella.runs.sweep_directory import Member, Sweep, is_sweep, open_sweep

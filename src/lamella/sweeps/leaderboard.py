@@ -1,6 +1,5 @@
 """Rank the members of a sweep: what was swept and what came out, the best first."""
 
-import csv
 import json
 import math
 import statistics
@@ -13,7 +12,7 @@ from lamella.config.values import number_or_text, override_values, parse_value
 from lamella.runs.ranking import direction_sign, record_value
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Sweep
-from lamella.tables import format_table
+from lamella.tables import format_csv, format_table
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,8 @@ class Leaderboard:
         rows = [self._plain_row(row) for row in self.rows]
         text = json.dumps({"objectives": self.objectives, "swept": self.keys, "rows": rows}, indent=1)
         write_atomically(self.path / "leaderboard.json", text + "\n")
-        lines = _Lines()
-        table = csv.DictWriter(lines, list(rows[0]) if rows else [], lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        write_atomically(self.path / "leaderboard.csv", "".join(lines))
+        heads = list(rows[0]) if rows else []
+        write_atomically(self.path / "leaderboard.csv", format_csv([heads, *(row.values() for row in rows)]))
 
     def points(self) -> dict[str, list[tuple[float | str, list[float]]]]:
         """Return for each swept key its values, each with the first objective of the members that have the value."""
@@ -146,12 +142,6 @@ class Leaderboard:
         if len(self.objectives) > 1:
             cells["front"] = row.front
         return cells | {"status": row.status or "finished", "directory": row.best and str(row.best)}
-
-
-class _Lines(list[str]):
-    """A list of lines that `csv` can write to as if it were a file."""
-
-    write = list.append
 
 
 def _differing_keys(sweep: Sweep, settings: Sequence[Mapping[str, str]]) -> list[str]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from lamella.config.composed import SweepComposer
 from lamella.config.diagnostics import error_block
 from lamella.config.values import Config
+from lamella.console import print
 from lamella.data import Data
 from lamella.errors import RequestError
 from lamella.experiment.build import build_experiment

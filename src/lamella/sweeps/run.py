@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 
 from lamella.config.launcher import SLURM, check_launcher, is_fused, is_local
-from lamella.console import tolerant_output
+from lamella.console import print, tolerant_output
 from lamella.errors import RequestError
 from lamella.experiment.requeue import requeue_slurm_job
 from lamella.interrupts import Interrupts

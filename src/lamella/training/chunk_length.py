@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
+from lamella.console import print
 from lamella.lightning_internals import batches_until_validation, missing_for_chunks
 
 SECONDS = 0.2  # how long a chunk takes; signals, checkpoints and the progress bar have their turn between chunks

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from lamella.console import print
 from lamella.data.chunk import Batch, Chunk
 from lamella.errors import first_line
 from lamella.network.structure import network_signature

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from lamella.console import print
 from lamella.errors import first_line
 from lamella.torch_internals import Kernel, ParamGroup, adam_kernel, has_step_hooks, sgd_kernel
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
+from lamella.console import print
 from lamella.errors import first_line
 from lamella.lightning_internals import trainer_precision
 from lamella.network.eval_mode import eval_mode

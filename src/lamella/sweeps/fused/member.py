@@ -9,7 +9,7 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from lamella.console import print_error
+from lamella.console import print, print_error
 from lamella.data.chunk import Batch, Chunk
 from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
@@ -95,7 +95,7 @@ class FusedRun:
             print_error(error)
             self.status = 2
         except BaseException:
-            traceback.print_exc()
+            print(traceback.format_exc(), end="", file=sys.stderr)
             self.status = 1
         finally:
             self.over = True

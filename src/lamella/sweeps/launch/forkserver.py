@@ -1,7 +1,7 @@
 """Start the fork server: a process that has imported what jobs need, from which each local job is forked.
 
 This file is the only one that touches the insides of multiprocessing. At import, this file imports neither torch nor
-the rest of Lamella, so that a command can start the fork server early.
+what imports it, so that a command can start the fork server early.
 """
 
 import multiprocessing
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from itertools import pairwise
 from multiprocessing import forkserver, resource_tracker, util
+
+from lamella.console import print
 
 # The fork server imports these modules once for all jobs; the first one blocks signals.
 PRELOADED = ["lamella.sweeps.launch.forked", "lamella.sweeps.launch.worker", "lamella.visuals"]
@@ -75,7 +77,7 @@ def _fork(executable: bytes, arguments: Sequence[bytes | str], files: Sequence[i
             forkserver.ForkServer.__init__(forkserver._forkserver)
             exec(next(text for text in arguments if "forkserver import main" in str(text)), {})
         except Exception:
-            traceback.print_exc()
+            print(traceback.format_exc(), end="", file=sys.stderr)
         finally:
             os._exit(0)
     return number

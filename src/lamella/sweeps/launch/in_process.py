@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from lamella.config.launcher import IN_PROCESS
 from lamella.config.values import Config
+from lamella.console import print
 from lamella.errors import first_line
 from lamella.interrupts import SIGNALS, Interrupts
 from lamella.sweeps.job import SIGNAL_STATUSES, Job, OnEnd

@@ -7,6 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from lamella.console import print
 from lamella.runs.files import METRICS
 from lamella.tables import format_duration, printable
 
@@ -80,7 +81,7 @@ class SweepProgress:
         width, left = len(str(self.jobs)), self.jobs - self.ended
         seconds = (time.monotonic() - self.started) / (self.ended - self.ended_before) * left
         rest = f"  {format_duration(seconds)} left" if more and left > 0 else ""
-        print(f"[{self.ended:>{width}}/{self.jobs}] {printable(label)}  {printable(result)}{rest}", flush=True)
+        print(f"[{self.ended:>{width}}/{self.jobs}] {label}  {result}{rest}", flush=True)
 
     def _jobs_completed(self) -> float:
         """Return the number of jobs that have ended, plus the finished parts of those that are running."""

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 
 from omegaconf import DictConfig
 
+from lamella.atomic_files import write_atomically
 from lamella.config.values import Config
 from lamella.errors import first_line
 from lamella.interrupts import Interrupts
@@ -33,14 +35,16 @@ def launch_on_slurm(
     launcher: the values of `hydra.launcher`. directory: that of the sweep. at_a_time: how many jobs are in Slurm's
     queue or running at a time; the next one is taken as soon as one has ended.
     """
+    # submitit unpickles what it finds in the folder of a job. A folder with a new name holds nothing of anybody else's.
+    root = directory / ".submitit"
+    root.mkdir(exist_ok=True)
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # a run that receives SIGUSR1 saves its state and is requeued
     running: dict[Path, _SlurmJob] = {}
     ended: queue.Queue[tuple[_SlurmJob, int]] = queue.Queue()
     submitted, more = 0, True
     while True:
         while more and not interrupts.received and len(running) < at_a_time and (job := next(jobs, None)):
-            folder = directory / ".submitit" / job.path.name
-            slurm_job = _SlurmJob(job, folder, _slurm_ids(folder))
+            slurm_job = _SlurmJob(job, Path(mkdtemp(prefix=f"{job.path.name}-", dir=root)))
             running[job.path] = slurm_job
             # A daemon thread, because this process may end before Slurm's jobs do.
             arguments = (slurm_job, launcher, directory, submitted, ended)
@@ -63,22 +67,15 @@ def launch_on_slurm(
 class _SlurmJob:
     """A job that is submitted to Slurm.
 
-    folder: where submitit writes what the job prints, in a folder for each id that Slurm gives to the job. old_ids: the
-    ids of earlier tries.
+    folder: where submitit writes what the job prints, in a folder for each id that Slurm gives to the job.
     """
 
     job: Job
     folder: Path
-    old_ids: frozenset[str]
 
-    def new_ids(self) -> frozenset[str]:
-        """Return the ids that Slurm has given to the job in this try."""
-        return _slurm_ids(self.folder) - self.old_ids
-
-
-def _slurm_ids(folder: Path) -> frozenset[str]:
-    """Return the ids of the Slurm jobs whose output is in `folder`."""
-    return frozenset(path.name for path in folder.glob("[0-9]*"))
+    def ids(self) -> list[str]:
+        """Return the ids that Slurm has given to the job."""
+        return [path.name for path in self.folder.glob("[0-9]*")]
 
 
 def _submit_and_wait(
@@ -90,13 +87,15 @@ def _submit_and_wait(
 ) -> None:
     """Submit a job, wait for its end, and put the job and its exit status into the queue `ended`."""
     status, path = 2, slurm_job.job.path
-    node = {**launcher, "submitit_folder": f"{slurm_job.folder}/%j"}
+    # Slurm may start the job without the variables of this process.
+    setup = ["export PYTHONSAFEPATH=1", *(launcher.get("setup") or [])]
+    node = {**launcher, "submitit_folder": f"{slurm_job.folder}/%j", "setup": setup}
     try:
         [returned] = hydra_launcher(node, directory, _run_in_slurm).launch([[str(path)]], number)
         status = int(returned.return_value)
     except Exception as error:
         with suppress(OSError):
-            output_file(path).write_text(f"error: Slurm: {first_line(error)}\n")
+            write_atomically(output_file(path), f"error: Slurm: {first_line(error)}\n")
     finally:
         ended.put((slurm_job, status))
 
@@ -104,9 +103,9 @@ def _submit_and_wait(
 def _cancel(slurm_jobs: list[_SlurmJob]) -> None:
     """Let Slurm cancel the jobs, and wait until they have saved their state."""
     deadline = time.monotonic() + SECONDS_TO_SAVE
-    while time.monotonic() < deadline and not all(slurm_job.new_ids() for slurm_job in slurm_jobs):
+    while time.monotonic() < deadline and not all(slurm_job.ids() for slurm_job in slurm_jobs):
         time.sleep(0.2)
-    ids = [number for slurm_job in slurm_jobs for number in slurm_job.new_ids()]
+    ids = [number for slurm_job in slurm_jobs for number in slurm_job.ids()]
     with suppress(OSError):
         subprocess.run(["scancel", *ids], check=False, capture_output=True)
     deadline = time.monotonic() + SECONDS_TO_SAVE

@@ -97,7 +97,7 @@ def run_as_program(path: Path, environ: Mapping[str, str]) -> int:
     The command can start further processes with its own command line. Signals are sent on to the command.
     """
     _wait_until_free(path)
-    command = [sys.executable, "-m", "lamella", "resume", str(path)]
+    command = [sys.executable, "-P", "-m", "lamella", "resume", str(path)]
     process = subprocess.Popen(command, env=worker_environment(environ))
     for number in SIGNALS:
         signal.signal(number, lambda received, frame: process.send_signal(received))

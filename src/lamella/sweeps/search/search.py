@@ -16,6 +16,7 @@ from lamella.config.files import project_folder
 from lamella.config.hydra_internals import with_project_folder
 from lamella.config.launcher import is_fused, is_local, runs_in_process
 from lamella.config.values import Config
+from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.schema import SweepRecord
 from lamella.runs.sweep_directory import Sweep, is_sweep, open_sweep

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lamella.config.values import Config
+from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.names import slug
 from lamella.runs.ranking import direction_sign, record_value
