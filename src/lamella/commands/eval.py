@@ -40,14 +40,13 @@ def main(arguments: list[str]) -> int:
     if note := unfinished_note(record):
         print(note, file=sys.stderr)
 
-    from lamella.experiment.build import prepare_experiment
     from lamella.experiment.evaluation import evaluate
+    from lamella.experiment.model import load_experiment
     from lamella.lightning_internals import datamodule_key
-    from lamella.runs.checkpoints import find_checkpoint, read_checkpoint, restore_weights
+    from lamella.runs.checkpoints import find_checkpoint, read_checkpoint
 
-    experiment = prepare_experiment(config)
+    experiment = load_experiment(options.run, config, options.checkpoint)
     file = find_checkpoint(options.run, options.checkpoint)
-    restore_weights(experiment.task, file)
     print(f"Using {experiment.device.accelerator} device")
     samples = read_checkpoint(file).get(datamodule_key(type(experiment.data)))  # a checksum of the samples of the run
     if samples != experiment.data.state_dict() and not options.overrides:

@@ -46,11 +46,9 @@ def main(arguments: list[str]) -> int:
     out: Path = options.out or options.run / f"network.{options.format}"
     _check_out(out, options.format)
 
-    from lamella.experiment.build import prepare_experiment
-    from lamella.runs.checkpoints import find_checkpoint, restore_weights
+    from lamella.experiment.model import load_experiment
 
-    experiment = prepare_experiment(config)
-    restore_weights(experiment.task, find_checkpoint(options.run, options.checkpoint))
+    experiment = load_experiment(options.run, config, options.checkpoint)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder:
         try:
             differences = _write_and_compare(experiment, config, options.format, Path(folder) / out.name)
@@ -107,10 +105,12 @@ def _write_and_compare(experiment: "Experiment", config: Config, name: str, file
     from lamella.experiment.build import build_network
     from lamella.experiment.export_formats import FORMATS
     from lamella.network.eval_mode import eval_mode
+    from lamella.network.pretrained import without_pretrained_weights
 
     write, read = FORMATS[name]
     network, data = experiment.task.network, experiment.data
-    other, *_ = build_network(config)  # with other weights, for a format that stores the weights alone
+    with without_pretrained_weights():
+        other, *_ = build_network(config)  # with other weights, for a format that stores the weights alone
     metadata = _metadata(experiment, config["data"])
     with eval_mode(network), eval_mode(other):
         try:

@@ -84,15 +84,12 @@ def _run_directory(given: list[str]) -> Path | None:
 
 def _trained_experiment(run: Path, checkpoint: str) -> "Experiment":
     """Return the experiment of a run with the weights of its checkpoint. Raises RequestError."""
-    from lamella.experiment.build import prepare_experiment
-    from lamella.runs.checkpoints import find_checkpoint, restore_weights
+    from lamella.experiment.model import load_experiment
 
     record, config = read_run(run)
     if note := unfinished_note(record):
         print(note, file=sys.stderr)
-    experiment = prepare_experiment(config_for_testing(record, config, []))
-    restore_weights(experiment.task, find_checkpoint(run, checkpoint))
-    return experiment
+    return load_experiment(run, config_for_testing(record, config, []), checkpoint)
 
 
 def _report(experiment: "Experiment", options: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""What the project's own pyproject.toml allows a config: packages to build from, and environment variables to read."""
+"""What the project's own pyproject.toml allows a config: packages, environment variables and folders to write to."""
 
 import re
 import tomllib
@@ -19,6 +19,11 @@ def allowed_variables() -> list[str]:
     return _names("environment", 'names of variables, ["DATA_ROOT"]')
 
 
+def allowed_folders() -> list[str]:
+    """Return the folders outside of the run directory that a config may write to. Raises RequestError."""
+    return _names("write", 'folders, ["logs"]', ".+")
+
+
 def inside_run_directory() -> bool:
     """Return True if the working directory is inside a run or sweep directory.
 
@@ -28,8 +33,11 @@ def inside_run_directory() -> bool:
     return any((folder / name).exists() for folder in (here, *here.parents) for name in ("run.json", "sweep.json"))
 
 
-def _names(key: str, wanted: str) -> list[str]:
-    """Return the list of names that `[tool.lamella]` has at `key`. wanted: what the list takes, for a message."""
+def _names(key: str, wanted: str, pattern: str = r"[\w.]+") -> list[str]:
+    """Return the list of names that `[tool.lamella]` has at `key`.
+
+    wanted: what the list takes, for a message. pattern: the form of a name.
+    """
     if not FILE.is_file() or inside_run_directory():
         return []
     try:
@@ -37,8 +45,6 @@ def _names(key: str, wanted: str) -> list[str]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"pyproject.toml: {error}") from error
     names = tool.get("lamella", {}).get(key, [])
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and re.fullmatch(r"[\w.]+", name) for name in names
-    ):
+    if not isinstance(names, list) or not all(isinstance(name, str) and re.fullmatch(pattern, name) for name in names):
         raise RequestError(f"pyproject.toml: [tool.lamella] {key} is {names!r}; it takes {wanted}")
     return names

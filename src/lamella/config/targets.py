@@ -19,7 +19,11 @@ from lamella.config.values import Config, walk
 from lamella.errors import RequestError, first_line, nearest
 from lamella.signatures import check_call, parameters
 
-ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
+ALLOWED = ("torch.nn", "torch.optim", "torchvision", "pytorch_lightning", "lamella")
+# Where layers and losses are defined. Modules from elsewhere, such as demos of Lightning, may load data and models.
+LAYERS = ("torch.nn", "torchvision", "lamella")
+# Builders in torchvision.models of networks that do not turn one tensor into one tensor, and whose backbone is loaded.
+NO_NETWORKS = ("torchvision.models.detection", "torchvision.models.optical_flow")
 # The keys with an underscore that Hydra gives a meaning and that a config may set.
 UNDERSCORED = ("_target_", "_args_", "_partial_", "_convert_", "_recursive_")
 
@@ -85,6 +89,9 @@ def _check_kind(found: Callable[..., object], path: str, key: str, kinds: Kinds)
     if isinstance(found, type):
         if not issubclass(found, kinds):
             raise RequestError(f"{key} is {path!r}; it takes a subclass of {wanted}", key)
+        home = found.__module__
+        if wanted == "Module" and _is_below(home, ALLOWED) and not _is_below(home, LAYERS):
+            raise RequestError(f"{key} is {path!r}; a layer or a loss comes from {', '.join(LAYERS)}", key)
     elif not _builds(found, key, kinds):
         raise RequestError(f"{key} is {path!r}, a function; here it takes a class, a {wanted}", key)
 
@@ -108,6 +115,8 @@ def _builds(function: Callable[..., object], key: str, kinds: Kinds) -> bool:
         from torchvision import models
 
         name = getattr(function, "__name__", "")
+        if _is_below(function.__module__, NO_NETWORKS):
+            raise RequestError(f"{key} is {function.__module__}.{name}; a network turns one tensor into one", key)
         if name not in models.list_models() or models.get_model_builder(name) is not function:
             return False
     elif not _is_below(function.__module__, ["lamella.data"]):

@@ -14,8 +14,10 @@ from lamella.data import Data
 from lamella.data.images import ImageFiles, image_pixels
 from lamella.data.normalize import Normalize
 from lamella.errors import RequestError, first_line
-from lamella.experiment.build import build_network
+from lamella.experiment.build import build_network, prepare_experiment
+from lamella.experiment.experiment import Experiment
 from lamella.network.eval_mode import eval_mode
+from lamella.network.pretrained import without_pretrained_weights
 from lamella.runs.checkpoints import find_checkpoint, restore_weights
 from lamella.runs.reader import read_run
 from lamella.signatures import check_call
@@ -91,7 +93,8 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
     """
     path = Path(run)
     fields, config = read_run(path)
-    network, loss, output = build_network(config)
+    with without_pretrained_weights():
+        network, loss, output = build_network(config)
     restore_weights(network, find_checkpoint(path, checkpoint), "network.")
     data = {name: config["data"][name] for name in USED if name in config["data"]}
     check_call(Data, data, place="data", supplied=("source", "batch_size"))
@@ -104,6 +107,18 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
     classes = _classes(path, data, output) if is_classifier(fields["metric"]) else None
     normalize = _normalize(path, data, shape).to(target) if fields["images"] else None
     return Model(network.eval(), loss, classes, shape, normalize, target)
+
+
+def load_experiment(run: Path, config: Config, checkpoint: str = "best") -> Experiment:
+    """Return what a run has trained, with its data, and configure this process for the device of the config.
+
+    config: of the run, perhaps with other data or another device. checkpoint: "best", "last" or a path. Raises
+    RequestError.
+    """
+    with without_pretrained_weights():
+        experiment = prepare_experiment(config)
+        restore_weights(experiment.task, find_checkpoint(run, checkpoint))
+    return experiment
 
 
 def _classes(path: Path, data: Config, output: tuple[int, ...]) -> list[str]:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,8 +16,9 @@ from pytorch_lightning.plugins import Precision
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies import Strategy
 
-from lamella.config.targets import check_target, instantiate
+from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config
+from lamella.config.written import check_written_paths, writing_into
 from lamella.errors import RequestError
 from lamella.training.checkpointing import CheckpointInterval, Checkpoints
 
@@ -95,21 +97,26 @@ def build_trainer(
     _check_options(options, accelerator)
     callback_nodes = _numbered(options.pop("callbacks", None), "trainer.callbacks")
     logger_nodes = _numbered(options.pop("logger", None), "trainer.logger")
+    profiler_node = {"profiler": options.pop("profiler")} if isinstance(options.get("profiler"), dict) else {}
     _check_targets(visuals, "visuals", pl.Callback)
     _check_targets(callback_nodes, "trainer.callbacks", pl.Callback)
     _check_targets(logger_nodes, "trainer.logger", Logger)
+    _check_targets(profiler_node, "trainer", Profiler)
     place = {"accelerator": accelerator, "precision": precision, "deterministic": deterministic}
     make_from_config = make({**place, **OPTIONS, **options})
 
     def make_trainer(first: Checkpoints, last: list[pl.Callback], loggers: list[Logger], **more: object) -> pl.Trainer:
-        drawn: list[pl.Callback] = _instances(visuals, "visuals")
-        configured: list[pl.Callback] = _instances(callback_nodes, "trainer.callbacks")
+        directory = Path(str(more.get("default_root_dir", ".")))
+        drawn = _instances(visuals, "visuals", pl.Callback, directory)
+        configured = _instances(callback_nodes, "trainer.callbacks", pl.Callback, directory)
+        profilers = _instances(profiler_node, "trainer", Profiler, directory)
         callbacks = [first, *([VisualCallbacks(drawn)] if drawn else []), *configured, *last]
         return make_from_config(
             callbacks=callbacks,
-            logger=[*_instances(logger_nodes, "trainer.logger"), *loggers],
+            logger=[*_instances(logger_nodes, "trainer.logger", Logger, directory), *loggers],
             # If there is no Checkpoint callback, Lightning would add one.
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            **({"profiler": profilers[0]} if profilers else {}),
             **more,
         )
 
@@ -145,10 +152,15 @@ def _numbered(nodes: object, key: str) -> dict[str, Config]:
 def _check_targets(nodes: Config, key: str, base: type) -> None:
     for name, node in nodes.items():
         check_target(node, f"{key}.{name}", base)
+        check_written_paths(node, f"{key}.{name}")
 
 
-def _instances(nodes: Config, key: str) -> list[Any]:
-    return [instantiate(node, f"{key}.{name}") for name, node in nodes.items()]
+def _instances(nodes: Config, key: str, base: type, directory: Path) -> list[Any]:
+    """Return the objects that nodes describe, which write into `directory`. base: their class."""
+    return [
+        instantiate(writing_into(directory, node, resolve_target(node["_target_"], key, base)), f"{key}.{name}")
+        for name, node in nodes.items()
+    ]
 
 
 # The hooks that Lightning calls on a callback, without the methods that save and load its state.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.errors import RequestError
+from lamella.runs.reader import check_entry
 
 if TYPE_CHECKING:
     import optuna
@@ -48,9 +49,12 @@ def open_trial(study: "optuna.Study", number: int) -> "optuna.Trial":
 
 
 def _storage(directory: Path) -> "optuna.storages.RDBStorage":
+    """Return the database of a search. Raises RequestError where it, or a file beside it, is a link elsewhere."""
     import optuna
     import sqlalchemy
 
+    for file in directory.glob(f"{STUDY}*"):  # SQLite writes to study.db-journal too
+        check_entry(directory, file, "sweep")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = sqlalchemy.URL.create("sqlite", database=str((directory / STUDY).absolute()))
     return optuna.storages.RDBStorage(str(url), engine_kwargs={"connect_args": {"timeout": 60}})
