@@ -47,6 +47,8 @@ def lamella(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """Call `lamella` in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as the command sets it
     monkeypatch.setattr(logging.root, "handlers", logging.root.handlers[:])  # Hydra adds one for this test's output
 
     def call(*arguments: str) -> Result:

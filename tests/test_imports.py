@@ -1,6 +1,7 @@
 """The architecture: the direction of imports, the size of files, one name for one thing, and what imports no torch."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -137,3 +138,21 @@ def test_importing_a_package_imports_no_torch(package: str) -> None:
     program = f"import sys, lamella.{package}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_everything_that_is_printed_goes_through_one_function() -> None:
+    """It makes codes harmless that records, configs and names of files could send to the terminal."""
+    for name, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        used = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        direct = [call for call in used if re.search(r"std(out|err)(__)?.write$|traceback.print_|console.print$", call)]
+        assert not direct or name == "lamella.console", (name, direct)
+        if "print" in used and name != "lamella.console":
+            imported = {
+                item.name
+                for node in tree.body
+                if isinstance(node, ast.ImportFrom) and node.module == "lamella.console"
+                for item in node.names
+            }
+            assert "print" in imported, f"{name}: from lamella.console import print"
+        assert "argparse.ArgumentParser" not in used or name == "lamella.console", name

@@ -1,5 +1,6 @@
 """What a run was made with: the versions of the packages, and the commit and the changes of the code."""
 
+import math
 import os
 import re
 import subprocess
@@ -18,11 +19,8 @@ PACKAGES = ("lamella", "torch", "torchvision", "pytorch-lightning", "hydra-core"
 LARGEST_PATCH = 1_000_000  # bytes; a file that is larger, before or after the change, is left out
 MOST_READ = 16 * LARGEST_PATCH  # bytes of changed files that git compares, because a large diff takes many seconds
 MOST_NAMED = 20  # files that are left out, by name in the record
-# No program of the repository's or of the user's makes a part of the patch, and `git apply` can read it.
-PLAIN_DIFF = (
-    "diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=dirty",
-    "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/",
-)  # fmt: skip
+# `git apply` can read the patch, and no program of the user's makes a part of it.
+DIFF = ("diff-index", "--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=dirty")
 
 
 def installed_versions() -> dict[str, object]:
@@ -44,6 +42,7 @@ def git_state(patch: Path) -> dict[str, object] | None:
                 return None
             top, git = repository
             commit = git("rev-parse", "HEAD").decode().strip()
+            git("update-index", "-q", "--refresh", "--ignore-submodules")  # of files that have only another time
             sizes = dict(_changed_files(top, git))
             changes, left_out = _small_changes(git, sizes)
             untracked = git("ls-files", "--others", "--exclude-standard", "--directory", "--no-empty-directory", "-z")
@@ -60,27 +59,30 @@ def git_state(patch: Path) -> dict[str, object] | None:
     return {**state, "left_out": left_out} if left_out else state
 
 
-def _changed_files(top: Path, git: Git) -> Iterator[tuple[str, int]]:
-    """Yield each file that differs from the last commit, with its size in bytes: the larger one of before and now."""
-    fields = git(*PLAIN_DIFF, "--raw", "--no-abbrev", "-z", "HEAD").split(b"\0")
+def _changed_files(top: Path, git: Git) -> Iterator[tuple[str, float]]:
+    """Yield each file that differs from the last commit, with its size in bytes: the larger one of before and now.
+
+    The size is infinite where a partial clone lacks the file.
+    """
+    fields = git(*DIFF, "--raw", "--no-abbrev", "-z", "HEAD").split(b"\0")
     entries = list(zip(map(bytes.split, fields[0::2]), map(os.fsdecode, fields[1::2]), strict=False))
     hashes = b"".join(entry[2] + b"\n" for entry, _ in entries)  # of the contents before, zeros for a new file
     lines = git("cat-file", "--batch-check=%(objectsize)", given=hashes).splitlines()
     for (entry, path), line in zip(entries, lines, strict=True):
-        size = int(line) if line.isdigit() else 0
-        if line.endswith(b"missing") and entry[0] not in (b":000000", b":160000"):  # a partial clone lacks the file
-            size = LARGEST_PATCH + 1
+        size = float(line) if line.isdigit() else 0.0
+        if line.endswith(b"missing") and entry[0] not in (b":000000", b":160000"):  # neither new nor a submodule
+            size = math.inf
         with suppress(OSError):  # the file was deleted
             size = max(size, os.lstat(top / path).st_size)
         yield path, size
 
 
-def _small_changes(git: Git, sizes: Mapping[str, int]) -> tuple[bytes, list[str]]:
+def _small_changes(git: Git, sizes: Mapping[str, float]) -> tuple[bytes, list[str]]:
     """Return the patch of the changed files as far as the limits allow, and the names of the files that it leaves out.
 
     sizes: of the changed files in bytes, by path.
     """
-    read, excluded = 0, list[str]()
+    read, excluded = 0.0, list[str]()
     for path, size in sorted(sizes.items(), key=lambda item: item[1]):
         read += size
         if size > LARGEST_PATCH or read > MOST_READ:
@@ -88,7 +90,9 @@ def _small_changes(git: Git, sizes: Mapping[str, int]) -> tuple[bytes, list[str]
     left_out = [_label(path, sizes[path]) for path in excluded]
     if len(excluded) == len(sizes):
         return b"", left_out
-    patch = git(*PLAIN_DIFF, "--binary", "HEAD", "--", ".", *(f":(top,exclude,literal){path}" for path in excluded))
+    patch = git(
+        *DIFF, "--patch", "--binary", "HEAD", "--", ".", *(f":(top,exclude,literal){path}" for path in excluded)
+    )
     kept = b""
     # The part of each file begins with such a line, and has no other one.
     for part in re.split(rb"^(?=diff --git )", patch, flags=re.MULTILINE)[1:]:
@@ -100,9 +104,10 @@ def _small_changes(git: Git, sizes: Mapping[str, int]) -> tuple[bytes, list[str]
     return kept, left_out
 
 
-def _label(path: str, size: int) -> str:
+def _label(path: str, size: float) -> str:
     """Return the name and the size of a file that a patch leaves out, in one line."""
-    return f"{printable(path)} ({format_size(size)})".replace("\n", "?")
+    shown = format_size(size) if math.isfinite(size) else "not in this clone"
+    return f"{printable(path)} ({shown})".replace("\n", "?")
 
 
 def _write_patch(patch: Path, changes: bytes) -> None:
