@@ -495,6 +495,7 @@ def test_modules_that_load_something_are_no_layers(lamella: Lamella, target: str
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight enum")
 def test_readers_of_a_run_download_no_weights(lamella: Lamella, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("conf/network").mkdir(parents=True)
     network = {"_target_": "torchvision.models.squeezenet1_1"}

@@ -1,9 +1,13 @@
 """The console script `lamella`: the table of commands, each of which is imported when it is called."""
 
 import os
-import signal
 import sys
-from contextlib import suppress
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # `python -m lamella` has put the working directory there, in which a file may have the name of any module.
+    del sys.path[0]
+
+import signal
 from importlib import import_module
 
 from lamella.console import exit_status, print, print_uncaught
@@ -29,7 +33,7 @@ def main() -> int:
     if sys.platform == "win32":
         print("error: Lamella needs a POSIX system (Linux or macOS); on Windows use WSL", file=sys.stderr)
         return 2
-    _keep_working_directory_off_path()
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that is started here imports from the working directory either
     sys.excepthook = print_uncaught
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if name in ("-h", "--help", "help"):
@@ -49,17 +53,6 @@ def main() -> int:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
     return exit_status(lambda: int(import_module(f"lamella.commands.{name}").main(arguments)))
-
-
-def _keep_working_directory_off_path() -> None:
-    """Let neither this process nor a process that it starts import modules from the working directory.
-
-    A file there, as in the run directory of somebody else, could have the name of a module of Python's.
-    """
-    os.environ["PYTHONSAFEPATH"] = "1"
-    with suppress(OSError):  # the directory may have been deleted
-        if not sys.flags.safe_path and sys.path[0] in ("", os.getcwd()):  # put there by `python -m lamella`
-            del sys.path[0]
 
 
 def _usage() -> str:
