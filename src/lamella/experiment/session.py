@@ -112,7 +112,7 @@ def join_run() -> int:
     except RequestError:
         return 2  # rank 0 prints the error
     except Exception as error:
-        with (path / "log.txt").open("a") as log:
+        with (path / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as log:
             traceback.print_exc(file=log)
         print(f"error: process {rank()}: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
         return 1

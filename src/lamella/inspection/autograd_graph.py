@@ -101,7 +101,7 @@ def draw_graph(graph: list[GraphNode], path: Path) -> None:
             drawing.edge(str(number), str(inner))
     try:
         if path.suffix == ".dot":
-            path.write_text(drawing.source)
+            path.write_text(drawing.source, "utf-8")
         else:
             path.write_bytes(drawing.pipe(format=path.suffix[1:]))
     except graphviz.ExecutableNotFound:

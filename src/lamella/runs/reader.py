@@ -60,7 +60,7 @@ def read_text(path: Path, name: str) -> str:
         kind = os.stat(file).st_mode
     if not stat.S_ISREG(kind):
         raise OSError(errno.EINVAL, "no ordinary file", file)
-    with open(file) as opened:
+    with open(file, encoding="utf-8") as opened:
         return opened.read()
 
 

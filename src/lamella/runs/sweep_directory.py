@@ -71,7 +71,7 @@ class Sweep:
         if file.exists():
             content = file.read_bytes()
             os.truncate(file, content.rfind(b"\n") + 1)
-        with file.open("a") as opened:
+        with file.open("a", encoding="utf-8") as opened:
             opened.writelines(json.dumps(asdict(member)) + "\n" for member in members)
             opened.flush()
             os.fsync(opened.fileno())

@@ -70,7 +70,7 @@ class RunWriter:
             for leftover in path.glob(pattern):
                 if not leftover.is_dir():
                     leftover.unlink()
-        return cls(path, log, fields, fields.copy(), (path / "config.yaml").read_text())
+        return cls(path, log, fields, fields.copy(), (path / "config.yaml").read_text("utf-8"))
 
     def configure(self, config: str) -> None:
         """Replace the text of `config.yaml`."""
@@ -85,7 +85,7 @@ class RunWriter:
 
     def epoch(self, line: Mapping[str, float], **changes: Unpack[RecordChanges]) -> None:
         """Add the line of an epoch to `metrics.jsonl`, and change fields of the record."""
-        with (self.path / METRICS).open("a") as file:
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self.update(**changes)
 
@@ -145,7 +145,7 @@ def _open_log(path: Path) -> TextIO:
     Raises RequestError where the file cannot be opened or another process has the lock.
     """
     try:
-        log = (path / "log.txt").open("a", buffering=1)
+        log = (path / "log.txt").open("a", 1, "utf-8", "backslashreplace")
     except OSError as error:
         raise RequestError(f"{path}: cannot write there ({error.strerror})") from error
     try:

@@ -3,7 +3,7 @@
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,11 +12,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import Precision
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies import Strategy
 
 from lamella.config.targets import check_target, instantiate
 from lamella.config.values import Config
+from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.training.checkpointing import CheckpointInterval, Checkpoints
 
@@ -101,7 +103,13 @@ def build_trainer(
     place = {"accelerator": accelerator, "precision": precision, "deterministic": deterministic}
     make_from_config = make({**place, **OPTIONS, **options})
 
-    def make_trainer(first: Checkpoints, last: list[pl.Callback], loggers: list[Logger], **more: object) -> pl.Trainer:
+    def make_trainer(
+        first: Checkpoints,
+        last: list[pl.Callback],
+        loggers: list[Logger],
+        plugins: Sequence[object] = (),
+        **more: object,
+    ) -> pl.Trainer:
         drawn: list[pl.Callback] = _instances(visuals, "visuals")
         configured: list[pl.Callback] = _instances(callback_nodes, "trainer.callbacks")
         callbacks = [first, *([VisualCallbacks(drawn)] if drawn else []), *configured, *last]
@@ -110,10 +118,22 @@ def build_trainer(
             logger=[*_instances(logger_nodes, "trainer.logger"), *loggers],
             # If there is no Checkpoint callback, Lightning would add one.
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            plugins=[_one_machine(), *plugins],
             **more,
         )
 
     return make_trainer
+
+
+def _one_machine() -> LightningEnvironment:
+    """Return the environment in which `trainer.devices` decides how many processes share the work of a run.
+
+    Without it, Lightning takes their number and the rank of this process from the variables of Slurm, MPI and others,
+    which describe the job that this process belongs to and not the run.
+    """
+    environment = LightningEnvironment()
+    environment.set_global_rank(rank())
+    return environment
 
 
 def _check_options(options: Config, accelerator: str) -> None:

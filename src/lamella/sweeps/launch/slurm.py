@@ -96,7 +96,7 @@ def _submit_and_wait(
         status = int(returned.return_value)
     except Exception as error:
         with suppress(OSError):
-            output_file(path).write_text(f"error: Slurm: {first_line(error)}\n")
+            output_file(path).write_text(f"error: Slurm: {first_line(error)}\n", "utf-8")
     finally:
         ended.put((slurm_job, status))
 
