@@ -135,8 +135,8 @@ class Batches:
 def _outlast_signals(worker: int) -> None:
     """Ignore the signals that end a run, because the training process finishes its step and then ends the workers.
 
-    Python ends the workers by SIGTERM too, and then waits for them. So this signal is not ignored for good: a second one
-    ends the worker at once, and the first one after WORKER_SECONDS.
+    Python ends the workers by SIGTERM too, and then waits for them. So this signal is not ignored for good: a second
+    one ends the worker at once, and the first one after WORKER_SECONDS.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

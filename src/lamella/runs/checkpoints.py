@@ -97,12 +97,19 @@ def checksum_matches(path: Path) -> bool:
 def newest_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:
     """Return the newest intact checkpoint in a directory, and the damaged ones that are newer.
 
-    The checkpoint is None where nothing has been saved. Raises RequestError where all checkpoints are damaged.
+    The checkpoint is None where nothing has been saved. Raises RequestError where all checkpoints are damaged, or where
+    one that may be intact cannot be read.
     """
     damaged: list[Path] = []
     for path in (directory / name for name in (LAST, PREVIOUS, BEST) if (directory / name).is_file()):
-        if checksum_matches(path):
-            return path, damaged
+        try:
+            if checksum_matches(path):
+                return path, damaged
+        except OSError as error:
+            raise RequestError(
+                f"{path}: cannot be read ({error.strerror});\n"
+                "  make it readable, or delete it to go on from an earlier checkpoint"
+            ) from error
         damaged.append(path)
     if damaged:
         raise RequestError(

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import Precision
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies import Strategy
 
