@@ -21,6 +21,7 @@ from lamella.runs.checkpoints import (
     checksum_matches,
     newest_checkpoint,
     read_checkpoint,
+    saved_identity,
 )
 from lamella.runs.files import truncate_growing_files
 from lamella.runs.identity import RunIdentity
@@ -157,8 +158,7 @@ def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | Non
                 f"{best}: damaged or missing, and there is no other copy;\n  `lamella train` begins a new run"
             )
     elif state.get("best_epoch"):
-        best_state = read_checkpoint(best)["callbacks"].get(checkpoints.state_key, {})
-        checkpoints.identity.check(best, best_state.get("run", {}))
+        checkpoints.identity.check(best, saved_identity(read_checkpoint(best)))
     if rank() == 0:
         check_metrics(checkpoints.run, state.get("files", {}))
         for file in damaged:
@@ -180,7 +180,7 @@ def _saved_state(path: Path, checkpoints: Checkpoints, data: Data, epochs: int |
     """
     checkpoint = read_checkpoint(path)
     state: StateDict = checkpoint["callbacks"].get(checkpoints.state_key, {})
-    checkpoints.identity.check(path, state.get("run", {}))
+    checkpoints.identity.check(path, saved_identity(checkpoint))
     if checkpoint.get(datamodule_key(type(data))) != data.state_dict():
         raise RequestError(f"data: the samples are not those with which {path} was trained", "data")
     if state and state["batches"] and epochs is not None and epochs <= state["epochs"]:

@@ -34,7 +34,7 @@ from lamella.lightning_internals import (
     restore_callback_metrics,
     resume_from,
 )
-from lamella.runs.checkpoints import StateDict
+from lamella.runs.checkpoints import STATE_KEY, StateDict
 from lamella.runs.files import BEST, LAST, NEW, PREVIOUS, sync_growing_files
 from lamella.runs.identity import RunIdentity
 
@@ -110,7 +110,7 @@ class Checkpoints(pl.Callback):
     @property
     def state_key(self) -> str:
         """Return the key of the state in a checkpoint, which must stay, whatever this class is called."""
-        return "Checkpoints"
+        return STATE_KEY
 
     def due(self, step: int) -> float:
         """Return how many optimizer steps after `step` the run is saved because of the number of steps."""

@@ -1,7 +1,6 @@
 """Run a search: Optuna chooses the values of each next member by the results of those that have finished."""
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -52,17 +51,17 @@ def run_search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str
         if sweep is None:
             record = _new_record(planner, command, space, options, config)
             sweep = stack.enter_context(open_sweep(command.path, record))
-        stack.callback(_remove_if_empty, sweep)
+            stack.callback(_remove_if_empty, sweep)
         if not sweep.members:
             _copy_project_configs(sweep.path / "conf")
         command.update(sweep)
         trials = Trials(sweep, planner, command, space, options)
-        members = trials.members()
-        first = list(islice(members, 1))
-        if not sweep.members:
-            raise RequestError("none of the trials can be run, so that nothing was trained")
         at_once = options.n_jobs if is_fused(command.launcher) or not is_local(command.launcher) else None
-        run = SweepRun(sweep, trials.notes(), chain(first, members), trials.total, at_once, command.launcher_keys)
+        run = SweepRun(sweep, trials.notes(), trials.members(), trials.total, at_once, command.launcher_keys)
+        first = list(islice(run.members, 1))
+        if not sweep.members:
+            raise RequestError("the search ends, because no trial can be run; nothing was trained")
+        run.members = chain(first, run.members)
         status = run.run(trials.report_results)
         trials.print_importances()
         if trials.invalid:
@@ -124,10 +123,9 @@ def _new_record(
     planned, _, invalid = planner.plan_all(corner_jobs(command.overrides, space))
     if (invalid and not command.options.skip_invalid) or not planned:
         for override in command.overrides:
-            key, text = override.get_key_element(), str(override.input_line)
+            key, values = override.get_key_element(), str(override.input_line).partition("=")[2]
             if key in space and is_interval(space[key]) and isinstance(OmegaConf.select(config, key), int):
-                hint = re.sub(r"\binterval\([^()]*\)", r"int(\g<0>)", text)
-                print(f"  an interval gives floats; for whole numbers write '{hint}'", file=sys.stderr)
+                print(f"  an interval gives floats; for whole numbers write '{key}=int({values})'", file=sys.stderr)
         raise SystemExit(2)
     record = command.fields(planned[0], command.threads(options.n_trials, planned[0].member.config))
     record["search"] = {"space": _space_text(command.overrides), "path": str(command.path)}
