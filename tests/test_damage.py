@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,30 +67,17 @@ def test_a_config_that_was_edited_after_the_checkpoint_is_refused(lamella: Lamel
     assert error.startswith(f"error: data.batch_size is 32 in config.yaml, but {where};\n  write 64 there again")
 
 
-@contextmanager
-def ordinary_user() -> Iterator[None]:
-    """Give up the rights of root within the block, for files that have no owner but this user."""
-    if root := os.geteuid() == 0:
-        for path in (Path(), *Path().rglob("*")):
-            os.chown(path, 65534, 65534)
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-
-
-def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(lamella: Lamella, run: Path) -> None:
-    last, record = run / "checkpoints" / "last.ckpt", (run / "run.json").read_text()
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(run: Path) -> None:
+    last = run / "checkpoints" / "last.ckpt"
     last.chmod(0)
-    with ordinary_user():
-        result = lamella("resume", str(run), LONGER)
-    assert result.status == 2
-    assert result.err.startswith(
-        f"error: {last}: cannot be read (Permission denied);\n  make it readable, or delete it"
-    )
-    assert (run / "run.json").read_text() == record
+    before = (run / "run.json").read_text()
+    as_others = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"] if os.geteuid() == 0 else []
+    command = [*as_others, sys.executable, "-m", "lamella", "resume", str(run), LONGER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {last}: cannot be read (Permission denied);\n  make it readable, or delete")
+    assert (run / "run.json").read_text() == before
 
 
 def test_an_environment_of_a_later_version_is_no_change(lamella: Lamella, run: Path) -> None:
@@ -154,7 +141,7 @@ def test_a_plot_on_a_full_disk_leaves_no_file(trained: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_failures_are_listed_even_if_the_leaderboard_cannot_be_written(lamella: Lamella) -> None:
-    line = (*SMALL[:1], "-m", *SMALL[1:], "optimizer.lr=1e-3,1e30", "sweep.name=s")
+    line = ("train", "-m", "optimizer.lr=1e-3,1e30", "trainer.max_epochs=1", "visuals=none", "sweep.name=s")
     sweep = Path("outputs/default/s")
     assert lamella(*line).status == 1
     (sweep / "leaderboard.json").unlink()

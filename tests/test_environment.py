@@ -213,7 +213,7 @@ def test_a_long_path_for_temporary_files(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_directory_that_is_moved_while_the_run_trains(tmp_path: Path) -> None:
     program = Program(tmp_path, *LONG)
-    wait_until(lambda: "epoch" in program.out, 60, program)
+    wait_until(lambda: "\nepoch    3/" in program.out, 60, program)
     run = only_run(tmp_path)
     run.rename(tmp_path / "moved")
     assert program.wait(60) == 1
