@@ -99,6 +99,10 @@ WRONG: dict[str, tuple[Change, str]] = {
         record(metrics={"val/loss": "x"}),
         "run.json is damaged, metrics is {'val/loss': 'x'}",
     ),
+    "a metric that no float holds": (
+        record(metrics={"val/loss": 10**400}),
+        "run.json is damaged (the number 1000000000… is too large)",
+    ),
     "overrides that are none": (record(overrides="a=1"), "run.json is damaged, overrides is 'a=1'"),
     "another status": (record(status="\x1b]0;owned"), r"status is '\x1b]0;owned'; it is one of running, finished"),
     "overrides of other kinds": (record(overrides=[1, {}]), "run.json is damaged, overrides is [1, {}]"),

@@ -212,6 +212,32 @@ def test_what_is_refused(lamella: Lamella, options: tuple[str, ...]) -> None:
     assert not list(Path().rglob("run.json"))
 
 
+GROUPED = """
+name: Grouped
+layers: [{Conv2d: [12, 1]}, {Conv2d: {out_channels: 12, kernel_size: 1, groups: "${network.groups}"}}, Flatten,
+  {Linear: "${data.num_classes}"}]
+groups: 1
+"""
+WITHOUT_TRIALS = {
+    ("data.batch_size=interval(16,64)",): "for whole numbers write 'data.batch_size=int(interval(16,64))'\n",
+    ("data.batch_size=tag(log,interval(16,64))",): "write 'data.batch_size=int(tag(log,interval(16,64)))'\n",
+    ("optimizer.lr=interval(0,1)", "hydra.sweeper.pruner=median", "sweep.objectives=[seconds]"): "is not known before",
+    # The ends of this range are checked first, and both divide 12.
+    ("network=grouped", "network.groups=int(interval(4,12))"): "error: the search ends, because no trial can be run;",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", WITHOUT_TRIALS, ids=" ".join)
+def test_a_search_that_cannot_start_leaves_nothing(lamella: Lamella, options: tuple[str, ...]) -> None:
+    Path("conf/network").mkdir(parents=True)
+    Path("conf/network/grouped.yaml").write_text(GROUPED)
+    result = lamella("train", "-m", "hydra/sweeper=optuna", *options, "sweep.name=s", "hydra.sweeper.n_trials=2")
+    assert result.status == 2
+    assert WITHOUT_TRIALS[options] in result.err
+    assert not Path("outputs").exists()
+
+
 @pytest.mark.slow
 def test_other_values_are_another_search(lamella: Lamella) -> None:
     assert lamella(*SEARCH, *BRIEF, "hydra.sweeper.n_trials=1").status == 0

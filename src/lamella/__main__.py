@@ -1,5 +1,6 @@
 """The console script `lamella`: the table of commands, each of which is imported when it is called."""
 
+import locale
 import os
 import sys
 
@@ -10,9 +11,10 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 import signal
 from importlib import import_module
 
-from lamella.console import exit_status, print, print_uncaught
+from lamella.console import exit_status, prepare_streams, print, print_uncaught
 from lamella.distributed import is_ranked
 from lamella.errors import nearest
+from lamella.interrupts import SIGNALS, limit_exit
 
 COMMANDS = {
     "train": ("[OVERRIDE…]", "fit, then test the best checkpoint; -m: one run per combination"),
@@ -35,6 +37,9 @@ def main() -> int:
         return 2
     os.environ["PYTHONSAFEPATH"] = "1"  # no process that is started here imports from the working directory either
     sys.excepthook = print_uncaught
+    _use_utf8()
+    prepare_streams()
+    _shorten_temporary_paths()
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if name in ("-h", "--help", "help"):
         print(_usage())
@@ -50,9 +55,41 @@ def main() -> int:
     # Nothing has to be saved yet, and in the middle of an import KeyboardInterrupt would show as another error.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if is_ranked():  # the process of rank 0 receives the signals and tells the other ranks when to end
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-    return exit_status(lambda: int(import_module(f"lamella.commands.{name}").main(arguments)))
+    status = 1
+    try:
+        status = exit_status(lambda: int(import_module(f"lamella.commands.{name}").main(arguments)))
+    except SystemExit as end:
+        status = int(end.code or 0)
+        raise
+    finally:
+        if status:
+            limit_exit(status)
+    return status
+
+
+def _use_utf8() -> None:
+    """Start the program again in Python's UTF-8 mode where the locale encodes the names of files in another way.
+
+    Names and files are then the same on every machine. What is printed keeps the encoding of the locale.
+    """
+    if sys.getfilesystemencoding() == "utf-8":
+        return
+    os.environ.setdefault("PYTHONIOENCODING", locale.getencoding())
+    os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _shorten_temporary_paths() -> None:
+    """Let Python choose the directory of temporary files where the given one is too long for sockets.
+
+    The processes of a sweep and of a data loader reach each other through sockets in that directory, by paths of at
+    most 103 bytes, of which multiprocessing takes 32.
+    """
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        if name in os.environ and len(os.fsencode(os.path.abspath(os.environ[name]))) > 71:
+            del os.environ[name]
 
 
 def _usage() -> str:

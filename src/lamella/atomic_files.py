@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,10 +48,14 @@ def open_to_append(path: Path) -> TextIO:
 
 
 def replace_link(source: Path, path: Path) -> None:
-    """Make `path` a hard link to `source`, in place of a file that it may have named before."""
+    """Make `path` a hard link to `source`, or a copy of it, in place of a file that `path` may have named before."""
     temporary = path.with_name(f".{path.name}")
     temporary.unlink(missing_ok=True)
-    os.link(source, temporary)
+    try:
+        os.link(source, temporary)
+    except OSError:  # file systems without hard links give different errors, and a copy meets every other one too
+        shutil.copyfile(source, temporary)
+        sync(temporary)
     os.replace(temporary, path)
     temporary.unlink(missing_ok=True)  # os.replace does nothing where both names are links to one file
 
@@ -58,10 +63,14 @@ def replace_link(source: Path, path: Path) -> None:
 def sync(path: Path) -> None:
     """Write a file, or the entries of a directory, to the disk.
 
-    A new or renamed file survives a power cut only after its directory is synced.
+    A new or renamed file survives a power cut only after its directory is synced. Nothing is done on a file system that
+    cannot sync a directory.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(descriptor)

@@ -2,6 +2,7 @@
 
 import argparse
 import builtins
+import io
 import os
 import sys
 import traceback
@@ -33,6 +34,25 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
+
+
+def prepare_streams() -> None:
+    """Make sure that this process has standard streams, and that every text can be written to them.
+
+    A stream that the caller has closed leads to /dev/null; otherwise the next file that is opened would take its place.
+    A character that the encoding of the terminal lacks is replaced. Standard input holds names of files.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # os.open takes the lowest number that is free
+    sys.stdin = sys.stdin or open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def exit_status(command: Callable[[], int]) -> int:

@@ -1,4 +1,4 @@
-"""Signals that end a run: the first one after the current step, the second one at once."""
+"""Signals that end a run, the first one after the current step and the second one at once, and the end of a process."""
 
 import os
 import signal
@@ -8,9 +8,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-# Ctrl-C; the usual signal to end a process; the signal that Slurm can be told to send before it stops a job.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Ctrl-C; the usual signal to end a process; the signal that Slurm can be told to send before it stops a job; the signal
+# that a terminal sends when it is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 ECHO = 0.5  # seconds; `timeout` and shells may send the same signal to the process and to its group
+EXIT_SECONDS = 60.0  # the time in which a process that has failed may clean up at its exit
 
 Handler = Callable[[int, FrameType | None], object] | int | None  # as signal.getsignal returns it
 
@@ -54,11 +56,13 @@ class Interrupts:
     def listen(self) -> None:
         """Install the signal handlers, again after Lightning has installed its own at the start of a fit.
 
-        Python allows handlers in the main thread only, so that in another thread there are none to replace.
+        Python allows handlers in the main thread only, so that in another thread there are none to replace. SIGHUP
+        stays ignored in a process that `nohup` has started.
         """
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                signal.signal(number, self._receive)
+                if number != signal.SIGHUP or self.before.get(number) != signal.SIG_IGN:
+                    signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: store the first one, and end the process at the second one, after at least ECHO seconds."""
@@ -81,3 +85,24 @@ class Interrupts:
         """Write to standard error, and ignore that nobody reads it."""
         with suppress(OSError):
             os.write(2, text)  # not print, because the signal may have interrupted a print
+
+
+def limit_exit(status: int, from_now: bool = False) -> None:
+    """End this process with `status` if it still runs EXIT_SECONDS after its main thread has ended.
+
+    At its exit, Python waits for threads and worker processes, which after a failure may never end. The workers of data
+    loaders are killed first, because nobody reads their batches any more. from_now: do not wait for the end of the main
+    thread, because a process that multiprocessing has started waits for its workers there.
+    """
+    import multiprocessing  # here, so that a command without a run starts sooner
+
+    def end() -> None:
+        if not from_now:
+            threading.main_thread().join()
+        for worker in multiprocessing.active_children():
+            if worker.daemon:
+                worker.kill()
+        time.sleep(EXIT_SECONDS)
+        os._exit(status)
+
+    threading.Thread(target=end, daemon=True).start()

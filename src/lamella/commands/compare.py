@@ -112,5 +112,5 @@ def _text(value: float | None, first: float | None = None) -> str:
 def _patch_difference(one: Path, other: Path, name: str, other_name: str) -> Iterator[str]:
     """Yield the lines of a diff between the uncommitted changes of two runs."""
     files = [path / "git.patch" for path in (one, other)]
-    before, now = (file.read_text(errors="replace").splitlines() if file.is_file() else [] for file in files)
+    before, now = (file.read_text("utf-8", "replace").splitlines() if file.is_file() else [] for file in files)
     yield from difflib.unified_diff(before, now, f"{name}/git.patch", f"{other_name}/git.patch", lineterm="", n=1)

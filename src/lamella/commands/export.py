@@ -8,7 +8,6 @@ import argparse
 import io
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamella.atomic_files import replacing
 from lamella.config.overrides import config_for_testing
 from lamella.config.values import Config
 from lamella.console import ArgumentParser, print
@@ -49,11 +49,16 @@ def main(arguments: list[str]) -> int:
     from lamella.experiment.model import load_experiment
 
     experiment = load_experiment(options.run, config, options.checkpoint)
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder:
+    # The file is copied once it is checked, so that an export that is killed leaves nothing beside the run's own files.
+    with tempfile.TemporaryDirectory() as folder:
         try:
             differences = _write_and_compare(experiment, config, options.format, Path(folder) / out.name)
         except ImportError as error:
             raise RequestError(f"--format {options.format} needs {error.name}; pip install lamella[export]") from error
+        except OSError as error:
+            raise RequestError(
+                f"{folder}: cannot write there ({error.strerror}); TMPDIR names another place"
+            ) from error
         except RuntimeError as error:
             print(f"error: this network cannot be exported as {options.format}: {error}", file=sys.stderr)
             return 1
@@ -65,9 +70,12 @@ def main(arguments: list[str]) -> int:
                 file=sys.stderr,
             )
             return 1
-        for file in sorted(Path(folder).iterdir()):  # ONNX puts weights of more than 2 GB into a second file
-            shutil.copymode(options.run / "config.yaml", file)  # some writers let only the owner read the file
-            os.replace(file, out.parent / file.name)
+        try:
+            for file in sorted(Path(folder).iterdir()):  # ONNX puts weights of more than 2 GB into a second file
+                with replacing(out.parent / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
+        except OSError as error:
+            raise RequestError(f"{out}: cannot write there ({error.strerror}); --out FILE writes elsewhere") from error
     print(f"largest difference to the original, for {count:,} test samples: {largest:.1e}")
     print(f"written to {out}")
     return 0
@@ -121,7 +129,7 @@ def _write_and_compare(experiment: "Experiment", config: Config, name: str, file
                 run = read(file, other)
                 batches = _batches(data)
                 return torch.cat([(run(inputs) - network(inputs)).abs().flatten(1).amax(1) for inputs in batches])
-        except ImportError:
+        except (ImportError, OSError):
             raise
         except Exception as error:
             cause: BaseException = error

@@ -105,7 +105,7 @@ def _referenced_keys(config: DictConfig, choices: Mapping[str, object]) -> froze
     """Return the keys that interpolations read in a composed config that is not resolved yet."""
     # A network's file reads its own scalars, also if the layers that read them are overridden.
     path = find_config(f"network/{choices.get('network')}")
-    texts = [OmegaConf.to_yaml(config), *([path.read_text()] if path else [])]
+    texts = [OmegaConf.to_yaml(config), *([path.read_text("utf-8")] if path else [])]
     found = [name for text in texts for name in re.findall(r"\$\{(?:\w+:)?([\w.\[\]-]+)", text)]
     return frozenset(re.sub(r"\[.*", "", name) for name in found)
 

@@ -74,7 +74,7 @@ def _invalid_yaml(error: yaml.MarkedYAMLError) -> RequestError:
     if mark is None:
         return RequestError(f"a config file is no YAML: {problem}")
     path = Path(mark.name)
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     line = lines[mark.line] if mark.line < len(lines) else ""
     hint = "check the dashes, colons and indentation of this line and the one above"
     if str(problem).startswith("expected <block end>"):

@@ -40,7 +40,7 @@ def find_config(name: str) -> Path | None:
 def read_raw(path: Path) -> object:
     """Return the content of a config file as it is written, before composition, or None if it cannot be read."""
     try:
-        content: object = yaml.safe_load(path.read_text())
+        content: object = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     return content

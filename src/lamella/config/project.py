@@ -41,7 +41,7 @@ def _names(key: str, wanted: str, pattern: str = r"[\w.]+") -> list[str]:
     if not FILE.is_file() or inside_run_directory():
         return []
     try:
-        tool = tomllib.loads(FILE.read_text()).get("tool", {})
+        tool = tomllib.loads(FILE.read_text("utf-8")).get("tool", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"pyproject.toml: {error}") from error
     names = tool.get("lamella", {}).get(key, [])

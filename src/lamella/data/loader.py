@@ -6,6 +6,7 @@ So there is no random state to save, and the number of workers does not change t
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -15,7 +16,10 @@ from lamella.data.augment import Augment
 from lamella.data.chunk import Batch, Chunk
 from lamella.data.normalize import Normalize
 from lamella.data.samples import Inputs, Samples
+from lamella.interrupts import SIGNALS
 from lamella.seeds import ORDER, generator
+
+WORKER_SECONDS = 600  # the time that a run has, after SIGTERM, to finish its step and its validation
 
 
 class Batches:
@@ -115,7 +119,7 @@ class Batches:
             num_workers=self.num_workers or 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # otherwise DataLoader draws from the global one, which dropout uses
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_outlast_signals,
         )
         for indices, inputs in zip(batches, loader, strict=True):
             yield indices.to(self.device), inputs.to(self.device, non_blocking=True)
@@ -128,10 +132,20 @@ class Batches:
         return share.tensor_split(count)
 
 
-def _ignore_signals(worker: int) -> None:
-    """Ignore the signals that end a run, because the training process finishes its step and then ends the workers."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+def _outlast_signals(worker: int) -> None:
+    """Ignore the signals that end a run, because the training process finishes its step and then ends the workers.
+
+    Python ends the workers by SIGTERM too, and then waits for them. So this signal is not ignored for good: a second
+    one ends the worker at once, and the first one after WORKER_SECONDS.
+    """
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.alarm(WORKER_SECONDS)  # SIGALRM ends the process
 
 
 class _BatchDataset(Dataset[Tensor]):

@@ -1,5 +1,6 @@
 """Write a network to a file for another runtime, and read the file back with that runtime."""
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def write_pt2(network: nn.Module, example: Tensor, path: Path, metadata: Mapping
     example: a batch (2, …) with which the network is traced.
     """
     program = torch.export.export(network, (example,), dynamic_shapes=({0: BATCH},))
-    torch.export.save(program, path, extra_files=dict(metadata))
+    file = io.BytesIO()  # torch ends the whole process where it cannot write a file itself, as on a full disk
+    torch.export.save(program, file, extra_files=dict(metadata))
+    path.write_bytes(file.getbuffer())
 
 
 def read_pt2(path: Path, network: nn.Module) -> Runtime:

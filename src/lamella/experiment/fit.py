@@ -22,9 +22,12 @@ from lamella.runs.checkpoints import (
     checksum_matches,
     newest_checkpoint,
     read_checkpoint,
+    saved_identity,
 )
 from lamella.runs.files import truncate_growing_files
+from lamella.runs.identity import RunIdentity
 from lamella.runs.ranking import larger_is_better
+from lamella.runs.reader import check_metrics
 from lamella.training.checkpointing import Checkpoints
 from lamella.training.chunk_length import ChunkLength
 from lamella.training.loggers import EpochLogger, EpochTensorBoard
@@ -52,18 +55,19 @@ def fit(
     experiment: Experiment,
     directory: Path,
     interrupts: Interrupts,
+    identity: RunIdentity,
     on_epoch: OnEpoch = lambda metrics, outcome: None,
     settings: Mapping[str, float | str] | None = None,
 ) -> Outcome:
     """Train and test an experiment, and write TensorBoard's events and `checkpoints/` into `directory`.
 
     Training continues from the newest checkpoint in `directory`, if there is one; what was written after it is cut off.
-    on_epoch: called on rank 0 with the metrics of each epoch and the outcome so far. settings: what TensorBoard's
-    HPARAMS tab shows beside the best metrics.
+    identity: of the run, which its checkpoints have to carry. on_epoch: called on rank 0 with the metrics of each epoch
+    and the outcome so far. settings: what TensorBoard's HPARAMS tab shows beside the best metrics.
 
-    Raises RequestError, before any training, where the Trainer refuses its arguments, every checkpoint is damaged or
-    the checkpoint was trained on other samples; NonFiniteLoss where the loss is not finite; and Interrupted after a
-    signal.
+    Raises RequestError, before any training, where the Trainer refuses its arguments, every checkpoint is damaged, the
+    checkpoint is of another run or of other samples, or the metrics of finished epochs are lost; NonFiniteLoss where
+    the loss is not finite; and Interrupted after a signal.
     """
     _ = experiment.task  # a network that cannot be built is refused before a file is changed
     checkpoints = Checkpoints(
@@ -72,6 +76,7 @@ def fit(
         "max" if larger_is_better(experiment.monitor) else "min",
         experiment.checkpoint_every,
         interrupts,
+        identity,
     )
     start = _starting_checkpoint(checkpoints, experiment.data, experiment.epochs)
     charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", experiment.metric)}
@@ -145,7 +150,7 @@ def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | Non
     On rank 0, damaged checkpoints are replaced, and what was written after the checkpoint is cut off.
     """
     path, damaged = newest_checkpoint(checkpoints.last.parent)
-    state = _saved_state(path, checkpoints.state_key, data, epochs) if path else {}
+    state = _saved_state(path, checkpoints, data, epochs) if path else {}
     best = checkpoints.best
     if state.get("best_epoch") and not (best.is_file() and checksum_matches(best)):
         damaged.append(best)
@@ -153,7 +158,10 @@ def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | Non
             raise RequestError(
                 f"{best}: damaged or missing, and there is no other copy;\n  `lamella train` begins a new run"
             )
+    elif state.get("best_epoch"):
+        checkpoints.identity.check(best, saved_identity(read_checkpoint(best)))
     if rank() == 0:
+        check_metrics(checkpoints.run, state.get("files", {}))
         for file in damaged:
             assert path is not None
             print(f"{file} is damaged, its checksum does not match its content; {path} takes its place")
@@ -165,16 +173,17 @@ def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | Non
     return path
 
 
-def _saved_state(path: Path, state_key: str, data: Data, epochs: int | None) -> StateDict:
+def _saved_state(path: Path, checkpoints: Checkpoints, data: Data, epochs: int | None) -> StateDict:
     """Return the state of `Checkpoints` in a checkpoint.
 
-    Raises RequestError where the checkpoint was trained on other samples, or where `trainer.max_epochs` ends the run in
-    the middle of an epoch.
+    Raises RequestError where the checkpoint is of another run, was trained on other samples, or where
+    `trainer.max_epochs` ends the run in the middle of an epoch.
     """
     checkpoint = read_checkpoint(path)
+    state: StateDict = checkpoint["callbacks"].get(checkpoints.state_key, {})
+    checkpoints.identity.check(path, saved_identity(checkpoint))
     if checkpoint.get(datamodule_key(type(data))) != data.state_dict():
         raise RequestError(f"data: the samples are not those with which {path} was trained", "data")
-    state: StateDict = checkpoint["callbacks"].get(state_key, {})
     if state and state["batches"] and epochs is not None and epochs <= state["epochs"]:
         raise RequestError(
             f"trainer.max_epochs is {epochs}, but the run is in the middle of epoch {state['epochs'] + 1}",

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from lamella.config.overrides import apply_overrides
 from lamella.config.values import Config, walk
 from lamella.console import print
 from lamella.distributed import rank
 from lamella.errors import RequestError
+from lamella.runs.identity import CHANGEABLE_KEYS
 from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Member, planned_member
@@ -23,20 +22,6 @@ if TYPE_CHECKING:
     from lamella.data import Data
     from lamella.experiment.experiment import Experiment
 
-# The keys that may change when a run is resumed: how long it trains, where, and what makes no difference to the result.
-CHANGEABLE_KEYS = (
-    "trainer.max_epochs",
-    "trainer.checkpoint_every",
-    "trainer.chunk",
-    "device.accelerator",
-    "device.threads",
-    "device.graph",
-    "data.root",
-    "data.source.root",
-    "data.in_memory",
-    "data.cache",
-    "data.num_workers",
-)
 REFUSAL = "cannot change when a run is resumed, because the run keeps its recorded config"
 
 
@@ -127,7 +112,7 @@ def _reopen(path: Path, fields: RunRecord, config: Config, overrides: Sequence[s
         keys = [text.partition("=")[0] for text in overrides]
         earlier = [text for text in fields["overrides"] if text.partition("=")[0] not in keys]
         writer.update(status="running", overrides=[*earlier, *overrides])
-        writer.configure(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        writer.configure(config)
     return writer
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
-import yaml
 
 from lamella.atomic_files import open_to_append
 from lamella.config.values import Config, number_or_text, override_values
@@ -22,7 +22,8 @@ from lamella.experiment.experiment import Experiment
 from lamella.experiment.fit import Outcome, fit
 from lamella.experiment.report import epoch_line, result_lines
 from lamella.experiment.requeue import SLURM_JOB, requeue_slurm_job
-from lamella.interrupts import Interrupted, Interrupts
+from lamella.interrupts import Interrupted, Interrupts, limit_exit
+from lamella.runs.identity import RunIdentity
 from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
@@ -59,7 +60,7 @@ def create_run(
     }
     if reproduces is not None:
         request["reproduces"] = reproduces
-    return RunWriter.start(make_directory(), yaml.safe_dump(config, sort_keys=False, allow_unicode=True), request)
+    return RunWriter.start(make_directory(), config, request)
 
 
 def train_run(
@@ -105,10 +106,12 @@ def join_run() -> int:
     if RUN_DIRECTORY not in os.environ:
         raise RequestError("LOCAL_RANK is set: start `lamella train` alone, it starts the other processes itself")
     path = Path(os.environ[RUN_DIRECTORY])
+    threading.Thread(target=_end_with_rank_0, args=(os.getppid(),), daemon=True).start()
     try:
-        _, config = read_run(path)
+        fields, config = read_run(path)
+        identity = RunIdentity.of(fields["started"], config, fields["reads"])
         with Interrupts(lambda: None) as interrupts:
-            fit(prepare_experiment(config), path, interrupts)
+            fit(prepare_experiment(config), path, interrupts, identity)
     except Interrupted:
         return 0  # with any other status, Lightning would end rank 0 before it has saved everything
     except RequestError:
@@ -119,6 +122,13 @@ def join_run() -> int:
         print(f"error: process {rank()}: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _end_with_rank_0(parent: int) -> None:
+    """End this process within EXIT_SECONDS after rank 0 has ended, which it may wait for. parent: the id of rank 0."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    limit_exit(1, from_now=True)
 
 
 def numeric_environment(experiment: Experiment) -> dict[str, object]:
@@ -145,7 +155,7 @@ def _train(
     print(f"Using {experiment.device.accelerator} device")
     try:
         _record_start(experiment, writer, inexact)
-        outcome = fit(experiment, writer.path, interrupts, on_epoch, settings)
+        outcome = fit(experiment, writer.path, interrupts, writer.identity, on_epoch, settings)
         writer.close(status="finished", **outcome)
     except Interrupted as interrupted:
         writer.close(status="interrupted", steps=interrupted.steps)
@@ -167,7 +177,9 @@ def _record_start(experiment: Experiment, writer: RunWriter, inexact: Sequence[s
     now, before, reasons = numeric_environment(experiment), dict[str, object](), list[str]()
     if writer.before:
         before, reasons = writer.before.get("environment", {}), writer.before.get("inexact", [])
-    changes = [f"{name} {now.get(name)} instead of {value}" for name, value in before.items() if now.get(name) != value]
+    changes = [
+        f"{name} {value} instead of {before[name]}" for name, value in now.items() if before.get(name, value) != value
+    ]
     if changes:
         print(f"with {', '.join(changes)}: the result will not equal, bit for bit, that of a run without interruption")
     reasons = list(dict.fromkeys([*reasons, *changes, *inexact]))
@@ -179,6 +191,13 @@ def _record_failure(error: Exception, device: str, writer: RunWriter, log: TextI
     _log_traceback(log, error)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         print(traceback.format_exc(), end="", file=sys.__stderr__)
+    if not writer.path.is_dir():
+        print(
+            f"error: {writer.path}: this directory was moved or deleted while the run trained\n"
+            "  to go on: lamella resume, with the directory where it is now",
+            file=sys.stderr,
+        )
+        return
     with suppress(OSError):  # the disk may be full
         writer.close(status="failed", error=_cause(error, device, str(error)))
     print(

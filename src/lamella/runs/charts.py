@@ -50,8 +50,7 @@ def plot_against(points: Mapping[str, Points], metric: str, file: Path) -> None:
     for axis, (key, key_points) in zip(axes, points.items(), strict=True):
         _draw_against(axis, key, key_points)
     axes[0].set_ylabel(metric)
-    with replacing(file) as temporary:
-        figure.savefig(temporary, format=file.suffix.lstrip("."), dpi=120)
+    _write(figure, file)
 
 
 def _figure(option: str) -> "Figure":
@@ -99,10 +98,15 @@ def _save(figure: "Figure", file: Path) -> None:
             f"--plot {file}: the name has to end in a known format: {', '.join(f'.{name}' for name in endings)}"
         )
     try:
-        with replacing(file) as temporary:
-            figure.savefig(temporary, format=file.suffix.lstrip("."), dpi=120)
+        _write(figure, file)
     except (OSError, ValueError) as error:
         raise RequestError(f"--plot {file}: {first_line(error)}") from error
+
+
+def _write(figure: "Figure", file: Path) -> None:
+    """Write a figure in the format of the file's ending, completely or not at all."""
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format=file.suffix.lstrip("."), dpi=120)
 
 
 def _draw_against(axis: "Axes", key: str, points: Points) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from lamella.atomic_files import replacing, sync
 from lamella.errors import RequestError, first_line
 from lamella.runs.files import BEST, LAST, PREVIOUS
+from lamella.runs.reader import read_record
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 # The content of a checkpoint, or the state of a part of it: plain values, tensors, and lists and dicts of these.
 StateDict = dict[str, Any]
 
+STATE_KEY = "Checkpoints"  # of the state of the callback that saves the checkpoints, in "callbacks"
 KEYS = ("state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers")  # checked when a file is read
 # A checkpoint is a zip archive. Its comment, at the end of the file, belongs to none of the files in the archive.
 COMMENT = b"sha256:"
@@ -33,13 +36,19 @@ LENGTH = len(COMMENT) + 64
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors in the state dict of a checkpoint.
 
-    Raises RequestError where the file is missing, is damaged, is not a checkpoint of Lamella's or contains something
-    other than tensors.
+    Raises RequestError where the file is missing, is damaged, is not a checkpoint of Lamella's, contains something
+    other than tensors or is in the directory of another run than the one that has saved it.
     """
     if not checksum_matches(path):
         problem = "its checksum does not match its content" if has_checksum(path) else "it has no checksum at its end"
         raise RequestError(f"{path}: this is not a complete checkpoint of Lamella's, {problem}")
-    state = read_checkpoint(path)["state_dict"]
+    checkpoint = read_checkpoint(path)
+    run, started = path.absolute().parent.parent, saved_identity(checkpoint).get("started")
+    if started and (run / "run.json").exists() and (own := read_record(run)["started"]) != started:
+        raise RequestError(
+            f"{path}: this is a checkpoint of another run, which was started at {started} and not at {own}"
+        )
+    state = checkpoint["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RequestError(f"{path}: this is not a checkpoint: its state_dict does not hold tensors by name")
     return state
@@ -97,12 +106,19 @@ def checksum_matches(path: Path) -> bool:
 def newest_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:
     """Return the newest intact checkpoint in a directory, and the damaged ones that are newer.
 
-    The checkpoint is None where nothing has been saved. Raises RequestError where all checkpoints are damaged.
+    The checkpoint is None where nothing has been saved. Raises RequestError where all checkpoints are damaged, or where
+    one that may be intact cannot be read.
     """
     damaged: list[Path] = []
     for path in (directory / name for name in (LAST, PREVIOUS, BEST) if (directory / name).is_file()):
-        if checksum_matches(path):
-            return path, damaged
+        try:
+            if checksum_matches(path):
+                return path, damaged
+        except OSError as error:
+            raise RequestError(
+                f"{path}: cannot be read ({error.strerror});\n"
+                "  make it readable, or delete it to go on from an earlier checkpoint"
+            ) from error
         damaged.append(path)
     if damaged:
         raise RequestError(
@@ -126,6 +142,14 @@ def read_checkpoint(path: Path) -> StateDict:
     if missing:
         raise RequestError(f"{path}: this is not a checkpoint: it has no {missing[0]}")
     return checkpoint
+
+
+def saved_identity(checkpoint: StateDict) -> Mapping[str, Any]:
+    """Return the fields of the `RunIdentity` of the run that has saved a checkpoint, none for an earlier version."""
+    callbacks = checkpoint["callbacks"]
+    state = callbacks.get(STATE_KEY) if isinstance(callbacks, dict) else None
+    run = state.get("run") if isinstance(state, dict) else None
+    return run if isinstance(run, dict) and isinstance(run.get("values"), dict) else {}
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):

@@ -38,7 +38,7 @@ def _legible(text: str) -> str:
 
 def check_run_name(name: object) -> str:
     """Return `name` if it can name a directory in `outputs/`. Raises RequestError where it cannot."""
-    if not isinstance(name, str) or name.startswith(".") or "/" in name or not name.strip():
+    if not isinstance(name, str) or name.startswith(".") or {"/", "\0"} & {*name} or not name.strip():
         raise RequestError(f"name is {name!r}; it names a directory in outputs/, and takes a word", "name")
     return name
 

@@ -3,12 +3,14 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import stat
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
-from typing import cast
+from typing import Any, cast
 
 import yaml
 
@@ -39,13 +41,24 @@ def read_record(path: Path) -> RunRecord:
     A run that is recorded as running, and that no process writes, was killed: its status is "interrupted".
     """
     try:
-        loaded: object = json.loads(read_text(path, "run.json"))
+        loaded = parse_json(read_text(path, "run.json"))
     except (OSError, ValueError, RecursionError) as error:
         raise _not_a_run(path, "run.json", error) from error
     fields = _checked_record(path, loaded)
     if fields["status"] == "running" and not is_being_written(path):
         fields["status"] = "interrupted"
     return fields
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text. Raises ValueError where it is damaged or a number is larger than any float."""
+
+    def whole_number(digits: str) -> int:
+        if math.isinf(float(digits)):
+            raise ValueError(f"the number {digits[:10]}… is too large")
+        return int(digits)
+
+    return json.loads(text, parse_int=whole_number)
 
 
 def read_text(path: Path, name: str) -> str:
@@ -60,14 +73,14 @@ def read_text(path: Path, name: str) -> str:
         kind = os.stat(file).st_mode
     if not stat.S_ISREG(kind):
         raise OSError(errno.EINVAL, "no ordinary file", file)
-    with open(file) as opened:
+    with open(file, encoding="utf-8") as opened:
         return opened.read()
 
 
 def read_epochs(path: Path) -> list[dict[str, float]]:
     """Return the lines of a run's `metrics.jsonl`, one mapping per epoch. Raises RequestError where it is damaged."""
     try:
-        lines = [json.loads(line) for line in read_text(path, METRICS).splitlines() if line.endswith("}")]
+        lines = [parse_json(line) for line in read_text(path, METRICS).splitlines() if line.endswith("}")]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, RecursionError) as error:
@@ -76,6 +89,21 @@ def read_epochs(path: Path) -> list[dict[str, float]]:
         if line.get("epoch") != number or not all(isinstance(value, int | float) for value in line.values()):
             raise RequestError(f"{path / METRICS} is damaged: line {number} does not belong to epoch {number}")
     return lines
+
+
+def check_metrics(path: Path, sizes: Mapping[str, int]) -> None:
+    """Raise RequestError where the `metrics.jsonl` of a run is damaged, or lacks lines that it had at a checkpoint.
+
+    sizes: of the growing files at the checkpoint, in bytes by name.
+    """
+    file, known = path / METRICS, sizes.get(METRICS, 0)
+    size = file.stat().st_size if file.exists() else 0
+    if size < known:
+        raise RequestError(
+            f"{file}: it has {size} bytes, but {known} when the checkpoint was saved: the metrics of finished epochs "
+            "are lost;\n  put the file back, or begin a new run with `lamella train`"
+        )
+    read_epochs(path)
 
 
 def unfinished_note(fields: RunRecord) -> str | None:

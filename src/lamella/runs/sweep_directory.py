@@ -13,7 +13,7 @@ from typing import Unpack, cast
 from lamella.atomic_files import open_to_append, write_atomically
 from lamella.config.values import Config, check_values
 from lamella.errors import RequestError, first_line
-from lamella.runs.reader import check_entry, read_record, read_text
+from lamella.runs.reader import check_entry, parse_json, read_record, read_text
 from lamella.runs.schema import SWEEP_FORMAT, RunRecord, SweepChanges, SweepRecord, wrong_field
 
 RECORD, PLAN, LOCK = "sweep.json", "plan.jsonl", ".lock"
@@ -49,7 +49,7 @@ class Sweep:
         """Read the sweep in `path`. Raises RequestError where there is none, or where it is damaged."""
         self.path, self.members = path, dict[str, Member]()
         try:
-            self.fields = _checked_record(json.loads(read_text(path, RECORD)))
+            self.fields = _checked_record(parse_json(read_text(path, RECORD)))
             lines = read_text(path, PLAN).splitlines(keepends=True) if (path / PLAN).exists() else []
             for line in lines:
                 if line.endswith("\n"):  # a line without its end was being written when the process died
@@ -153,7 +153,7 @@ def _checked_record(fields: object) -> SweepRecord:
 
 def _member(line: str) -> Member:
     """Return the member in a line of the plan. Raises one of DAMAGE_ERRORS where the line is damaged."""
-    member = Member(**json.loads(line))
+    member = Member(**parse_json(line))
     check_values(member.config)
     if not member.name or "/" in member.name or member.name.startswith("."):
         raise ValueError(f"a member is called {member.name!r}")

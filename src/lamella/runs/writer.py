@@ -12,10 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO, Unpack
 
+import yaml
+
 from lamella.atomic_files import open_to_append, write_atomically
+from lamella.config.values import Config
 from lamella.console import tolerant_output
 from lamella.errors import RequestError
 from lamella.runs.files import METRICS, NEW, RUN_FILES
+from lamella.runs.identity import RunIdentity
 from lamella.runs.provenance import git_state, installed_versions
 from lamella.runs.reader import OPEN_RUNS, read_run
 from lamella.runs.schema import RECORD_FORMAT, RecordChanges, RunRecord, RunRequest
@@ -28,20 +32,22 @@ class RunWriter:
         path: the run directory.
         fields: the record, as `run.json` holds it.
         before: the record when the run was reopened, None for a new run.
+        identity: what the checkpoints of the run carry.
 
     Each update replaces `run.json` as a whole, so that a reader never sees a part of it.
     """
 
-    def __init__(self, path: Path, log: TextIO, fields: RunRecord, before: RunRecord | None, config: str) -> None:
+    def __init__(self, path: Path, log: TextIO, fields: RunRecord, before: RunRecord | None, config: Config) -> None:
         self.path, self.fields, self.before = path, fields, before
         self._log, self._log_size, self._config = log, os.fstat(log.fileno()).st_size, config
+        self.identity = RunIdentity.of(fields["started"], config, fields["reads"])
         self._opened = time.monotonic()
 
     @classmethod
-    def start(cls, path: Path, config: str, request: RunRequest) -> "RunWriter":
+    def start(cls, path: Path, config: Config, request: RunRequest) -> "RunWriter":
         """Create a run in the existing directory `path`, and delete what a start that failed has left there.
 
-        config: the text of `config.yaml`. Raises RequestError where the directory cannot be written, contains other
+        config: the resolved config. Raises RequestError where the directory cannot be written, contains other
         files or is open in another process.
         """
         leftovers = [entry for entry in path.iterdir() if entry.name != "log.txt"]
@@ -65,16 +71,18 @@ class RunWriter:
     def reopen(cls, path: Path) -> "RunWriter":
         """Open the run in `path` to continue it. Raises RequestError where it is damaged or open in another process."""
         log = _open_log(path)
-        fields, _ = read_run(path)  # under the lock, so that no other process changes it any more
+        fields, config = read_run(path)  # under the lock, so that no other process changes it any more
         for pattern in (".*.json.*", ".*.yaml.*", "checkpoints/.*.ckpt*", f"checkpoints/{NEW}"):
             for leftover in path.glob(pattern):
                 if not leftover.is_dir():
                     leftover.unlink()
-        return cls(path, log, fields, fields.copy(), (path / "config.yaml").read_text())
+        return cls(path, log, fields, fields.copy(), config)
 
-    def configure(self, config: str) -> None:
-        """Replace the text of `config.yaml`."""
-        write_atomically(self.path / "config.yaml", config)
+    def configure(self, config: Config) -> None:
+        """Write `config.yaml`."""
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "config.yaml", text)
+        self.identity = RunIdentity.of(self.fields["started"], config, self.fields["reads"])
 
     def update(self, **changes: Unpack[RecordChanges]) -> None:
         """Change fields of the record and write `run.json`."""

@@ -176,7 +176,7 @@ def _texts(node: ListConfig) -> list[str]:
 def _checked_name(name: object) -> str | None:
     if name is None:
         return None
-    if not isinstance(name, str) or "/" in name or not name.strip() or name.startswith("."):
+    if not isinstance(name, str) or {"/", "\0"} & {*name} or not name.strip() or name.startswith("."):
         raise RequestError(f"sweep.name is {name!r}; it names a directory, and takes a word", "sweep.name")
     return name
 

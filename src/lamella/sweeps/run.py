@@ -1,5 +1,6 @@
 """Run a sweep from start to end: train the members that are missing, then rank all of them."""
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 
@@ -63,13 +64,15 @@ class SweepRun:
             print(self.announcement(), flush=True)
             with self.interrupts, self.progress:
                 self._launch()
-            on_end()
-            show_leaderboard(self.sweep)
-            self._report_failures()
+            try:
+                on_end()
+                is_written = show_leaderboard(self.sweep)
+            finally:
+                self._report_failures()
             if self.interrupts.received:
                 requeue_slurm_job(self.interrupts.received)
                 return 128 + self.interrupts.received
-            return 1 if self.failures else 0
+            return 1 if self.failures or not is_written else 0
 
     def announcement(self) -> str:
         """Return the line that says how many jobs there are and how many of them run at a time."""
@@ -157,14 +160,22 @@ def member_label(sweep: Sweep, member: Member) -> str:
     return " ".join(text for text in member.overrides if text.startswith(swept)) or member.name
 
 
-def show_leaderboard(sweep: Sweep) -> None:
-    """Print the leaderboard and write it into the sweep's directory as CSV, as JSON and as a chart."""
+def show_leaderboard(sweep: Sweep) -> bool:
+    """Print the leaderboard and write it into the sweep's directory as CSV, as JSON and as a chart.
+
+    Returns False, after a message, where the files cannot be written.
+    """
     board = Leaderboard(sweep)
     print(f"\n{board.table()}")
-    board.save()
     points = {key: values for key, values in board.points().items() if any(scores for _, scores in values)}
-    if points:
-        try:
+    try:
+        board.save()
+        if points:
             plot_against(points, board.objectives[0], sweep.path / "leaderboard.png")
-        except RequestError as error:  # matplotlib is not installed
-            print(error)
+    except RequestError as error:  # matplotlib is not installed
+        print(error)
+    except OSError as error:
+        reason = f"the leaderboard cannot be written there ({error.strerror})"
+        print(f"error: {sweep.path}: {reason}; to see it again: lamella runs {sweep.path}", file=sys.stderr)
+        return False
+    return True

@@ -19,9 +19,9 @@ name whatever the class is called, and a test keeps the second one.
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -34,8 +34,9 @@ from lamella.lightning_internals import (
     restore_callback_metrics,
     resume_from,
 )
-from lamella.runs.checkpoints import StateDict
+from lamella.runs.checkpoints import STATE_KEY, StateDict
 from lamella.runs.files import BEST, LAST, NEW, PREVIOUS, sync_growing_files
+from lamella.runs.identity import RunIdentity
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class SavedState(TypedDict):
     best_epoch: the number of the best epoch, 0 if no epoch is over. metrics: `train/…` and `val/…` of the best epoch.
     epochs: the number of finished epochs. batches: how many batches of the next epoch are trained. stopped: the
     `max_epochs` of a run that was stopped early, None for other runs. files: the size in bytes of each file that grows
-    while the run trains, by name.
+    while the run trains, by name. run: the fields of the run's `RunIdentity`.
     """
 
     best_epoch: int
@@ -63,6 +64,7 @@ class SavedState(TypedDict):
     accumulate_grad_batches: int
     callback_metrics: dict[str, float]
     files: dict[str, int]
+    run: NotRequired[dict[str, Any]]  # not in checkpoints of earlier versions
 
 
 class Checkpoints(pl.Callback):
@@ -73,7 +75,8 @@ class Checkpoints(pl.Callback):
     the monitored metric, because it was not validated, is not compared; as long as no epoch has the metric, the last
     epoch is the best.
 
-    run: the run directory. monitor: the name of a metric. mode: "min" or "max".
+    run: the run directory. monitor: the name of a metric. mode: "min" or "max". identity: of the run, which each
+    checkpoint carries.
 
     A run is saved only between batches: when the previous batch is completely finished, its validation and schedulers
     included, and the optimizer has taken its step; for the last batch of an epoch, when the metrics of the epoch are
@@ -83,13 +86,21 @@ class Checkpoints(pl.Callback):
     This callback must be the first one, so that a batch is saved either before or after all that the others do for it.
     """
 
-    def __init__(self, run: Path, monitor: str, mode: str, every: CheckpointInterval, interrupts: Interrupts) -> None:
+    def __init__(
+        self,
+        run: Path,
+        monitor: str,
+        mode: str,
+        every: CheckpointInterval,
+        interrupts: Interrupts,
+        identity: RunIdentity,
+    ) -> None:
         directory = run / "checkpoints"
         self.run, self.last, self.previous, self.best = run, directory / LAST, directory / PREVIOUS, directory / BEST
         self.new = directory / NEW
         self.started = False
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
-        self.every, self.interrupts = every, interrupts
+        self.every, self.interrupts, self.identity = every, interrupts, identity
         self.best_epoch, self.metrics = 0, dict[str, float]()
         self.better = False
         self.saved_step, self.saved_time = 0, 0.0
@@ -99,7 +110,7 @@ class Checkpoints(pl.Callback):
     @property
     def state_key(self) -> str:
         """Return the key of the state in a checkpoint, which must stay, whatever this class is called."""
-        return "Checkpoints"
+        return STATE_KEY
 
     def due(self, step: int) -> float:
         """Return how many optimizer steps after `step` the run is saved because of the number of steps."""
@@ -194,7 +205,10 @@ class Checkpoints(pl.Callback):
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "callback_metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
             "files": sync_growing_files(self.run) if trainer.is_global_zero else {},
+            "run": asdict(self.identity),
         }
+        if trainer.is_global_zero:
+            self.last.parent.mkdir(exist_ok=True)  # fails where the run directory was moved, which is not made again
         trainer.save_checkpoint(self.new)
         if trainer.is_global_zero:
             # best.ckpt is written first, because the state in last.ckpt refers to it.

@@ -3,13 +3,14 @@
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import Precision
@@ -19,6 +20,7 @@ from pytorch_lightning.strategies import Strategy
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config
 from lamella.config.written import check_written_paths, writing_into
+from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.training.checkpointing import CheckpointInterval, Checkpoints
 
@@ -105,7 +107,13 @@ def build_trainer(
     place = {"accelerator": accelerator, "precision": precision, "deterministic": deterministic}
     make_from_config = make({**place, **OPTIONS, **options})
 
-    def make_trainer(first: Checkpoints, last: list[pl.Callback], loggers: list[Logger], **more: object) -> pl.Trainer:
+    def make_trainer(
+        first: Checkpoints,
+        last: list[pl.Callback],
+        loggers: list[Logger],
+        plugins: Sequence[object] = (),
+        **more: object,
+    ) -> pl.Trainer:
         directory = Path(str(more.get("default_root_dir", ".")))
         drawn = _instances(visuals, "visuals", pl.Callback, directory)
         configured = _instances(callback_nodes, "trainer.callbacks", pl.Callback, directory)
@@ -117,10 +125,22 @@ def build_trainer(
             # If there is no Checkpoint callback, Lightning would add one.
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             **({"profiler": profilers[0]} if profilers else {}),
+            plugins=[_one_machine(), *plugins],
             **more,
         )
 
     return make_trainer
+
+
+def _one_machine() -> LightningEnvironment:
+    """Return the environment in which `trainer.devices` decides how many processes share the work of a run.
+
+    Without it, Lightning takes their number and the rank of this process from the variables of Slurm, MPI and others,
+    which describe the job that this process belongs to and not the run.
+    """
+    environment = LightningEnvironment()
+    environment.set_global_rank(rank())
+    return environment
 
 
 def _check_options(options: Config, accelerator: str) -> None:

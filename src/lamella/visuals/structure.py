@@ -22,7 +22,7 @@ class Text(pl.Callback):
         if writer and not trainer.global_step:
             writer.add_text("structure", _code_block(str(network_of(pl_module))))
             if config.is_file():
-                writer.add_text("config", _code_block(config.read_text()))
+                writer.add_text("config", _code_block(config.read_text("utf-8")))
 
 
 def _code_block(text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lamella.console import exit_status
 from lamella.distributed import RANK_VARIABLES
 from lamella.experiment.resume import resume_run
-from lamella.interrupts import SIGNALS
+from lamella.interrupts import SIGNALS, limit_exit
 from lamella.runs.reader import is_being_written, read_record
 from lamella.sweeps.fused.train import train_fused
 
@@ -42,8 +42,12 @@ def run_worker(paths: Sequence[Path], environ: Mapping[str, str], program: bool)
     if len(paths) > 1:
         for path in paths:
             _wait_until_free(path)
-        sys.exit(train_fused(paths, [os.fdopen(file, "w", buffering=1) for file in files]))
-    sys.exit(run_as_program(paths[0], environ) if program else run_here(paths[0]))
+        status = train_fused(paths, [os.fdopen(file, "w", 1, "utf-8", "backslashreplace") for file in files])
+    else:
+        status = run_as_program(paths[0], environ) if program else run_here(paths[0])
+    if status:
+        limit_exit(status, from_now=True)
+    sys.exit(status)
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -69,7 +73,7 @@ def failure_cause(path: Path, status: int) -> str:
     if status - 128 in names:
         return f"interrupted by {names[status - 128]}"
     try:
-        lines = output_file(path).read_text(errors="replace").strip().splitlines()
+        lines = output_file(path).read_text("utf-8", "replace").strip().splitlines()
     except OSError:
         lines = []
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

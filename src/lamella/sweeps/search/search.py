@@ -1,15 +1,17 @@
 """Run a search: Optuna chooses the values of each next member by the results of those that have finished."""
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lamella.config.compose import compose_and_call
 from lamella.config.files import project_folder
@@ -24,7 +26,7 @@ from lamella.sweeps.command_line import SweepCommand
 from lamella.sweeps.planner import Planner
 from lamella.sweeps.run import SweepRun
 from lamella.sweeps.search.options import SearchOptions
-from lamella.sweeps.search.space import corner_jobs, distribution
+from lamella.sweeps.search.space import corner_jobs, distribution, is_interval
 from lamella.sweeps.search.trials import Trials
 
 if TYPE_CHECKING:
@@ -48,13 +50,19 @@ def run_search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str
             loader = with_project_folder(loader, command.path / "conf")
         planner = Planner(loader, config, own_process=not runs_in_process(command.launcher))
         if sweep is None:
-            sweep = stack.enter_context(open_sweep(command.path, _new_record(planner, command, space, options)))
+            record = _new_record(planner, command, space, options, config)
+            sweep = stack.enter_context(open_sweep(command.path, record))
+            stack.callback(_remove_if_empty, sweep)
         if not sweep.members:
             _copy_project_configs(sweep.path / "conf")
         command.update(sweep)
         trials = Trials(sweep, planner, command, space, options)
         at_once = options.n_jobs if is_fused(command.launcher) or not is_local(command.launcher) else None
         run = SweepRun(sweep, trials.notes(), trials.members(), trials.total, at_once, command.launcher_keys)
+        first = list(islice(run.members, 1))
+        if not sweep.members:
+            raise RequestError("the search ends, because no trial can be run; nothing was trained")
+        run.members = chain(first, run.members)
         status = run.run(trials.report_results)
         trials.print_importances()
         if trials.invalid:
@@ -103,7 +111,11 @@ def _check_same_search(sweep: Sweep, command: SweepCommand, options: SearchOptio
 
 
 def _new_record(
-    planner: Planner, command: SweepCommand, space: "Mapping[str, Distribution]", options: SearchOptions
+    planner: Planner,
+    command: SweepCommand,
+    space: "Mapping[str, Distribution]",
+    options: SearchOptions,
+    config: DictConfig,
 ) -> SweepRecord:
     """Return the content of `sweep.json` for a new search, after a check of the ends of the space.
 
@@ -111,10 +123,22 @@ def _new_record(
     """
     planned, _, invalid = planner.plan_all(corner_jobs(command.overrides, space))
     if (invalid and not command.options.skip_invalid) or not planned:
+        for override in command.overrides:
+            key, values = override.get_key_element(), str(override.input_line).partition("=")[2]
+            if key in space and is_interval(space[key]) and isinstance(OmegaConf.select(config, key), int):
+                print(f"  an interval gives floats; for whole numbers write '{key}=int({values})'", file=sys.stderr)
         raise SystemExit(2)
     record = command.fields(planned[0], command.threads(options.n_trials, planned[0].member.config))
     record["search"] = {"space": _space_text(command.overrides), "path": str(command.path)}
     return record
+
+
+def _remove_if_empty(sweep: Sweep) -> None:
+    """Delete the directory of a sweep that has no members, because no trial could be planned."""
+    if not sweep.members:
+        shutil.rmtree(sweep.path, ignore_errors=True)
+        with suppress(OSError):  # other sweeps and runs are there
+            os.removedirs(sweep.path.parent)
 
 
 def _space_text(overrides: Sequence[Override]) -> str:

@@ -61,20 +61,29 @@ def corner_jobs(overrides: Sequence[Override], space: "Mapping[str, Distribution
     """Yield the overrides of jobs in which each choice and each end of a range occurs once, so that all are checked."""
     points = {key: _ends(distribution) for key, distribution in space.items()}
     first = {override.get_key_element(): str(override.input_line) for override in overrides}
-    first |= {key: f"{key}={override_text(values[0])}" for key, values in points.items()}
+    first |= {key: f"{key}={values[0]}" for key, values in points.items()}
     yield list(first.values())
     for key, values in points.items():
         for value in values[1:]:
-            yield list({**first, key: f"{key}={override_text(value)}"}.values())
+            yield list({**first, key: f"{key}={value}"}.values())
 
 
-def _ends(distribution: "Distribution") -> "list[Point]":
-    """Return all choices of a distribution, or the lowest and the highest value of a range."""
+def _ends(distribution: "Distribution") -> list[str]:
+    """Return the texts of all choices of a distribution, or of the lowest and the highest value of a range."""
     from optuna.distributions import CategoricalDistribution
 
     if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    return [distribution.low, distribution.high]
+        return list(map(override_text, distribution.choices))
+    # The ends of an interval are written as floats, because all values between them are floats.
+    text = str if is_interval(distribution) else override_text
+    return [text(distribution.low), text(distribution.high)]
+
+
+def is_interval(distribution: "Distribution") -> bool:
+    """Return whether the values of a distribution are floats without steps."""
+    from optuna.distributions import FloatDistribution
+
+    return isinstance(distribution, FloatDistribution) and distribution.step is None
 
 
 def override_text(value: object) -> str:

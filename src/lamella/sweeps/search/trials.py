@@ -58,7 +58,7 @@ class Trials:
         if options.sampler == "grid":
             self.total = min(self.total, math.prod(len(all_points(values)) for values in space.values()))
         self.names = {member.trial: name for name, member in sweep.members.items()}  # of the members, by their trial
-        self.started, self.invalid = set[str](), 0
+        self.started, self.invalid, self.skips = set[str](), 0, command.options.skip_invalid
 
     def notes(self) -> list[str]:
         """Return the remarks for the line that announces the sweep."""
@@ -76,7 +76,7 @@ class Trials:
             if trial.state in (TrialState.RUNNING, TrialState.FAIL):
                 yield from self._member_to_run(trial)
         self.report_results()
-        while (count := len(self._trials())) < self.total:
+        while (count := len(self._trials())) < self.total and (self.sweep.members or self.skips or not self.invalid):
             self.report_results()
             self.study.sampler = self._sampler(count)
             number = self.study.ask(dict(self.space)).number
