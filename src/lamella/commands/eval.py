@@ -7,6 +7,7 @@ lamella eval outputs/mnist/defaults data.root=/other/place
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,9 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         raise RequestError(f"{out}: cannot write there ({error.strerror}); --out FILE writes elsewhere") from error
     print(f"{_text(result, experiment.data.classes)}\n\nwritten to {out}")
+    if not math.isfinite(loss := result.metrics["test/loss"]):
+        print(f"error: the loss of the test is {loss}", file=sys.stderr)
+        return 1
     return 0
 
 

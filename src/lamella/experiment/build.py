@@ -87,6 +87,7 @@ def build_experiment(
         optimizer=optimizer,
         schedule=schedule,
         trainer=trainer,
+        test=config["trainer"].get("test", True),
         epochs=config["trainer"].get("max_epochs"),
         checkpoint_every=checkpoint_every,
         chunk=chunk,
@@ -226,6 +227,9 @@ class _Builder:
         group, None to take it from the whole config. supplied: the arguments that the caller adds.
         """
         node = dict(self.config[group] if node is None else node)
+        for name in supplied:
+            if name in node:
+                raise RequestError(f"{group}.{name}: Lamella gives this argument itself", f"{group}.{name}")
         if "_target_" not in node:
             raise RequestError(f"{group}: it takes a `_target_`, the class to build", group)
         expected = signatures.parameters(resolve_target(node["_target_"], f"{group}._target_", base))

@@ -18,7 +18,7 @@ from pytorch_lightning.strategies import Strategy
 from lamella.config.targets import check_target, instantiate
 from lamella.config.values import Config
 from lamella.errors import RequestError
-from lamella.training.checkpointing import CheckpointInterval, Checkpoints
+from lamella.training.checkpointing import CheckpointInterval
 
 # The arguments of the Trainer that Lamella sets: it does these things itself, or does not need them.
 OPTIONS = {
@@ -27,17 +27,37 @@ OPTIONS = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,
 }
+# The keys of `trainer` that are no arguments of the Trainer.
+OWN_KEYS = ("checkpoint_every", "chunk", "test")
 # The classes of which an argument of the Trainer may be, beside callbacks and loggers.
 PARTS = (Strategy, Profiler, Precision)
 # The modules of Lightning that give advice on loggers, workers and tuning, which Lamella has followed or does not need.
 LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
 
 
+# The loggers of Lightning's callbacks and profilers, whose messages come only because a config asks for them.
+MESSENGERS = ("pytorch_lightning.callbacks", "pytorch_lightning.profilers", "pytorch_lightning.utilities.rank_zero")
+
+
+class _Messages(logging.Handler):
+    """Prints the messages of callbacks and profilers, and errors. Other parts of Lightning use the same loggers."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR or re.search(r"[/\\](callbacks|profilers)[/\\]", record.pathname):
+            print(record.getMessage())
+
+
+MESSAGES = _Messages()
+
+
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence the messages and warnings of Lightning within the block, but not its errors."""
+    """Silence the messages and warnings of Lightning within the block, except its errors and what a config asks for."""
     for name in LIGHTNING:
         logging.getLogger(name).setLevel(logging.ERROR)
+    for logger in map(logging.getLogger, MESSENGERS):
+        logger.handlers, logger.propagate = [MESSAGES], False
+        logger.setLevel(logging.INFO)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="|".join(LIGHTNING))
         yield
@@ -87,11 +107,13 @@ def build_trainer(
 ) -> Callable[..., pl.Trainer]:
     """Return a function that makes the Trainer from the first callback, the last ones, the last loggers and options.
 
+    The function leaves out the callbacks and loggers of the config if it is called with `configured=False`.
+
     node: the config group `trainer`. visuals: the config group `visuals`. make: checks the arguments of the Trainer
     that the config decides, and returns a function that makes the Trainer from these and further ones. Raises
     RequestError for a value that is not allowed.
     """
-    options = {name: value for name, value in node.items() if name not in ("checkpoint_every", "chunk")}
+    options = {name: value for name, value in node.items() if name not in OWN_KEYS}
     _check_options(options, accelerator)
     callback_nodes = _numbered(options.pop("callbacks", None), "trainer.callbacks")
     logger_nodes = _numbered(options.pop("logger", None), "trainer.logger")
@@ -101,13 +123,18 @@ def build_trainer(
     place = {"accelerator": accelerator, "precision": precision, "deterministic": deterministic}
     make_from_config = make({**place, **OPTIONS, **options})
 
-    def make_trainer(first: Checkpoints, last: list[pl.Callback], loggers: list[Logger], **more: object) -> pl.Trainer:
-        drawn: list[pl.Callback] = _instances(visuals, "visuals")
-        configured: list[pl.Callback] = _instances(callback_nodes, "trainer.callbacks")
-        callbacks = [first, *([VisualCallbacks(drawn)] if drawn else []), *configured, *last]
+    def make_trainer(
+        first: pl.Callback, last: list[pl.Callback], loggers: list[Logger], configured: bool = True, **more: object
+    ) -> pl.Trainer:
+        callbacks, first_loggers = [first, *last], list[Logger]()
+        if configured:
+            drawn: list[pl.Callback] = _instances(visuals, "visuals")
+            own: list[pl.Callback] = _instances(callback_nodes, "trainer.callbacks")
+            callbacks = [first, *([VisualCallbacks(drawn)] if drawn else []), *own, *last]
+            first_loggers = _instances(logger_nodes, "trainer.logger")
         return make_from_config(
             callbacks=callbacks,
-            logger=[*_instances(logger_nodes, "trainer.logger"), *loggers],
+            logger=[*first_loggers, *loggers],
             # If there is no Checkpoint callback, Lightning would add one.
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             **more,

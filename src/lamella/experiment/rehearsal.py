@@ -1,0 +1,245 @@
+"""Try a run before its directory is made, so that what cannot be trained is refused at once."""
+
+import copy
+import json
+import re
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lamella import signatures
+from lamella.config.targets import instantiate, resolve_target
+from lamella.config.values import Config
+from lamella.data.chunk import Batch
+from lamella.data.loader import Batches
+from lamella.errors import RequestError, first_line, own_frames
+from lamella.experiment.experiment import Experiment
+from lamella.seeds import kept_random_state
+from lamella.training.device import process_count
+from lamella.training.task import NonFiniteLoss
+from lamella.training.trainer import quiet_lightning
+from lamella.training.trainer_checks import check_callbacks, check_options
+
+OPTIONS = signatures.parameters(pl.Trainer)
+LONG = 10.0  # seconds; after a step that takes longer, nothing more is tried
+MOST_SCHEDULER_STEPS = 1000  # how many steps of the scheduler are tried, which takes 20 ms
+
+
+def rehearse(experiment: Experiment, config: Config) -> None:
+    """Raise RequestError for what a new run would fail at, or would ignore.
+
+    The run is tried for real on its device: the training with the first and the last batch of an epoch, which are the
+    largest and the smallest, the validation and the test. That happens with a copy of the network, the optimizer and
+    the scheduler, and random generators are put back into their state.
+    """
+    options = config["trainer"]
+    check_options(options)
+    _check_callbacks(options, experiment.metric)
+    if not str(options.get("strategy", "auto")).startswith(("auto", "ddp")):
+        return  # the network may not fit on one device
+    world = process_count(options, experiment.device.accelerator) * options.get("num_nodes", 1)
+    experiment.data.check_world(world)
+    device = torch.device(experiment.device.accelerator)
+    with quiet_lightning(), warnings.catch_warnings(), kept_random_state(device):
+        warnings.simplefilter("ignore")  # the run itself will show them
+        # With sync_batchnorm, the statistics are those of the whole batch.
+        _Trial(experiment, options, 1 if options.get("sync_batchnorm") else world).run()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def rehearsal_key(config: Config) -> str:
+    """Return a text that is equal for configs that differ in seeds and in numbers that cannot make a step fail."""
+    groups = {name: _without_floats(config[name]) for name in ("network", "loss", "optimizer", "scheduler")}
+    data = {**config["data"], "seed": None}
+    return json.dumps([groups, data, config["device"], config["trainer"]], default=str)
+
+
+def _check_callbacks(options: Config, metric: str) -> None:
+    """Raise RequestError for a callback that cannot work. options: the config group `trainer`."""
+    nodes: dict[str, Config] = {
+        f"trainer.callbacks.{number}": node for number, node in enumerate(options.get("callbacks") or [])
+    }
+    targets = [resolve_target(node["_target_"], f"{key}._target_", pl.Callback) for key, node in nodes.items()]
+    kinds = [target if isinstance(target, type) else pl.Callback for target in targets]
+    monitors = {
+        number: instantiate(node, key)
+        for number, (key, node) in enumerate(nodes.items())
+        if issubclass(kinds[number], EarlyStopping | ModelCheckpoint)
+    }
+    check_callbacks(kinds, monitors, options, metric)
+
+
+def _without_floats(node: object) -> object:
+    if isinstance(node, Mapping):
+        return {name: _without_floats(value) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_without_floats(value) for value in node]
+    return None if isinstance(node, float) else node
+
+
+class _Ends:
+    """A loader of the first and the last batch of `batches`, which has their length.
+
+    The last one is left out if it is as large as the first, or if `reached` returns less than its number.
+    """
+
+    def __init__(self, batches: Batches, reached: Callable[[], float]) -> None:
+        self.batches, self.reached = batches, reached
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not len(self):
+            return
+        yield (first := self._batch(0))
+        if self.reached() >= len(self) > 1 and len((last := self._batch(len(self) - 1))[1]) != len(first[1]):
+            yield last
+
+    def _batch(self, number: int) -> Batch:
+        self.batches.start = lambda: number
+        return next(iter(self.batches))
+
+
+class _Trial(pl.Callback):
+    """Trains, validates and tests with a few batches.
+
+    options: the config group `trainer`. world: the number of processes that share a batch, of which this one has the
+    share of the first.
+    """
+
+    def __init__(self, experiment: Experiment, options: Config, world: int) -> None:
+        data = copy.copy(experiment.data)
+        data.chunk, data.num_workers = (lambda number: 1), data.num_workers and 0
+        # Its weights are drawn again, so that nothing of the network of the run itself is used.
+        self.experiment = replace(experiment, data=data, loss=copy.deepcopy(experiment.loss))
+        devices = options.get("devices")
+        self.trainer = self.experiment.trainer(
+            self,
+            [],
+            [],
+            configured=False,
+            **{name: None for name in ("min_epochs", "min_steps", "max_time", "profiler") if name in options},
+            strategy="auto",
+            devices=devices[:1] if isinstance(devices, list) else 1,
+            num_nodes=1,
+            num_sanity_val_steps=0,
+            log_every_n_steps=0,
+            overfit_batches=0,
+        )
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            global_rank=0, world_size=world, current_epoch=0, overfit_batches=0, strategy=self.trainer.strategy
+        )
+        self.stage, self.sizes, self.started, self.seconds = "training", list[int](), 0.0, 0.0
+
+    def run(self) -> None:
+        """Raise RequestError for what the run would fail at."""
+        task, data, trainer = self.experiment.task, self.experiment.data, self.trainer
+        try:
+            train = _Ends(data.train_dataloader(), self._training_batches)
+            val = _Ends(data.val_dataloader(), lambda: sum(trainer.num_val_batches))
+            test = _Ends(data.test_dataloader(), lambda: sum(map(int, trainer.num_test_batches)))
+            trainer.fit(task, train_dataloaders=train, val_dataloaders=val)
+            if self.seconds > LONG:
+                print(f"a step takes {self.seconds:.0f} s, so nothing more is tried before the run starts")
+                return
+            self._begin("validation")
+            trainer.validate(task, dataloaders=val, verbose=False)
+            self._begin("test")
+            if self.experiment.test:
+                trainer.test(task, dataloaders=test, verbose=False)
+        except NonFiniteLoss:
+            return  # the run itself will end with this error, and keep what it has trained before
+        except RequestError:
+            raise
+        except Exception as error:
+            raise self._refusal(error) from error
+
+    def _begin(self, stage: str) -> None:
+        self.stage, self.sizes = stage, []
+
+    def _training_batches(self) -> float:
+        """Return how many training batches the first epoch has in the run."""
+        if self.seconds > LONG:
+            return 0
+        trainer = self.trainer
+        steps = trainer.max_steps * self.accumulated if trainer.max_steps >= 0 else trainer.num_training_batches
+        return min(trainer.num_training_batches, steps)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take an optimizer step with each batch. The optimizer and the scheduler have been made for the whole run."""
+        self.accumulated, trainer.accumulate_grad_batches = trainer.accumulate_grad_batches, 1
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, number: int
+    ) -> None:
+        self.sizes.append(len(batch[1]))
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.seconds = max(self.seconds, time.perf_counter() - self.started)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Try the steps of the scheduler that are left, and end the training."""
+        trainer.should_stop = True
+        self.stage = "scheduler"
+        for config in trainer.lr_scheduler_configs:
+            if not isinstance(config.scheduler, ReduceLROnPlateau):
+                taken = trainer.global_step if config.interval == "step" else 0
+                for _ in range(min(self.experiment.task.schedule_length or 0, MOST_SCHEDULER_STEPS) - taken):
+                    config.scheduler.step()
+
+    def on_validation_batch_start(self, trainer: object, module: object, batch: Batch, *_: object) -> None:
+        self.sizes.append(len(batch[1]))
+
+    def on_test_batch_start(self, trainer: object, module: object, batch: Batch, *_: object) -> None:
+        self.sizes.append(len(batch[1]))
+
+    def _refusal(self, error: Exception) -> RequestError:
+        """Return the error for the request, which names the key that is to blame."""
+        message = first_line(error)
+        if not self.sizes:  # the Trainer has refused an argument before the first batch
+            named = [name for name in re.findall(r"`(\w+)", message) if name in OPTIONS]
+            key = f"trainer.{named[0]}" if named else "trainer"
+            return RequestError(f"{key}: {message}{own_frames(error)}", key)
+        key, place = self._culprit(error)
+        if self.stage == "scheduler":
+            return RequestError(f"{key}: it cannot take all steps of the run: {message}{own_frames(error)}", key)
+        size = self.sizes[-1]
+        batch = f"a {self.stage} batch of {size} sample{'s' * (size != 1)}"
+        hint = ""
+        if self.stage == "training" and (size < self.sizes[0] or size == 1):
+            key = "data.batch_size"
+            hint = ";\n  another size, or data.drop_last=true, gives no such batch" if size < self.sizes[0] else ""
+        return RequestError(f"{key}: {place} fails on {batch}: {message}{hint}{own_frames(error)}", key)
+
+    def _culprit(self, error: Exception) -> tuple[str, str]:
+        """Return the config key of what has raised an error, and its name."""
+        task = self.experiment.task
+        names = {id(module): name for name, module in task.network.named_modules()}
+        found = "trainer", "the Trainer"
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            owner = frame.f_locals.get("self")
+            if frame.f_code.co_name == "backward":
+                found = "network", "the backward pass"
+            elif owner is task.loss:
+                found = "loss", type(owner).__name__
+            elif isinstance(owner, Optimizer):
+                found = "optimizer", type(owner).__name__
+            elif isinstance(owner, LRScheduler):
+                found = "scheduler", type(owner).__name__
+            elif isinstance(owner, nn.Module) and id(owner) in names:
+                name = names[id(owner)]
+                found = "network", f"{type(owner).__name__}{f' at {name}' if name else ''}"
+        return found
