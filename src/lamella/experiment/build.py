@@ -17,7 +17,7 @@ from lamella.config.files import GROUPS
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
-from lamella.errors import RequestError, first_line, nearest
+from lamella.errors import RequestError, first_line, nearest, own_frames
 from lamella.experiment.experiment import Experiment
 from lamella.network.plan import Plan, plan_module
 from lamella.network.plan import plan as plan_layers
@@ -271,6 +271,11 @@ def _check_output(plan: Plan, loss: nn.Module, data: Data) -> None:
             f"network: it gives {plan.output} for a sample, but a target is {tuple(target.shape[1:])}", "network.layers"
         )
     try:
-        copy.deepcopy(loss)(output, target)
+        value = copy.deepcopy(loss)(output, target)
     except Exception as error:
-        raise RequestError(f"loss: {first_line(error)}", "loss") from error
+        raise RequestError(f"loss: {first_line(error)}{own_frames(error)}", "loss") from error
+    if not isinstance(value, torch.Tensor) or value.dim():
+        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise RequestError(
+            f"loss: {type(loss).__name__} gives {given}; a step takes one number, the mean of its batch", "loss"
+        )

@@ -17,7 +17,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lamella import signatures
 from lamella.config.targets import instantiate, resolve_target
 from lamella.config.values import Config
 from lamella.data.chunk import Batch
@@ -25,12 +24,13 @@ from lamella.data.loader import Batches
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.experiment import Experiment
 from lamella.seeds import kept_random_state
-from lamella.training.device import process_count
+from lamella.training.device import is_out_of_memory, process_count
+from lamella.training.loggers import EpochLogger
+from lamella.training.losses import check_loss
 from lamella.training.task import NonFiniteLoss
 from lamella.training.trainer import quiet_lightning
-from lamella.training.trainer_checks import check_callbacks, check_options
+from lamella.training.trainer_checks import check_monitors, check_options, check_suitable
 
-OPTIONS = signatures.parameters(pl.Trainer)
 LONG = 10.0  # seconds; after a step that takes longer, nothing more is tried
 MOST_SCHEDULER_STEPS = 1000  # how many steps of the scheduler are tried, which takes 20 ms
 
@@ -44,7 +44,8 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     """
     options = config["trainer"]
     check_options(options)
-    _check_callbacks(options, experiment.metric)
+    check_loss(experiment.loss, experiment.data.train.targets)
+    callbacks = _checked_callbacks(options, experiment.metric)
     if not str(options.get("strategy", "auto")).startswith(("auto", "ddp")):
         return  # the network may not fit on one device
     world = process_count(options, experiment.device.accelerator) * options.get("num_nodes", 1)
@@ -53,7 +54,7 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     with quiet_lightning(), warnings.catch_warnings(), kept_random_state(device):
         warnings.simplefilter("ignore")  # the run itself will show them
         # With sync_batchnorm, the statistics are those of the whole batch.
-        _Trial(experiment, options, 1 if options.get("sync_batchnorm") else world).run()
+        _Trial(experiment, options, callbacks, 1 if options.get("sync_batchnorm") else world).run()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
@@ -65,19 +66,24 @@ def rehearsal_key(config: Config) -> str:
     return json.dumps([groups, data, config["device"], config["trainer"]], default=str)
 
 
-def _check_callbacks(options: Config, metric: str) -> None:
-    """Raise RequestError for a callback that cannot work. options: the config group `trainer`."""
+def _checked_callbacks(options: Config, metric: str) -> dict[str, pl.Callback]:
+    """Return the callbacks of a config that are Lightning's own, by their keys.
+
+    options: the config group `trainer`. Raises RequestError for a callback that cannot work.
+    """
     nodes: dict[str, Config] = {
         f"trainer.callbacks.{number}": node for number, node in enumerate(options.get("callbacks") or [])
     }
     targets = [resolve_target(node["_target_"], f"{key}._target_", pl.Callback) for key, node in nodes.items()]
     kinds = [target if isinstance(target, type) else pl.Callback for target in targets]
-    monitors = {
-        number: instantiate(node, key)
-        for number, (key, node) in enumerate(nodes.items())
-        if issubclass(kinds[number], EarlyStopping | ModelCheckpoint)
+    check_suitable(kinds)
+    callbacks = {
+        key: instantiate(node, key)
+        for kind, (key, node) in zip(kinds, nodes.items(), strict=True)
+        if kind.__module__.startswith("pytorch_lightning.") or issubclass(kind, EarlyStopping | ModelCheckpoint)
     }
-    check_callbacks(kinds, monitors, options, metric)
+    check_monitors(kinds, callbacks, options, metric)
+    return callbacks
 
 
 def _without_floats(node: object) -> object:
@@ -115,12 +121,14 @@ class _Ends:
 class _Trial(pl.Callback):
     """Trains, validates and tests with a few batches.
 
-    options: the config group `trainer`. world: the number of processes that share a batch, of which this one has the
-    share of the first.
+    options: the config group `trainer`. callbacks: those that are set up, by their keys. world: the number of processes
+    that share a batch, of which this one has the share of the first.
     """
 
-    def __init__(self, experiment: Experiment, options: Config, world: int) -> None:
-        data = copy.copy(experiment.data)
+    def __init__(
+        self, experiment: Experiment, options: Config, callbacks: Mapping[str, pl.Callback], world: int
+    ) -> None:
+        self.options, self.callbacks, data = options, callbacks, copy.copy(experiment.data)
         data.chunk, data.num_workers = (lambda number: 1), data.num_workers and 0
         # Its weights are drawn again, so that nothing of the network of the run itself is used.
         self.experiment = replace(experiment, data=data, loss=copy.deepcopy(experiment.loss))
@@ -128,13 +136,15 @@ class _Trial(pl.Callback):
         self.trainer = self.experiment.trainer(
             self,
             [],
-            [],
+            [EpochLogger(lambda metrics: None)],  # some callbacks refuse to work without a logger
             configured=False,
             **{name: None for name in ("min_epochs", "min_steps", "max_time", "profiler") if name in options},
             strategy="auto",
             devices=devices[:1] if isinstance(devices, list) else 1,
             num_nodes=1,
             num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
             log_every_n_steps=0,
             overfit_batches=0,
         )
@@ -177,6 +187,14 @@ class _Trial(pl.Callback):
         steps = trainer.max_steps * self.accumulated if trainer.max_steps >= 0 else trainer.num_training_batches
         return min(trainer.num_training_batches, steps)
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Set up the callbacks, some of which find then that they cannot work. Raises RequestError."""
+        for key, callback in self.callbacks.items() if stage == "fit" else ():
+            try:
+                callback.setup(trainer, pl_module, stage)
+            except Exception as error:
+                raise RequestError(f"{key}: {first_line(error)}", key) from error
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take an optimizer step with each batch. The optimizer and the scheduler have been made for the whole run."""
         self.accumulated, trainer.accumulate_grad_batches = trainer.accumulate_grad_batches, 1
@@ -208,21 +226,24 @@ class _Trial(pl.Callback):
 
     def _refusal(self, error: Exception) -> RequestError:
         """Return the error for the request, which names the key that is to blame."""
-        message = first_line(error)
+        cause = f"{first_line(error)}{own_frames(error)}"
         if not self.sizes:  # the Trainer has refused an argument before the first batch
-            named = [name for name in re.findall(r"`(\w+)", message) if name in OPTIONS]
+            named = [name for name in re.findall(r"`(\w+)", cause) if name in self.options]
             key = f"trainer.{named[0]}" if named else "trainer"
-            return RequestError(f"{key}: {message}{own_frames(error)}", key)
+            value = f" is {self.options[named[0]]}" if named else ""
+            return RequestError(f"{key}{value}: {cause}", key)
         key, place = self._culprit(error)
         if self.stage == "scheduler":
-            return RequestError(f"{key}: it cannot take all steps of the run: {message}{own_frames(error)}", key)
-        size = self.sizes[-1]
+            return RequestError(f"{key}: it cannot take all the steps of the run: {cause}", key)
+        size, largest = self.sizes[-1], self.sizes[0]
         batch = f"a {self.stage} batch of {size} sample{'s' * (size != 1)}"
-        hint = ""
-        if self.stage == "training" and (size < self.sizes[0] or size == 1):
-            key = "data.batch_size"
-            hint = ";\n  another size, or data.drop_last=true, gives no such batch" if size < self.sizes[0] else ""
-        return RequestError(f"{key}: {place} fails on {batch}: {message}{hint}{own_frames(error)}", key)
+        if is_out_of_memory(error):
+            place, largest = f"out of memory on {self.experiment.device.accelerator}: {place}", size
+        elif self.stage != "training" or (size == largest and size > 1):
+            return RequestError(f"{key}: {place} fails on {batch}: {cause}", key)
+        key = "data.batch_size"
+        hint = ";\n  with another size or data.drop_last=true there is no such batch" if size < largest else ""
+        return RequestError(f"{key} is {self.experiment.data.batch_size}: {place} fails on {batch}: {cause}{hint}", key)
 
     def _culprit(self, error: Exception) -> tuple[str, str]:
         """Return the config key of what has raised an error, and its name."""

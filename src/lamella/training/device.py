@@ -118,6 +118,11 @@ def needs_own_program(node: Config, count: int) -> bool:
     return count > 1 or node.get("strategy", "auto") != "auto"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if an error says that memory has run out, which torch reports in several ways."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

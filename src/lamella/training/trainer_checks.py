@@ -1,5 +1,6 @@
 """Check the config group `trainer` of a new run: arguments without effect, and callbacks that cannot work."""
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from pytorch_lightning.callbacks import (
@@ -69,51 +70,55 @@ def check_options(options: Config) -> None:
         )
 
 
-def check_callbacks(callbacks: Sequence[type], monitors: Mapping[int, Callback], options: Config, metric: str) -> None:
-    """Raise RequestError for a callback that cannot work, and print a note for one that cannot be meant.
-
-    callbacks: the classes in `trainer.callbacks`. monitors: those of them, by their number, that look at a metric:
-    objects of EarlyStopping and ModelCheckpoint. options: the config group `trainer`. metric: the metric beside the
-    loss.
-    """
-    for number, kind in enumerate(callbacks):
+def check_suitable(kinds: Sequence[type]) -> None:
+    """Raise RequestError for a callback that cannot work. kinds: the classes in `trainer.callbacks`."""
+    for number, kind in enumerate(kinds):
         for unsuitable, hint in UNSUITABLE.items():
             if issubclass(kind, unsuitable):
                 raise RequestError(
                     f"trainer.callbacks.{number}: {kind.__name__}: {hint}", f"trainer.callbacks.{number}"
                 )
+
+
+def check_monitors(kinds: Sequence[type], callbacks: Mapping[str, Callback], options: Config, metric: str) -> None:
+    """Raise RequestError for a callback that waits for a metric that nothing logs, or print that it has a wrong mode.
+
+    kinds: the classes in `trainer.callbacks`. callbacks: callbacks by their keys, of which those are checked that look
+    at a metric, EarlyStopping and ModelCheckpoint. options: the config group `trainer`. metric: the metric beside the
+    loss.
+    """
     # A callback of the project's own may log further metrics.
-    complete = all(kind.__module__.startswith(("pytorch_lightning.", "lamella.")) for kind in callbacks)
-    rates = any(issubclass(kind, LearningRateMonitor) for kind in callbacks)
-    for number, callback in monitors.items():
-        monitor, key = callback.monitor, f"trainer.callbacks.{number}.monitor"  # type: ignore[attr-defined]
-        name = type(callback).__name__
-        if monitor is None:
+    complete = all(kind.__module__.startswith(("pytorch_lightning.", "lamella.")) for kind in kinds)
+    rates = any(issubclass(kind, LearningRateMonitor) for kind in kinds)
+    for key, callback in callbacks.items():
+        if not isinstance(callback, EarlyStopping | ModelCheckpoint) or callback.monitor is None:
             continue
-        logged = _logged(callback, options, number, metric)
-        strict = getattr(callback, "strict", True)
-        if complete and strict and monitor not in logged and not (rates and monitor.startswith("lr-")):
+        name, monitor, logged = type(callback).__name__, callback.monitor, _logged(callback, key, options, metric)
+        known = monitor in logged or (rates and monitor.startswith("lr-"))
+        if complete and not known and getattr(callback, "strict", True):
             raise RequestError(
-                f"{key} is {monitor!r}, which is not logged before {name} looks for it; it takes {', '.join(logged)}",
-                key,
+                f"{key}.monitor is {monitor!r}, which is not logged when {name} looks for it; "
+                f"it takes {', '.join(logged)}",
+                f"{key}.monitor",
             )
         mode = "max" if larger_is_better(monitor) else "min"
-        if monitor.startswith(("train/", "val/")) and callback.mode != mode:  # type: ignore[attr-defined]
-            verb = "stops the run" if isinstance(callback, EarlyStopping) else "keeps the checkpoint"
+        if monitor.startswith(("train/", "val/")) and callback.mode != mode:
+            takes = "smaller" if mode == "max" else "larger"
             print(
-                f"note: trainer.callbacks.{number}: {name} has mode: {callback.mode}, "  # type: ignore[attr-defined]
-                f"and so {verb} for the worst {monitor}; write mode: {mode}"
+                f"note: {key}.mode is {callback.mode!r}, so that {name} takes a {takes} {monitor} for the better one; "
+                f"write mode: {mode}",
+                file=sys.stderr,
             )
 
 
-def _logged(callback: Callback, options: Config, number: int, metric: str) -> list[str]:
-    """Return the metrics that are logged when a callback looks for its metric the first time."""
+def _logged(callback: EarlyStopping | ModelCheckpoint, key: str, options: Config, metric: str) -> list[str]:
+    """Return the metrics that are logged when a callback with this key looks for its metric the first time."""
     train = ["train/loss", f"train/{metric}", *LOGGED]
     val = ["val/loss", f"val/{metric}"] if options.get("limit_val_batches") not in (0, 0.0) else []
     if isinstance(callback, ModelCheckpoint):
         return [*val, *train, "epoch"]
     every, interval = options.get("check_val_every_n_epoch", 1), options.get("val_check_interval") or 1.0
-    at_epoch_end = options["callbacks"][number].get("check_on_train_epoch_end")
+    at_epoch_end = options["callbacks"][int(key.rpartition(".")[2])].get("check_on_train_epoch_end")
     if at_epoch_end is None:
         at_epoch_end = isinstance(interval, float) and interval == 1.0 and every == 1
     if not at_epoch_end:  # after each validation
