@@ -33,10 +33,12 @@ def reseed(number: int, device: torch.device) -> None:
 
 @contextmanager
 def kept_random_state(device: torch.device) -> Iterator[None]:
-    """Put every generator that `reseed` seeds back, at the end of the block, into the state in which it is now."""
+    """Put every generator that `reseed` seeds back, at the end of the block, into the state in which it is now.
+
+    The generator of an MPS device is left out, because its state cannot be read for a device.
+    """
     python, numpy = random.getstate(), np.random.get_state()
-    accelerated = device.type != "cpu"
-    with torch.random.fork_rng([device] if accelerated else [], device_type=device.type if accelerated else "cuda"):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
     random.setstate(python)
     np.random.set_state(numpy)

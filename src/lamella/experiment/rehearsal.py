@@ -50,11 +50,15 @@ def rehearse(experiment: Experiment, config: Config) -> None:
         return  # the network may not fit on one device
     world = process_count(options, experiment.device.accelerator) * options.get("num_nodes", 1)
     experiment.data.check_world(world)
-    device = torch.device(experiment.device.accelerator)
-    with quiet_lightning(), warnings.catch_warnings(), kept_random_state(device):
-        warnings.simplefilter("ignore")  # the run itself will show them
-        # With sync_batchnorm, the statistics are those of the whole batch.
-        _Trial(experiment, options, callbacks, 1 if options.get("sync_batchnorm") else world).run()
+    device, threads = torch.device(experiment.device.accelerator), torch.get_num_threads()
+    torch.set_num_threads(experiment.device.threads)
+    try:
+        with quiet_lightning(), warnings.catch_warnings(), kept_random_state(device):
+            warnings.simplefilter("ignore")  # the run itself will show them
+            # With sync_batchnorm, the statistics are those of the whole batch.
+            _Trial(experiment, options, callbacks, 1 if options.get("sync_batchnorm") else world).run()
+    finally:
+        torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
