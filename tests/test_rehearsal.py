@@ -62,6 +62,13 @@ class Learned(nn.CrossEntropyLoss):
         self.scale = nn.Parameter(torch.ones(1))
 
 
+class Ends(torch.optim.lr_scheduler.LRScheduler):
+    def get_lr(self):
+        if self.last_epoch == 5:
+            raise ValueError("no more")
+        return self.base_lrs
+
+
 class Logs(Callback):
     def on_train_epoch_end(self, trainer, module):
         module.log("mine", 1.0)
@@ -83,7 +90,7 @@ CASES = {
     ("network=mlp", "data.batch_size=1"): ["data.batch_size is 1: BatchNorm1d at "],
     ("network=own", "network._target_=mine.Fixed"): [
         "data.batch_size is 64: Fixed fails on a training batch of 14 samples: shape '[64, 10]' is invalid",
-        "mine.py, line 23, in shaped: return x if",
+        "mine.py, line 22, in shaped: return x if",
     ],
     ("network=own", "network._target_=mine.Detached"): ["network: the backward pass fails on a training batch of 64"],
     ("loss=own", "loss._target_=torch.nn.BCELoss"): ["loss: BCELoss fails on a training batch of 64 samples: all elem"],
@@ -99,8 +106,9 @@ CASES = {
         "scheduler.total_steps: the schedule has 20 steps, and the run has 21 (optimizer steps)",
         "the command line: scheduler.total_steps=20",
     ],
-    ("scheduler=one_cycle", "scheduler.pct_start=0.1", "+trainer.max_steps=10"): [
-        "scheduler: it cannot take all the steps of the run: "
+    ("scheduler=one_cycle", "scheduler.pct_start=0.1", "+trainer.max_steps=10"): ["scheduler: float division by zero"],
+    ("scheduler=own", "scheduler._target_=mine.Ends"): [
+        "scheduler: Ends cannot take all the steps of the run: no more\n  mine.py, line 50, in get_lr: raise Val",
     ],
     ("+trainer.limit_val_batches=0.2",): ["trainer.limit_val_batches is 0.2: You requested to check 0.2 of the"],
     ("+trainer.limit_test_batches=0.1",): ["trainer.limit_test_batches is 0.1: You requested to check 0.1 of the"],
@@ -124,9 +132,9 @@ CASES = {
     (callback("BatchSizeFinder"),): ["trainer.callbacks.0: BatchSizeFinder", "lamella train -m data.batch_size="],
     (callback("LearningRateFinder"),): ["trainer.callbacks.0: LearningRateFinder", "lamella train -m optimizer.lr="],
     (callback("StochasticWeightAveraging", swa_lrs=0.1),): ["EMAWeightAveraging"],
-    ("trainer=ddp", "network=mlp", "data.batch_size=322"): [
-        "data.batch_size is 322: BatchNorm1d at ",
-        " fails on a training batch of 3 samples: ",
+    ("trainer=ddp", "network=mlp", "data.batch_size=1292"): [
+        "data.batch_size is 1292: BatchNorm1d at ",
+        " fails on a training batch of 1 sample: ",
     ],
 }
 
@@ -136,9 +144,10 @@ def own(lamella: Lamella) -> Lamella:
     """`lamella` in a project with a network, losses and a callback of its own."""
     Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
     Path("mine.py").write_text(OWN)
-    for group in ("network", "loss", "optimizer"):
+    for group in ("network", "loss", "optimizer", "scheduler"):
         Path("conf", group).mkdir(parents=True)
-        Path("conf", group, "own.yaml").write_text("_target_: ???\n")
+        interval = "interval: step\n" * (group == "scheduler")
+        Path("conf", group, "own.yaml").write_text(f"_target_: ???\n{interval}")
     return lamella
 
 

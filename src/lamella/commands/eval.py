@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> int:
 
     experiment = prepare_experiment(config)
     file = find_checkpoint(options.run, options.checkpoint)
+    experiment.device.make_double(experiment.task)
     restore_weights(experiment.task, file)
     print(f"Using {experiment.device.accelerator} device")
     samples = read_checkpoint(file).get(datamodule_key(type(experiment.data)))  # a checksum of the samples of the run

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lamella.config.launcher import is_local
 from lamella.errors import RequestError
-from lamella.experiment.resume import CHANGEABLE_KEYS, resume_run
+from lamella.experiment.changes import CHANGEABLE_KEYS
+from lamella.experiment.resume import resume_run
 from lamella.runs.sweep_directory import Sweep, is_sweep
 from lamella.sweeps.launch.forkserver import warm_up
 

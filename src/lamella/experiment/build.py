@@ -195,7 +195,7 @@ class _Builder:
         """Return the function that makes the optimizer of parameters, and the schedule of its learning rate."""
         make = self.make("optimizer", Optimizer, supplied={"params"})
         schedule = build_schedule(self.config["scheduler"], partial(self.make, "scheduler", LRScheduler))
-        check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1))]))
+        check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1, 1))]))
         return (lambda parameters: make(params=parameters)), schedule
 
     def monitor(self, metric: str) -> str:

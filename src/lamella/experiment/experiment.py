@@ -64,8 +64,6 @@ class Experiment:
             raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
         freeze_parameters(network, self.freeze)
         task = Task(network, self.loss, self.optimizer, self.schedule, self.metric, self.seed)
-        if str(self.device.precision) in ("64", "64-true"):
-            task.double()  # Lightning would do so after it has restored a checkpoint, and thereby round the weights
         if self.device.graph:
             task.run_chunk = CudaGraphs()
         return task

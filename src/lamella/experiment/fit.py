@@ -66,7 +66,8 @@ def fit(
     the checkpoint was trained on other samples; NonFiniteLoss where the loss is not finite; and Interrupted after a
     signal.
     """
-    _ = experiment.task  # a network that cannot be built is refused before a file is changed
+    # A network that cannot be built is refused before a file is changed.
+    experiment.device.make_double(experiment.task)
     checkpoints = Checkpoints(
         directory,
         experiment.monitor,

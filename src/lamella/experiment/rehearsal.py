@@ -150,7 +150,6 @@ class _Trial(pl.Callback):
             enable_progress_bar=False,
             enable_model_summary=False,
             log_every_n_steps=0,
-            overfit_batches=0,
         )
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
             global_rank=0, world_size=world, current_epoch=0, overfit_batches=0, strategy=self.trainer.strategy
@@ -230,24 +229,26 @@ class _Trial(pl.Callback):
 
     def _refusal(self, error: Exception) -> RequestError:
         """Return the error for the request, which names the key that is to blame."""
-        cause = f"{first_line(error)}{own_frames(error)}"
+        message, place = first_line(error), own_frames(error)
         if not self.sizes:  # the Trainer has refused an argument before the first batch
-            named = [name for name in re.findall(r"`(\w+)", cause) if name in self.options]
+            named = [name for name in re.findall(r"`(\w+)", message) if name in self.options]
             key = f"trainer.{named[0]}" if named else "trainer"
             value = f" is {self.options[named[0]]}" if named else ""
-            return RequestError(f"{key}{value}: {cause}", key)
-        key, place = self._culprit(error)
+            return RequestError(f"{key}{value}: {message}{place}", key)
+        key, culprit = self._culprit(error)
         if self.stage == "scheduler":
-            return RequestError(f"{key}: it cannot take all the steps of the run: {cause}", key)
+            return RequestError(f"{key}: {culprit} cannot take all the steps of the run: {message}{place}", key)
         size, largest = self.sizes[-1], self.sizes[0]
-        batch = f"a {self.stage} batch of {size} sample{'s' * (size != 1)}"
+        failure = f"{culprit} fails on a {self.stage} batch of {size} sample{'s' * (size != 1)}: {message}"
         if is_out_of_memory(error):
-            place, largest = f"out of memory on {self.experiment.device.accelerator}: {place}", size
-        elif self.stage != "training" or (size == largest and size > 1):
-            return RequestError(f"{key}: {place} fails on {batch}: {cause}", key)
+            failure, smaller = f"out of memory on {self.experiment.device.accelerator}: {failure}", False
+        else:
+            smaller = self.stage == "training" and size < largest
+            if not smaller and (self.stage != "training" or size > 1):
+                return RequestError(f"{key}: {failure}{place}", key)
+        hint = ";\n  with another size or data.drop_last=true there is no such batch" if smaller else ""
         key = "data.batch_size"
-        hint = ";\n  with another size or data.drop_last=true there is no such batch" if size < largest else ""
-        return RequestError(f"{key} is {self.experiment.data.batch_size}: {place} fails on {batch}: {cause}{hint}", key)
+        return RequestError(f"{key} is {self.experiment.data.batch_size}: {failure}{hint}{place}", key)
 
     def _culprit(self, error: Exception) -> tuple[str, str]:
         """Return the config key of what has raised an error, and its name."""

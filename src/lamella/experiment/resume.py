@@ -13,6 +13,7 @@ from lamella.config.overrides import apply_overrides
 from lamella.config.values import Config, walk
 from lamella.distributed import rank
 from lamella.errors import RequestError
+from lamella.experiment.changes import CHANGEABLE_KEYS
 from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Member, planned_member
@@ -22,20 +23,6 @@ if TYPE_CHECKING:
     from lamella.data import Data
     from lamella.experiment.experiment import Experiment
 
-# The keys that may change when a run is resumed: how long it trains, where, and what makes no difference to the result.
-CHANGEABLE_KEYS = (
-    "trainer.max_epochs",
-    "trainer.checkpoint_every",
-    "trainer.chunk",
-    "device.accelerator",
-    "device.threads",
-    "device.graph",
-    "data.root",
-    "data.source.root",
-    "data.in_memory",
-    "data.cache",
-    "data.num_workers",
-)
 REFUSAL = "cannot change when a run is resumed, because the run keeps its recorded config"
 
 

@@ -17,11 +17,11 @@ from lamella.config.values import Config, number_or_text, override_values
 from lamella.distributed import RUN_DIRECTORY, rank
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.build import prepare_experiment
+from lamella.experiment.changes import CHANGEABLE_KEYS
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.fit import Outcome, fit
 from lamella.experiment.report import epoch_line, result_lines
 from lamella.experiment.requeue import SLURM_JOB, requeue_slurm_job
-from lamella.experiment.resume import CHANGEABLE_KEYS
 from lamella.interrupts import Interrupted, Interrupts
 from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRequest
@@ -117,7 +117,9 @@ def join_run() -> int:
     except Exception as error:
         with (path / "log.txt").open("a") as log:
             traceback.print_exc(file=log)
-        print(f"error: process {rank()}: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+        print(
+            f"error: process {rank()}: {type(error).__name__}: {first_line(error)}{own_frames(error)}", file=sys.stderr
+        )
         return 1
     return 0
 

@@ -109,7 +109,7 @@ def check_schedule(schedule: Schedule, optimizer: Optimizer) -> None:
 
     optimizer: one that is not used afterwards.
     """
-    scheduler = schedule.make(optimizer, 10)
+    scheduler = schedule.make(optimizer, 1_000_000)
     if isinstance(scheduler, OneCycleLR) and schedule.warmup_steps:
         raise RequestError(
             "scheduler.warmup_steps: one_cycle warms up by itself; set scheduler.pct_start", "scheduler.warmup_steps"

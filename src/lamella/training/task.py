@@ -42,8 +42,7 @@ class Task(pl.LightningModule):
     random state has to be saved.
 
     Raises NonFiniteLoss, which names the step and the learning rate: on the CPU in the step itself, elsewhere at the
-    end of the epoch, because reading the loss in each step would make the step wait for the device. A test whose loss
-    is not finite gives it as its result.
+    end of the epoch, because reading the loss in each step would make the step wait for the device. A test does not.
     """
 
     def __init__(
@@ -229,9 +228,7 @@ class Task(pl.LightningModule):
 
         Raises RequestError if the epoch was begun with another number of processes.
         """
-        if not self.trainer.training:
-            # A test is of the weights in `state_dict`. WeightAveraging would put these in their place, which it needs
-            # to train on.
+        if not self.trainer.training:  # WeightAveraging would test these weights and not those in `state_dict`
             checkpoint.pop("current_model_state", None)
         saved: SavedCounters | None = checkpoint.get("counters")
         if not saved:
