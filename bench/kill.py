@@ -81,7 +81,7 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             nonlocal count, copied
             count += run_of(Path()) is not None  # what comes before leaves nothing behind
-            if count == moment:
+            if count and count == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
             if states and (state := _state(directory)) != copied:
                 copied = state
