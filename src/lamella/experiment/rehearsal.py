@@ -143,6 +143,7 @@ class _Trial(pl.Callback):
             [EpochLogger(lambda metrics: None)],  # some callbacks refuse to work without a logger
             configured=False,
             **{name: None for name in ("min_epochs", "min_steps", "max_time", "profiler") if name in options},
+            **({} if len(data.val) else {"limit_val_batches": 0}),
             strategy="auto",
             devices=devices[:1] if isinstance(devices, list) else 1,
             num_nodes=1,
