@@ -63,7 +63,8 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
     """Run one command of Lamella, and end this forked process by SIGKILL at the moment of this number.
 
     A moment is a call of one of Lightning's hooks, the start of writing a checkpoint, or a file that is synced, linked
-    or renamed. If the command is not killed, its exit status and the number of moments are written to the file `ended`.
+    or renamed, once the run has a record. If the command is not killed, its exit status and the number of moments are
+    written to the file `ended`.
 
     states: a folder for copies of `directory`, one for each moment at which its files have changed, named by the
     moment's number. A copy is what a kill at that moment would leave on the disk.
@@ -79,8 +80,8 @@ def command(directory: Path, arguments: tuple[str, ...], moment: int | None = No
     def counted(function: Callable[P, R]) -> Callable[P, R]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             nonlocal count, copied
-            count += 1
-            if count == moment:
+            count += run_of(Path()) is not None  # what comes before leaves nothing behind
+            if count and count == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
             if states and (state := _state(directory)) != copied:
                 copied = state

@@ -1,6 +1,7 @@
 """`lamella eval`: the test of a recorded run, again or on other data."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 import lamella as package
 from lamella.data import digits
 from lamella.data.samples import split_samples
+from lamella.runs.checkpoints import VerifiedCheckpointIO
 
 
 def test_it_is_the_test_of_the_run(lamella: Lamella, run: Path) -> None:
@@ -111,6 +113,18 @@ def test_targets_that_are_no_classes(lamella: Lamella, loss: str, shown: str, sc
     assert len(written["classes"]) == scored
     if scored:
         assert [row["support"] for row in written["classes"]] == [1, 0, 1]
+
+
+def test_a_loss_that_is_not_finite_is_the_result(lamella: Lamella, run: Path) -> None:
+    best = run / "checkpoints/best.ckpt"
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["state_dict"] = {name: value * float("nan") for name, value in checkpoint["state_dict"].items()}
+    VerifiedCheckpointIO().save_checkpoint(checkpoint, best)
+    result = lamella("eval", str(run))
+    assert result.status == 1
+    assert result.err == "error: the loss of the test is nan\n"
+    assert "359 samples  loss nan accuracy 0.0" in result.out
+    assert math.isnan(json.loads((run / "eval.json").read_text())["metrics"]["test/loss"])
 
 
 def test_what_an_unfinished_run_has_is_tested(lamella: Lamella, run: Path) -> None:

@@ -64,7 +64,6 @@ def together(directory: Path) -> list[int]:
     return [int(size) for log in logs for size in re.findall(r"^(\d+) networks? at once", log, re.M)]
 
 
-AVERAGED = "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.StochasticWeightAveraging, swa_lrs: 1e-2}]"
 # Before BatchNorm, a bias has no gradient but rounding errors, of which Adam would make steps of full size.
 ADAM = "+optimizer.eps=1e-4"
 
@@ -85,7 +84,6 @@ ADAM = "+optimizer.eps=1e-4"
             "optimizer.weight_decay=0,1e-2",
         ],
         ["network=mlp", "optimizer=sgd", "trainer.accumulate_grad_batches=3", "scheduler.warmup_steps=0,5"],
-        ["network=linear", "seed=0,1", "trainer.max_epochs=4", AVERAGED],
     ],
     ids=["linear", "mlp", "numbers", "augmented", "cnn", "accumulated", "averaged"],
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -458,6 +459,53 @@ def test_a_network_that_draws_in_other_ways_is_exact_too(tmp_path: Path) -> None
         assert kill.lamella(directory, "train", *options, moment=moment) == -signal.SIGKILL
         resume(directory)
         assert kill.differences(run_in(reference), run_in(directory)) == []
+
+
+@pytest.mark.slow
+def test_double_precision_is_exact_too(tmp_path: Path) -> None:
+    options = (*SMALL, "device.precision=64-true")
+    whole = trained(tmp_path / "whole", *options, "trainer.max_epochs=4")
+    run = trained(tmp_path / "longer", *options, "trainer.max_epochs=2")
+    resume(tmp_path / "longer", "trainer.max_epochs=4")
+    assert kill.differences(whole, run) == []
+
+
+@pytest.mark.slow
+def test_parameters_that_a_callback_has_thawed_stay_so(tmp_path: Path) -> None:
+    for name in ("whole", "killed"):
+        directory = tmp_path / name
+        directory.mkdir()
+        (directory / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+        (directory / "mine.py").write_text(
+            "from pytorch_lightning import Callback\n\n\nclass Thaw(Callback):\n"
+            "    def on_train_start(self, trainer, module):\n        module.network.requires_grad_(False)\n"
+            "        module.network[-1].requires_grad_(True)\n\n"
+            "    def on_train_epoch_start(self, trainer, module):\n"
+            "        if trainer.current_epoch == 1:\n            module.network.requires_grad_(True)\n"
+        )
+    options = (*SMALL, "trainer.checkpoint_every=1steps", "trainer.callbacks=[{_target_: mine.Thaw}]")
+    reference = tmp_path / "whole"
+    assert kill.lamella(reference, "train", *options, "trainer.max_epochs=3", moment=0) == 0
+    moments = int(kill.beside(reference, "ended").read_text().split()[1])
+    moment = moments * 3 // 4  # in the third epoch
+    killed = tmp_path / "killed"
+    assert kill.lamella(killed, "train", *options, "trainer.max_epochs=3", moment=moment) == -signal.SIGKILL
+    printed = resume(killed)
+    assert "note: a callback has frozen or thawed " in printed
+    assert kill.differences(run_in(reference), run_in(killed)) == []
+
+
+def test_the_seconds_of_a_killed_process_are_counted(copied: Path) -> None:
+    run = run_in(copied)
+    fields = record(run)
+    (run / "run.json").write_text(json.dumps({**fields, "status": "running"}))
+    written = (run / "run.json").stat().st_mtime
+    for path in (run / "checkpoints/last.ckpt", run / "eval.json"):
+        path.touch()
+    os.utime(run / "checkpoints/last.ckpt", (written, written + 1000))
+    os.utime(run / "eval.json", (written, written + 5000))  # by another command, later
+    resume(copied, "trainer.max_epochs=3")
+    assert 1000 < record(run)["seconds"] - fields["seconds"] < 2000
 
 
 @pytest.mark.slow

@@ -250,10 +250,15 @@ def test_max_failures_stops_early(lamella: Lamella) -> None:
 
 
 def test_a_job_that_is_refused_only_when_it_starts(lamella: Lamella) -> None:
-    line = ("train", "-m", "seed=0,1", *SHORT, "scheduler=plateau", "+trainer.limit_val_batches=0", "sweep.name=s")
+    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+    Path("mine.py").write_text(
+        "from pytorch_lightning import Callback\n\n\nclass Refuse(Callback):\n"
+        "    def __init__(self):\n        raise ValueError('not today')\n"
+    )
+    line = ("train", "-m", "seed=0,1", *SHORT, "+trainer.callbacks=[{_target_: mine.Refuse}]", "sweep.name=s")
     result = lamella(*line)
     assert result.status == 1
-    assert "failed: scheduler: plateau follows val/loss" in result.out
+    assert "failed: trainer.callbacks.0: not today" in result.out
     assert len(list(SWEEP.glob("*.out"))) == 2
     assert members() == []
 
@@ -273,8 +278,8 @@ def test_a_job_that_dies(lamella: Lamella) -> None:
 def test_no_memory_is_called_that(lamella: Lamella) -> None:
     huge = "network.layers=[{Upsample: {scale_factor: 300000}},{AdaptiveAvgPool2d: 2},Flatten,{Linear: 10}]"
     result = lamella("train", "-m", "seed=0,1", *SHORT, huge, "sweep.name=s")
-    assert result.status == 1
-    assert result.out.count("failed: out of memory on cpu, a smaller data.batch_size takes less: ") == 2, result.out
+    assert result.status == 2
+    assert "error: data.batch_size is 64: out of memory on cpu: Upsample at 0 fails on " in result.err
 
 
 @pytest.mark.slow

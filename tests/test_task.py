@@ -1,6 +1,7 @@
 """The LightningModule by itself: losses, metrics, schedules, from plain Python."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lamella.data import Data, Samples, Splits, digits
+from lamella.interrupts import Interrupts
+from lamella.runs.identity import RunIdentity
+from lamella.training.checkpointing import CheckpointInterval, Checkpoints
 from lamella.training.metrics import metric_for
-from lamella.training.scheduler import Schedule, Scheduler
+from lamella.training.scheduler import Schedule, Scheduler, build_schedule
 from lamella.training.task import NonFiniteLoss, Task
 
 
@@ -154,6 +158,37 @@ def test_warm_up_is_a_factor_of_what_the_schedule_gives(tmp_path: Path) -> None:
         _, warmed = train(task, data, tmp_path)
         factors = [min(1, 0.001 + 0.999 * number / 10) for number in range(len(plain))]
         assert warmed == pytest.approx([rate * factor for rate, factor in zip(plain, factors, strict=True)], rel=1e-9)
+
+
+def test_one_cycle_keeps_the_proportion_of_parameter_groups() -> None:
+    def make(node: dict[str, Any], supplied: set[str]) -> Any:
+        return partial(torch.optim.lr_scheduler.OneCycleLR, **node)
+
+    schedule = build_schedule({"interval": "step", "max_lr": 0.1, "total_steps": None}, make)
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (0.1, 0.01)]
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
+    scheduler: Any = schedule.make(optimizer, 10)
+    for _ in range(9):
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert second == pytest.approx(first / 10)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_of_equally_good_epochs_the_lowest_loss_and_then_the_last_counts(tmp_path: Path) -> None:
+    def epoch(number: int, accuracy: float, loss: float) -> dict[str, float]:
+        return {"epoch": number, "train/loss": 1.0, "val/accuracy": accuracy, "val/loss": loss}
+
+    checkpoints = Checkpoints(
+        tmp_path, "val/accuracy", "max", CheckpointInterval(), Interrupts(lambda: None), RunIdentity("", {})
+    )
+    best = []
+    for number, (accuracy, loss) in enumerate(
+        [(0.5, 1.0), (1.0, 0.5), (1.0, 0.3), (1.0, 0.4), (1.0, 0.3), (0.9, 0)], 1
+    ):
+        checkpoints.compare(epoch(number, accuracy, loss))
+        best.append(checkpoints.best_epoch)
+    assert best == [1, 2, 3, 3, 5, 5]
 
 
 def test_the_loss_of_an_epoch_counts_classes_by_their_weights(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """The error for a request that is wrong, and functions that word such errors."""
 
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
 
 
 class RequestError(ValueError):
@@ -31,3 +35,16 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its type if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def own_frames(error: BaseException) -> str:
+    """Return the last three places of a traceback in the project's own code, each as an indented line, or "".
+
+    The project's own code are the files below the working directory, without installed packages.
+    """
+    here, lines = Path.cwd(), list[str]()
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename).absolute()
+        if path.is_relative_to(here) and not path.is_relative_to(PACKAGE) and "site-packages" not in path.parts:
+            lines.append(f"\n  {path.relative_to(here)}, line {frame.lineno}, in {frame.name}: {frame.line}")
+    return "".join(lines[-3:])

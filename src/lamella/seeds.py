@@ -1,6 +1,8 @@
 """Random numbers as pure functions of counters, so that no random state has to be saved."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -27,6 +29,19 @@ def reseed(number: int, device: torch.device) -> None:
         getattr(torch, device.type).manual_seed(number)
     random.seed(number)
     np.random.seed(number % 2**32)
+
+
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Put every generator that `reseed` seeds back, at the end of the block, into the state in which it is now.
+
+    The generator of an MPS device is left out, because its state cannot be read for a device.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)
 
 
 @lru_cache(maxsize=1)

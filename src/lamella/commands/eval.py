@@ -6,6 +6,7 @@ lamella eval outputs/mnist/defaults data.root=/other/place
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
     from lamella.lightning_internals import datamodule_key
     from lamella.runs.checkpoints import find_checkpoint, read_checkpoint
 
-    experiment = load_experiment(options.run, config, options.checkpoint)
+    experiment = load_experiment(options.run, config, options.checkpoint, as_trained=True)
     file = find_checkpoint(options.run, options.checkpoint)
     print(f"Using {experiment.device.accelerator} device")
     samples = read_checkpoint(file).get(datamodule_key(type(experiment.data)))  # a checksum of the samples of the run
@@ -58,6 +59,9 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         raise RequestError(f"{out}: cannot write there ({error.strerror}); --out FILE writes elsewhere") from error
     print(f"{_text(result, experiment.data.classes)}\n\nwritten to {out}")
+    if not math.isfinite(loss := result.metrics["test/loss"]):
+        print(f"error: the loss of the test is {loss}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -19,9 +19,10 @@ def main(arguments: list[str]) -> int:
 def train(job: ComposedConfig) -> int:
     """Train one run and return the exit status.
 
-    Everything is built before the run directory is created, so that a wrong request leaves no directory behind.
+    Everything is built and tried before the run directory is created: a wrong request leaves no directory behind.
     """
     from lamella.experiment.build import prepare_experiment
+    from lamella.experiment.rehearsal import rehearse
     from lamella.experiment.session import create_run, join_run, train_run
 
     if rank() > 0:
@@ -30,6 +31,7 @@ def train(job: ComposedConfig) -> int:
         print(f"the job was requeued: going on with {path}")
         return resume_run(path)
     experiment = prepare_experiment(job.config, job.references)
+    rehearse(experiment, job.config)
     make = partial(claim_directory, OUTPUTS / experiment.name, slug(job.overrides))
     return train_run(
         experiment, create_run(experiment, make, job.config, job.overrides, reads=job.reads, choices=job.choices)

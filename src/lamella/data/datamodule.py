@@ -172,7 +172,8 @@ class Data(pl.LightningDataModule):
             shuffle=True,
             drop_last=self.drop_last,
             seed=self.seed,
-            epoch=lambda: trainer.current_epoch if trainer else 0,
+            # Lightning's overfit_batches takes the same batches in each epoch.
+            epoch=lambda: trainer.current_epoch if trainer and not trainer.overfit_batches else 0,  # type: ignore[attr-defined]
             # A run that was interrupted in the middle of an epoch continues with the next batch.
             start=lambda: batch_index(trainer) + 1 if trainer else 0,
             chunk=self.chunk,

@@ -17,7 +17,7 @@ from lamella.config.files import GROUPS
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
-from lamella.errors import RequestError, first_line, nearest
+from lamella.errors import RequestError, first_line, nearest, own_frames
 from lamella.experiment.experiment import Experiment
 from lamella.network.plan import Plan, plan_module
 from lamella.network.plan import plan as plan_layers
@@ -87,6 +87,7 @@ def build_experiment(
         optimizer=optimizer,
         schedule=schedule,
         trainer=trainer,
+        test=config["trainer"].get("test", True),
         epochs=config["trainer"].get("max_epochs"),
         checkpoint_every=checkpoint_every,
         chunk=chunk,
@@ -194,7 +195,7 @@ class _Builder:
         """Return the function that makes the optimizer of parameters, and the schedule of its learning rate."""
         make = self.make("optimizer", Optimizer, supplied={"params"})
         schedule = build_schedule(self.config["scheduler"], partial(self.make, "scheduler", LRScheduler))
-        check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1))]))
+        check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1, 1))]))
         return (lambda parameters: make(params=parameters)), schedule
 
     def monitor(self, metric: str) -> str:
@@ -226,6 +227,9 @@ class _Builder:
         group, None to take it from the whole config. supplied: the arguments that the caller adds.
         """
         node = dict(self.config[group] if node is None else node)
+        for name in supplied:
+            if name in node:
+                raise RequestError(f"{group}.{name}: Lamella gives this argument itself", f"{group}.{name}")
         if "_target_" not in node:
             raise RequestError(f"{group}: it takes a `_target_`, the class to build", group)
         expected = signatures.parameters(resolve_target(node["_target_"], f"{group}._target_", base))
@@ -267,6 +271,11 @@ def _check_output(plan: Plan, loss: nn.Module, data: Data) -> None:
             f"network: it gives {plan.output} for a sample, but a target is {tuple(target.shape[1:])}", "network.layers"
         )
     try:
-        copy.deepcopy(loss)(output, target)
+        value = copy.deepcopy(loss)(output, target)
     except Exception as error:
-        raise RequestError(f"loss: {first_line(error)}", "loss") from error
+        raise RequestError(f"loss: {first_line(error)}{own_frames(error)}", "loss") from error
+    if not isinstance(value, torch.Tensor) or value.dim():
+        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise RequestError(
+            f"loss: {type(loss).__name__} gives {given}; a step takes one number, the mean of its batch", "loss"
+        )

@@ -26,7 +26,8 @@ class Experiment:
 
     plan: the network, without weights. freeze: patterns of the names of parameters that are not trained. metric: the
     metric beside the loss. optimizer: makes the optimizer of parameters. trainer: makes the Trainer, called with the
-    first callback, the last ones, the loggers and further arguments. epochs: None where something else limits the run.
+    first callback, the last ones, the loggers and further arguments. test: whether the best checkpoint is tested after
+    the training. epochs: None where something else limits the run.
     chunk: the number of batches of a chunk, None to choose it by the time that a chunk takes.
     """
 
@@ -42,6 +43,7 @@ class Experiment:
     optimizer: Callable[..., Optimizer]
     schedule: Schedule
     trainer: Callable[..., pl.Trainer]
+    test: bool
     epochs: int | None
     checkpoint_every: CheckpointInterval
     chunk: int | None

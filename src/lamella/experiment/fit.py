@@ -1,5 +1,6 @@
 """Train a run from start to end, then test its best checkpoint."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -32,6 +33,7 @@ from lamella.training.checkpointing import Checkpoints
 from lamella.training.chunk_length import ChunkLength
 from lamella.training.loggers import EpochLogger, EpochTensorBoard
 from lamella.training.progress import EpochBar
+from lamella.training.task import NonFiniteLoss
 from lamella.training.trainer import quiet_lightning
 
 
@@ -69,7 +71,8 @@ def fit(
     checkpoint is of another run or of other samples, or the metrics of finished epochs are lost; NonFiniteLoss where
     the loss is not finite; and Interrupted after a signal.
     """
-    _ = experiment.task  # a network that cannot be built is refused before a file is changed
+    # A network that cannot be built is refused before a file is changed.
+    experiment.device.make_double(experiment.task)
     checkpoints = Checkpoints(
         directory,
         experiment.monitor,
@@ -119,13 +122,20 @@ def _trainer(
 def _train_and_test(
     trainer: pl.Trainer, experiment: Experiment, checkpoints: Checkpoints, start: Path | None
 ) -> dict[str, float]:
-    """Train from the checkpoint `start`, None for the beginning, and return the best checkpoint's test metrics."""
+    """Train from the checkpoint `start`, None for the beginning, and return the best checkpoint's test metrics.
+
+    There are none if `trainer.test` is false. Raises NonFiniteLoss if the loss of the test is not finite.
+    """
     task, data = experiment.task, experiment.data
     trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
     if not trainer.global_step:
         raise RequestError("trainer: its limits leave no step to take", "trainer")
+    if not experiment.test:
+        return {}
     best = str(checkpoints.best)
     [metrics] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    if not math.isfinite(loss := metrics["test/loss"]):
+        raise NonFiniteLoss(f"the loss of the test is {loss}, with the weights of the best epoch")
     return {name: value for name, value in metrics.items() if name.startswith("test/")}
 
 

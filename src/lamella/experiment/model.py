@@ -109,14 +109,16 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
     return Model(network.eval(), loss, classes, shape, normalize, target)
 
 
-def load_experiment(run: Path, config: Config, checkpoint: str = "best") -> Experiment:
+def load_experiment(run: Path, config: Config, checkpoint: str = "best", *, as_trained: bool = False) -> Experiment:
     """Return what a run has trained, with its data, and configure this process for the device of the config.
 
-    config: of the run, perhaps with other data or another device. checkpoint: "best", "last" or a path. Raises
-    RequestError.
+    config: of the run, perhaps with other data or another device. checkpoint: "best", "last" or a path. as_trained:
+    keep weights in float64 where the device has that precision, as the Trainer does. Raises RequestError.
     """
     with without_pretrained_weights():
         experiment = prepare_experiment(config)
+        if as_trained:
+            experiment.device.make_double(experiment.task)
         restore_weights(experiment.task, find_checkpoint(run, checkpoint))
     return experiment
 

@@ -22,7 +22,7 @@ def result_lines(best_epoch: int, epochs: int, metrics: Mapping[str, float], pat
         "directory": str(path),
         "curves": f"lamella board {path.parts[0] if path.parts else path}",
     }
-    return "\n".join(f"{name:<12}{value}" for name, value in rows.items())
+    return "\n".join(f"{name:<12}{value}" for name, value in rows.items() if value)
 
 
 def _stage(stage: str, metrics: Mapping[str, float]) -> str:

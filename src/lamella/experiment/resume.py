@@ -84,6 +84,7 @@ def _start_member(
             f"{overrides[0]}: {path} has not started yet, and its sweep has planned it; leave this override out"
         )
     from lamella.experiment.build import prepare_experiment
+    from lamella.experiment.rehearsal import rehearse
     from lamella.experiment.session import create_run
 
     def make_directory() -> Path:
@@ -93,6 +94,8 @@ def _start_member(
         return path
 
     experiment = prepare_experiment(member.config, data=data)
+    if experiment.device.accelerator != "cpu":  # on the CPU, the sweep has tried it before it started
+        rehearse(experiment, member.config)
     writer = create_run(
         experiment, make_directory, member.config, member.overrides, reads=member.reads, choices=member.choices
     )

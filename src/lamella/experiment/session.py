@@ -11,22 +11,24 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from lamella.atomic_files import open_to_append
 from lamella.config.values import Config, number_or_text, override_values
 from lamella.console import print
 from lamella.distributed import RUN_DIRECTORY, rank
-from lamella.errors import RequestError, first_line
+from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.build import prepare_experiment
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.fit import Outcome, fit
 from lamella.experiment.report import epoch_line, result_lines
 from lamella.experiment.requeue import SLURM_JOB, requeue_slurm_job
 from lamella.interrupts import Interrupted, Interrupts, limit_exit
-from lamella.runs.identity import RunIdentity
+from lamella.runs.identity import CHANGEABLE_KEYS, RunIdentity
 from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
+from lamella.training.device import is_out_of_memory
 from lamella.training.task import NonFiniteLoss
 
 NOTICE = "the run ends after this step or the running validation; press Ctrl-C again to end it at once\n"
@@ -119,7 +121,9 @@ def join_run() -> int:
     except Exception as error:
         with open_to_append(path / "log.txt") as log:
             print(traceback.format_exc(), end="", file=log)
-        print(f"error: process {rank()}: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+        print(
+            f"error: process {rank()}: {type(error).__name__}: {first_line(error)}{own_frames(error)}", file=sys.stderr
+        )
         return 1
     return 0
 
@@ -189,6 +193,7 @@ def _record_start(experiment: Experiment, writer: RunWriter, inexact: Sequence[s
 def _record_failure(error: Exception, device: str, writer: RunWriter, log: TextIO) -> None:
     """Record and print why the training has failed, and print how to continue it."""
     _log_traceback(log, error)
+    cause = error.__cause__ if isinstance(error.__cause__, RequestError) else error
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         print(traceback.format_exc(), end="", file=sys.__stderr__)
     if not writer.path.is_dir():
@@ -201,19 +206,27 @@ def _record_failure(error: Exception, device: str, writer: RunWriter, log: TextI
     with suppress(OSError):  # the disk may be full
         writer.close(status="failed", error=_cause(error, device, str(error)))
     print(
-        f"error: {_cause(error, device, first_line(error))}\n  the full traceback: {writer.path}/log.txt",
+        f"error: {_cause(error, device, first_line(error))}{own_frames(error)}\n"
+        f"  the full traceback: {writer.path}/log.txt",
         file=sys.stderr,
     )
-    if not isinstance(error, NonFiniteLoss):  # a resumed run would come to the same loss
+    if _can_go_on(cause):
         print(f"  to go on once that is fixed: lamella resume {writer.path}", file=sys.stderr)
+
+
+def _can_go_on(error: BaseException) -> bool:
+    """Return False where a resumed run would come to the same error, because it has the same config."""
+    if isinstance(error, RequestError) and error.key:
+        return error.key in CHANGEABLE_KEYS
+    return not isinstance(error, NonFiniteLoss | MisconfigurationException) and not is_out_of_memory(error)
 
 
 def _cause(error: Exception, device: str, message: str) -> str:
     """Return the type and the message of an error, after a hint where memory ran out."""
-    # torch reports in several ways that memory has run out.
-    exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
     cause = f"{type(error).__name__}: {message}"
-    return f"out of memory on {device}, a smaller data.batch_size takes less: {cause}" if exhausted else cause
+    if not is_out_of_memory(error):
+        return cause
+    return f"out of memory on {device}, a new run with a smaller data.batch_size takes less: {cause}"
 
 
 def _log_traceback(log: TextIO, error: BaseException | None) -> None:

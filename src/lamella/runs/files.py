@@ -39,6 +39,13 @@ def truncate_growing_files(path: Path, sizes: Mapping[str, int]) -> None:
         time.sleep(0.01)
 
 
+def unrecorded_seconds(path: Path) -> float:
+    """Return how long a process that was killed has trained after it last wrote `run.json`, as far as files tell."""
+    files = [path / name for name in ("log.txt", METRICS)] + [*path.glob(EVENTS), *path.glob("checkpoints/*")]
+    last = max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+    return max(0.0, last - (path / "run.json").stat().st_mtime)
+
+
 def check_output_path(path: Path, option: str = "--out") -> None:
     """Raise RequestError where an option names something that is not a file, or a file of a run or of a sweep."""
     if os.path.lexists(path) and not path.is_file():

@@ -18,7 +18,7 @@ from lamella.atomic_files import open_to_append, write_atomically
 from lamella.config.values import Config
 from lamella.console import tolerant_output
 from lamella.errors import RequestError
-from lamella.runs.files import METRICS, NEW, RUN_FILES
+from lamella.runs.files import METRICS, NEW, RUN_FILES, unrecorded_seconds
 from lamella.runs.identity import RunIdentity
 from lamella.runs.provenance import git_state, installed_versions
 from lamella.runs.reader import OPEN_RUNS, read_run
@@ -72,6 +72,8 @@ class RunWriter:
         """Open the run in `path` to continue it. Raises RequestError where it is damaged or open in another process."""
         log = _open_log(path)
         fields, config = read_run(path)  # under the lock, so that no other process changes it any more
+        if fields["status"] == "running":  # the process that had the run was killed
+            fields["seconds"] = round(fields["seconds"] + unrecorded_seconds(path), 3)
         for pattern in (".*.json.*", ".*.yaml.*", "checkpoints/.*.ckpt*", f"checkpoints/{NEW}"):
             for leftover in path.glob(pattern):
                 if not leftover.is_dir():

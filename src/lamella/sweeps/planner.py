@@ -18,6 +18,7 @@ from lamella.data import Data
 from lamella.errors import RequestError
 from lamella.experiment.build import build_experiment
 from lamella.experiment.experiment import Experiment
+from lamella.experiment.rehearsal import rehearsal_key, rehearse
 from lamella.network.freeze import freeze_parameters
 from lamella.runs.names import slug
 from lamella.runs.sweep_directory import Member
@@ -55,6 +56,7 @@ class Planner:
     def __init__(self, loader: ConfigLoader, config: DictConfig, own_process: bool = True) -> None:
         self.composer, self.own_process = SweepComposer(loader, config), own_process
         self.data: dict[str, Data] = {}  # the data that was built, by its config
+        self.rehearsed: dict[str, RequestError | None] = {}  # the outcome of each kind of job
 
     def plan(self, overrides: Sequence[str]) -> PlannedJob:
         """Compose the job with these overrides, and build it on the meta device, where weights take no memory.
@@ -69,9 +71,23 @@ class Planner:
             network = experiment.plan.build()
         freeze_parameters(network, experiment.freeze)
         processes = self._checked_processes(job.config["trainer"], experiment.device.accelerator)
+        if experiment.device.accelerator == "cpu":  # an accelerator is left to the jobs, which try themselves
+            self._rehearse(experiment, job.config)
         member = Member(slug(overrides), list(overrides), job.config, job.reads, job.choices)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         return PlannedJob(member, experiment, parameters, processes)
+
+    def _rehearse(self, experiment: Experiment, config: Config) -> None:
+        """Try a job, unless one that differs in seeds and numbers has been tried. Raises RequestError."""
+        key = rehearsal_key(config)
+        if key not in self.rehearsed:
+            try:
+                rehearse(experiment, config)
+                self.rehearsed[key] = None
+            except RequestError as error:
+                self.rehearsed[key] = error
+        if refusal := self.rehearsed[key]:
+            raise refusal
 
     def plan_all(self, jobs: Iterable[Sequence[str]]) -> tuple[list[PlannedJob], int, int]:
         """Plan the jobs with these overrides, and print the error of each one that cannot be run.

@@ -27,6 +27,7 @@ import pytorch_lightning as pl
 import torch
 
 from lamella.atomic_files import replace_link, sync
+from lamella.distributed import rank
 from lamella.interrupts import Interrupted, Interrupts
 from lamella.lightning_internals import (
     begin_resumed_epoch,
@@ -53,7 +54,8 @@ class SavedState(TypedDict):
     best_epoch: the number of the best epoch, 0 if no epoch is over. metrics: `train/…` and `val/…` of the best epoch.
     epochs: the number of finished epochs. batches: how many batches of the next epoch are trained. stopped: the
     `max_epochs` of a run that was stopped early, None for other runs. files: the size in bytes of each file that grows
-    while the run trains, by name. run: the fields of the run's `RunIdentity`.
+    while the run trains, by name. run: the fields of the run's `RunIdentity`. frozen: the names of the parameters that
+    get no gradients.
     """
 
     best_epoch: int
@@ -65,15 +67,16 @@ class SavedState(TypedDict):
     callback_metrics: dict[str, float]
     files: dict[str, int]
     run: NotRequired[dict[str, Any]]  # not in checkpoints of earlier versions
+    frozen: NotRequired[list[str]]  # not in checkpoints of earlier versions
 
 
 class Checkpoints(pl.Callback):
     """A callback that saves `last.ckpt`, `previous.ckpt` and `best.ckpt` in the `checkpoints` folder of a run.
 
     `last.ckpt` is written after each epoch, and within an epoch as often as `every` says. `previous.ckpt` is the
-    `last.ckpt` before it. `best.ckpt` is the checkpoint after the best epoch: the first of equal ones. An epoch without
-    the monitored metric, because it was not validated, is not compared; as long as no epoch has the metric, the last
-    epoch is the best.
+    `last.ckpt` before it. `best.ckpt` is the checkpoint after the best epoch: of equal ones that with the lowest
+    `val/loss`, and of those the last. An epoch without the monitored metric, because it was not validated, is not
+    compared; as long as no epoch has the metric, the last epoch is the best.
 
     run: the run directory. monitor: the name of a metric. mode: "min" or "max". identity: of the run, which each
     checkpoint carries.
@@ -120,9 +123,12 @@ class Checkpoints(pl.Callback):
     def compare(self, metrics: Mapping[str, float]) -> None:
         """Keep the metrics of a finished epoch if it is the best one so far."""
         kept = {name: value for name, value in metrics.items() if name.startswith(("train/", "val/"))}
-        score, best = (self.sign * part.get(self.monitor, -self.sign * math.inf) for part in (kept, self.metrics))
-        if score > best or best == -math.inf:
+        if self._rank(kept) >= self._rank(self.metrics):
             self.better, self.best_epoch, self.metrics = True, int(metrics["epoch"]), kept
+
+    def _rank(self, metrics: Mapping[str, float]) -> tuple[float, float]:
+        """Return numbers that are larger for better metrics of an epoch: by the monitored metric, then by the loss."""
+        return self.sign * metrics.get(self.monitor, -self.sign * math.inf), -metrics.get("val/loss", math.inf)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals, and restore what Lightning does not restore when it resumes."""
@@ -136,6 +142,7 @@ class Checkpoints(pl.Callback):
             begin_resumed_epoch(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._freeze_again(pl_module)
         self._epoch_over(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -147,10 +154,11 @@ class Checkpoints(pl.Callback):
         """Save the run before a batch if it is time to, or if a signal asks for the end."""
         if self.stepped is not None and self.state:
             continue_resumed_epoch(trainer, self.stepped)
-            self.stepped = None
             if batch_idx:
+                self._freeze_again(pl_module)
                 # A callback may have changed the number at the beginning of the epoch, which is not run again.
                 trainer.accumulate_grad_batches = self.state["accumulate_grad_batches"]
+            self.stepped = None
         if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
             return
         steps = trainer.global_step - self.saved_step
@@ -160,6 +168,25 @@ class Checkpoints(pl.Callback):
             if steps:
                 self._save(trainer, batch_idx)
             self._leave(trainer, signal)
+
+    def _freeze_again(self, pl_module: pl.LightningModule) -> None:
+        """Let the parameters need gradients as at the checkpoint from which the run was resumed, if it was.
+
+        A callback may have changed that since the start of the run, and has no turn for the epochs that are over.
+        """
+        if self.stepped is None or not self.state or "frozen" not in self.state:
+            return
+        frozen = set(self.state["frozen"])
+        changed = [
+            parameter for name, parameter in pl_module.named_parameters() if parameter.requires_grad == (name in frozen)
+        ]
+        for parameter in changed:
+            parameter.requires_grad_(not parameter.requires_grad)
+        if changed and rank() == 0:
+            print(
+                f"note: a callback has frozen or thawed {len(changed)} parameters, which is kept; what else it keeps "
+                "is exact only as far as it is in its state_dict"
+            )
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.interrupts.listen()
@@ -206,6 +233,7 @@ class Checkpoints(pl.Callback):
             "callback_metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
             "files": sync_growing_files(self.run) if trainer.is_global_zero else {},
             "run": asdict(self.identity),
+            "frozen": [name for name, one in trainer.lightning_module.named_parameters() if not one.requires_grad],
         }
         if trainer.is_global_zero:
             self.last.parent.mkdir(exist_ok=True)  # fails where the run directory was moved, which is not made again

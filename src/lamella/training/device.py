@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from lamella.config.values import Config
 from lamella.errors import RequestError, nearest
@@ -35,6 +36,14 @@ class Device:
             # variable set, they do not open a CUDA library.
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
         torch.set_num_threads(self.threads)
+
+    def make_double(self, module: nn.Module) -> None:
+        """Convert a module to float64 if that is the precision of the device, before a checkpoint is restored.
+
+        Lightning converts it later than that, when the weights of the checkpoint have been rounded to float32.
+        """
+        if str(self.precision) in ("64", "64-true"):
+            module.double()
 
     @classmethod
     def of(cls, node: Config) -> "Device":
@@ -116,6 +125,11 @@ def needs_own_program(node: Config, count: int) -> bool:
     node: the config group `trainer`. count: the number of processes.
     """
     return count > 1 or node.get("strategy", "auto") != "auto"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if an error says that memory has run out, which torch reports in several ways."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def available_cores() -> int:

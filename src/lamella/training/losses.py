@@ -6,12 +6,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from lamella.errors import RequestError
+
 # The losses that take class indices. All others take targets of the output's shape.
 INDEXED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 # The losses that take the output as one logit for each of several labels.
 LABELS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 # The losses whose samples can have different weights in the mean.
 WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
+# The losses whose targets are 1 and -1.
+SIGNED = (nn.SoftMarginLoss, nn.HingeEmbeddingLoss)
+
+
+def check_loss(loss: nn.Module, targets: Tensor) -> None:
+    """Raise RequestError for a loss that would train on targets it is not made for, or that has to be trained itself.
+
+    targets: of the training samples, (N,) class indices or floats (N, …).
+    """
+    name = type(loss).__name__
+    if isinstance(loss, SIGNED) and (targets.dtype == torch.int64 or not bool((targets.abs() == 1).all())):
+        instead = "for classes take loss=cross_entropy or loss=bce_with_logits"
+        raise RequestError(f"loss: {name} takes targets of 1 and -1, and these are others; {instead}", "loss")
+    if next(loss.parameters(), None) is not None:
+        raise RequestError(
+            f"loss: {name} has parameters, and the optimizer trains those of the network alone; put them there", "loss"
+        )
 
 
 def output_activation(loss: nn.Module) -> Literal["sigmoid", "softmax"]:

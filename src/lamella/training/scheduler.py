@@ -74,14 +74,34 @@ def build_schedule(node: Config, make: Callable[..., Callable[..., Scheduler]]) 
     make_scheduler = make(node, supplied={"optimizer", *lengths})
 
     def make_for_length(optimizer: Optimizer, length: int | None) -> Scheduler:
+        groups = optimizer.param_groups
         if lengths and length is None:
             key = f"scheduler.{lengths[0]}"
             raise RequestError(
                 f"{key} is null, for the length of the run, but the run has none; set it or trainer.max_epochs", key
             )
-        return make_scheduler(optimizer=optimizer, **dict.fromkeys(lengths, length))
+        # These schedulers set the same rate in all parameter groups, unless they are given a rate for each.
+        rates = {
+            name: [node[name] * group["lr"] / groups[0]["lr"] for group in groups]
+            for name in ("base_lr", "max_lr")
+            if len(groups) > 1 and groups[0]["lr"] and isinstance(node.get(name), int | float)
+        }
+        return make_scheduler(optimizer=optimizer, **dict.fromkeys(lengths, length), **rates)
 
     return Schedule(make_for_length, interval, warmup_steps)
+
+
+def check_length(scheduler: Scheduler, length: int | None, interval: str) -> None:
+    """Raise RequestError for a one-cycle schedule that is over before the run is.
+
+    length: the number of steps that the scheduler takes in the run, None if it is not known. interval: their unit.
+    """
+    if isinstance(scheduler, OneCycleLR) and length is not None and scheduler.total_steps < length:
+        raise RequestError(
+            f"scheduler.total_steps: the schedule has {scheduler.total_steps} steps, and the run has {length} "
+            f"({'optimizer steps' if interval == 'step' else 'epochs'}); null takes the length of the run",
+            "scheduler.total_steps",
+        )
 
 
 def check_schedule(schedule: Schedule, optimizer: Optimizer) -> None:
@@ -89,7 +109,7 @@ def check_schedule(schedule: Schedule, optimizer: Optimizer) -> None:
 
     optimizer: one that is not used afterwards.
     """
-    scheduler = schedule.make(optimizer, 10)
+    scheduler = schedule.make(optimizer, 1_000_000)
     if isinstance(scheduler, OneCycleLR) and schedule.warmup_steps:
         raise RequestError(
             "scheduler.warmup_steps: one_cycle warms up by itself; set scheduler.pct_start", "scheduler.warmup_steps"

@@ -24,9 +24,8 @@ from lamella.training.chunked_steps import run_chunk
 from lamella.training.losses import WEIGHTED, class_weights, is_weighted, loss_targets
 from lamella.training.metrics import Counters, SavedCounters, metric_sum
 from lamella.training.optimizer_kernels import DirectOptimizer
-from lamella.training.scheduler import Schedule, scaled_rates
+from lamella.training.scheduler import Schedule, check_length, scaled_rates
 
-STAGES = {"val": "validation", "test": "test"}
 SMALLER = "try a smaller optimizer.lr, or trainer.gradient_clip_val=1"
 
 
@@ -43,7 +42,7 @@ class Task(pl.LightningModule):
     random state has to be saved.
 
     Raises NonFiniteLoss, which names the step and the learning rate: on the CPU in the step itself, elsewhere at the
-    end of the epoch, because reading the loss in each step would make the step wait for the device.
+    end of the epoch, because reading the loss in each step would make the step wait for the device. A test does not.
     """
 
     def __init__(
@@ -62,6 +61,7 @@ class Task(pl.LightningModule):
         self._val: dict[str, float] = {}
         self._scheduled_rate: float | None = None  # set while the optimizer has the learning rate of the warm-up
         self._weighted = is_weighted(loss)
+        self.schedule_length: int | None = None  # how many steps the scheduler takes in the run, once that is known
         self.run_chunk: Callable[[Task, Chunk], None] = run_chunk
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -83,7 +83,9 @@ class Task(pl.LightningModule):
         steps = trainer.estimated_stepping_batches
         if interval == "epoch":
             steps = steps / -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
-        scheduler = self.schedule.make(optimizer, math.ceil(steps) if math.isfinite(steps) else None)
+        self.schedule_length = math.ceil(steps) if math.isfinite(steps) else None
+        scheduler = self.schedule.make(optimizer, self.schedule_length)
+        check_length(scheduler, self.schedule_length, interval)
         if isinstance(scheduler, ReduceLROnPlateau) and not trainer.enable_validation:
             raise RequestError(
                 "scheduler: plateau follows val/loss, and the trainer's limits leave no validation", "trainer"
@@ -192,7 +194,9 @@ class Task(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Give the metrics of the validation to callbacks."""
-        self._val = self._finite("val", self._metrics("val", self._eval))
+        self._val = self._metrics("val", self._eval)
+        if not math.isfinite(loss := self._val["val/loss"]):
+            raise NonFiniteLoss(f"the loss of the validation is {loss} after step {self.global_step}; {SMALLER}")
         # The loggers get these metrics together with the training's, as one line for each epoch.
         self._log(self._val, logger=False)
         self._train.paused += time.perf_counter() - self._eval.started
@@ -205,7 +209,7 @@ class Task(pl.LightningModule):
         return self._evaluated(batch)
 
     def on_test_epoch_end(self) -> None:
-        self._log(self._finite("test", self._metrics("test", self._eval)), epoch=self.current_epoch)
+        self._log(self._metrics("test", self._eval), epoch=self.current_epoch)
 
     def on_save_checkpoint(self, checkpoint: StateDict) -> None:
         """Save what all ranks have counted in an unfinished epoch, under the key `counters`."""
@@ -224,6 +228,8 @@ class Task(pl.LightningModule):
 
         Raises RequestError if the epoch was begun with another number of processes.
         """
+        if not self.trainer.training:  # WeightAveraging would test these weights and not those in `state_dict`
+            checkpoint.pop("current_model_state", None)
         saved: SavedCounters | None = checkpoint.get("counters")
         if not saved:
             return
@@ -269,12 +275,6 @@ class Task(pl.LightningModule):
             totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum").cpu()
         loss, weight, score, judged = totals.tolist()
         return {f"{stage}/loss": loss / weight, f"{stage}/{self.metric}": score / judged}
-
-    def _finite(self, stage: str, metrics: dict[str, float]) -> dict[str, float]:
-        """Return the metrics of a stage. Raise NonFiniteLoss if the loss among them is NaN or infinite."""
-        if not math.isfinite(loss := metrics[f"{stage}/loss"]):
-            raise NonFiniteLoss(f"the loss of the {STAGES[stage]} is {loss} after step {self.global_step}; {SMALLER}")
-        return metrics
 
     def _check_training(self) -> None:
         """Raise NonFiniteLoss for the first training loss of the epoch that is not finite on some rank."""

@@ -22,7 +22,7 @@ from lamella.config.values import Config
 from lamella.config.written import check_written_paths, writing_into
 from lamella.distributed import rank
 from lamella.errors import RequestError
-from lamella.training.checkpointing import CheckpointInterval, Checkpoints
+from lamella.training.checkpointing import CheckpointInterval
 
 # The arguments of the Trainer that Lamella sets: it does these things itself, or does not need them.
 OPTIONS = {
@@ -31,17 +31,37 @@ OPTIONS = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,
 }
+# The keys of `trainer` that are no arguments of the Trainer.
+OWN_KEYS = ("checkpoint_every", "chunk", "test")
 # The classes of which an argument of the Trainer may be, beside callbacks and loggers.
 PARTS = (Strategy, Profiler, Precision)
 # The modules of Lightning that give advice on loggers, workers and tuning, which Lamella has followed or does not need.
 LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
 
 
+# The loggers of Lightning's callbacks and profilers, whose messages come only because a config asks for them.
+MESSENGERS = ("pytorch_lightning.callbacks", "pytorch_lightning.profilers", "pytorch_lightning.utilities.rank_zero")
+
+
+class _Messages(logging.Handler):
+    """Prints the messages of callbacks and profilers, and errors. Other parts of Lightning use the same loggers."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR or re.search(r"[/\\](callbacks|profilers)[/\\]", record.pathname):
+            print(record.getMessage())
+
+
+MESSAGES = _Messages()
+
+
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence the messages and warnings of Lightning within the block, but not its errors."""
+    """Silence the messages and warnings of Lightning within the block, except its errors and what a config asks for."""
     for name in LIGHTNING:
         logging.getLogger(name).setLevel(logging.ERROR)
+    for logger in map(logging.getLogger, MESSENGERS):
+        logger.handlers, logger.propagate = [MESSAGES], False
+        logger.setLevel(logging.INFO)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="|".join(LIGHTNING))
         yield
@@ -91,11 +111,13 @@ def build_trainer(
 ) -> Callable[..., pl.Trainer]:
     """Return a function that makes the Trainer from the first callback, the last ones, the last loggers and options.
 
+    The function leaves out the callbacks and loggers of the config if it is called with `configured=False`.
+
     node: the config group `trainer`. visuals: the config group `visuals`. make: checks the arguments of the Trainer
     that the config decides, and returns a function that makes the Trainer from these and further ones. Raises
     RequestError for a value that is not allowed.
     """
-    options = {name: value for name, value in node.items() if name not in ("checkpoint_every", "chunk")}
+    options = {name: value for name, value in node.items() if name not in OWN_KEYS}
     _check_options(options, accelerator)
     callback_nodes = _numbered(options.pop("callbacks", None), "trainer.callbacks")
     logger_nodes = _numbered(options.pop("logger", None), "trainer.logger")
@@ -108,23 +130,30 @@ def build_trainer(
     make_from_config = make({**place, **OPTIONS, **options})
 
     def make_trainer(
-        first: Checkpoints,
+        first: pl.Callback,
         last: list[pl.Callback],
         loggers: list[Logger],
+        configured: bool = True,
         plugins: Sequence[object] = (),
         **more: object,
     ) -> pl.Trainer:
-        directory = Path(str(more.get("default_root_dir", ".")))
-        drawn = _instances(visuals, "visuals", pl.Callback, directory)
-        configured = _instances(callback_nodes, "trainer.callbacks", pl.Callback, directory)
-        profilers = _instances(profiler_node, "trainer", Profiler, directory)
-        callbacks = [first, *([VisualCallbacks(drawn)] if drawn else []), *configured, *last]
+        directory, callbacks, first_loggers = (
+            Path(str(more.get("default_root_dir", "."))),
+            [first, *last],
+            list[Logger](),
+        )
+        if configured:
+            drawn = _instances(visuals, "visuals", pl.Callback, directory)
+            own = _instances(callback_nodes, "trainer.callbacks", pl.Callback, directory)
+            callbacks = [first, *([VisualCallbacks(drawn)] if drawn else []), *own, *last]
+            first_loggers = _instances(logger_nodes, "trainer.logger", Logger, directory)
+            if profiler_node:
+                [more["profiler"]] = _instances(profiler_node, "trainer", Profiler, directory)
         return make_from_config(
             callbacks=callbacks,
-            logger=[*_instances(logger_nodes, "trainer.logger", Logger, directory), *loggers],
+            logger=[*first_loggers, *loggers],
             # If there is no Checkpoint callback, Lightning would add one.
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-            **({"profiler": profilers[0]} if profilers else {}),
             plugins=[_one_machine(), *plugins],
             **more,
         )

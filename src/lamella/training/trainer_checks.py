@@ -1,0 +1,126 @@
+"""Check the config group `trainer` of a new run: arguments without effect, and callbacks that cannot work."""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from pytorch_lightning.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    Callback,
+    EarlyStopping,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+
+from lamella.config.values import Config
+from lamella.errors import RequestError
+from lamella.runs.ranking import larger_is_better
+
+# The arguments of the Trainer that Lamella sets itself, with what to write instead or why there is nothing to set.
+SET_BY_LAMELLA = {
+    "accelerator": "write device.accelerator",
+    "precision": "write device.precision",
+    "deterministic": "write device.deterministic",
+    "plugins": "device.precision chooses the precision, and Lamella writes the checkpoints",
+    "default_root_dir": "a run writes into its own directory",
+    "enable_checkpointing": "trainer.checkpoint_every says how often a run is saved",
+    "log_every_n_steps": "the metrics are logged after each epoch",
+    "use_distributed_sampler": "each process always gets its own part of a batch",
+    "reload_dataloaders_every_n_epochs": "the samples are read once, at the start",
+    "limit_predict_batches": "lamella predict takes all files that it is given",
+    "barebones": "it leaves no metrics and no checkpoints behind",
+    "enable_autolog_hparams": "the config is in the run directory",
+    "model_registry": "the checkpoints are in the run directory",
+}
+SPAWNING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+# The callbacks that cannot work in a run, with the way out.
+UNSUITABLE: dict[type[Callback], str] = {
+    BatchSizeFinder: "compare sizes by a sweep: lamella train -m data.batch_size=32,64,128",
+    LearningRateFinder: "compare rates by a sweep: lamella train -m optimizer.lr=1e-4,1e-3,1e-2",
+    StochasticWeightAveraging: "it averages the weights after the last checkpoint is saved, so the averages would be "
+    "lost; take pytorch_lightning.callbacks.EMAWeightAveraging",
+    BackboneFinetuning: "it needs a network with the attribute `backbone`; network.freeze names what is not trained",
+}
+# What a run logs beside losses and metrics.
+LOGGED = ("lr", "grad_norm", "seconds", "samples_per_second", "step")
+
+
+def check_options(options: Config) -> None:
+    """Raise RequestError for an argument of the Trainer that would change nothing, or end the run.
+
+    options: the config group `trainer`.
+    """
+    for name, hint in SET_BY_LAMELLA.items():
+        if name in options:
+            raise RequestError(f"trainer.{name}: Lamella sets this argument of the Trainer; {hint}", f"trainer.{name}")
+    if not isinstance(test := options.get("test", True), bool):
+        raise RequestError(f"trainer.test is {test!r}; it takes true or false", "trainer.test")
+    if any(str(options.get("strategy")).startswith(name) for name in SPAWNING):
+        raise RequestError(
+            f"trainer.strategy is {options['strategy']!r}, whose processes do not give back what they have trained; "
+            "use trainer=ddp",
+            "trainer.strategy",
+        )
+    if options.get("limit_test_batches") in (0, 0.0) and test:
+        raise RequestError(
+            "trainer.limit_test_batches is 0, which leaves nothing to test; trainer.test=false trains without a test",
+            "trainer.limit_test_batches",
+        )
+
+
+def check_suitable(kinds: Sequence[type]) -> None:
+    """Raise RequestError for a callback that cannot work. kinds: the classes in `trainer.callbacks`."""
+    for number, kind in enumerate(kinds):
+        for unsuitable, hint in UNSUITABLE.items():
+            if issubclass(kind, unsuitable):
+                raise RequestError(
+                    f"trainer.callbacks.{number}: {kind.__name__}: {hint}", f"trainer.callbacks.{number}"
+                )
+
+
+def check_monitors(kinds: Sequence[type], callbacks: Mapping[str, Callback], options: Config, metric: str) -> None:
+    """Raise RequestError for a callback that waits for a metric that nothing logs, or print that it has a wrong mode.
+
+    kinds: the classes in `trainer.callbacks`. callbacks: callbacks by their keys, of which those are checked that look
+    at a metric, EarlyStopping and ModelCheckpoint. options: the config group `trainer`. metric: the metric beside the
+    loss.
+    """
+    # A callback of the project's own may log further metrics.
+    complete = all(kind.__module__.startswith(("pytorch_lightning.", "lamella.")) for kind in kinds)
+    rates = any(issubclass(kind, LearningRateMonitor) for kind in kinds)
+    for key, callback in callbacks.items():
+        if not isinstance(callback, EarlyStopping | ModelCheckpoint) or callback.monitor is None:
+            continue
+        name, monitor, logged = type(callback).__name__, callback.monitor, _logged(callback, key, options, metric)
+        known = monitor in logged or (rates and monitor.startswith("lr-"))
+        if complete and not known and getattr(callback, "strict", True):
+            raise RequestError(
+                f"{key}.monitor is {monitor!r}, which is not logged when {name} looks for it; "
+                f"it takes {', '.join(logged)}",
+                f"{key}.monitor",
+            )
+        mode = "max" if larger_is_better(monitor) else "min"
+        if monitor.startswith(("train/", "val/")) and callback.mode != mode:
+            takes = "smaller" if mode == "max" else "larger"
+            print(
+                f"note: {key}.mode is {callback.mode!r}, so that {name} takes a {takes} {monitor} for the better one; "
+                f"write mode: {mode}",
+                file=sys.stderr,
+            )
+
+
+def _logged(callback: EarlyStopping | ModelCheckpoint, key: str, options: Config, metric: str) -> list[str]:
+    """Return the metrics that are logged when a callback with this key looks for its metric the first time."""
+    train = ["train/loss", f"train/{metric}", *LOGGED]
+    val = ["val/loss", f"val/{metric}"] if options.get("limit_val_batches") not in (0, 0.0) else []
+    if isinstance(callback, ModelCheckpoint):
+        return [*val, *train, "epoch"]
+    every, interval = options.get("check_val_every_n_epoch", 1), options.get("val_check_interval") or 1.0
+    at_epoch_end = options["callbacks"][int(key.rpartition(".")[2])].get("check_on_train_epoch_end")
+    if at_epoch_end is None:
+        at_epoch_end = isinstance(interval, float) and interval == 1.0 and every == 1
+    if not at_epoch_end:  # after each validation
+        return val
+    return [*val, *train] if every == 1 or every is None else train
