@@ -39,7 +39,7 @@ def check_call(
     wrong, and for a required parameter that is missing.
     """
     expected = parameters(target)
-    title = title or getattr(target, "__name__", str(target))
+    title = title or str(getattr(target, "__name__", target))
     check_values(expected, values, place=place, title=title, supplied=supplied)
     for name, parameter in _named(expected).items():
         if parameter.default is parameter.empty and name not in values and name not in supplied:

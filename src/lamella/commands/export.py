@@ -18,6 +18,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamella.commands.parser import CommandParser
 from lamella.config.overrides import config_for_testing
 from lamella.config.values import Config
 from lamella.errors import RequestError, first_line
@@ -74,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("lamella export", description="The network for other runtimes, checked.")
+    parser = CommandParser("lamella export", description="The network for other runtimes, checked.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data, with which the file is checked")
     parser.add_argument("--format", choices=["onnx", "pt2", "safetensors"], required=True)

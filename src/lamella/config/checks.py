@@ -18,8 +18,14 @@ LIBRARIES = ("torch", "torchvision", "pytorch_lightning", "lamella")  # whose so
 DEVICE = "lamella.training.device.device_keys"  # has the signature of the group device, which has no `_target_`
 # The arguments that Lamella checks by itself, and the keys that it takes besides.
 OWN_CHECKS = {"trainer": ("callbacks", "logger", "checkpoint_every", "chunk"), "device": ("graph",)}
-# The groups whose keys are the arguments of their target, and no others.
-STRICT = ("data", "loss", "optimizer", "trainer", "device")
+# The groups whose keys are the arguments of their target, and no others, with the package of such a target.
+STRICT = {
+    "data": "lamella.data.",
+    "loss": "torch.nn.",
+    "optimizer": "torch.optim.",
+    "trainer": "pytorch_lightning.",
+    "device": "lamella.training.",
+}
 
 
 def check_known(config: Config, references: Collection[str] | None) -> None:
@@ -31,7 +37,7 @@ def check_known(config: Config, references: Collection[str] | None) -> None:
     for group in GROUPS:
         node = config.get(group)
         if isinstance(node, Mapping) and group != "network":
-            _check_node(node, group, references, strict=group in STRICT)
+            _check_node(node, group, references)
 
 
 def check_root(config: Config, references: Collection[str] | None) -> None:
@@ -50,28 +56,27 @@ def check_root(config: Config, references: Collection[str] | None) -> None:
         raise RequestError(f"seed is {seed!r}; it takes a whole number from 0 on", "seed")
 
 
-def _check_node(node: Config, key: str, references: Collection[str] | None, strict: bool) -> None:
-    """Check a node with a `_target_`, and the nodes in it. strict: refuse names that the target does not have."""
+def _check_node(node: Config, key: str, references: Collection[str] | None) -> None:
+    """Check a node with a `_target_`, and the nodes in it."""
     for name, value in node.items():
         if isinstance(value, Mapping):
-            _check_node(value, f"{key}.{name}", references, strict=False)
+            _check_node(value, f"{key}.{name}", references)
     target = DEVICE if key == "device" else node.get("_target_")
     path = present_name(target) if isinstance(target, str) else ""
     expected = source_parameters(path) if path.partition(".")[0] in LIBRARIES else None
     if expected is None:
         return
-    values = {
-        name: value
-        for name, value in node.items()
-        if isinstance(name, str)
-        and not name.startswith("_")
-        and name not in OWN_CHECKS.get(key, ())
-        and not (name not in expected and (not strict or is_read(f"{key}.{name}", references)))
-        and not (name in expected and isinstance(value, Mapping | list))
-        and not (value is None and key == "scheduler")  # null is the length of the run there
-    }
-    title = "device" if key == "device" else path.rpartition(".")[2]
-    check_values(expected, values, place=key, title=title)
+    strict = path.startswith(STRICT.get(key, "no package"))
+    values = {}
+    for name, value in node.items():
+        if not isinstance(name, str) or name.startswith("_") or name in OWN_CHECKS.get(key, ()):
+            continue
+        if name not in expected and strict and not is_read(f"{key}.{name}", references):
+            values[name] = value
+        # A null of the scheduler is the length of the run.
+        if name in expected and not isinstance(value, Mapping | list) and not (value is None and key == "scheduler"):
+            values[name] = value
+    check_values(expected, values, place=key, title="device" if key == "device" else path.rpartition(".")[2])
 
 
 def is_read(key: str, references: Collection[str] | None) -> bool:

@@ -8,7 +8,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 
 from lamella.config.files import GROUPS, read_raw, shown_path
-from lamella.config.values import walk
+from lamella.config.values import key_of, walk
 
 # A file of a composed config, and the key below which its content is placed; "" is the root.
 ConfigFile = tuple[Path, str]
@@ -40,7 +40,7 @@ def value_origin(
     where the value is an interpolation, return the origin of the key that it reads.
     """
     setting = [text for text in overrides if _sets(text, key)][-1:]
-    changing = [text for text in overrides if _key(text).startswith(f"{key}.")]
+    changing = [text for text in overrides if key_of(text).startswith(f"{key}.")]
     command_line = f"the command line: {' '.join(setting + changing)}"
     if setting:
         return command_line
@@ -58,14 +58,9 @@ def value_origin(
     return command_line if changing else None
 
 
-def _key(override: str) -> str:
-    """Return the key that an override sets."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]
-
-
 def _sets(override: str, key: str) -> bool:
     """Return True if an override sets the key, or a mapping that holds the key."""
-    name = _key(override)
+    name = key_of(override)
     chooses_option = name in GROUPS and not override.partition("=")[2].startswith("{")
     return key == name or (key.startswith(f"{name}.") and not chooses_option)
 
