@@ -121,7 +121,10 @@ CASES = {
     "-m sweep.max_failure=1 seed=1,2": ["sweep.max_failure: there is no such key; did you mean max_failures?\n"],
     "network.layers.9=ReLU": ["network.layers[9]: the list has 3 items, numbered from 0"],
     "network=broken": ["conf/network/broken.yaml, line 5, column 1: this is no YAML: expected ',' or ']'"],
-    "network=tab": ["conf/network/tab.yaml, line 3, column 1: this is no YAML: found character '\\t'", "indentation"],
+    "network=tab": [
+        "conf/network/tab.yaml, line 3, column 1: this is no YAML: found character '\\t'",
+        "indent with ordinary spaces",
+    ],
     "network=brackets": ["brackets.yaml, line 3, column 15: this is no YAML", 'an interpolation is quoted: "${…}"'],
     "network=short": ["network.layers[1].Linear is ${width}, but there is no key width; did you mean network.width?"],
     "experiment=no_package": [
@@ -134,8 +137,10 @@ CASES = {
     "name=${name}": ["name: Recursive interpolation detected", "the command line: name=${name}"],
     "optimizer.lr=${optimizer.lr}": ["optimizer.lr: Recursive interpolation detected"],
     "--config-dir=nowhere": ["Additional config directory", "nowhere' not found"],
-    "--optimizer.lr=3": ["--optimizer.lr=3: overrides have no dashes; write optimizer.lr=3"],
-    "optimizer.lr=1e-3,1e-4": ["several values are a sweep, which takes -m; a list is optimizer.lr=[1e-3,1e-4]"],
+    "--optimizer.lr=3": ["--optimizer.lr=3: an override has no dashes; write optimizer.lr=3"],
+    "optimizer.lr=1e-3,1e-4": [
+        "several values are a sweep, which takes `lamella train -m`; a list is optimizer.lr=[1e-3,1e-4]"
+    ],
     "lr=3e-3": ["lr: there is no such key; did you mean optimizer.lr?"],
     "experiment=mapping": ["conf/experiment/mapping.yaml: `defaults` takes a list; write a dash before each"],
     "experiment=no_slash": ["conf/experiment/no_slash.yaml: there is no group", "write `- override /network: …`"],
@@ -207,7 +212,7 @@ CASES = {
     "network=resnet18": ["network: ResNet cannot take (1, 28, 28)", "3 channels, but got 1"],
     "network.width=wide": ["Linear.out_features is 'wide'; Linear takes int", "the command line: network.width=wide"],
     "network.name=3": ["network.name is 3; it is printed as a class name"],
-    "optimizer.lr=0.1, 0.2": ["the override 'optimizer.lr=0.1,' cannot be read; write key=value"],
+    "optimizer.lr=0.1, 0.2": ["optimizer.lr=0.1,: there is no space between several values; write optimizer.lr=0.1,"],
     "optimizer.lr=???": ["optimizer.lr is ???: it must be set, as in optimizer.lr=…", "optimizer.lr=???"],
     "optimizer.lr=fast": ["optimizer.lr is 'fast'; Adam takes float", "the command line: optimizer.lr=fast"],
     "optimizer.lr=-1": ["optimizer: Invalid learning rate: -1", "the command line: optimizer.lr=-1"],

@@ -181,7 +181,7 @@ def test_a_finished_run_says_so_and_can_be_made_longer(finished: Path, copied: P
         ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
         ("trainer.max_epochs", "trainer.max_epochs: an override is KEY=VALUE"),
         ("trainer.max_epochs=1", "trainer.max_epochs is 1, but 2 epochs are over"),
-        ("trainer.max_epochs=[", "trainer.max_epochs=[: cannot be read: "),
+        ("trainer.max_epochs=[", "trainer.max_epochs=[: a bracket is not closed"),
         ("trainer.max_epochs=many", "trainer.max_epochs is 'many'"),
         ("trainer.max_epochs=", "trainer.max_epochs is None; a run goes on to a number of epochs"),
         ("device.threads=0", "device.threads is 0; it takes 1 or more"),

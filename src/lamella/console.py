@@ -1,6 +1,5 @@
 """Functions that print the output and the errors of a command and give its exit status."""
 
-import argparse
 import builtins
 import io
 import os
@@ -9,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from lamella.errors import RequestError
 from lamella.tables import printable
@@ -27,13 +26,6 @@ def print(*values: object, sep: str = " ", end: str = "\n", file: TextIO | None 
 def print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the traceback of an error that nothing has caught, as `sys.excepthook`."""
     print("".join(traceback.format_exception(kind, error, trace)), end="", file=sys.stderr)
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """A parser of command lines that prints arguments in its errors without control characters."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
 
 
 def prepare_streams() -> None:

@@ -1,5 +1,6 @@
 """The error for a request that is wrong, and functions that word such errors."""
 
+import re
 import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -30,6 +31,28 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if len(known) > 40:
         return f"there are {len(known)} names, none of them close"
     return f"known: {', '.join(known)}" if known else "there are none"
+
+
+def nearest_keys(name: str, keys: Iterable[str]) -> list[str]:
+    """Return the dotted keys, or names of metrics, whose last part resembles that of `name`: at most three.
+
+    A dotted name is compared with its neighbours, and a bare one with the last part of every key, which it may also
+    abbreviate.
+    """
+    place, last = _parted(name)
+    ends: dict[str, list[str]] = {}
+    for key in sorted(set(keys), key=lambda key: (len(re.split("[./]", key)), key)):
+        if place in ("", _parted(key)[0]):
+            ends.setdefault(_parted(key)[1], []).append(key)
+    same = [last] if last in ends else [end for end in ends if len(last) > 2 and end.startswith(last)]
+    close = same or get_close_matches(last, ends, n=1, cutoff=0.7)
+    return ends[close[0]][:3] if close else []
+
+
+def _parted(key: str) -> tuple[str, str]:
+    """Return what comes before the last dot or slash of a key, and what comes after it."""
+    *place, last = re.split(r"([./])", key)
+    return "".join(place[:-1]), last
 
 
 def first_line(error: BaseException) -> str:

@@ -39,13 +39,27 @@ def check_call(
     wrong, and for a required parameter that is missing.
     """
     expected = parameters(target)
-    title = title or getattr(target, "__name__", str(target))
+    title = title or str(getattr(target, "__name__", target))
+    check_values(expected, values, place=place, title=title, supplied=supplied)
+    for name, parameter in _named(expected).items():
+        if parameter.default is parameter.empty and name not in values and name not in supplied:
+            raise RequestError(f"{place}: {title} needs a value for {name!r}", place)
+
+
+def check_values(
+    expected: Mapping[str, inspect.Parameter],
+    values: Mapping[str, object],
+    *,
+    place: str,
+    title: str,
+    supplied: Collection[str] = (),
+) -> None:
+    """Check that parameters have the names of `values`, and take their types.
+
+    expected: the parameters by their names. place, title, supplied: as for `check_call`. Raises RequestError.
+    """
+    named = _named(expected)
     variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
-    named = {
-        name: parameter
-        for name, parameter in expected.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
     for name, value in values.items():
         if name not in named:
             if variadic:
@@ -55,11 +69,18 @@ def check_call(
             raise RequestError(f"{place}.{name}: {title} has no such argument; {hint}", f"{place}.{name}", unknown=True)
         annotation = named[name].annotation
         if not _fits(value, annotation):
-            wanted = " or ".join(dict.fromkeys(_words(annotation)))
+            words = dict.fromkeys(_words(annotation))
+            others = [word for word in words if word not in ("Tensor", "null")]
+            if others:  # a config cannot hold a tensor
+                words.pop("Tensor", None)
+            wanted = " or ".join("a list of numbers" if word == "Tensor" else word for word in words)
             raise RequestError(f"{place}.{name} is {value!r}; {title} takes {wanted}", f"{place}.{name}")
-    for name, parameter in named.items():
-        if parameter.default is parameter.empty and name not in values and name not in supplied:
-            raise RequestError(f"{place}: {title} needs a value for {name!r}", place)
+
+
+def _named(expected: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
+    """Return the parameters that can be given by name."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: parameter for name, parameter in expected.items() if parameter.kind in kinds}
 
 
 def _fits(value: object, annotation: object) -> bool:

@@ -4,12 +4,13 @@ import os
 import sys
 from pathlib import Path
 
-from lamella.console import ArgumentParser, print
+from lamella.commands.parser import CommandParser
+from lamella.console import print
 
 
 def main(arguments: list[str]) -> int:
     """Replace this process by TensorBoard, or return the exit status 2 if there is no such directory."""
-    parser = ArgumentParser("lamella board", description="TensorBoard on the outputs, on this machine only.")
+    parser = CommandParser("lamella board", description="TensorBoard on the outputs, on this machine only.")
     parser.add_argument("directory", metavar="DIR", nargs="?", default="outputs", type=Path, help="default: outputs")
     parser.add_argument("--port", type=int, default=6006, help="default: 6006; 0 for any that is free")
     options = parser.parse_args(arguments)

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 
+from lamella.commands.parser import CommandParser
 from lamella.config.moved_targets import with_present_names
 from lamella.config.values import Config, walk
-from lamella.console import ArgumentParser, print
+from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.charts import plot_curves
 from lamella.runs.files import check_output_path
@@ -26,7 +27,7 @@ RESULTS = ("parameters", "epochs", "best_epoch", "seconds")  # the fields of a r
 
 def main(arguments: list[str]) -> int:
     """Print what differs between runs, and return the exit status."""
-    parser = ArgumentParser("lamella compare", description="What differs in config and in result.")
+    parser = CommandParser("lamella compare", description="What differs in config and in result.")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the learning curves over each other: .png, .svg"

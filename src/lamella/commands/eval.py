@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.atomic_files import write_atomically
+from lamella.commands.parser import CommandParser
 from lamella.config.overrides import config_for_testing
-from lamella.console import ArgumentParser, print
+from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.files import check_output_path
 from lamella.runs.reader import read_run, unfinished_note
@@ -27,7 +28,7 @@ MOST_CLASSES = 20  # in the printed confusion matrix; more do not fit side by si
 
 def main(arguments: list[str]) -> int:
     """Test a run's checkpoint, write the result into a file, print it, and return the exit status."""
-    parser = ArgumentParser("lamella eval", description="Test a run's best checkpoint.")
+    parser = CommandParser("lamella eval", description="Test a run's best checkpoint.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data and device, as for `lamella train`")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.atomic_files import replacing
+from lamella.commands.parser import CommandParser
 from lamella.config.overrides import config_for_testing
 from lamella.config.values import Config
-from lamella.console import ArgumentParser, print
+from lamella.console import print
 from lamella.errors import RequestError, first_line
 from lamella.runs.files import check_output_path
 from lamella.runs.reader import read_run, unfinished_note
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser("lamella export", description="The network for other runtimes, checked.")
+    parser = CommandParser("lamella export", description="The network for other runtimes, checked.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data, with which the file is checked")
     parser.add_argument("--format", choices=["onnx", "pt2", "safetensors"], required=True)

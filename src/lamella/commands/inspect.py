@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamella.commands.parser import CommandParser
 from lamella.config.compose import compose_and_call
 from lamella.config.composed import ComposedConfig
 from lamella.config.overrides import config_for_testing
-from lamella.console import ArgumentParser, print
+from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.files import check_output_path
 from lamella.runs.reader import read_run, unfinished_note
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser("lamella inspect", description="What a network is and what it does to a batch.")
+    parser = CommandParser("lamella inspect", description="What a network is and what it does to a batch.")
     parser.add_argument("given", nargs="*", metavar="OVERRIDE | RUN", help="as for `lamella train`, or a run directory")
     parser.add_argument("--parameters", action="store_true", help="every parameter: name, size, first values")
     parser.add_argument("--activations", action="store_true", help="the values before and after each layer")

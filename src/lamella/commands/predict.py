@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.atomic_files import write_atomically
-from lamella.console import ArgumentParser, print
+from lamella.commands.parser import CommandParser
+from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.files import check_output_path
 from lamella.runs.reader import read_run, unfinished_note
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options. Raises RequestError for a value that is not possible."""
-    parser = ArgumentParser("lamella predict", description="Class probabilities for image files or folders.")
+    parser = CommandParser("lamella predict", description="Class probabilities for image files or folders.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="files, folders, patterns; - for a list on stdin")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="how many classes to name; default: 3")

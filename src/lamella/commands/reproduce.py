@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamella.commands.parser import CommandParser
 from lamella.config.moved_targets import present_name
 from lamella.config.overrides import apply_overrides
 from lamella.config.values import Config, walk
-from lamella.console import ArgumentParser, print
+from lamella.console import print
 from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.runs.names import OUTPUTS, claim_directory
@@ -31,14 +32,14 @@ PRUNING = "lamella.sweeps.search.pruning.Pruning"
 
 def main(arguments: list[str]) -> int:
     """Train a run again, and return the exit status: 1 if the result differs."""
-    parser = ArgumentParser("lamella reproduce", description="Train again from the record, and compare.")
+    parser = CommandParser("lamella reproduce", description="Train again from the record, and compare.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"where its data is now: {', '.join(MOVED)}")
     options = parser.parse_args(arguments)
     path: Path = options.run
     record, config = read_run(path)
     keys = [key for key, _ in walk(config) if key in MOVED]
-    config = apply_overrides(config, record["reads"], options.overrides, keys, "is to be as it was in the run")
+    config = apply_overrides(config, record, options.overrides, keys, "is to be as it was in the run")
     if rank() > 0:
         from lamella.experiment.session import join_run
 

@@ -7,8 +7,8 @@ lamella resume outputs/default/defaults trainer.max_epochs=20
 from collections.abc import Sequence
 from pathlib import Path
 
+from lamella.commands.parser import CommandParser
 from lamella.config.launcher import is_local
-from lamella.console import ArgumentParser
 from lamella.errors import RequestError
 from lamella.experiment.resume import resume_run
 from lamella.runs.identity import CHANGEABLE_KEYS
@@ -18,7 +18,7 @@ from lamella.sweeps.launch.forkserver import warm_up
 
 def main(arguments: list[str]) -> int:
     """Finish the run or the sweep in a directory, and return the exit status."""
-    parser = ArgumentParser("lamella resume", description="Finish what was interrupted, in place.")
+    parser = CommandParser("lamella resume", description="Finish what was interrupted, in place.")
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of a run or of a sweep")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"one of {', '.join(CHANGEABLE_KEYS)}")
     options = parser.parse_args(arguments)

@@ -14,7 +14,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from lamella.console import ArgumentParser, print
+from lamella.commands.parser import CommandParser
+from lamella.console import print
 from lamella.runs.listing import runs
 from lamella.runs.sweep_directory import Sweep, is_sweep
 from lamella.sweeps.leaderboard import Leaderboard
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser("lamella runs", description="List runs, the newest last; of a sweep, its leaderboard.")
+    parser = CommandParser("lamella runs", description="List runs, the newest last; of a sweep, its leaderboard.")
     parser.add_argument("directory", metavar="DIR", nargs="?", default="outputs", type=Path, help="default: outputs")
     parser.add_argument("--sort", metavar="KEY", help="a metric (best first), a field of run.json, a key of the config")
     parser.add_argument("--reverse", action="store_true", help="the other way round")

@@ -3,16 +3,20 @@
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from lamella.config.files import GROUPS, find_config
+from lamella.config.checks import check_known
+from lamella.config.files import GROUPS, find_config, read_config
 from lamella.config.guard import require_checked
 from lamella.config.hydra_internals import can_merge_overrides, merge_overrides
+from lamella.config.origins import ConfigFile, composed_files
 from lamella.config.values import Config, walk
 from lamella.errors import RequestError
 
@@ -44,13 +48,11 @@ class SweepComposer:
         self.parser = OverridesParser.create(config_loader=loader)
         # For each set of overrides that choose options: the whole config, and the part without Hydra's own.
         self.bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
+        self.composed_from: dict[tuple[str, ...], list[ConfigFile]] = {}
 
     def job(self, overrides: Sequence[str]) -> ComposedConfig:
         """Return one job, composed. Raises what `resolve_config` and Hydra raise."""
-        plain = []
-        if can_merge_overrides():
-            plain = [text for text in overrides if re.match(r"(\w+(\.\w+)+|seed|monitor)=", text)]
-        rest = tuple(text for text in overrides if text not in plain)
+        plain, rest = self._parted(overrides)
         if rest not in self.bases:
             self.bases[rest] = self._compose(list(rest))
         config, base = self.bases[rest]
@@ -59,6 +61,20 @@ class SweepComposer:
         if plain:
             merge_overrides(self.parser.parse_overrides(plain), job)
         return resolve_config(job, list(overrides), dict(config.hydra.runtime.choices))
+
+    def files(self, overrides: Sequence[str]) -> list[ConfigFile]:
+        """Return the files that a job is composed from, the strongest first, for error messages."""
+        _, rest = self._parted(overrides)
+        if rest not in self.composed_from:
+            self.composed_from[rest] = composed_files(self.loader, rest)
+        return self.composed_from[rest]
+
+    def _parted(self, overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+        """Return the overrides that only set plain values, and all others."""
+        plain = []
+        if can_merge_overrides():
+            plain = [text for text in overrides if re.match(r"(\w+(\.\w+)+|seed|monitor)=", text)]
+        return plain, tuple(text for text in overrides if text not in plain)
 
     def _compose(self, overrides: list[str]) -> tuple[DictConfig, DictConfig]:
         """Return the config that Hydra composes with `overrides`, and a copy without the keys below `hydra`."""
@@ -82,9 +98,34 @@ def resolve_config(config: DictConfig, overrides: list[str], choices: Mapping[st
         raise RequestError(
             "hydra.job.chdir is true; run directories are made below the working directory, leave it out"
         )
-    chosen = {group: str(choices[group]) for group in (*GROUPS, "experiment") if choices.get(group)}
+    references = _referenced_keys(config, choices)
     plain = {str(key): value for key, value in resolved.items() if key != "sweep"}
-    return ComposedConfig(plain, overrides, _referenced_keys(config, choices), _interpolated_keys(config), chosen)
+    check_known(plain, references)
+    chosen = {group: str(choices[group]) for group in (*GROUPS, "experiment") if choices.get(group)}
+    return ComposedConfig(plain, overrides, references, _interpolated_keys(config), chosen)
+
+
+def check_composed(config: DictConfig, choices: Mapping[str, object]) -> None:
+    """Check a composed config that is only printed, and in which values may be missing. Raises RequestError."""
+    _check_groups(config, choices)
+    plain = {key: value for key, value in _known_values(config).items() if key != "sweep"}
+    check_known(plain, _referenced_keys(config, choices))
+
+
+def _known_values(node: DictConfig) -> dict[str, object]:
+    """Return a node as plain values, without those that are missing or read what is missing."""
+    known: dict[str, object] = {}
+    for key in node:
+        with suppress(OmegaConfBaseException):
+            value = node[key]
+            known[str(key)] = (
+                _known_values(value)
+                if isinstance(value, DictConfig)
+                else OmegaConf.to_container(value)
+                if isinstance(value, ListConfig)
+                else value
+            )
+    return known
 
 
 def _check_groups(config: DictConfig, choices: Mapping[str, object]) -> None:
@@ -105,7 +146,7 @@ def _referenced_keys(config: DictConfig, choices: Mapping[str, object]) -> froze
     """Return the keys that interpolations read in a composed config that is not resolved yet."""
     # A network's file reads its own scalars, also if the layers that read them are overridden.
     path = find_config(f"network/{choices.get('network')}")
-    texts = [OmegaConf.to_yaml(config), *([path.read_text("utf-8")] if path else [])]
+    texts = [OmegaConf.to_yaml(config), *([read_config(path)] if path else [])]
     found = [name for text in texts for name in re.findall(r"\$\{(?:\w+:)?([\w.\[\]-]+)", text)]
     return frozenset(re.sub(r"\[.*", "", name) for name in found)
 

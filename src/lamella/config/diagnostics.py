@@ -1,42 +1,39 @@
 """The `error: …` block for an exception that composing a config raised."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 from hydra.errors import ConfigCompositionException
 from omegaconf.errors import OmegaConfBaseException
 
-from lamella.config.files import project_folder, value_origin
+from lamella.config.files import read_config, shown_path
 from lamella.config.hydra_errors import explain_exception
+from lamella.config.origins import ConfigFile, value_origin
 from lamella.errors import RequestError, first_line
 
 
-def error_block(error: Exception, overrides: Sequence[str], choices: Mapping[str, object] | None = None) -> str:
+def error_block(error: Exception, overrides: Sequence[str], files: Sequence[ConfigFile] = ()) -> str:
     """Return the `error: …` block for an exception, with the file or override that the blamed value comes from.
 
-    overrides: the overrides of the command line. choices: the option that was chosen in each group, if the exception
-    was raised after the groups were known.
+    overrides: the overrides of the command line. files: those that the config is composed from, the strongest first, if
+    they are known.
     """
-    explained = _request_error(error)
-    source = explained.key and value_origin(explained.key, overrides, choices or {}, follow=not explained.unknown)
+    explained = as_request_error(error)
+    source = explained.key and value_origin(explained.key, overrides, files, follow=not explained.unknown)
     return f"error: {explained}" + (f"\n  from {source}" if source else "")
 
 
-def _request_error(error: Exception) -> RequestError:
-    """Return the RequestError that explains an exception."""
+def as_request_error(error: Exception) -> RequestError:
+    """Return the RequestError that explains an exception of composing or of applying overrides."""
     for link in _chain(error):
         if isinstance(link, RequestError):
             return link
         if isinstance(link, yaml.MarkedYAMLError):
             return _invalid_yaml(link)
         if isinstance(link, yaml.reader.ReaderError):
-            return RequestError(f"{link.name}: this is no YAML: {link.reason}")
-        if isinstance(link, UnicodeDecodeError):
-            return RequestError(
-                f"a config file is no text in UTF-8 ({link.reason}); save it as such{_first_not_utf8()}"
-            )
+            return RequestError(f"{shown_path(Path(link.name))}: this is no YAML: {link.reason}")
         if isinstance(link, RecursionError):
             return RequestError("an interpolation leads back to itself")
     inner = error.__cause__ or error.__context__
@@ -55,16 +52,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _first_not_utf8() -> str:
-    """Return `: PATH` for the first config file that is not UTF-8, because the parser does not name the file."""
-    for path in sorted(project_folder().rglob("*.yaml")):
-        try:
-            path.read_text("utf-8")
-        except UnicodeDecodeError:
-            return f": {path}"
-    return ""
-
-
 def _invalid_yaml(error: yaml.MarkedYAMLError) -> RequestError:
     """Return the error that names the file and the line at which the parser stopped.
 
@@ -74,12 +61,14 @@ def _invalid_yaml(error: yaml.MarkedYAMLError) -> RequestError:
     if mark is None:
         return RequestError(f"a config file is no YAML: {problem}")
     path = Path(mark.name)
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    lines = read_config(path).splitlines() if path.is_file() else []
     line = lines[mark.line] if mark.line < len(lines) else ""
     hint = "check the dashes, colons and indentation of this line and the one above"
     if str(problem).startswith("expected <block end>"):
         hint = "lines with a dash (a list) and lines without (a mapping) cannot be mixed on one level"
     if re.search(r"[\[{,]\s*\$\{", line):
         hint = 'within brackets an interpolation is quoted: "${…}"'
-    where = f"{path}, line {mark.line + 1}, column {mark.column + 1}"
+    if "\t" in line[: mark.column + 1] or "\u00a0" in line:
+        hint = "indent with ordinary spaces, and not with tabs or no-break spaces"
+    where = f"{shown_path(path)}, line {mark.line + 1}, column {mark.column + 1}"
     return RequestError(f"{where}: this is no YAML: {problem}\n  {line.strip()}\n  {hint}")

@@ -39,9 +39,22 @@ def guarded() -> Iterator[None]:
 
     Whoever takes a config from Hydra calls `require_checked`, so that a Hydra that passes the checks by is an error.
     """
-    OmegaConf.register_new_resolver("oc.env", _environment_variable, replace=True)
+    register_resolvers()
     with composing_with(GuardedConfigLoader):
         yield
+
+
+def register_resolvers() -> None:
+    """Register the resolvers of Lamella's own configs, and replace the one that reads environment variables."""
+
+    def class_folders(root: str) -> list[str]:
+        from lamella.data import sources
+
+        return sources.class_folders(root)
+
+    OmegaConf.register_new_resolver("length", len, replace=True)
+    OmegaConf.register_new_resolver("class_folders", class_folders, replace=True)
+    OmegaConf.register_new_resolver("oc.env", _environment_variable, replace=True)
 
 
 def require_checked(loader: ConfigLoader) -> None:

@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from functools import singledispatch
 from pathlib import Path
 
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -19,9 +18,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from lamella.config.files import GROUPS, find_config, project_folder, read_raw
+from lamella.config.files import GROUPS, find_config, read_raw, shown_path
+from lamella.config.hints import CHOSEN, hint_for_key, misplaced_option
 from lamella.config.hydra_internals import config_root
-from lamella.errors import RequestError, first_line, nearest
+from lamella.errors import RequestError, first_line, nearest, nearest_keys
 
 
 @singledispatch
@@ -32,13 +32,6 @@ def explain_exception(error: BaseException, outer: str) -> RequestError | None:
     which may name the config file; it is the message of `error` itself where there is no other.
     """
     return None
-
-
-@explain_exception.register
-def _unreadable_override(error: OverrideParseException, outer: str) -> RequestError:
-    """Explain an override that Hydra cannot parse."""
-    hint = "a value with a space, comma or bracket is quoted: 'key=\"…\"'; several values have no space between"
-    return RequestError(f"the override {error.override!r} cannot be read; write key=value; {hint}")
 
 
 @explain_exception.register
@@ -55,7 +48,8 @@ def _missing_option(error: MissingConfigException, outer: str) -> RequestError:
         )
     # `default` is the base of a group's other options; only in the group trainer it is an option itself.
     options = [name for name in error.options or [] if name != "default" or group == "trainer"]
-    return RequestError(f"{group}={option}: there is no such option; {nearest(option, options)}")
+    hint = misplaced_option(group, option) or nearest(option, options)
+    return RequestError(f"{group}={option}: there is no such option; {hint}")
 
 
 @explain_exception.register
@@ -80,8 +74,8 @@ def _missing_value(error: InterpolationToMissingValueError | MissingMandatoryVal
 def _unknown_interpolation(error: InterpolationKeyError, outer: str) -> RequestError:
     """Explain an interpolation of a key that does not exist."""
     unknown = re.sub(r".*'(.*)'.*", r"\1", first_line(error))
-    close = _nearest_key(unknown, error.parent_node)
-    hint = f"; did you mean {close}?" if close else ""
+    close = nearest_keys(unknown, _keys(error.parent_node))
+    hint = f"; did you mean {close[0]}?" if close else ""
     key = str(error.full_key)
     return RequestError(f"{key} is {error.child_node}, but there is no key {unknown}{hint}", key)
 
@@ -96,8 +90,10 @@ def _index_past_the_end(error: ConfigIndexError, outer: str) -> RequestError:
 def _unknown_key(error: ConfigKeyError | ConfigAttributeError, outer: str) -> RequestError:
     """Explain an override of a key that does not exist, and suggest the nearest key."""
     key = str(error.full_key)
-    if "." not in key and (close := _nearest_key(key, error.parent_node)):
-        return RequestError(f"{key}: there is no such key; did you mean {close}?")
+    close = nearest_keys(key, _keys(error.parent_node)) if "." not in key else []
+    hint = f"did you mean {close[0]}?" if close else hint_for_key(key)
+    if hint:
+        return RequestError(f"{key}: there is no such key; {hint}")
     neighbours = [name for name in error.parent_node or () if name not in ("hydra", "_target_")]
     advice = f"\n  a key that no file states is added with a plus: +{key}=…"
     if key.startswith("hydra.sweeper."):
@@ -114,10 +110,12 @@ def _failed_composition(error: ConfigCompositionException, outer: str) -> Reques
     unmatched = re.search(r"Could not override '([\w/@.]+)'", str(error))
     if unmatched:
         return _unknown_group(unmatched[1], str(error))
-    ambiguous = re.match(r"Ambiguous value for argument '(.*)'", message)
-    if ambiguous:
-        key, _, values = ambiguous[1].partition("=")
-        return RequestError(f"{ambiguous[1]}: several values are a sweep, which takes -m; a list is {key}=[{values}]")
+    twice = re.match(r"Multiple values for ([\w/@.]+)\.", message)
+    if twice:
+        return RequestError(f"{twice[1]}: this group is chosen twice; choose one option, with {twice[1]}=OPTION")
+    present = re.match(r"Could not append to config. An item is already at '(.*)'", message)
+    if present:
+        return RequestError(f"{present[1]}: this key is there already; write {present[1]}=… without a plus")
     return RequestError(message)
 
 
@@ -141,10 +139,12 @@ def _other(error: OmegaConfBaseException, outer: str) -> RequestError:
 def _unknown_group(name: str, message: str) -> RequestError:
     """Return the error for `override /name: …` in a list of defaults, where there is no such group to override."""
     path, group = _config_named_in(message), re.sub(r"@.*|.*/", "", name)
-    hint = nearest(group, GROUPS)
+    hint = nearest(group, CHOSEN)
+    if path is None:
+        return RequestError(f"{name}: there is no such group; {hint}")
     if group in GROUPS:
         hint = f"write `- override /{group}: …`, and `# @package _global_` as the first line of the file"
-    return RequestError(f"{path or 'defaults'}: there is no group {name!r} to override; {hint}")
+    return RequestError(f"{shown_path(path)}: there is no group {name!r} to override; {hint}")
 
 
 def _list_and_mapping(error: ConfigTypeError, outer: str) -> RequestError:
@@ -156,11 +156,6 @@ def _list_and_mapping(error: ConfigTypeError, outer: str) -> RequestError:
     if path:
         base = OmegaConf.to_container(error.parent_node, resolve=False) if error.parent_node is not None else {}
         key, is_list = next(_mismatches(read_raw(path), base), (key, is_list))
-    if not key or (key in GROUPS and not is_list):
-        # A whole file is a list, which can be merged with nothing.
-        files = [file for group in GROUPS for file in sorted((project_folder() / group).glob("*.yaml"))]
-        lists = [str(file) for file in files if isinstance(read_raw(file), list)]
-        return RequestError(f"{' and '.join(lists) or 'a config file'} holds a list, where keys are expected")
     where = f"{path}: " if path else ""
     if not is_list:
         return RequestError(f"{where}{key} is a list, and a mapping cannot replace it;\n  write the whole list there")
@@ -186,17 +181,6 @@ def _mismatches(over: object, base: object, key: str = "") -> Iterator[tuple[str
             yield from _mismatches(value, base.get(name), f"{key}.{name}".lstrip("."))
     elif isinstance(over, list | dict) and isinstance(base, list | dict) and type(over) is not type(base):
         yield key, isinstance(over, list)
-
-
-def _nearest_key(name: str, node: object) -> str | None:
-    """Return the full key that resembles `name` most in the config that `node` is in, or None.
-
-    A dotted name is compared with its neighbours, and a bare name with the last part of every key.
-    """
-    place, _, last = name.rpartition(".")
-    ends = {key.rpartition(".")[2]: key for key in _keys(node) if place in ("", key.rpartition(".")[0])}
-    close = get_close_matches(last, ends, n=1, cutoff=0.7)
-    return ends[close[0]] if close else None
 
 
 def _keys(node: object) -> Iterator[str]:

@@ -16,15 +16,35 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, Node, OmegaConf
+
+from lamella.config.yaml_files import load_yaml
+from lamella.errors import RequestError
 
 TRIED_HYDRA = "1.3."  # the versions whose insides are known
 CALLBACKS = "Callbacks"  # the name by which Hydra's main program finds the class of its callbacks
 LOADER = "ConfigLoaderImpl"  # the name by which Hydra's main program finds the class of its config loader
 MERGE_OVERRIDES = "_apply_overrides_to_config"
+
+
+class ConfigFolder(FileConfigSource):
+    """A folder of config files, read by `load_yaml`. Overrides `load_config` of Hydra's private FileConfigSource."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return the content of a file and its header. Raises RequestError that names the file."""
+        path = Path(self.path, self._normalize_file_name(config_path))
+        text, config = load_yaml(path)
+        try:
+            header = self._get_header_dict(text[:512])
+        except ValueError as error:
+            raise RequestError(f"{path}: the header takes one name, as in `# @package _global_` ({error})") from error
+        return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header=header)
 
 
 class CheckingConfigLoader(ConfigLoaderImpl):
@@ -39,6 +59,13 @@ class CheckingConfigLoader(ConfigLoaderImpl):
     checked = False
     checked_config: ClassVar[DictConfig | None] = None
     _search_path_checked = False
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository.sources = [
+            ConfigFolder(source.provider, source.full_path()) if source.scheme() == "file" else source
+            for source in self.repository.get_sources()
+        ]
 
     def check_search_path(self, sets_search_path: bool) -> None:
         """Raise RequestError if the overrides or the primary config may not set `hydra.searchpath`."""

@@ -1,46 +1,78 @@
 """Functions that apply overrides to the config of a recorded run."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from textwrap import shorten
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from hydra.core.override_parser.types import OverrideType
+from omegaconf import DictConfig, OmegaConf
 
 from lamella.config.compose import compose_one
-from lamella.config.values import Config, walk
-from lamella.errors import RequestError, first_line, nearest
+from lamella.config.diagnostics import as_request_error
+from lamella.config.grammar import parse_overrides
+from lamella.config.guard import register_resolvers
+from lamella.config.hydra_internals import merge_overrides
+from lamella.config.values import Config, key_of, walk
+from lamella.errors import RequestError, nearest
 
 # The groups that may differ between training and testing. What the network sees has to stay as it was.
 TESTED_WITH = ("data", "device")
 
 
 def apply_overrides(
-    config: Config, reads: Mapping[str, str], overrides: Sequence[str], keys: Collection[str], why: str
+    config: Config, fields: Config, overrides: Sequence[str], keys: Collection[str], why: str
 ) -> Config:
     """Return a copy of `config` with `overrides` applied, and with every key that read an overridden key changed too.
 
-    reads: by a key, the key that its whole value was interpolated from. overrides: KEY=VALUE. keys: the keys that may
-    be overridden. why: the text that follows any other key in the error. Raises RequestError.
+    The overrides are read as `lamella train` reads them. One that the run was trained with may be given again, though
+    its key may not be overridden: it changes nothing. fields: the record of the run. keys: the keys that may be
+    overridden. why: the text that follows any other key in the error. Raises RequestError.
     """
-    given = set()
-    for text in overrides:
-        key, equals, _ = text.partition("=")
-        if not equals:
-            raise RequestError(f"{text}: an override is KEY=VALUE")
-        if key not in keys:
+    given = parse_overrides([text for text in overrides if text not in fields["overrides"] or key_of(text) in keys])
+    if not given:
+        return config
+    for override in given:
+        if override.key_or_group not in keys:
+            key = override.key_or_group
             raise RequestError(f"{key} {why};\n  {nearest(key, keys)}", key)
-        given.add(key)
+        if override.is_add():
+            override.type = OverrideType.FORCE_ADD  # the plus was needed when the run was composed
+    register_resolvers()
     try:
-        changed = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
-        for key, read_from in reads.items():
-            if read_from in given and key not in given:
-                OmegaConf.update(changed, key, OmegaConf.select(changed, read_from), merge=False)
-        plain = OmegaConf.to_container(changed)
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise RequestError(f"{' '.join(overrides)}: cannot be read: {first_line(error)}") from error
+        changed = OmegaConf.create({key: _escaped(value) for key, value in config.items()})
+        OmegaConf.set_struct(changed, True)
+        merge_overrides(given, changed)
+        _update_readers(changed, fields["reads"], [override.key_or_group for override in given])
+        plain = OmegaConf.to_container(changed, resolve=True)
+    except Exception as error:
+        raise as_request_error(error) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _escaped(node: object) -> object:
+    """Return a recorded config in which OmegaConf reads `${` as text, because a record is resolved already."""
+    if isinstance(node, Mapping):
+        return {key: _escaped(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_escaped(value) for value in node]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", node) if isinstance(node, str) else node
+
+
+def _update_readers(config: DictConfig, reads: Mapping[str, str], given: Collection[str]) -> None:
+    """Set every key that read one of the overridden keys to its new value, in place.
+
+    reads: by a key, the key that its whole value was interpolated from. given: the overridden keys.
+    """
+
+    def is_changed(key: str) -> bool:
+        return any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in given)
+
+    for key, source in reads.items():
+        while source in reads and not is_changed(source):
+            source = reads[source]
+        if is_changed(source) and not is_changed(key):
+            OmegaConf.update(config, key, OmegaConf.select(config, source), merge=False)
 
 
 def config_for_testing(fields: Config, config: Config, overrides: Sequence[str]) -> Config:
@@ -51,8 +83,19 @@ def config_for_testing(fields: Config, config: Config, overrides: Sequence[str])
     only training needs is left out. fields: the record of the run. Raises RequestError.
     """
     base = {**config, "visuals": {}, "trainer": {"_target_": "pytorch_lightning.Trainer", "devices": 1}}
-    keys = [_testing_key(text) for text in overrides]
-    groups = [group for group in TESTED_WITH if group in keys]
+    parsed = parse_overrides(overrides)
+    for override in parsed:
+        key = override.key_or_group
+        if key.partition(".")[0] not in TESTED_WITH and override.input_line not in fields["overrides"]:
+            raise RequestError(
+                f"{key} has to stay as it was in training; a run is tested on other data or another device:\n"
+                "  data=OPTION, data.KEY=VALUE, device=OPTION, device.KEY=VALUE",
+                key,
+            )
+    keys = [override.key_or_group for override in parsed]
+    groups = [
+        one.key_or_group for one in parsed if one.key_or_group in TESTED_WITH and not isinstance(one.value(), dict)
+    ]
     composed = [text for text, key in zip(overrides, keys, strict=True) if key.partition(".")[0] in groups]
     if composed:
         job = compose_one([*composed, f"seed={config['seed']}"])
@@ -61,24 +104,10 @@ def config_for_testing(fields: Config, config: Config, overrides: Sequence[str])
             if "data" in groups and f"data.{name}" not in keys:
                 base["data"][name] = config["data"].get(name)
     others = [text for text in overrides if text not in composed]
-    known = [key for group in TESTED_WITH for key, _ in walk(base[group], group)]
-    changed = apply_overrides(base, fields["reads"], others, known, "is no key of the run's config")
+    known = [key for group in TESTED_WITH for key in (group, *(key for key, _ in walk(base[group], group)))]
+    changed = apply_overrides(base, fields, others, known, "is no key of the run's config")
     _check_inputs(config["data"], changed["data"])
     return changed
-
-
-def _testing_key(override: str) -> str:
-    """Return the key of an override. Raises RequestError if it is not one of the groups in TESTED_WITH."""
-    key, equals, _ = override.partition("=")
-    if not equals:
-        raise RequestError(f"{override}: an override is KEY=VALUE")
-    if key.partition(".")[0] not in TESTED_WITH:
-        raise RequestError(
-            f"{key} has to stay as it was in training; a run is tested on other data or another device:\n"
-            "  data=OPTION, data.KEY=VALUE, device=OPTION, device.KEY=VALUE",
-            key,
-        )
-    return key
 
 
 def _check_inputs(trained: Config, tested: Config) -> None:

@@ -1,11 +1,8 @@
 """Functions that walk through the plain values of a config, check them, and read them from the text of overrides."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import yaml
 
 from lamella.errors import RequestError
 
@@ -50,6 +47,11 @@ def check_values(config: object) -> None:
             raise RequestError(f"{key} is {node!r}; a config holds text, numbers, true, false and null", key)
 
 
+def key_of(override: str) -> str:
+    """Return the key that an override sets."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
 def override_values(overrides: Sequence[str]) -> dict[str, str]:
     """Return the values of overrides, as text, by their keys."""
     return dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
@@ -61,17 +63,3 @@ def number_or_text(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def parse_value(text: str) -> object:
-    """Return the value that a text has in a config: a number, true, false, null, a list or text."""
-    named: dict[str, bool | None] = {"true": True, "false": False, "null": None}
-    if text.lower() in named:
-        return named[text.lower()]
-    if text.startswith("["):
-        try:
-            items: object = yaml.safe_load(text)
-        except yaml.YAMLError:
-            return text
-        return items
-    return int(text) if re.fullmatch(r"[+-]?\d+", text) else number_or_text(text)

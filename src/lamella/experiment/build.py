@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lamella import signatures
-from lamella.config.files import GROUPS
+from lamella.config.checks import ROOT_KEYS, check_root, is_read
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
@@ -29,7 +29,6 @@ from lamella.training.scheduler import Schedule, build_schedule, check_schedule
 from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
 
 T = TypeVar("T")
-ROOT_KEYS = ("name", "seed", "monitor", *GROUPS)  # the keys at the root of a config
 # The classes that the arguments of a group's object may be built from.
 NESTED_CLASSES: dict[str, tuple[type, ...]] = {
     "data": (Splits, Augment),
@@ -119,17 +118,11 @@ class _Builder:
 
     def root(self) -> tuple[str, int]:
         """Return the name and the seed of the run, after checking the keys at the root of the config."""
-        for key in self.config:
-            if key == "experiment":
-                raise RequestError("experiment: the file has to start with the line `# @package _global_`", key)
-            if key not in ROOT_KEYS and not self.read(key):
-                raise RequestError(f"{key}: there is no such key; {nearest(key, ROOT_KEYS)}", key)
+        check_root(self.config, self.references)
         for key in ROOT_KEYS:
             if key not in self.config:
                 raise RequestError(f"{key}: this key is missing, and a run needs it", key)
         name, seed = check_run_name(self.config["name"]), self.config["seed"]
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise RequestError(f"seed is {seed!r}; it takes a whole number from 0 on", "seed")
         return name, seed
 
     def data(self) -> Data:
@@ -241,16 +234,8 @@ class _Builder:
         return partial(instantiate, node, group)
 
     def read(self, key: str) -> bool:
-        """Return whether an interpolation reads a key, a node above it or a value in it.
-
-        A reference that begins with a dot, as in `${.width}`, is relative: it matches the key of any node.
-        """
-        return self.references is None or any(
-            key.endswith(f".{name.lstrip('.')}")
-            if name.startswith(".")
-            else f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")
-            for name in self.references
-        )
+        """Return whether an interpolation reads a key."""
+        return is_read(key, self.references)
 
 
 def _check_output(plan: Plan, loss: nn.Module, data: Data) -> None:

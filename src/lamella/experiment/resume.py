@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.config.overrides import apply_overrides
-from lamella.config.values import Config, walk
+from lamella.config.values import Config, key_of, walk
 from lamella.console import print
 from lamella.distributed import rank
 from lamella.errors import RequestError
@@ -54,9 +54,7 @@ def open_run(
         return _start_member(path, member, overrides, data)
     fields, config = read_run(path)
     existing = {key for key, _ in walk(config)}
-    changed = apply_overrides(
-        config, fields["reads"], overrides, [key for key in CHANGEABLE_KEYS if key in existing], REFUSAL
-    )
+    changed = apply_overrides(config, fields, overrides, [key for key in CHANGEABLE_KEYS if key in existing], REFUSAL)
     epochs = changed["trainer"].get("max_epochs")
     longer = epochs != config["trainer"].get("max_epochs")
     finished = fields["status"] == "finished" and not longer
@@ -110,11 +108,12 @@ def _reopen(path: Path, fields: RunRecord, config: Config, overrides: Sequence[s
     writer = RunWriter.reopen(path)
     if not has_checkpoint:
         print(f"{path} has no checkpoint yet: from the start")
-    if overrides:
+    new = [text for text in overrides if text not in fields["overrides"]]
+    if new:
         # The record is written first: if the process is killed between the two, the run is one that can be resumed.
-        keys = [text.partition("=")[0] for text in overrides]
-        earlier = [text for text in fields["overrides"] if text.partition("=")[0] not in keys]
-        writer.update(status="running", overrides=[*earlier, *overrides])
+        keys = list(map(key_of, new))
+        earlier = [text for text in fields["overrides"] if key_of(text) not in keys]
+        writer.update(status="running", overrides=[*earlier, *new])
         writer.configure(config)
     return writer
 

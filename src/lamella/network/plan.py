@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lamella.errors import RequestError, first_line, nearest
 from lamella.network import layers
+from lamella.network.keras_names import hint_for_keras_name
 from lamella.network.layers import Network
 from lamella.network.shape_inference import layer_class, layer_names, sample_shape, sized_layer
 from lamella.network.trace import LayerRow, Trace, batch_kept
@@ -252,11 +253,13 @@ def _named(entries: object, place: str) -> dict[str, object]:
 
 def _hint(name: str, argument: object) -> str:
     """Return what to write instead of an unknown layer."""
-    code = re.fullmatch(r"(?:torch\.)?(?:nn\.)?(\w+)(?:\((.*)\)| +(.*))?", name)
-    if code and layer_class(code[1]):  # it is written as in Python, such as nn.Linear(10)
+    code = re.fullmatch(r"(?:torch\.)?(?:nn\.)?(\w+)(?:\((.*)\)|[ :=]+(.*))?", name)
+    if code and layer_class(code[1]):  # it is written as in Python, such as nn.Linear(10), or without a space
         values = code[2] or code[3]
         values = f": [{values}]" if values and "," in values else f": {values}" if values else ""
         return f"write `{code[1]}{values}`"
+    if code and (hint := hint_for_keras_name(code[1])):
+        return hint
     if name.startswith("Lazy"):
         return f"sizes are inferred here, write {name[4:]}"
     hint = nearest(name, [*COMPOSITES, *layer_names()])

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lamella.config.values import Config, check_values, override_values, parse_value, walk
-from lamella.errors import RequestError, nearest
+from lamella.config.value_text import parse_value
+from lamella.config.values import Config, check_values, override_values, walk
+from lamella.errors import RequestError, nearest, nearest_keys
 from lamella.runs.query import NOT_IN_QUOTES, ORDER, meets, sort_key
 from lamella.runs.ranking import larger_is_better
 from lamella.runs.reader import read_record, read_text
@@ -158,7 +159,11 @@ class Runs(list[Record]):
         if self and not any(
             key.partition(".")[0] in record.fields or record.get(key, self) is not self for record in self
         ):
-            raise RequestError(f"no run has a key {key!r}; {nearest(key, self.keys())}")
+            known = self.keys()
+            close = " or ".join(nearest_keys(key, known))
+            raise RequestError(
+                f"no run has a key {key!r}; {f'did you mean {close}?' if close else nearest(key, known)}"
+            )
 
     def keys(self) -> set[str]:
         """Return the keys by which the runs can be sorted. The first hundred runs are read for them."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lamella.atomic_files import write_atomically
-from lamella.config.values import number_or_text, override_values, parse_value
+from lamella.config.value_text import parse_value
+from lamella.config.values import number_or_text, override_values
 from lamella.runs.ranking import direction_sign, record_value
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Sweep

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lamella.config.composed import SweepComposer
@@ -103,7 +102,7 @@ class Planner:
                 job = self.plan(overrides)
             except Exception as error:
                 invalid += 1
-                block = error_block(error, list(overrides), _choices())
+                block = error_block(error, list(overrides), self.composer.files(overrides))
                 if block not in printed:  # several jobs may be wrong for one reason
                     printed.add(block)
                     print(f"{block}\n  in the job {' '.join(overrides)}", file=sys.stderr)
@@ -129,8 +128,3 @@ class Planner:
                 "trainer.strategy",
             )
         return processes
-
-
-def _choices() -> dict[str, str]:
-    """Return the option of each config group in the config that was composed last."""
-    return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}

@@ -51,7 +51,7 @@ class Device:
 
         Raises RequestError for a value that is not allowed, and for an accelerator that the machine lacks.
         """
-        check_call(_device, node, place="device", title="device")
+        check_call(device_keys, node, place="device", title="device")
         check_call(pl.Trainer, {"precision": node["precision"]}, place="device", title="Trainer")
         accelerator, deterministic = _accelerator(node["accelerator"]), node.get("deterministic", False)
         threads, graph = _threads(node["threads"]), _graph(node.get("graph", "auto"))
@@ -60,7 +60,7 @@ class Device:
         return cls(accelerator, node["precision"], deterministic, graph, threads)
 
 
-def _device(
+def device_keys(
     accelerator: str,
     precision: str | int,
     threads: int | None = None,

@@ -1,0 +1,42 @@
+"""The parser of a command's arguments, whose errors are those of any wrong request."""
+
+import argparse
+import re
+from typing import NoReturn
+
+from lamella.config.hints import hint_for_option
+from lamella.errors import RequestError, nearest
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An ArgumentParser that raises RequestError where argparse would print its usage and end the program."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise RequestError with what to type instead."""
+        usage = self.format_usage()
+        missing = re.fullmatch(r"the following arguments are required: (.*)", message)
+        if missing:
+            # argparse counts arguments that may be left out, which the usage has in brackets.
+            names = [name for name in missing[1].split(", ") if f"[{name}" not in usage]
+            raise RequestError(f"{self.prog} takes {' and '.join(names)}; {self._example(names)}")
+        unknown = re.fullmatch(r"unrecognized arguments: (\S*)(?: ([^\s-]\S*))?.*", message)
+        if unknown:
+            name, equals, value = unknown[1].partition("=")
+            raise RequestError(f"{unknown[1]}: {self._hint(name, value if equals else unknown[2], usage)}")
+        raise RequestError(f"{self.prog}: {message}")
+
+    def _example(self, names: list[str]) -> str:
+        """Return how the arguments that are missing may look."""
+        if "RUN" in names:
+            return f"`{self.prog} outputs/NAME/RUN` names a run, and `lamella runs` lists them"
+        return f"`{self.prog} --help` says more"
+
+    def _hint(self, name: str, value: str | None, usage: str) -> str:
+        """Return what to type instead of an argument that the command does not take."""
+        if not name.startswith("-"):
+            return f"this is one argument too many; `{self.prog} --help` says what it takes"
+        options = re.findall(r"--[a-z]+", usage)
+        hint = nearest(name, options)
+        if "?" not in hint and ("KEY=VALUE" in usage or "OVERRIDE" in usage):
+            return hint_for_option(name, value)
+        return f"there is no such option; {hint if options else f'`{self.prog} --help` says what it takes'}"
