@@ -55,7 +55,7 @@ class StackedBatchNorm(nn.Module):
             self.register_parameter(name, parameter)
         for name, buffer in norm.named_buffers():
             self.register_buffer(name, buffer)
-        self.momentum, self.eps, self.affine = norm.momentum or 0.0, norm.eps, norm.affine
+        self.affine, self.momentum, self.eps = norm.affine, norm.momentum or 0.0, norm.eps
 
     @staticmethod
     def replaces(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> bool:
@@ -69,10 +69,12 @@ class StackedBatchNorm(nn.Module):
 
     def of_all(self, *tensors: Tensor) -> Tensor:
         """Return the outputs of all networks for their inputs (N, B, …), and update the running statistics (N, C)."""
-        outputs = [
-            F.batch_norm(inputs.contiguous(), *others, training=True, momentum=self.momentum, eps=self.eps)
-            for inputs, *others in zip(*tensors, strict=True)
-        ]
+        outputs = []
+        for inputs, mean, variance, *weights in zip(*tensors, strict=True):
+            weight, bias = weights or (None, None)
+            outputs.append(
+                F.batch_norm(inputs.contiguous(), mean, variance, weight, bias, True, self.momentum, self.eps)
+            )
         return torch.stack(outputs)
 
 

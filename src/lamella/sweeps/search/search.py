@@ -17,6 +17,7 @@ from lamella.config.hydra_internals import with_project_folder
 from lamella.config.launcher import is_fused, is_local, runs_in_process
 from lamella.config.values import Config
 from lamella.errors import RequestError
+from lamella.runs.names import slug
 from lamella.runs.schema import SweepRecord
 from lamella.runs.sweep_directory import Sweep, is_sweep, open_sweep
 from lamella.sweeps.command_line import SweepCommand
@@ -108,7 +109,7 @@ def _new_record(
 
     Raises SystemExit with exit status 2 if jobs cannot be run.
     """
-    planned, _, invalid = planner.plan_all(corner_jobs(command.overrides, space))
+    planned, _, invalid = planner.plan_all({slug(job): job for job in corner_jobs(command.overrides, space)})
     if (invalid and not command.options.skip_invalid) or not planned:
         raise SystemExit(2)
     record = command.fields(planned[0], command.threads(options.n_trials, planned[0].member.config))
