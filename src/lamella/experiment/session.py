@@ -1,5 +1,6 @@
 """Train a run, from its start or from where it stopped: what is printed, what is recorded and how the run ends."""
 
+import math
 import os
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import TextIO
 import torch
 import yaml
 
-from lamella.config.values import Config, number_or_text, override_values
+from lamella.config.values import Config, override_values, parse_value
 from lamella.distributed import RUN_DIRECTORY, rank
 from lamella.errors import RequestError, first_line
 from lamella.experiment.build import prepare_experiment
@@ -21,12 +22,15 @@ from lamella.experiment.fit import Outcome, fit
 from lamella.experiment.report import epoch_line, result_lines
 from lamella.experiment.requeue import SLURM_JOB, requeue_slurm_job
 from lamella.interrupts import Interrupted, Interrupts
+from lamella.runs.listing import Record
 from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
 from lamella.training.task import NonFiniteLoss
 
 NOTICE = "the run ends after this step or the running validation; press Ctrl-C again to end it at once\n"
+# The settings that HPARAMS shows of every run, whether they were overridden or not.
+SHOWN = ("optimizer.lr", "data.batch_size", "seed", "trainer.max_epochs")
 
 
 def create_run(
@@ -139,11 +143,12 @@ def _train(
         writer.epoch(metrics, **outcome)
         print(epoch_line(metrics, experiment.epochs))
 
-    settings = {key: number_or_text(text) for key, text in override_values(writer.fields["overrides"]).items()}
     print(f"Using {experiment.device.accelerator} device")
     try:
         _record_start(experiment, writer, inexact)
-        outcome = fit(experiment, writer.path, interrupts, on_epoch, settings)
+        outcome = fit(
+            experiment, writer.path, interrupts, on_epoch, _board_settings(Record(writer.path, writer.fields))
+        )
         writer.close(status="finished", **outcome)
     except Interrupted as interrupted:
         writer.close(status="interrupted", steps=interrupted.steps)
@@ -156,8 +161,20 @@ def _train(
     except Exception as error:
         _record_failure(error, experiment.device.accelerator, writer, log)
         return 1
-    print(result_lines(outcome["best_epoch"], outcome["epochs"], outcome["metrics"], writer.path))
+    best, epochs, metrics = outcome["best_epoch"], outcome["epochs"], outcome["metrics"]
+    print(result_lines(best, epochs, metrics, writer.path, outcome["stopped"]))
     return 0
+
+
+def _board_settings(record: Record) -> dict[str, float | str]:
+    """Return what TensorBoard's HPARAMS tab shows of a run: options, the settings in SHOWN, and all overrides."""
+    values = {**record.fields["choices"], **{key: record.get(key) for key in SHOWN}}
+    values |= {key: parse_value(text) for key, text in override_values(record.fields["overrides"]).items() if text}
+    return {
+        key: value if isinstance(value, int | float) and math.isfinite(value) else str(value)
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def _record_start(experiment: Experiment, writer: RunWriter, inexact: Sequence[str]) -> None:

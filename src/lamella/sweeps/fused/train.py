@@ -96,11 +96,10 @@ def _take_steps(members: Sequence[FusedRun], width: int) -> tuple[int, int]:
     steps.
     """
     steps = 0
-    for start in range(0, len(members), width):
-        group = members[start : start + width]
+    for group in _groups(members, width):
         try:
             with _stacked(group, width) as stack:
-                while all(member.batch for member in group):
+                while all(member.batch for member in group) and len(_groups(group, width)) == 1:
                     if stack is not None:
                         _compute(group, stack)
                     for member in group:
@@ -116,12 +115,23 @@ def _take_steps(members: Sequence[FusedRun], width: int) -> tuple[int, int]:
     return width, steps
 
 
+def _groups(members: Sequence[FusedRun], width: int) -> list[Sequence[FusedRun]]:
+    """Return the members in groups of at most `width`, each with batches of one shape.
+
+    The last batch of an epoch may be smaller, and after an interruption the members are at different batches.
+    """
+    by_shape: dict[object, list[FusedRun]] = {}
+    for member in members:
+        by_shape.setdefault(member.batch and member.batch[0].shape, []).append(member)
+    return [alike[start : start + width] for alike in by_shape.values() for start in range(0, len(alike), width)]
+
+
 def _measured_seconds(members: Sequence[FusedRun], size: int) -> float:
     """Return the seconds that a network takes if `size` of them are computed as one, infinite if that is not possible.
 
     The gradients of the first batches are computed, and the members are left as they were.
     """
-    group, seconds = members[:size], []
+    group, seconds = _groups(members, size)[0], []
     # On the CPU, the time that this process has computed, because other processes may take turns with it.
     clock = time.process_time if group[0].task.device.type == "cpu" else time.perf_counter
     buffers = [(buffer, buffer.clone()) for member in group for buffer in member.task.network.buffers()]
@@ -145,7 +155,7 @@ def _measured_seconds(members: Sequence[FusedRun], size: int) -> float:
                 buffer.copy_(value)
         for member in group:
             member.computed = None
-    return min(seconds[1:]) / size  # the first one includes what torch prepares
+    return min(seconds[1:]) / len(group)  # the first one includes what torch prepares
 
 
 def _synchronize(device: torch.device) -> None:
