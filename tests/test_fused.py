@@ -141,6 +141,59 @@ def test_those_that_stop_leave_the_others(lamella: Lamella) -> None:
     assert sorted(fields["epochs"] for fields in records(sweep("fused")).values()) == [2, 2, 4]
 
 
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    """The weights in the checkpoints of all members."""
+    return {
+        f"{file.parent.parent.name} {file.name} {name}": value
+        for file in sorted(directory.glob("*/checkpoints/[bl]*.ckpt"))
+        for name, value in torch.load(file, weights_only=True)["state_dict"].items()
+    }
+
+
+def timeless(directory: Path) -> dict[str, list[dict[str, float]]]:
+    """The metrics of all members without the times."""
+    return {
+        path.name: [
+            {name: value for name, value in line.items() if name not in ("seconds", "samples_per_second")}
+            for line in metrics(path)
+        ]
+        for path in directory.iterdir()
+        if path.is_dir()
+    }
+
+
+@pytest.mark.slow(12)
+@pytest.mark.parametrize("options", [["trainer.checkpoint_every=5steps"], ["trainer.accumulate_grad_batches=2"]])
+def test_a_sweep_that_was_killed_has_the_same_bits(tmp_path: Path, lamella: Lamella, options: list[str]) -> None:
+    line = ["train", "-m", "network=mlp", "network.width=8", "network.dropout=0.2,0.3", "seed=0,1", "visuals=none"]
+    line += ["trainer.max_epochs=4,6", "trainer.gradient_clip_val=1.0", "sweep.name=s", *options, *FUSED]
+    # The width is given, because two sweeps may measure different ones.
+    width = {"parameters": 6474, "width": 8}
+    for _ in range(2):
+        sweep("s").mkdir(parents=True)
+        (sweep("s") / ".widths.jsonl").write_text(json.dumps(width) + "\n")
+        if not sweep("whole").exists():
+            assert lamella(*line).status == 0
+            assert set(together(sweep("s"))) == {8}
+            shutil.move(sweep("s"), sweep("whole"))
+    for number, epochs in ((signal.SIGKILL, 1), (signal.SIGINT, 2), (signal.SIGKILL, 4)):
+        process = Program(tmp_path, *line)
+
+        def advanced(epochs: int = epochs) -> bool:
+            trained = [len(metrics(path.parent)) for path in sweep("s").glob("*/run.json")]
+            return len(trained) == 8 and min(trained) >= epochs
+
+        wait_until(advanced, 60, process)
+        process.kill_group(number)
+        process.wait()
+    result = lamella(*line)
+    assert result.status == 0, result.err
+    assert timeless(sweep("s")) == timeless(sweep("whole"))
+    before, now = weights(sweep("whole")), weights(sweep("s"))
+    assert before.keys() == now.keys()
+    assert [name for name, value in before.items() if not torch.equal(value, now[name])] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["fused", "local"])
 def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamella.runs.files import truncate_growing_files
-from lamella.runs.names import LONGEST, claim_directory, slug
+from lamella.runs.names import LONGEST, claim_directory, member_names, slug, sweep_name
 
 KEYS = st.from_regex(r"[+~]?[a-z_./]{1,30}", fullmatch=True)
 VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
@@ -38,6 +38,61 @@ def test_slugs_are_names_of_directories(overrides: list[str]) -> None:
 @given(OVERRIDES, OVERRIDES)
 def test_slugs_differ_where_overrides_do(one: list[str], other: list[str]) -> None:
     assert (slug(one) == slug(other)) == (sorted(one) == sorted(other))
+
+
+LOSS = "loss={{_target_: torch.nn.{}, reduction: mean}}"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "swept", "names"),
+    [
+        (
+            [["optimizer.lr=0.01", "network.width=64", "name=a", "trainer.max_epochs=3", f"seed={n}"] for n in (0, 1)],
+            ["optimizer.lr", "network.width", "seed"],
+            ["lr=0.01,width=64,seed=0", "lr=0.01,width=64,seed=1"],
+        ),
+        ([["seed=0", "data.seed=1"]], ["seed", "data.seed"], ["seed=0,data.seed=1"]),
+        ([["+network.layers.0.p=1", "network.widths.1=2"]], ["+network.layers.0.p", "network.widths.1"],
+         ["p=1,widths.1=2"]),
+        ([[LOSS.format("L1Loss")], [LOSS.format("MSELoss")]], ["loss"], ["loss=L1Loss", "loss=MSELoss"]),
+        ([["+trainer.callbacks=[{_target_: a.Own, inner: {_target_: b.C}}]"]], ["+trainer.callbacks"],
+         ["callbacks=Own"]),
+        ([["trainer.max_epochs=3"]], [], ["trainer.max_epochs=3"]),
+    ],
+)  # fmt: skip
+def test_members_are_named_by_what_was_swept(jobs: list[list[str]], swept: list[str], names: list[str]) -> None:
+    assert member_names(jobs, swept, {}) == names
+
+
+def test_names_of_members_that_would_be_equal_have_a_hash() -> None:
+    jobs = [["data.root=/a/b"], ["data.root=/a-b"], ["network.activation=relu"], ["network.activation=ReLU"]]
+    names = member_names(jobs, ["data.root", "network.activation"], {})
+    assert len({name.lower() for name in names}) == 4
+    assert [name[:-8] for name in names] == ["root=-a-b-", "root=-a-b-", "activation=relu-", "activation=ReLU-"]
+    # `lr=1` is taken by a job that differs in nothing that a name could show.
+    [name] = member_names([["name=b", "optimizer.lr=1"]], ["optimizer.lr"], {"lr=1": ["name=a", "optimizer.lr=1"]})
+    assert name.startswith("lr=1-")
+
+
+def test_sweeps_are_named_by_their_keys() -> None:
+    line = ["optimizer.lr=1,2", "network.width=3,4"]
+    name = sweep_name(["optimizer.lr", "network.width"], line)
+    assert name == sweep_name(["network.width", "optimizer.lr"], line[::-1])
+    assert name.startswith("lr×width-")
+    assert len(name) == len("lr×width-3f2a")
+    assert sweep_name(["optimizer.lr", "network.width"], [*line, "seed=1"]) != name
+    assert len(sweep_name([f"group.quite_a_long_key_{n}" for n in range(20)], line).encode()) == LONGEST
+
+
+@pytest.mark.slow
+@given(st.lists(OVERRIDES, max_size=4, unique_by=lambda job: tuple(sorted(job))))
+def test_names_of_members_are_names_of_directories(jobs: list[list[str]]) -> None:
+    names = member_names(jobs, ["a", "optimizer.lr"], {})
+    assert len({name.lower() for name in names}) == len(jobs)
+    for name in names:
+        assert 0 < len(name.encode()) <= LONGEST
+        assert "/" not in name
+        assert not name.startswith(".")
 
 
 def test_a_claimed_directory_has_one_owner(tmp_path: Path) -> None:

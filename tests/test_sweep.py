@@ -55,7 +55,7 @@ def test_what_is_planned_is_said_and_frozen(lamella: Lamella) -> None:
         ["network.width=32", "seed=1"],
     ]
     for line in plan:
-        assert line["name"] == slug(line["overrides"])
+        assert line["name"] == ",".join(line["overrides"][:2]).replace("network.", "")
         assert line["config"]["network"]["width"] == int(line["overrides"][0].partition("=")[2])
         assert "sweep" not in line["config"]
     assert len(re.findall(r"^\[\d/4\] network\.width=\d+ seed=\d  val/accuracy 0\.\d+", result.out, re.M)) == 4
@@ -68,7 +68,7 @@ def test_a_member_is_what_it_is_alone(lamella: Lamella) -> None:
     )
     lamella("train", "seed=4", "network.dropout=0.2", "trainer.max_epochs=2", "device.threads=1")
     name = slug(["seed=4", "network.dropout=0.2", "trainer.max_epochs=2", "device.threads=1"])
-    assert kill.differences(Path("outputs/default", name), SWEEP / name) == []
+    assert kill.differences(Path("outputs/default", name), SWEEP / "seed=4") == []
 
 
 @pytest.mark.slow
@@ -87,11 +87,43 @@ def test_the_same_line_runs_nothing_twice_and_another_one_adds(lamella: Lamella)
 
 
 @pytest.mark.slow
-def test_without_a_name_the_line_is_the_directory(lamella: Lamella) -> None:
-    for _ in range(2):
-        assert lamella("train", "-m", "seed=0,1", *SHORT).status == 0
+def test_without_a_name_the_keys_are_the_directory(lamella: Lamella) -> None:
+    line = ("train", "-m", "seed=0,1", "optimizer.lr=1e-3", "data.batch_size=64,32", *SHORT)
+    for options in (line, (*line[:2], *line[:1:-1])):
+        assert lamella(*options).status == 0
     [sweep] = Path("outputs/default").iterdir()
-    assert sweep.name == "network=linear,seed=0,1,trainer.max_epochs=1"
+    assert re.fullmatch(r"batch_size×seed-[0-9a-f]{4}", sweep.name)
+    assert members(sweep) == sorted(f"seed={seed},batch_size={size}" for seed in (0, 1) for size in (32, 64))
+    # What an earlier version has named after the whole line is found by the line.
+    old = sweep.rename(sweep.with_name(slug(line[2:])))
+    before = contents(old / "seed=0,batch_size=32")
+    result = lamella(*line)
+    assert result.out.startswith(f"{old}: 4 jobs, 4 of them finished")
+    assert contents(old / "seed=0,batch_size=32") == before
+    # Two lines whose short hashes are equal have two sweeps.
+    old.rename(sweep)
+    fields = json.loads((sweep / "sweep.json").read_text())
+    (sweep / "sweep.json").write_text(json.dumps({**fields, "arguments": ["-m", "seed=0,1", "data.batch_size=1,2"]}))
+    assert lamella(*line).status == 0
+    [other] = set(Path("outputs/default").iterdir()) - {sweep}
+    assert re.fullmatch(r"batch_size×seed-[0-9a-f]{12}", other.name)
+
+
+@pytest.mark.slow
+def test_members_of_an_older_version_are_found(lamella: Lamella) -> None:
+    line = ("train", "-m", "seed=0,1", *SHORT, "sweep.name=s")
+    assert lamella(*line).status == 0
+    plan = SWEEP / "plan.jsonl"
+    old = [slug([f"seed={seed}", *SHORT]) for seed in (0, 1)]
+    for seed, name in enumerate(old):
+        (SWEEP / f"seed={seed}").rename(SWEEP / name)
+        plan.write_text(plan.read_text().replace(f'"name": "seed={seed}"', f'"name": "{name}"'))
+    result = lamella("train", "-m", "seed=0,1,2", *SHORT, "sweep.name=s")
+    assert "3 jobs, 2 of them finished" in result.out
+    assert sorted(members()) == sorted([*old, "seed=2"])
+    # What is constant in a line, but not in the sweep, is a part of the name.
+    assert lamella("train", "-m", "seed=0", *SHORT, "data.batch_size=32", "sweep.name=s").status == 0
+    assert set(members()) == {*old, "seed=2", "seed=0,batch_size=32"}
 
 
 @pytest.mark.slow

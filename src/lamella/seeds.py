@@ -44,7 +44,7 @@ def kept_random_state(device: torch.device) -> Iterator[None]:
     np.random.set_state(numpy)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=128)  # the runs of a fused sweep take turns
 def batch_seeds(seed: int, rank: int, epoch: int, count: int) -> list[int]:
     """Return a seed for each of the `count` batches of an epoch; neighbouring counters give unrelated seeds."""
     words = np.random.SeedSequence((seed, epoch, LAYERS, rank)).generate_state(count, np.uint64)

@@ -41,13 +41,14 @@ class Outcome(TypedDict):
     """The result of a run so far, as fields of its record.
 
     metrics: `train/…` and `val/…` of the best epoch, and after the test `test/…` of its checkpoint. epochs, steps: how
-    many are over.
+    many are over. stopped: why the run ended before its last epoch, None for all other runs.
     """
 
     metrics: dict[str, float]
     best_epoch: int
     epochs: int
     steps: int
+    stopped: str | None
 
 
 OnEpoch = Callable[[dict[str, float], Outcome], None]
@@ -92,13 +93,13 @@ def fit(
     with quiet_lightning(), closing(board):
         trainer = _trainer(experiment, directory, checkpoints, [EpochLogger(end_epoch), board])
         try:
-            test_metrics = _train_and_test(trainer, experiment, checkpoints, start)
+            test_metrics, stopped = _train_and_test(trainer, experiment, checkpoints, start)
         except RequestError as error:
             if checkpoints.started:  # the request was right, and something else failed, such as reading a file
                 raise RuntimeError(str(error)) from error
             raise
-        outcome = _outcome(checkpoints, trainer.current_epoch, trainer.global_step, test_metrics)
-        _log_hyperparameters(board, {"seed": experiment.seed, **(settings or {})}, outcome)
+        outcome = _outcome(checkpoints, trainer.current_epoch, trainer.global_step, test_metrics, stopped)
+        board.log_result(settings or {}, outcome["metrics"], outcome["best_epoch"])
     return outcome
 
 
@@ -121,37 +122,47 @@ def _trainer(
 
 def _train_and_test(
     trainer: pl.Trainer, experiment: Experiment, checkpoints: Checkpoints, start: Path | None
-) -> dict[str, float]:
-    """Train from the checkpoint `start`, None for the beginning, and return the best checkpoint's test metrics.
+) -> tuple[dict[str, float], str | None]:
+    """Train from the checkpoint `start`, None for the beginning.
 
-    There are none if `trainer.test` is false. Raises NonFiniteLoss if the loss of the test is not finite.
+    Returns the test metrics of the best checkpoint, none if `trainer.test` is false, and why the run ended before its
+    last epoch, None if it did not. Raises NonFiniteLoss if the loss of the test is not finite.
     """
     task, data = experiment.task, experiment.data
     trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
     if not trainer.global_step:
         raise RequestError("trainer: its limits leave no step to take", "trainer")
+    stopped = _reason_to_stop(trainer)
     if not experiment.test:
-        return {}
+        return {}, stopped
     best = str(checkpoints.best)
     [metrics] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if not math.isfinite(loss := metrics["test/loss"]):
         raise NonFiniteLoss(f"the loss of the test is {loss}, with the weights of the best epoch")
-    return {name: value for name, value in metrics.items() if name.startswith("test/")}
+    return {name: value for name, value in metrics.items() if name.startswith("test/")}, stopped
+
+
+def _reason_to_stop(trainer: pl.Trainer) -> str | None:
+    """Return why a run ended before its last epoch, None for a run that was trained to its end."""
+    if not trainer.should_stop or trainer.current_epoch == trainer.max_epochs:
+        return None
+    messages = [one.stopping_reason_message for one in trainer.early_stopping_callbacks]
+    # Lightning adds the best score and what it did.
+    reasons = [f"EarlyStopping: {message.partition('. ')[0]}" for message in messages if message]
+    return "; ".join(reasons) or "a callback has ended it"
 
 
 def _outcome(
-    checkpoints: Checkpoints, epochs: int, steps: int, test_metrics: Mapping[str, float] | None = None
+    checkpoints: Checkpoints,
+    epochs: int,
+    steps: int,
+    test_metrics: Mapping[str, float] | None = None,
+    stopped: str | None = None,
 ) -> Outcome:
     """Return the result of a run after so many epochs and optimizer steps."""
     metrics = {**checkpoints.metrics, **(test_metrics or {})}
-    return {"metrics": metrics, "best_epoch": checkpoints.best_epoch, "epochs": epochs, "steps": steps}
-
-
-def _log_hyperparameters(board: EpochTensorBoard, settings: Mapping[str, float | str], outcome: Outcome) -> None:
-    """Write the settings and the best metrics to TensorBoard's HPARAMS tab, validation first."""
-    metrics = outcome["metrics"]
-    names = [name for stage in ("val", "test", "train") for name in metrics if name.startswith(stage)]
-    board.log_result(settings, {f"best/{name}": metrics[name] for name in names}, outcome["best_epoch"])
+    best = checkpoints.best_epoch
+    return {"metrics": metrics, "best_epoch": best, "epochs": epochs, "steps": steps, "stopped": stopped}
 
 
 def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | None) -> Path | None:

@@ -14,9 +14,15 @@ def epoch_line(metrics: Mapping[str, float], epochs: int | None) -> str:
     return "  ".join([f"epoch {count}", *filter(None, stages), f"{metrics['seconds']:.1f} s"])
 
 
-def result_lines(best_epoch: int, epochs: int, metrics: Mapping[str, float], path: Path) -> str:
-    """Return the result of a run, its directory, and the command that shows its curves, each on a line."""
-    rows = {
+def result_lines(
+    best_epoch: int, epochs: int, metrics: Mapping[str, float], path: Path, stopped: str | None = None
+) -> str:
+    """Return the result of a run, its directory, and the command that shows its curves, each on a line.
+
+    stopped: why the run ended before its last epoch, None for all other runs.
+    """
+    rows = {"stopped": f"after epoch {epochs} ({stopped})"} if stopped else {}
+    rows |= {
         "best epoch": f"{best_epoch} of {epochs}  {_stage('val', metrics)}",
         "test": _stage("test", metrics).removeprefix("test "),
         "directory": str(path),

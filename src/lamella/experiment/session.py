@@ -1,5 +1,6 @@
 """Train a run, from its start or from where it stopped: what is printed, what is recorded and how the run ends."""
 
+import math
 import os
 import sys
 import threading
@@ -14,7 +15,8 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from lamella.atomic_files import open_to_append
-from lamella.config.values import Config, number_or_text, override_values
+from lamella.config.value_text import parse_value
+from lamella.config.values import Config, override_values
 from lamella.console import print
 from lamella.distributed import RUN_DIRECTORY, rank
 from lamella.errors import RequestError, first_line, own_frames
@@ -25,6 +27,7 @@ from lamella.experiment.report import epoch_line, result_lines
 from lamella.experiment.requeue import SLURM_JOB, requeue_slurm_job
 from lamella.interrupts import Interrupted, Interrupts, limit_exit
 from lamella.runs.identity import CHANGEABLE_KEYS, RunIdentity
+from lamella.runs.listing import Record
 from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
@@ -32,6 +35,8 @@ from lamella.training.device import is_out_of_memory
 from lamella.training.task import NonFiniteLoss
 
 NOTICE = "the run ends after this step or the running validation; press Ctrl-C again to end it at once\n"
+# The settings that HPARAMS shows of every run, whether they were overridden or not.
+SHOWN = ("optimizer.lr", "data.batch_size", "seed", "trainer.max_epochs")
 
 
 def create_run(
@@ -155,10 +160,10 @@ def _train(
         writer.epoch(metrics, **outcome)
         print(epoch_line(metrics, experiment.epochs))
 
-    settings = {key: number_or_text(text) for key, text in override_values(writer.fields["overrides"]).items()}
     print(f"Using {experiment.device.accelerator} device")
     try:
         _record_start(experiment, writer, inexact)
+        settings = _board_settings(Record(writer.path, writer.fields))
         outcome = fit(experiment, writer.path, interrupts, writer.identity, on_epoch, settings)
         writer.close(status="finished", **outcome)
     except Interrupted as interrupted:
@@ -172,8 +177,20 @@ def _train(
     except Exception as error:
         _record_failure(error, experiment.device.accelerator, writer, log)
         return 1
-    print(result_lines(outcome["best_epoch"], outcome["epochs"], outcome["metrics"], writer.path))
+    best, epochs, metrics = outcome["best_epoch"], outcome["epochs"], outcome["metrics"]
+    print(result_lines(best, epochs, metrics, writer.path, outcome["stopped"]))
     return 0
+
+
+def _board_settings(record: Record) -> dict[str, float | str]:
+    """Return what TensorBoard's HPARAMS tab shows of a run: options, the settings in SHOWN, and all overrides."""
+    values = {**record.fields["choices"], **{key: record.get(key) for key in SHOWN}}
+    values |= {key: parse_value(text) for key, text in override_values(record.fields["overrides"]).items() if text}
+    return {
+        key: value if isinstance(value, int | float) and math.isfinite(value) else str(value)
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def _record_start(experiment: Experiment, writer: RunWriter, inexact: Sequence[str]) -> None:

@@ -4,8 +4,11 @@ Nothing here imports torch, so that `lamella train --cfg job` answers within a s
 """
 
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from lamella.errors import RequestError
@@ -27,8 +30,85 @@ def slug(overrides: Sequence[str]) -> str:
         return name
     if len(name) > LONGEST - 9:
         name = _legible(",".join(re.sub(r"^[\w.@/]*\.(?=\w+=)", "", override) for override in ordered))
-    digest = hashlib.sha256("\0".join(ordered).encode()).hexdigest()[:8]
-    return f"{name.lstrip('.')[: LONGEST - 9]}-{digest}"
+    return f"{name.lstrip('.')[: LONGEST - 9]}-{_digest(overrides, 8)}"
+
+
+def member_names(
+    jobs: Sequence[Sequence[str]], swept: Collection[str], known: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Return a legible directory name for each job of a sweep, such as `lr=0.01,width=64,seed=0`.
+
+    A name consists of what was swept, in the order of the command line, and of what differs from the sweep's earlier
+    jobs. A key is shortened to its last part where that is unique, and a mapping to the name of its class. Names that
+    would be equal end with a hash of all overrides.
+
+    jobs: the overrides of each job. swept: the keys that have several values. known: the overrides of the sweep's
+    earlier jobs, by their names.
+    """
+    keys = {_key(key) for key in swept}
+    shared = set.intersection(*map(set, known.values() if known else [chain(*jobs)]))
+    parts = [
+        [text for text in job if _key(text) != "name" and (_key(text) in keys or text not in shared)] for job in jobs
+    ]
+    short = short_keys([_key(text) for texts in parts for text in texts])
+    names = [",".join(f"{short[_key(text)]}={_short_value(text)}" for text in texts) for texts in parts]
+    names = [_legible(name).lstrip(".") or slug(job) for name, job in zip(names, jobs, strict=True)]
+    # Some file systems do not tell capitals from small letters.
+    counts = Counter(name.lower() for name in [*names, *known])
+    return [
+        name if counts[name.lower()] == 1 and len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{_digest(job, 8)}"
+        for name, job in zip(names, jobs, strict=True)
+    ]
+
+
+def sweep_name(swept: Collection[str], line: Sequence[str], digits: int = 4) -> str:
+    """Return a directory name for a sweep that was given none: its keys and a hash, such as `lr×width-3f2a`.
+
+    swept: the keys that have several values. line: the overrides of the command line, on whose order the name does not
+    depend. digits: of the hash.
+    """
+    short = short_keys([_key(key) for key in swept if key != "name"])
+    name = _encodable("×".join(sorted(map(_legible, short.values()))))
+    while len(os.fsencode(name)) > LONGEST - 1 - digits:
+        name = name[:-1]
+    return f"{name}-{_digest(line, digits)}" if name else slug(line)
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Return for each key its last part, or the whole key where several keys have this last part.
+
+    The number of an item of a list is kept together with the key of the list.
+    """
+    last = {key: re.sub(r"^.*\.(?=[^\W\d][^.]*(?:\.\d+)*$)", "", key) for key in keys}
+    counts = Counter(last.values())
+    return {key: text if counts[text] == 1 else key for key, text in last.items()}
+
+
+def _key(override: str) -> str:
+    """Return the key of an override, without a sign that adds it."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _short_value(override: str) -> str:
+    """Return the value of an override with the name of its class in place of each mapping that has a `_target_`."""
+    value, before = override.partition("=")[2], ""
+    while value != before:
+        before, value = value, re.sub(r"\{[^{}]*_target_:\s*(?:[\w.]+\.)?(\w+)[^{}]*\}", r"\1", value)
+    return value.strip("[]{}'\"")
+
+
+def _digest(overrides: Sequence[str], digits: int) -> str:
+    """Return a hash of overrides, on whose order it does not depend."""
+    return hashlib.sha256("\0".join(sorted(overrides)).encode()).hexdigest()[:digits]
+
+
+def _encodable(name: str) -> str:
+    """Return a name with an x for each × where the names of files cannot contain it."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return name.replace("×", "x")
+    return name
 
 
 def _legible(text: str) -> str:

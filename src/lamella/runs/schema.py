@@ -37,9 +37,9 @@ class RunRequest(TypedDict):
 class RunRecord(RunRequest):
     """The fields of `run.json`.
 
-    metrics: `train/…` and `val/…` of the best epoch, and `test/…` of its checkpoint. started, finished: ISO 8601, UTC.
-    environment: NotRequired[dict[str, object]]
-    an uninterrupted run by itself.
+    metrics: `train/…` and `val/…` of the best epoch, and `test/…` of its checkpoint. stopped: why the run ended before
+    its last epoch, None for all other runs. started, finished: ISO 8601, UTC. environment: what the bits of the result
+    depend on beside the config. inexact: why the bits may differ from those of an uninterrupted run by itself.
     """
 
     format: int
@@ -53,6 +53,7 @@ class RunRecord(RunRequest):
     versions: dict[str, object]
     git: NotRequired[dict[str, object] | None]
     finished: NotRequired[str | None]
+    stopped: NotRequired[str | None]
     error: NotRequired[str | None]
     environment: NotRequired[dict[str, object]]
     inexact: NotRequired[list[str]]
@@ -69,6 +70,7 @@ class RecordChanges(TypedDict, total=False):
     metrics: dict[str, float]
     best_epoch: NotRequired[int | None]
     finished: str | None
+    stopped: str | None
     error: str | None
     environment: NotRequired[dict[str, object]]
     inexact: list[str]

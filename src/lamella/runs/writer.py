@@ -141,6 +141,7 @@ def _new_record(request: RunRequest, patch: Path) -> RunRecord:
         "finished": None,
         "metrics": {},
         "best_epoch": None,
+        "stopped": None,
         "versions": installed_versions(),
         "git": git_state(patch),
         "error": None,

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from lamella.config.launcher import SLURM, check_launcher, is_local
 from lamella.config.values import Config
 from lamella.errors import RequestError, nearest
-from lamella.runs.names import OUTPUTS, check_run_name, slug
+from lamella.runs.names import OUTPUTS, check_run_name, slug, sweep_name
 from lamella.runs.schema import SWEEP_FORMAT, SweepRecord
-from lamella.runs.sweep_directory import Sweep
+from lamella.runs.sweep_directory import Sweep, is_sweep
 from lamella.sweeps.combinations import swept_keys, zipped_keys
 from lamella.sweeps.launch.local import LocalLauncher
 from lamella.sweeps.planner import PlannedJob
@@ -110,7 +110,7 @@ class SweepCommand:
                 raise RequestError(f"{override.input_line}: {key} takes one value; a list is {key}=[{values}]", key)
         line = [text for text in _texts(config.hydra.overrides.task) if not text.lstrip("+").startswith("sweep.")]
         parent = OUTPUTS / check_run_name(OmegaConf.select(config, "name"))
-        path = parent / (options.name or slug(line))
+        path = parent / (options.name or _directory_name(parent, swept_keys(list(overrides.values())), line))
         return cls(options, list(overrides.values()), path, launcher, launcher_keys)
 
     @property
@@ -157,6 +157,19 @@ class SweepCommand:
             "threads": threads,
             "max_failures": self.options.max_failures,
         }
+
+
+def _directory_name(parent: Path, swept: Collection[str], line: Sequence[str]) -> str:
+    """Return the name of the directory in `parent` for a sweep that was given none.
+
+    The same line finds its sweep again, also one that an earlier version of Lamella has named.
+    """
+    if is_sweep(parent / slug(line)):
+        return slug(line)
+    name = sweep_name(swept, line)
+    if is_sweep(parent / name) and not set(line) <= set(Sweep(parent / name).fields["arguments"]):
+        return sweep_name(swept, line, digits=12)  # another line has the same short hash
+    return name
 
 
 def _plain(node: DictConfig, resolve: bool) -> dict[str, object]:

@@ -12,7 +12,7 @@ from lamella.config.launcher import runs_in_process
 from lamella.config.moved_targets import with_present_names
 from lamella.console import print
 from lamella.errors import RequestError
-from lamella.runs.names import slug
+from lamella.runs.names import member_names
 from lamella.runs.sweep_directory import Member, Sweep, is_sweep, open_sweep
 from lamella.sweeps.combinations import combinations
 from lamella.sweeps.command_line import SweepCommand
@@ -31,8 +31,12 @@ def run_grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str])
     planner = Planner(loader, config, own_process=not runs_in_process(command.launcher))
     with ExitStack() as stack:
         sweep = stack.enter_context(open_sweep(command.path)) if is_sweep(command.path) else None
-        known = sweep.members if sweep else {}
-        planned, duplicates, invalid = planner.plan_all([job for job in jobs if slug(job) not in known])
+        known = {frozenset(member.overrides): member for member in sweep.members.values()} if sweep else {}
+        distinct = {frozenset(job): job for job in jobs}
+        new = [job for identity, job in distinct.items() if identity not in known]
+        names = member_names(new, command.swept, {member.name: member.overrides for member in known.values()})
+        planned, duplicates, invalid = planner.plan_all(dict(zip(names, new, strict=True)))
+        duplicates += len(jobs) - len(distinct)
         if invalid and not command.options.skip_invalid:
             raise SystemExit(2)
         if not (planned or known):
@@ -42,8 +46,8 @@ def run_grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str])
             sweep = stack.enter_context(open_sweep(command.path, fields))
         if "search" in sweep.fields:
             raise RequestError(f"{command.path} is a search; choose another sweep.name", "sweep.name")
-        if slug(jobs[0]) in known:
-            _note_changed_configs(planner, known[slug(jobs[0])])
+        if first := known.get(frozenset(jobs[0])):
+            _note_changed_configs(planner, first)
         command.update(sweep)
         duplicates += _add_members(sweep, planned)
         notes = [f"{duplicates} duplicate{'s' * (duplicates > 1)} dropped"] if duplicates else []

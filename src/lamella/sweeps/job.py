@@ -10,13 +10,22 @@ from lamella.interrupts import SIGNALS
 SIGNAL_STATUSES = tuple(128 + number for number in SIGNALS)  # exit statuses of a job that a signal has ended
 
 
+# A remark in the record of a run that is trained together with others, whose bits may differ from those of a run alone.
+FUSED_NOTE = "others of its sweep as one program"
+
+
 @dataclass(frozen=True)
 class Job:
-    """A run to start or to resume in the directory `path`. label: the name that is printed for the job."""
+    """A run to start or to resume in the directory `path`.
+
+    label: the name that is printed for the job. fused: whether the job is trained as a member of a fused group, which
+    may have no other member left.
+    """
 
     path: Path
     config: Config
     label: str
+    fused: bool = False
 
     @property
     def epochs(self) -> int | None:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +19,6 @@ from lamella.experiment.build import build_experiment
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.rehearsal import rehearsal_key, rehearse
 from lamella.network.freeze import freeze_parameters
-from lamella.runs.names import slug
 from lamella.runs.sweep_directory import Member
 from lamella.training.device import needs_own_program, process_count
 
@@ -57,10 +56,10 @@ class Planner:
         self.data: dict[str, Data] = {}  # the data that was built, by its config
         self.rehearsed: dict[str, RequestError | None] = {}  # the outcome of each kind of job
 
-    def plan(self, overrides: Sequence[str]) -> PlannedJob:
+    def plan(self, name: str, overrides: Sequence[str]) -> PlannedJob:
         """Compose the job with these overrides, and build it on the meta device, where weights take no memory.
 
-        Raises RequestError, and what Hydra and OmegaConf raise.
+        name: of the directory of the run. Raises RequestError, and what Hydra and OmegaConf raise.
         """
         job = self.composer.job(overrides)
         data = json.dumps({key: value for key, value in job.config["data"].items() if key != "seed"}, default=str)
@@ -72,7 +71,7 @@ class Planner:
         processes = self._checked_processes(job.config["trainer"], experiment.device.accelerator)
         if experiment.device.accelerator == "cpu":  # an accelerator is left to the jobs, which try themselves
             self._rehearse(experiment, job.config)
-        member = Member(slug(overrides), list(overrides), job.config, job.reads, job.choices)
+        member = Member(name, list(overrides), job.config, job.reads, job.choices)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         return PlannedJob(member, experiment, parameters, processes)
 
@@ -88,18 +87,18 @@ class Planner:
         if refusal := self.rehearsed[key]:
             raise refusal
 
-    def plan_all(self, jobs: Iterable[Sequence[str]]) -> tuple[list[PlannedJob], int, int]:
-        """Plan the jobs with these overrides, and print the error of each one that cannot be run.
+    def plan_all(self, jobs: Mapping[str, Sequence[str]]) -> tuple[list[PlannedJob], int, int]:
+        """Plan the jobs, and print the error of each one that cannot be run.
 
-        Returns the planned jobs, the number of jobs left out because an earlier one has the same config, and the number
-        of those that cannot be run.
+        jobs: the overrides of each job, by the name of its directory. Returns the planned jobs, the number of jobs left
+        out because an earlier one has the same config, and the number of those that cannot be run.
         """
         planned: dict[str, PlannedJob] = {}
         invalid, count, printed = 0, 0, set[str]()
-        for overrides in jobs:
+        for name, overrides in jobs.items():
             count += 1
             try:
-                job = self.plan(overrides)
+                job = self.plan(name, overrides)
             except Exception as error:
                 invalid += 1
                 block = error_block(error, list(overrides), self.composer.files(overrides))

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams
 
 from lamella.lightning_internals import close_tensorboard
+from lamella.torch_internals import add_summary
 
 
 class EpochLogger(Logger):
@@ -44,7 +46,10 @@ class EpochTensorBoard(TensorBoardLogger):
         if step == 1 and "train/loss" in metrics:
             layout = {"epoch": {title: ["Multiline", tags] for title, tags in self.charts.items()}}
             self.experiment.add_custom_scalars(layout)
-        super().log_metrics(dict(metrics), step)
+        # TensorBoard sorts charts by name, and losses and metrics are to come first.
+        super().log_metrics(
+            {name if "/" in name else f"while_training/{name}": metrics[name] for name in metrics}, step
+        )
 
     @rank_zero_only
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
@@ -52,8 +57,15 @@ class EpochTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_result(self, settings: Mapping[str, float | str], metrics: Mapping[str, float], epoch: int) -> None:
-        """Write the hyperparameters and the final metrics of a run, at `epoch`, for the tab HPARAMS."""
-        super().log_hyperparams(dict(settings), dict(metrics), epoch)
+        """Write the settings of a run, for the tab HPARAMS, and its best metrics, at `epoch`, as `when_best/…`.
+
+        No description of the experiment is written: TensorBoard would show only the columns that the first run
+        describes, and refuse filters on the others. Without one, it shows the settings and metrics of all runs.
+        """
+        _, start, end = hparams(dict(settings), {})  # type: ignore[no-untyped-call]
+        for summary in (start, end):
+            add_summary(self.experiment, summary, epoch)
+        super().log_metrics({f"when_best/{name}": value for name, value in metrics.items()}, epoch)
 
     @rank_zero_only
     def save(self) -> None:

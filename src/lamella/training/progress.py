@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 
 import pytorch_lightning as pl
 from rich.console import Console
@@ -13,7 +14,10 @@ REFRESH = 0.25  # seconds between two updates; reading the clock after each batc
 
 
 class EpochBar(pl.Callback):
-    """A callback that shows a bar for each epoch longer than half a second, if standard error is a terminal."""
+    """A callback that shows a bar for each epoch longer than half a second, if standard error is a terminal.
+
+    The loss in it is that of the last batch.
+    """
 
     def __init__(self) -> None:
         self.console = Console(file=sys.__stderr__)
@@ -27,7 +31,12 @@ class EpochBar(pl.Callback):
         self.due = time.monotonic() + 2 * REFRESH
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
     ) -> None:
         """Update the bar, and create it if the epoch has none."""
         now = time.monotonic()
@@ -37,8 +46,11 @@ class EpochBar(pl.Callback):
         if self.bar is None:
             self.bar = self._new_bar()
             self.bar.start()
-            self.bar.add_task(f"epoch {trainer.current_epoch + 1}", total=trainer.num_training_batches)
-        self.bar.update(self.bar.task_ids[0], completed=batch_index(trainer) + 1, refresh=True)
+            self.bar.add_task(f"epoch {trainer.current_epoch + 1}", total=trainer.num_training_batches, loss="")
+        assert isinstance(outputs, Mapping)  # what Lightning makes of the loss
+        # Reading the loss waits for the device, which costs nothing measurable at this rate. Lightning has divided it.
+        loss = f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}"
+        self.bar.update(self.bar.task_ids[0], completed=batch_index(trainer) + 1, loss=loss, refresh=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.stop()
@@ -51,6 +63,7 @@ class EpochBar(pl.Callback):
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
             TimeRemainingColumn(),
             console=self.console,
             auto_refresh=False,

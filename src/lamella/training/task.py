@@ -19,7 +19,6 @@ from lamella.data.chunk import Batch, Chunk
 from lamella.errors import RequestError
 from lamella.lightning_internals import HOOK_NAME, batch_index
 from lamella.runs.checkpoints import StateDict
-from lamella.seeds import batch_seeds
 from lamella.training.chunked_steps import run_chunk
 from lamella.training.losses import WEIGHTED, class_weights, is_weighted, loss_targets
 from lamella.training.metrics import Counters, SavedCounters, metric_sum
@@ -73,8 +72,7 @@ class Task(pl.LightningModule):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the output of the network, for callbacks that call the task as Lightning's documentation does."""
-        output: Tensor = self.network(inputs)
-        return output
+        return self.network(inputs)  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer of all parameters that need gradients, and its scheduler, for Lightning."""
@@ -141,10 +139,12 @@ class Task(pl.LightningModule):
 
     def reseed(self) -> None:
         """Seed the random generators for the training batch that is about to be computed."""
-        trainer = self.trainer
-        count = int(trainer.num_training_batches)
-        numbers = batch_seeds(self.seed, trainer.global_rank, trainer.current_epoch, count)
-        seeds.reseed(numbers[batch_index(trainer)], self.device)
+        seeds.reseed(self.batch_seed(), self.device)
+
+    def batch_seed(self) -> int:
+        """Return the seed of the training batch that is about to be computed."""
+        trainer, count = self.trainer, int(self.trainer.num_training_batches)
+        return seeds.batch_seeds(self.seed, trainer.global_rank, trainer.current_epoch, count)[batch_index(trainer)]
 
     def counted(self, loss: Tensor, output: Tensor, targets: Tensor, compared: Tensor) -> Tensor:
         """Count a training batch, and return the loss from which the gradients are computed.
@@ -254,7 +254,7 @@ class Task(pl.LightningModule):
 
     def _evaluated(self, batch: Batch) -> Tensor:
         """Return the output of the network for a batch, and count the batch."""
-        output: Tensor = self.network(batch[0])
+        output: Tensor = self(batch[0])
         compared = loss_targets(self.loss, output, batch[1])
         self._count(self.loss(output, compared), output, batch[1], compared, self._eval)
         return output

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytorch_lightning as pl
 import torch
@@ -15,8 +16,9 @@ from lamella.config.values import Config
 from lamella.errors import RequestError, first_line
 from lamella.experiment.build import build_network
 from lamella.network.structure import network_signature
+from lamella.runs.reader import read_record
 from lamella.sweeps.fused.stack import NetworkStack
-from lamella.sweeps.job import Job
+from lamella.sweeps.job import FUSED_NOTE, Job
 from lamella.torch_internals import has_registered_buffers
 from lamella.training.chunk_length import has_batch_hook
 from lamella.training.device import needs_own_program, process_count, resolve_accelerator
@@ -28,7 +30,11 @@ SINGLE_RUN_OPTIONS = ("max_time", "profiler", "plugins", "detect_anomaly", "logg
 
 
 class FusedGroups:
-    """Puts jobs into groups of at most `width` jobs. Raises RequestError if `width` is not a number of jobs."""
+    """Puts jobs into groups of at most `width` jobs. Raises RequestError if `width` is not a number of jobs.
+
+    A run that has been started goes on as it was started: alone, or in a group even if no other member is left, so that
+    its result has the bits that it would have had without an interruption.
+    """
 
     def __init__(self, width: object) -> None:
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
@@ -40,20 +46,26 @@ class FusedGroups:
     def of(self, jobs: Sequence[Job], at_a_time: int) -> tuple[list[list[Job]], Counter[str]]:
         """Return the groups, of which `at_a_time` run at a time, and how many jobs run alone for each reason."""
         kinds: dict[str, list[Job]] = {}
+        alone: list[list[Job]] = []
         reasons: Counter[str] = Counter()
         for job in jobs:
             kind, obstacle = self.kind(job.config)
+            if not obstacle and _was_fused(job) is False:
+                obstacle = "begun without the others"
             reasons[obstacle] += bool(obstacle)
-            kinds.setdefault(str(job.path) if obstacle else kind, []).append(job)
+            if obstacle:
+                alone.append([job])
+            else:
+                kinds.setdefault(kind, []).append(job)
         groups = []
-        for kind, alike in kinds.items():
+        for alike in kinds.values():
             # Groups of equal size, so that all of them end at about the same time.
             count = -(-len(alike) // min(self.width, -(-len(jobs) // at_a_time)))
-            new = [alike[number::count] for number in range(count)]
-            groups += new
-            if kind in self.obstacles:
-                reasons[self._reason_to_run_alone(len(alike))] += sum(len(group) == 1 for group in new)
-        return groups, +reasons
+            for group in (alike[number::count] for number in range(count)):
+                fused = len(group) > 1 or bool(_was_fused(group[0]))
+                reasons[self._reason_to_run_alone(len(alike))] += not fused
+                groups.append([replace(job, fused=fused) for job in group])
+        return [*groups, *alone], +reasons
 
     def kind(self, config: Config) -> tuple[str, str]:
         """Return a text that is equal for jobs that can be fused, and why this job cannot be fused, or ""."""
@@ -83,6 +95,14 @@ class FusedGroups:
         if self.width == 1:
             return "hydra.launcher.width is 1"
         return "all of them fit at the same time" if alike > 1 else "no other job has the same network and data"
+
+
+def _was_fused(job: Job) -> bool | None:
+    """Return whether the run of a job was started as a member of a fused group, None if it has not been started."""
+    if not (job.path / "run.json").exists():
+        return None
+    record = read_record(job.path)
+    return FUSED_NOTE in record.get("inexact", []) if record.get("environment") else None
 
 
 def _obstacle_in_config(config: Config) -> str:

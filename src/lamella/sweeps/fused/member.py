@@ -4,10 +4,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from itertools import chain
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lamella.console import print, print_error
 from lamella.data.chunk import Batch, Chunk
@@ -16,6 +18,7 @@ from lamella.experiment.experiment import Experiment
 from lamella.sweeps.fused.flat_parameter import FlatParameter
 from lamella.training.chunk_length import ChunkLength
 from lamella.training.chunked_steps import chunk_steps
+from lamella.training.losses import loss_targets
 from lamella.training.task import Task
 
 ProcessState = tuple[TextIO, TextIO, Callable[[threading.ExceptHookArgs], object]]
@@ -26,9 +29,9 @@ class FusedRun:
 
     work: trains the run, and returns the exit status. output: the file for what the run prints. Attributes:
         over: whether `work` has returned; `status` is then the exit status.
-        batch: the batch of the next step, None while the Trainer has work to do before it.
+        batch: the batch to compute next, None while the Trainer has work to do before it.
         computed: what a stack has computed for the batch: its loss, output, the targets in the form that the loss
-            takes, and the gradient.
+            takes, and the gradient. None if the Trainer is to compute it by itself.
         flat: the parameters of the run as a row of a stack, None while the run is computed by itself.
         failure: an exception in a step, which is raised in the thread of the Trainer.
     """
@@ -67,12 +70,24 @@ class FusedRun:
         sys.stdout, sys.stderr, threading.excepthook = before
 
     def step(self) -> None:
-        """Take the step of `batch`, with what was computed for it, and find the next batch."""
+        """Take the step of `batch`, with what was computed for it, and find the next batch.
+
+        The last batch of a chunk is only kept for the Trainer, which takes its step.
+        """
         try:
             self.batch = next(self.steps, None)
         except Exception as error:  # raised again in the thread of the Trainer, which handles it
             self.batch, self.failure = None, error
-        self.computed = None
+        if self.batch is not None:
+            self.computed = None
+
+    def compute_alone(self) -> None:
+        """Compute the gradient of `batch` without the others and without a trace, to see how long it takes."""
+        assert self.batch is not None
+        task, (inputs, targets) = self.task, self.batch
+        output = task.network(inputs)
+        loss = task.loss(output, loss_targets(task.loss, output, targets))
+        torch.autograd.grad(loss, [one for one in task.network.parameters() if one.requires_grad], allow_unused=True)
 
     def set_chunk_length(self, batches: int) -> None:
         """Let the Trainer hand over this number of batches at a time."""
@@ -87,7 +102,11 @@ class FusedRun:
     def _run(self) -> None:
         """Do the work; this is the main function of the thread."""
         try:
-            self.task.run_chunk = self._wait_for_steps
+            task: Any = self.task
+            # Assigned to the object, so that Lightning and `chunk_steps` call these in place of the methods of Task.
+            self.own = task.training_step, task.backward, task.optimizer_step
+            task.on_train_batch_start, task.training_step = self._batch_start, self._forward
+            task.backward, task.optimizer_step = self._backward, self._optimizer_step
             self.status = self.work()
         except SystemExit as end:
             self.status = int(end.code or 0)
@@ -101,29 +120,63 @@ class FusedRun:
             self.over = True
             self.back.release()
 
-    def _wait_for_steps(self, task: Task, chunk: Chunk) -> None:
-        """Leave the steps of a chunk to the main thread, in place of `run_chunk`, and wait until all are taken."""
-        self.steps = chunk_steps(task, chunk, self._forward, self._backward)
+    def _batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Leave the steps of a chunk to the main thread, and return when the Trainer is to take the last one."""
+        task = self.task
+        steps = chunk_steps(task, batch, self._forward, self._backward) if isinstance(batch, Chunk) else ()
+        self._hand_over(chain(steps, [(batch[0], batch[1])]))
+
+    def _hand_over(self, steps: Iterator[Batch]) -> None:
+        """Wait until the main thread has computed the batches that `steps` yields."""
+        self.steps = steps
         self.step()
         self.back.release()
         self.turn.acquire()
         if self.failure:
             raise self.failure
 
-    def _forward(self, batch: Batch) -> Tensor:
+    def _forward(self, batch: Batch, batch_idx: int = 0) -> Tensor:
         """Return the loss of a batch, and count it in the metrics."""
         if self.computed is None:
-            return self.task.training_step(batch, 0)
+            alone: Tensor = self.own[0](batch, batch_idx)
+            return alone
         loss, output, compared, _ = self.computed
         return self.task.counted(loss, output, batch[1], compared)
 
-    def _backward(self, loss: Tensor) -> None:
+    def _backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
         """Add to the gradients."""
         if self.computed is None:
-            torch.autograd.backward(loss)
+            self.own[1](loss, *arguments, **options)
             return
-        assert self.flat is not None
-        gradient, whole = self.computed[3], self.flat.whole
+        gradient = self.computed[3]
         if (batches := self.task.trainer.accumulate_grad_batches) > 1:
             gradient = gradient / batches
-        whole.grad = gradient if whole.grad is None else whole.grad + gradient
+        parameters = self._optimizer().param_groups[0]["params"]
+        for parameter, part in zip(parameters, torch.split(gradient, [one.numel() for one in parameters]), strict=True):
+            part = part.view(parameter.shape)
+            parameter.grad = part if parameter.grad is None else parameter.grad + part
+
+    def _optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Take an optimizer step for the flat parameter, also where the Trainer takes it.
+
+        The kernels of torch round the last few numbers of a tensor in another way, so that a step for separate
+        parameters would have other bits.
+        """
+        if self.computed is None or self.flat is not None:
+            self.own[2](epoch, batch_idx, optimizer, optimizer_closure)
+            return
+        parameters = self._optimizer().param_groups[0]["params"]
+        values = torch.cat([parameter.detach().flatten() for parameter in parameters])
+        flat = FlatParameter(self._optimizer(), values)
+        try:
+            self.own[2](epoch, batch_idx, optimizer, optimizer_closure)
+        finally:
+            flat.part()
+        with torch.no_grad():
+            for parameter, part in zip(parameters, torch.split(values, flat.sizes), strict=True):
+                parameter.copy_(part.view(parameter.shape))
+
+    def _optimizer(self) -> Optimizer:
+        """Return the optimizer of the run."""
+        [optimizer] = self.task.trainer.optimizers
+        return optimizer

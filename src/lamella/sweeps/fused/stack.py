@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from lamella.network.structure import network_signature
+from lamella.sweeps.fused.layers import BATCH_NORMS, FEATURE_DROPOUTS, StackedBatchNorm, StackedDropout
 from lamella.torch_internals import has_registered_buffers, replace_data
 from lamella.training.losses import loss_targets
 
@@ -18,8 +19,9 @@ class NetworkStack:
 
     networks: of equal structure. base: a network of the same structure on the meta device, which the stack changes.
     functions: the loss of each network. rows (N, P): the parameters that are trained, those of a network one after
-    another. Dropout draws for all networks at once, each with its own rate. Raises RuntimeError if the networks are not
-    alike, and so do the calls if a layer cannot be computed with vmap.
+    another. Dropout draws for each network from the network's own seed, so that the others make no difference to it.
+    Raises RuntimeError if the networks are not alike, and so do the calls if a layer cannot be computed with vmap, for
+    example because the layer draws random numbers in another way.
     """
 
     def __init__(self, networks: Sequence[nn.Module], base: nn.Module, functions: Sequence[nn.Module] = ()) -> None:
@@ -37,7 +39,7 @@ class NetworkStack:
         # For each parameter and buffer its name, and the tensors of the networks.
         self.tensors = [(name, [tensors[place][1] for tensors in named]) for place, (name, _) in enumerate(named[0])]
         self._stack_tensors()
-        self._replace_dropout(networks)
+        self._replace_layers(networks)
 
     def release(self) -> None:
         """Give each network tensors of its own again, with the present values."""
@@ -45,9 +47,14 @@ class NetworkStack:
             for tensor in tensors:
                 replace_data(tensor, tensor.detach().clone())
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the outputs (N, B, …) of the networks for their inputs (N, B, …)."""
-        outputs: Tensor = vmap(self._call_one, randomness="different")(self.state, inputs)
+    def __call__(self, inputs: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        """Return the outputs (N, B, …) of the networks for their inputs (N, B, …).
+
+        seeds: for each network the seed of its dropout.
+        """
+        for generator, seed in zip(self.generators, seeds, strict=False):
+            generator.manual_seed(seed)
+        outputs: Tensor = vmap(self._call_one)(self.state, inputs)
         return outputs
 
     def losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -82,13 +89,19 @@ class NetworkStack:
                 replace_data(tensor, row)
             self.state[name] = stacked
 
-    def _replace_dropout(self, networks: Sequence[nn.Module]) -> None:
-        """Replace each Dropout of the base by one whose rate differs between the networks."""
+    def _replace_layers(self, networks: Sequence[nn.Module]) -> None:
+        """Replace the layers of the base whose results would depend on how many networks there are."""
+        self.generators: list[torch.Generator] = []
         for name, module in list(self.base.named_modules(remove_duplicate=False)):
-            if type(module) is nn.Dropout:
-                rates = [vars(network.get_submodule(name))["p"] for network in networks]
-                self.base.set_submodule(name, _Dropout().train(module.training))
-                self.state[f"{name}.rate"] = torch.tensor(rates, dtype=torch.float32, device=self.rows.device)
+            if type(module) in (nn.Dropout, *FEATURE_DROPOUTS):
+                if not self.generators:
+                    device = "cpu" if self.rows.is_meta else self.rows.device
+                    self.generators = [torch.Generator(device) for _ in networks]
+                rates = [float(vars(network.get_submodule(name))["p"]) for network in networks]
+                dropout = StackedDropout(rates, self.generators, type(module) in FEATURE_DROPOUTS)
+                self.base.set_submodule(name, dropout.train(module.training))
+            elif isinstance(module, BATCH_NORMS) and StackedBatchNorm.replaces(module):
+                self.base.set_submodule(name, StackedBatchNorm(module))
 
     def _call_one(self, state: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """Return the output (B, …) of one network. vmap calls this function once for all of them."""
@@ -104,19 +117,3 @@ def _are_alike(functions: Sequence[nn.Module]) -> bool:
         and network_signature(function) == network_signature(functions[0])
         for function in functions
     )
-
-
-class _Dropout(nn.Module):
-    """Dropout whose rate is a buffer, so that it may differ between the networks of a stack."""
-
-    rate: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("rate", torch.zeros(()))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if not self.training:
-            return inputs
-        kept = torch.rand_like(inputs) >= self.rate
-        return inputs * kept / (1 - self.rate).clamp(min=1e-6)  # with a rate of 1, `kept` is False everywhere

@@ -2,8 +2,14 @@
 
 Each run has its own Trainer in its own thread, and only one of these threads works at a time. When a Trainer has a
 chunk of steps to take, its thread waits until all the others have one too; then the main thread takes the steps.
+
+A member's bits depend neither on the other members, nor on how many there are, nor on how its steps are divided into
+chunks: so a sweep that was killed ends with the bits that it would have had. For this, every step has gradients from a
+stack of at least two networks, and its optimizer step is taken for one flat parameter, also where the Trainer takes it.
 """
 
+import copy
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,11 +28,12 @@ from lamella.runs.writer import RunWriter
 from lamella.sweeps.fused.flat_parameter import FlatParameter
 from lamella.sweeps.fused.member import FusedRun
 from lamella.sweeps.fused.stack import NetworkStack
-from lamella.sweeps.fused.width import FusedWidth
+from lamella.sweeps.fused.width import choose_width
+from lamella.sweeps.job import FUSED_NOTE
 from lamella.training.trainer import quiet_lightning
 
 ROUND = 2.0  # seconds after which the Trainers have their turn, to notice signals and to save
-NOTE = "others of its sweep as one program"  # why the bits may differ from those of a run by itself
+MEASURED_STEPS = 5  # with each width; the first of them is not counted
 
 
 def train_fused(paths: Sequence[Path], outputs: Sequence[TextIO]) -> int:
@@ -46,78 +53,135 @@ def train_fused(paths: Sequence[Path], outputs: Sequence[TextIO]) -> int:
                 continue
             if run:
                 runs.append((*run, output))
-        inexact = [NOTE] if len(runs) > 1 else []
         with run_interrupts([writer for _, writer, _ in runs]) as interrupts:
             members = [
-                FusedRun(experiment, partial(train_run, experiment, writer, interrupts, inexact), output)
+                FusedRun(experiment, partial(train_run, experiment, writer, interrupts, [FUSED_NOTE]), output)
                 for experiment, writer, output in runs
             ]
-            _train_members(members)
+            _train_members(members, paths[0].parent)
     return max([status, *(member.status for member in members)])
 
 
-def _train_members(members: Sequence[FusedRun]) -> None:
-    """Let the Trainers and the steps take turns until all members are over."""
-    width, width_was_printed = FusedWidth(len(members)), False
+def _train_members(members: Sequence[FusedRun], directory: Path) -> None:
+    """Let the Trainers and the steps take turns until all members are over.
+
+    directory: that of the sweep.
+    """
+    width = 0
     while members:
         for member in members:
             if member.batch is None:
                 member.resume()
         members = [member for member in members if not member.over]
-        if members:
-            _take_steps(members, width)
-        if width.chosen:
-            seconds = width.step_seconds(width.size)
+        if not members:
+            return
+        if not width:
+            parameters = sum(parameter.numel() for parameter in members[0].task.network.parameters())
+            measure = partial(_measured_seconds, members)
+            width, reason = choose_width(directory, parameters, len(members), measure)
             for member in members:
-                member.set_chunk_length(max(1, int(ROUND / (seconds * len(members)))))
-                if not width_was_printed:
-                    member.print(f"{width.size} network{'s' * (width.size > 1)} at once: {width.measured()}")
-            width_was_printed = True
+                member.print(f"{width} network{'s' * (width > 1)} at once: {reason}")
+        started = time.perf_counter()
+        width, steps = _take_steps(members, width)
+        if steps:
+            length = ROUND * steps / (time.perf_counter() - started) / len(members)
+            for member in members:
+                member.set_chunk_length(max(1, int(length)))
 
 
-def _take_steps(members: Sequence[FusedRun], width: FusedWidth) -> None:
+def _take_steps(members: Sequence[FusedRun], width: int) -> tuple[int, int]:
     """Take the steps for which all members of a group have a batch, one group after another.
 
-    Returns early if the width changes, because the groups are then others.
+    Returns the width, which is smaller than before if so many networks cannot be computed as one, and the number of
+    steps.
     """
-    size = width.size
-    for start in range(0, len(members), size):
-        group = members[start : start + size]
+    steps = 0
+    for group in _groups(members, width):
         try:
-            with _stacked(group) as stack:
-                while size == width.size and all(member.batch for member in group):
-                    started = time.perf_counter()
+            with _stacked(group, width) as stack:
+                while all(member.batch for member in group) and len(_groups(group, width)) == 1:
                     if stack is not None:
                         _compute(group, stack)
                     for member in group:
                         member.step()
-                    if not width.chosen and members[0].task.device.type != "cpu":
-                        torch.accelerator.synchronize()  # otherwise the time of a kernel's start is measured
-                    if len(group) == min(size, len(members)):  # the last group may be smaller
-                        width.record_step((time.perf_counter() - started) / len(group))
+                    steps += len(group)
         except Exception as error:
             # If one of the members is the cause, it fails again when it is computed by itself.
-            width.limit(size // 2 if isinstance(error, torch.OutOfMemoryError) else 1)
+            width = width // 2 if isinstance(error, torch.OutOfMemoryError) else 1
             for member in group:
                 member.print(f"{len(group)} networks cannot be computed at once: {first_line(error)}")
-        if size != width.size:
-            return
+            break
+    _synchronize(members[0].task.device)
+    return width, steps
+
+
+def _groups(members: Sequence[FusedRun], width: int) -> list[Sequence[FusedRun]]:
+    """Return the members in groups of at most `width`, each with batches of one shape.
+
+    The last batch of an epoch may be smaller, and after an interruption the members are at different batches.
+    """
+    by_shape: dict[object, list[FusedRun]] = {}
+    for member in members:
+        by_shape.setdefault(member.batch and member.batch[0].shape, []).append(member)
+    return [alike[start : start + width] for alike in by_shape.values() for start in range(0, len(alike), width)]
+
+
+def _measured_seconds(members: Sequence[FusedRun], size: int) -> float:
+    """Return the seconds that a network takes if `size` of them are computed as one, infinite if that is not possible.
+
+    The gradients of the first batches are computed, and the members are left as they were.
+    """
+    group, seconds = _groups(members, size)[0], []
+    # On the CPU, the time that this process has computed, because other processes may take turns with it.
+    clock = time.process_time if group[0].task.device.type == "cpu" else time.perf_counter
+    buffers = [(buffer, buffer.clone()) for member in group for buffer in member.task.network.buffers()]
+    try:
+        with _stacked(group, size) as stack:
+            for _ in range(MEASURED_STEPS):
+                started = clock()
+                if stack is None:
+                    group[0].compute_alone()
+                else:
+                    _compute(group, stack)
+                _synchronize(group[0].task.device)
+                seconds.append(clock() - started)
+    except Exception as error:
+        for member in group:
+            member.print(f"{size} networks cannot be computed at once: {first_line(error)}")
+        return math.inf
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for member in group:
+            member.computed = None
+    return min(seconds[1:]) / len(group)  # the first one includes what torch prepares
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait until the device has computed everything, because otherwise the time of a kernel's start is measured."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 @contextmanager
-def _stacked(members: Sequence[FusedRun]) -> Iterator[NetworkStack | None]:
+def _stacked(members: Sequence[FusedRun], width: int) -> Iterator[NetworkStack | None]:
     """Stack the networks of the members within the block, and flatten the parameters of their optimizers.
 
-    Yields None for a single member, which is computed by itself. Raises RuntimeError if the networks are not alike.
+    Yields None if the width is 1, so that each network is computed by itself. Raises RuntimeError if the networks are
+    not alike.
     """
-    if len(members) == 1:
+    if width == 1:
         yield None
         return
     with torch.device("meta"):
         base = members[0].experiment.plan.build()
-    stack = NetworkStack([member.task.network for member in members], base, [member.task.loss for member in members])
+    networks, losses = [member.task.network for member in members], [member.task.loss for member in members]
+    if len(members) == 1:  # a stack of one would be computed by other kernels, which round in another way
+        networks, losses = [*networks, copy.deepcopy(networks[0])], losses * 2
+    stack = NetworkStack(networks, base, losses)
     try:
-        for member, values in zip(members, stack.rows, strict=True):
+        for member, values in zip(members, stack.rows, strict=False):
             [optimizer] = member.task.trainer.optimizers
             member.flat = FlatParameter(optimizer, values)
         yield stack
@@ -134,11 +198,11 @@ def _stacked(members: Sequence[FusedRun]) -> Iterator[NetworkStack | None]:
 
 def _compute(members: Sequence[FusedRun], stack: NetworkStack) -> None:
     """Compute the loss and the gradient of each member's batch."""
-    inputs, targets = (torch.stack(tensors) for tensors in zip(*(member.batch for member in members), strict=True))
-    members[0].task.reseed()
-    outputs = stack(inputs)
+    batches = [member.batch for member in members] * (stack.count // len(members))
+    inputs, targets = (torch.stack(tensors) for tensors in zip(*batches, strict=True))
+    outputs = stack(inputs, [member.task.batch_seed() for member in members])
     losses, compared = stack.losses(outputs, targets)
     gradients = stack.gradients(losses)
     results = zip(losses.detach().unbind(), outputs.detach().unbind(), compared, gradients, strict=True)
-    for member, computed in zip(members, results, strict=True):
+    for member, computed in zip(members, results, strict=False):
         member.computed = computed

@@ -132,7 +132,8 @@ class LocalLauncher:
             used = Counter(gpu for worker in self.workers for gpu in worker.gpus)
             gpus = sorted(self.gpus, key=lambda gpu: used[gpu])[: needed.gpus]
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        arguments = ([job.path for job in jobs], environ, needs_own_program(trainer, needed.processes))
+        program = needs_own_program(trainer, needed.processes)
+        arguments = ([job.path for job in jobs], environ, program, jobs[0].fused)
         process = CONTEXT.Process(target=run_worker, args=arguments)
         process.start()
         self.workers.append(_Worker(jobs, process, needed.cores, gpus))

@@ -21,12 +21,12 @@ REMOVED_VARIABLES = (*RANK_VARIABLES, "HYDRA_FULL_ERROR")
 POLL = 0.1  # seconds between two checks of whether another process still writes a run
 
 
-def run_worker(paths: Sequence[Path], environ: Mapping[str, str], program: bool) -> None:
+def run_worker(paths: Sequence[Path], environ: Mapping[str, str], program: bool, fused: bool) -> None:
     """Run the jobs in the directories `paths`, and end this process with their exit status.
 
-    This is the main function of a process that the fork server has forked. Several jobs are trained as one fused
-    program. program: run a single job as a program of its own, because its Trainer starts further processes with the
-    command line of the program.
+    This is the main function of a process that the fork server has forked. program: run a single job as a program of
+    its own, because its Trainer starts further processes with the command line of the program. fused: train the jobs as
+    one fused program.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -39,7 +39,7 @@ def run_worker(paths: Sequence[Path], environ: Mapping[str, str], program: bool)
     for stream in (1, 2):
         os.dup2(files[0], stream)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    if len(paths) > 1:
+    if fused:
         for path in paths:
             _wait_until_free(path)
         status = train_fused(paths, [os.fdopen(file, "w", 1, "utf-8", "backslashreplace") for file in files])

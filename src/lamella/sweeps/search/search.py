@@ -20,6 +20,7 @@ from lamella.config.launcher import is_fused, is_local, runs_in_process
 from lamella.config.values import Config
 from lamella.console import print
 from lamella.errors import RequestError
+from lamella.runs.names import slug
 from lamella.runs.schema import SweepRecord
 from lamella.runs.sweep_directory import Sweep, is_sweep, open_sweep
 from lamella.sweeps.command_line import SweepCommand
@@ -121,7 +122,7 @@ def _new_record(
 
     Raises SystemExit with exit status 2 if jobs cannot be run.
     """
-    planned, _, invalid = planner.plan_all(corner_jobs(command.overrides, space))
+    planned, _, invalid = planner.plan_all({slug(job): job for job in corner_jobs(command.overrides, space)})
     if (invalid and not command.options.skip_invalid) or not planned:
         for override in command.overrides:
             key, values = override.get_key_element(), str(override.input_line).partition("=")[2]

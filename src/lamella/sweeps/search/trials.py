@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lamella.config.values import Config
 from lamella.console import print
 from lamella.errors import RequestError
-from lamella.runs.names import slug
+from lamella.runs.names import member_names
 from lamella.runs.ranking import direction_sign, record_value
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Member, Sweep
@@ -170,9 +170,11 @@ class Trials:
         if trial.number in self.names:
             return self.sweep.members[self.names[trial.number]]
         overrides = [*self.constants, *(f"{key}={override_text(trial.params[key])}" for key in self.space)]
-        name = slug(overrides)
-        if name not in self.sweep.members:
-            planned, _, _ = self.planner.plan_all([overrides])
+        known = {name: member.overrides for name, member in self.sweep.members.items()}
+        name = next((name for name, others in known.items() if set(others) == set(overrides)), None)
+        if name is None:
+            [name] = member_names([overrides], self.space, known)
+            planned, _, _ = self.planner.plan_all({name: overrides})
             if not planned:
                 self.invalid += 1
                 if trial.state == TrialState.RUNNING:
