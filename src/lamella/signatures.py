@@ -40,13 +40,13 @@ def check_call(
     """
     expected = parameters(target)
     title = title or str(getattr(target, "__name__", target))
-    check_values(expected, values, place=place, title=title, supplied=supplied)
+    check_arguments(expected, values, place=place, title=title, supplied=supplied)
     for name, parameter in _named(expected).items():
         if parameter.default is parameter.empty and name not in values and name not in supplied:
             raise RequestError(f"{place}: {title} needs a value for {name!r}", place)
 
 
-def check_values(
+def check_arguments(
     expected: Mapping[str, inspect.Parameter],
     values: Mapping[str, object],
     *,

@@ -11,7 +11,7 @@ from lamella.config.moved_targets import present_name
 from lamella.config.source_signatures import source_parameters
 from lamella.config.values import Config
 from lamella.errors import RequestError, nearest
-from lamella.signatures import check_values
+from lamella.signatures import check_arguments
 
 ROOT_KEYS = ("name", "seed", "monitor", *GROUPS)  # the keys at the root of a config
 LIBRARIES = ("torch", "torchvision", "pytorch_lightning", "lamella")  # whose source files are read
@@ -76,7 +76,7 @@ def _check_node(node: Config, key: str, references: Collection[str] | None) -> N
         # A null of the scheduler is the length of the run.
         if name in expected and not isinstance(value, Mapping | list) and not (value is None and key == "scheduler"):
             values[name] = value
-    check_values(expected, values, place=key, title="device" if key == "device" else path.rpartition(".")[2])
+    check_arguments(expected, values, place=key, title="device" if key == "device" else path.rpartition(".")[2])
 
 
 def is_read(key: str, references: Collection[str] | None) -> bool:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lamella.config.targets import instantiate, resolve_target
 from lamella.config.values import Config
+from lamella.console import print
 from lamella.data.chunk import Batch
 from lamella.data.loader import Batches
 from lamella.errors import RequestError, first_line, own_frames

@@ -27,6 +27,7 @@ import pytorch_lightning as pl
 import torch
 
 from lamella.atomic_files import replace_link, sync
+from lamella.console import print
 from lamella.distributed import rank
 from lamella.interrupts import Interrupted, Interrupts
 from lamella.lightning_internals import (

@@ -20,6 +20,7 @@ from pytorch_lightning.strategies import Strategy
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config
 from lamella.config.written import check_written_paths, writing_into
+from lamella.console import print
 from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.training.checkpointing import CheckpointInterval

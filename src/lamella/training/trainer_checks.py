@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import (
 )
 
 from lamella.config.values import Config
+from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.ranking import larger_is_better
 
