@@ -136,6 +136,19 @@ def test_tensorboard_imports_nothing_that_lies_there(sweep: Path, tmp_path: Path
     program.wait()
 
 
+@pytest.mark.slow
+def test_ray_is_refused_where_it_would_import_what_lies_there(
+    lamella: Lamella, sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(sweep, "s"))
+    record = json.loads((copy / "sweep.json").read_text())
+    record["launcher"] = {"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"}
+    (copy / "sweep.json").write_text(json.dumps(record))
+    monkeypatch.chdir(copy)
+    result = lamella("resume", ".")
+    assert (result.status, "start the command outside of the sweep's directory" in result.err) == (2, True)
+
+
 # Each key of git's configuration that names a program, by the value that it takes.
 GIT_PROGRAMS = {
     "core.fsmonitor": "touch {}; false",

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from lamella.config.project import inside_run_directory
 from lamella.config.values import Config, walk
 from lamella.errors import RequestError
 
@@ -39,6 +40,12 @@ def check_launcher_target(node: Config) -> None:
         raise RequestError(
             f"hydra.launcher is {target}; a sweep runs with local, slurm, basic, joblib or ray: "
             "hydra/launcher=NAME, where its package is installed",
+            "hydra.launcher",
+        )
+    if IN_PROCESS.get(str(target)) == "ray" and inside_run_directory():
+        raise RequestError(
+            "hydra.launcher is ray, whose processes import from the working directory; "
+            "start the command outside of the sweep's directory",
             "hydra.launcher",
         )
 
