@@ -54,7 +54,7 @@ def test_a_checkpoint_of_another_run_is_refused(lamella: Lamella, run: Path) -> 
             assert (
                 f"checkpoints/{name}: this is a checkpoint of another run, or config.yaml was edited: it was" in error
             )
-            assert "it was trained with seed=1,\n  and config.yaml has seed=0; put the right file back" in error
+            assert "seed=1,\n  and config.yaml has data.seed=0; put the right file back" in error
         shutil.copy("kept", own)
     assert lamella("eval", str(run), "--checkpoint", str(other / "checkpoints/best.ckpt")).status == 0
 
@@ -68,6 +68,13 @@ def test_a_config_that_was_edited_after_the_checkpoint_is_refused(lamella: Lamel
     assert "trained with data.batch_size=64,\n  and config.yaml has data.batch_size=32; put the right" in error
     file.write_text(text.replace("checkpoint_every: 5min", "checkpoint_every: 9min"))
     assert lamella("resume", str(run), LONGER).status == 0
+
+
+def test_a_directory_in_the_place_of_a_checkpoint_is_refused(lamella: Lamella, run: Path) -> None:
+    (run / "checkpoints" / "best.ckpt").unlink()
+    (run / "checkpoints" / "best.ckpt").mkdir()
+    error = refused(lamella, run, "resume", str(run), LONGER)
+    assert error.startswith(f"error: {run}/checkpoints/best.ckpt: this is a directory, where the run saves")
 
 
 @pytest.mark.slow
