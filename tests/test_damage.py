@@ -141,6 +141,12 @@ def test_a_killed_export_leaves_nothing_in_the_run(trained: Path, tmp_path: Path
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["checkpoints"]
 
 
+def test_a_file_may_have_the_longest_name(lamella: Lamella, run: Path) -> None:
+    out = "x" * 250 + ".json"
+    assert lamella("eval", str(run), "--out", out).status == 0
+    assert Path(out).is_file()
+
+
 def test_a_plot_on_a_full_disk_leaves_no_file(trained: Path, tmp_path: Path) -> None:
     arguments = ("compare", str(trained), str(trained), "--plot", "curves.png")
     program = script(tmp_path, LIMIT.format(1000), *arguments)

@@ -74,7 +74,7 @@ def _use_utf8() -> None:
 
     Names and files are then the same on every machine. What is printed keeps the encoding of the locale.
     """
-    if sys.getfilesystemencoding() == "utf-8":
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
         return
     os.environ.setdefault("PYTHONIOENCODING", locale.getencoding())
     os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts

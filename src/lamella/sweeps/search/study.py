@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lamella.errors import RequestError
+from lamella.errors import RequestError, first_line
 from lamella.runs.reader import check_entry
 
 if TYPE_CHECKING:
@@ -19,12 +19,20 @@ STUDY = "study.db"  # an SQLite database in the directory of the sweep
 def create_study(directory: Path, directions: "Sequence[optuna.study.StudyDirection]") -> "optuna.Study":
     """Return the study of the search in `directory`, and create it if there is none.
 
-    directions: of the objectives, whether each one is maximized or minimized.
+    directions: of the objectives, whether each one is maximized or minimized. Raises RequestError where the database is
+    damaged or cannot be written.
     """
     import optuna
+    from sqlalchemy.exc import SQLAlchemyError
 
-    storage = _storage(directory)
-    return optuna.create_study(study_name="sweep", storage=storage, directions=list(directions), load_if_exists=True)
+    try:
+        storage = _storage(directory)
+        return optuna.create_study(
+            study_name="sweep", storage=storage, directions=list(directions), load_if_exists=True
+        )
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = first_line(error.__cause__ or error)
+        raise RequestError(f"{directory / STUDY}: the results of the search cannot be kept there: {reason}") from error
 
 
 def load_study(directory: Path, pruner: "optuna.pruners.BasePruner") -> "optuna.Study":
