@@ -3,7 +3,8 @@
 This file is the only one that touches a private name of Optuna.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,17 +20,22 @@ STUDY = "study.db"  # an SQLite database in the directory of the sweep
 def create_study(directory: Path, directions: "Sequence[optuna.study.StudyDirection]") -> "optuna.Study":
     """Return the study of the search in `directory`, and create it if there is none.
 
-    directions: of the objectives, whether each one is maximized or minimized. Raises RequestError where the database is
-    damaged or cannot be written.
+    directions: of the objectives, whether each one is maximized or minimized.
     """
+    import optuna
+
+    storage = _storage(directory)
+    return optuna.create_study(study_name="sweep", storage=storage, directions=list(directions), load_if_exists=True)
+
+
+@contextmanager
+def study_errors(directory: Path) -> Iterator[None]:
+    """Raise RequestError in place of what Optuna raises where it cannot read or write the study in `directory`."""
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        storage = _storage(directory)
-        return optuna.create_study(
-            study_name="sweep", storage=storage, directions=list(directions), load_if_exists=True
-        )
+        yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = first_line(error.__cause__ or error)
         raise RequestError(f"{directory / STUDY}: the results of the search cannot be kept there: {reason}") from error
