@@ -44,27 +44,37 @@ def test_lost_metrics_are_noticed(lamella: Lamella, run: Path) -> None:
 def test_a_checkpoint_of_another_run_is_refused(lamella: Lamella, run: Path) -> None:
     assert lamella(*SMALL, "network=mlp", "seed=1", "name=other").status == 0
     [other] = Path("outputs/other").iterdir()
-    started = json.loads((other / "run.json").read_text())["started"]
     for name in ("best.ckpt", "last.ckpt"):
-        own, file = run / "checkpoints" / name, f"{run}/checkpoints/{name}"
+        own = run / "checkpoints" / name
         shutil.copy(own, "kept")
         own.unlink()  # it may be a link to the other one
         shutil.copy(other / "checkpoints" / name, own)
-        message = f"error: {file}: this is a checkpoint of another run, which was started at {started} "
-        assert refused(lamella, run, "resume", str(run), LONGER).startswith(f"{message}with seed 1;\n  delete it, or")
-        result = refused(lamella, run, "eval", str(run), "--checkpoint", name.removesuffix(".ckpt"))
-        assert result.startswith(f"{message}and not at ")
+        for arguments in (["resume", str(run), LONGER], ["eval", str(run), "--checkpoint", name.removesuffix(".ckpt")]):
+            error = refused(lamella, run, *arguments)
+            assert (
+                f"checkpoints/{name}: this is a checkpoint of another run, or config.yaml was edited: it was" in error
+            )
+            assert "seed=1,\n  and config.yaml has data.seed=0; put the right file back" in error
         shutil.copy("kept", own)
     assert lamella("eval", str(run), "--checkpoint", str(other / "checkpoints/best.ckpt")).status == 0
 
 
 def test_a_config_that_was_edited_after_the_checkpoint_is_refused(lamella: Lamella, run: Path) -> None:
+    """What makes no difference to the result may be edited."""
     file = run / "config.yaml"
-    assert "batch_size: 64" in file.read_text()
-    file.write_text(file.read_text().replace("batch_size: 64", "batch_size: 32"))
+    text = file.read_text()
+    file.write_text(text.replace("batch_size: 64", "batch_size: 32"))
     error = refused(lamella, run, "resume", str(run), LONGER)
-    where = f"{run}/checkpoints/last.ckpt was trained with 64"
-    assert error.startswith(f"error: data.batch_size is 32 in config.yaml, but {where};\n  write 64 there again")
+    assert "trained with data.batch_size=64,\n  and config.yaml has data.batch_size=32; put the right" in error
+    file.write_text(text.replace("checkpoint_every: 5min", "checkpoint_every: 9min"))
+    assert lamella("resume", str(run), LONGER).status == 0
+
+
+def test_a_directory_in_the_place_of_a_checkpoint_is_refused(lamella: Lamella, run: Path) -> None:
+    (run / "checkpoints" / "best.ckpt").unlink()
+    (run / "checkpoints" / "best.ckpt").mkdir()
+    error = refused(lamella, run, "resume", str(run), LONGER)
+    assert error.startswith(f"error: {run}/checkpoints/best.ckpt: this is a directory, where the run saves")
 
 
 @pytest.mark.slow
@@ -129,6 +139,12 @@ def test_a_killed_export_leaves_nothing_in_the_run(trained: Path, tmp_path: Path
     program.wait()
     assert contents(run) == before
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["checkpoints"]
+
+
+def test_a_file_may_have_the_longest_name(lamella: Lamella, run: Path) -> None:
+    out = "x" * 250 + ".json"
+    assert lamella("eval", str(run), "--out", out).status == 0
+    assert Path(out).is_file()
 
 
 def test_a_plot_on_a_full_disk_leaves_no_file(trained: Path, tmp_path: Path) -> None:

@@ -248,6 +248,11 @@ def test_other_values_are_another_search(lamella: Lamella) -> None:
     assert result.err.startswith(f"error: {SWEEP} is a search; choose another sweep.name\n")
     result = lamella("train", "-m", "hydra/sweeper=optuna", "seed=1", "sweep.name=t")
     assert result.err.startswith("error: a search takes values to choose from, as ")
+    (SWEEP / "study.db").write_text("damaged")
+    result = lamella(*SEARCH, *BRIEF, "hydra.sweeper.n_trials=2")
+    assert result.status == 2
+    assert result.err.startswith(f"error: {SWEEP / 'study.db'}: the results of the search cannot be kept there: ")
+    assert "is not a database" in result.err
     shutil.move(SWEEP, "elsewhere")
     result = lamella("resume", "elsewhere")
     assert result.err.startswith(

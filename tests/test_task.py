@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from lamella.data import Data, Samples, Splits, digits
 from lamella.interrupts import Interrupts
-from lamella.runs.identity import RunIdentity
 from lamella.training.checkpointing import CheckpointInterval, Checkpoints
 from lamella.training.metrics import metric_for
 from lamella.training.scheduler import Schedule, Scheduler, build_schedule
@@ -179,9 +178,7 @@ def test_of_equally_good_epochs_the_lowest_loss_and_then_the_last_counts(tmp_pat
     def epoch(number: int, accuracy: float, loss: float) -> dict[str, float]:
         return {"epoch": number, "train/loss": 1.0, "val/accuracy": accuracy, "val/loss": loss}
 
-    checkpoints = Checkpoints(
-        tmp_path, "val/accuracy", "max", CheckpointInterval(), Interrupts(lambda: None), RunIdentity("", {})
-    )
+    checkpoints = Checkpoints(tmp_path, "val/accuracy", "max", CheckpointInterval(), Interrupts(lambda: None), {})
     best = []
     for number, (accuracy, loss) in enumerate(
         [(0.5, 1.0), (1.0, 0.5), (1.0, 0.3), (1.0, 0.4), (1.0, 0.3), (0.9, 0)], 1

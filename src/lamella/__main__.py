@@ -1,6 +1,5 @@
 """The console script `lamella`: the table of commands, each of which is imported when it is called."""
 
-import locale
 import os
 import sys
 
@@ -8,6 +7,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     # `python -m lamella` has put the working directory there, in which a file may have the name of any module.
     del sys.path[0]
 
+import locale
 import signal
 from importlib import import_module
 
@@ -74,7 +74,7 @@ def _use_utf8() -> None:
 
     Names and files are then the same on every machine. What is printed keeps the encoding of the locale.
     """
-    if sys.getfilesystemencoding() == "utf-8":
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
         return
     os.environ.setdefault("PYTHONIOENCODING", locale.getencoding())
     os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts

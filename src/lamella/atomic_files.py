@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The content is on the disk before the rename, so that a crash leaves either the old file or the new one. Where the
     block raises an error, the temporary file is removed and `path` stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name[:60]}.{os.getpid()}")  # shorter than 255 bytes in every encoding
     temporary.unlink(missing_ok=True)  # it may be a link
     try:
         yield temporary

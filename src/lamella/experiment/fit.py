@@ -26,7 +26,7 @@ from lamella.runs.checkpoints import (
     saved_identity,
 )
 from lamella.runs.files import truncate_growing_files
-from lamella.runs.identity import RunIdentity
+from lamella.runs.identity import Identity, check_identity
 from lamella.runs.ranking import larger_is_better
 from lamella.runs.reader import check_metrics
 from lamella.training.checkpointing import Checkpoints
@@ -58,7 +58,7 @@ def fit(
     experiment: Experiment,
     directory: Path,
     interrupts: Interrupts,
-    identity: RunIdentity,
+    identity: Identity,
     on_epoch: OnEpoch = lambda metrics, outcome: None,
     settings: Mapping[str, float | str] | None = None,
 ) -> Outcome:
@@ -180,7 +180,7 @@ def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | Non
                 f"{best}: damaged or missing, and there is no other copy;\n  `lamella train` begins a new run"
             )
     elif state.get("best_epoch"):
-        checkpoints.identity.check(best, saved_identity(read_checkpoint(best)))
+        check_identity(best, saved_identity(read_checkpoint(best)), checkpoints.identity)
     if rank() == 0:
         check_metrics(checkpoints.run, state.get("files", {}))
         for file in damaged:
@@ -202,7 +202,7 @@ def _saved_state(path: Path, checkpoints: Checkpoints, data: Data, epochs: int |
     """
     checkpoint = read_checkpoint(path)
     state: StateDict = checkpoint["callbacks"].get(checkpoints.state_key, {})
-    checkpoints.identity.check(path, saved_identity(checkpoint))
+    check_identity(path, saved_identity(checkpoint), checkpoints.identity)
     if checkpoint.get(datamodule_key(type(data))) != data.state_dict():
         raise RequestError(f"data: the samples are not those with which {path} was trained", "data")
     if state and state["batches"] and epochs is not None and epochs <= state["epochs"]:

@@ -32,7 +32,7 @@ def find_requeued_run(parent: Path, overrides: list[str]) -> Path | None:
     overrides: those of the command line, by which the run is known among others of the job.
     """
     job = os.environ.get(SLURM_JOB)
-    if job is None or not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+    if job is None or not int(os.environ.get("SLURM_RESTART_COUNT") or 0):
         return None
     for path in sorted(path.parent for path in parent.glob("*/run.json")):
         with suppress(RequestError):  # a damaged run is not the one of this job

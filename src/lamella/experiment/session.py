@@ -26,7 +26,7 @@ from lamella.experiment.fit import Outcome, fit
 from lamella.experiment.report import epoch_line, result_lines
 from lamella.experiment.requeue import SLURM_JOB, requeue_slurm_job
 from lamella.interrupts import Interrupted, Interrupts, limit_exit
-from lamella.runs.identity import CHANGEABLE_KEYS, RunIdentity
+from lamella.runs.identity import CHANGEABLE_KEYS, run_identity
 from lamella.runs.listing import Record
 from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRequest
@@ -116,7 +116,7 @@ def join_run() -> int:
     threading.Thread(target=_end_with_rank_0, args=(os.getppid(),), daemon=True).start()
     try:
         fields, config = read_run(path)
-        identity = RunIdentity.of(fields["started"], config, fields["reads"])
+        identity = run_identity(config, fields["reads"])
         with Interrupts(lambda: None) as interrupts:
             fit(prepare_experiment(config), path, interrupts, identity)
     except Interrupted:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 from lamella.atomic_files import replacing, sync
 from lamella.errors import RequestError, first_line
 from lamella.runs.files import BEST, LAST, PREVIOUS
-from lamella.runs.reader import read_record
+from lamella.runs.identity import Identity, check_identity, run_identity
+from lamella.runs.reader import read_run
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -43,11 +43,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         problem = "its checksum does not match its content" if has_checksum(path) else "it has no checksum at its end"
         raise RequestError(f"{path}: this is not a complete checkpoint of Lamella's, {problem}")
     checkpoint = read_checkpoint(path)
-    run, started = path.absolute().parent.parent, saved_identity(checkpoint).get("started")
-    if started and (run / "run.json").exists() and (own := read_record(run)["started"]) != started:
-        raise RequestError(
-            f"{path}: this is a checkpoint of another run, which was started at {started} and not at {own}"
-        )
+    if (path.absolute().parent.parent / "run.json").exists():
+        record, config = read_run(path.absolute().parent.parent)
+        check_identity(path, saved_identity(checkpoint), run_identity(config, record["reads"]))
     state = checkpoint["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RequestError(f"{path}: this is not a checkpoint: its state_dict does not hold tensors by name")
@@ -110,7 +108,11 @@ def newest_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:
     one that may be intact cannot be read.
     """
     damaged: list[Path] = []
-    for path in (directory / name for name in (LAST, PREVIOUS, BEST) if (directory / name).is_file()):
+    paths = [directory / name for name in (LAST, PREVIOUS, BEST) if (directory / name).exists()]
+    for path in paths:
+        if path.is_dir():
+            raise RequestError(f"{path}: this is a directory, where the run saves a checkpoint; move it away")
+    for path in paths:
         try:
             if checksum_matches(path):
                 return path, damaged
@@ -144,12 +146,12 @@ def read_checkpoint(path: Path) -> StateDict:
     return checkpoint
 
 
-def saved_identity(checkpoint: StateDict) -> Mapping[str, Any]:
-    """Return the fields of the `RunIdentity` of the run that has saved a checkpoint, none for an earlier version."""
+def saved_identity(checkpoint: StateDict) -> Identity:
+    """Return the identity of the run that has saved a checkpoint, empty for a checkpoint of an earlier version."""
     callbacks = checkpoint["callbacks"]
     state = callbacks.get(STATE_KEY) if isinstance(callbacks, dict) else None
     run = state.get("run") if isinstance(state, dict) else None
-    return run if isinstance(run, dict) and isinstance(run.get("values"), dict) else {}
+    return run if isinstance(run, dict) else {}
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):

@@ -1,9 +1,7 @@
-"""What tells a run from all others, so that it goes on from its own checkpoints alone."""
+"""What a checkpoint says about the run that has saved it, so that a run goes on from its own checkpoints alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lamella.config.values import Config, walk
 from lamella.errors import RequestError
@@ -22,48 +20,38 @@ CHANGEABLE_KEYS = (
     "data.cache",
     "data.num_workers",
 )
+WITHOUT_EFFECT = ("name", "visuals", "trainer.logger")  # the parts of a config that do not change what is trained
+
+Identity = dict[str, str]  # the values of a config on which a result depends, as Python writes them, by key
 
 
-@dataclass(frozen=True)
-class RunIdentity:
-    """The moment at which a run was started, and the values of its config that stay when it is resumed.
+def run_identity(config: Config, reads: Mapping[str, str]) -> Identity:
+    """Return the values of a run's config that stay the same when the run is resumed, its seed among them.
 
-    started: as in its record. values: by key, as Python writes them.
+    reads: as in the record of the run; a key that reads a changeable key may change too.
     """
+    leaves = {key: repr(value) for key, value in walk(config) if not isinstance(value, dict | list)}
+    return {key: value for key, value in leaves.items() if not _may_change(key, reads)}
 
-    started: str
-    values: dict[str, str]
 
-    @classmethod
-    def of(cls, started: str, config: Config, reads: Mapping[str, str]) -> "RunIdentity":
-        """Return the identity of a run. reads: as in its record; a key that reads a changeable key may change too."""
-        leaves = {key: repr(value) for key, value in walk(config) if not isinstance(value, dict | list)}
-        return cls(started, {key: value for key, value in leaves.items() if not _may_change(key, reads)})
+def check_identity(checkpoint: Path, saved: Mapping[str, str], identity: Identity) -> None:
+    """Raise RequestError where a checkpoint is not of the run with this identity.
 
-    def check(self, checkpoint: Path, saved: Mapping[str, Any]) -> None:
-        """Raise RequestError where a checkpoint is not of this run, or the config was changed after it was saved.
-
-        saved: the fields of the identity in the checkpoint, empty in one of an earlier version, which is accepted.
-        """
-        values = saved.get("values", {})
-        if saved.get("started", self.started) != self.started:
+    saved: the identity in the checkpoint, empty in one of an earlier version, which is accepted.
+    """
+    for key, value in identity.items():
+        if (before := saved.get(key, value)) != value:
             raise RequestError(
-                f"{checkpoint}: this is a checkpoint of another run, which was started at {saved['started']} with seed "
-                f"{values.get('seed')};\n  delete it, or put the run's own one back"
+                f"{checkpoint}: this is a checkpoint of another run, or config.yaml was edited: it was trained with "
+                f"{key}={before},\n  and config.yaml has {key}={value}; put the right file back, or train a new run",
+                key,
             )
-        for key, value in self.values.items():
-            if (before := values.get(key, value)) != value:
-                raise RequestError(
-                    f"{key} is {value} in config.yaml, but {checkpoint} was trained with {before};\n"
-                    f"  write {before} there again, or train a new run",
-                    key,
-                )
 
 
 def _may_change(key: str, reads: Mapping[str, str]) -> bool:
-    """Return whether a key, or the key that it reads, is one of CHANGEABLE_KEYS."""
+    """Return whether a key, or the key that it reads, may have another value when the run is resumed."""
     for reader, source in reads.items():
         if f"{key}.".startswith(f"{reader}."):
             others = {name: other for name, other in reads.items() if name != reader}
             return _may_change(source + key.removeprefix(reader), others)
-    return key in CHANGEABLE_KEYS
+    return key in CHANGEABLE_KEYS or f"{key}.".startswith(tuple(f"{part}." for part in WITHOUT_EFFECT))

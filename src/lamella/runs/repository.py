@@ -62,7 +62,9 @@ def _git_folder(top: Path) -> Path | None:
 def _fill(temporary: Path, folder: Path, git: Git) -> None:
     """Make the temporary directory a git directory with the content of the one in `folder`."""
     pointer = folder / "commondir"
-    common = folder / pointer.read_text().strip() if pointer.is_file() else folder  # worktrees share one folder
+    common = folder  # which worktrees share
+    if pointer.is_file():
+        common = folder / pointer.read_text("utf-8", "surrogateescape").strip()
     linked = [common / name for name in LINKED] + list(folder.glob("sharedindex.*"))
     for path in linked:
         if path.exists():

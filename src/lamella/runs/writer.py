@@ -19,7 +19,7 @@ from lamella.config.values import Config
 from lamella.console import tolerant_output
 from lamella.errors import RequestError
 from lamella.runs.files import METRICS, NEW, RUN_FILES, unrecorded_seconds
-from lamella.runs.identity import RunIdentity
+from lamella.runs.identity import run_identity
 from lamella.runs.provenance import git_state, installed_versions
 from lamella.runs.reader import OPEN_RUNS, read_run
 from lamella.runs.schema import RECORD_FORMAT, RecordChanges, RunRecord, RunRequest
@@ -40,7 +40,7 @@ class RunWriter:
     def __init__(self, path: Path, log: TextIO, fields: RunRecord, before: RunRecord | None, config: Config) -> None:
         self.path, self.fields, self.before = path, fields, before
         self._log, self._log_size, self._config = log, os.fstat(log.fileno()).st_size, config
-        self.identity = RunIdentity.of(fields["started"], config, fields["reads"])
+        self.identity = run_identity(config, fields["reads"])
         self._opened = time.monotonic()
 
     @classmethod
@@ -84,7 +84,7 @@ class RunWriter:
         """Write `config.yaml`."""
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", text)
-        self.identity = RunIdentity.of(self.fields["started"], config, self.fields["reads"])
+        self.identity = run_identity(config, self.fields["reads"])
 
     def update(self, **changes: Unpack[RecordChanges]) -> None:
         """Change fields of the record and write `run.json`."""

@@ -1,5 +1,6 @@
 """Run a sweep from start to end: train the members that are missing, then rank all of them."""
 
+import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
@@ -62,11 +63,14 @@ class SweepRun:
         """
         with tolerant_output():
             print(self.announcement(), flush=True)
-            with self.interrupts, self.progress:
-                self._launch()
             try:
+                with self.interrupts, self.progress:
+                    self._launch()
                 on_end()
                 is_written = show_leaderboard(self.sweep)
+            except BaseException:  # for example the disk is full, and the next job cannot be planned
+                self._forward_signal(signal.SIGTERM)
+                raise
             finally:
                 self._report_failures()
             if self.interrupts.received:

@@ -19,9 +19,9 @@ name whatever the class is called, and a test keeps the second one.
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -38,7 +38,7 @@ from lamella.lightning_internals import (
 )
 from lamella.runs.checkpoints import STATE_KEY, StateDict
 from lamella.runs.files import BEST, LAST, NEW, PREVIOUS, sync_growing_files
-from lamella.runs.identity import RunIdentity
+from lamella.runs.identity import Identity
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SavedState(TypedDict):
     best_epoch: the number of the best epoch, 0 if no epoch is over. metrics: `train/…` and `val/…` of the best epoch.
     epochs: the number of finished epochs. batches: how many batches of the next epoch are trained. stopped: the
     `max_epochs` of a run that was stopped early, None for other runs. files: the size in bytes of each file that grows
-    while the run trains, by name. run: the fields of the run's `RunIdentity`. frozen: the names of the parameters that
+    while the run trains, by name. run: the run's identity. frozen: the names of the parameters that
     get no gradients.
     """
 
@@ -67,7 +67,7 @@ class SavedState(TypedDict):
     accumulate_grad_batches: int
     callback_metrics: dict[str, float]
     files: dict[str, int]
-    run: NotRequired[dict[str, Any]]  # not in checkpoints of earlier versions
+    run: NotRequired[Identity]  # not in checkpoints of earlier versions
     frozen: NotRequired[list[str]]  # not in checkpoints of earlier versions
 
 
@@ -97,7 +97,7 @@ class Checkpoints(pl.Callback):
         mode: str,
         every: CheckpointInterval,
         interrupts: Interrupts,
-        identity: RunIdentity,
+        identity: Identity,
     ) -> None:
         directory = run / "checkpoints"
         self.run, self.last, self.previous, self.best = run, directory / LAST, directory / PREVIOUS, directory / BEST
@@ -233,7 +233,7 @@ class Checkpoints(pl.Callback):
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "callback_metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
             "files": sync_growing_files(self.run) if trainer.is_global_zero else {},
-            "run": asdict(self.identity),
+            "run": self.identity,
             "frozen": [name for name, one in trainer.lightning_module.named_parameters() if not one.requires_grad],
         }
         if trainer.is_global_zero:

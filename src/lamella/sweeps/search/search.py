@@ -28,6 +28,7 @@ from lamella.sweeps.planner import Planner
 from lamella.sweeps.run import SweepRun
 from lamella.sweeps.search.options import SearchOptions
 from lamella.sweeps.search.space import corner_jobs, distribution, is_interval
+from lamella.sweeps.search.study import study_errors
 from lamella.sweeps.search.trials import Trials
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def run_search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str
         if not sweep.members:
             _copy_project_configs(sweep.path / "conf")
         command.update(sweep)
+        stack.enter_context(study_errors(command.path))
         trials = Trials(sweep, planner, command, space, options)
         at_once = options.n_jobs if is_fused(command.launcher) or not is_local(command.launcher) else None
         run = SweepRun(sweep, trials.notes(), trials.members(), trials.total, at_once, command.launcher_keys)

@@ -3,11 +3,12 @@
 This file is the only one that touches a private name of Optuna.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lamella.errors import RequestError
+from lamella.errors import RequestError, first_line
 from lamella.runs.reader import check_entry
 
 if TYPE_CHECKING:
@@ -25,6 +26,19 @@ def create_study(directory: Path, directions: "Sequence[optuna.study.StudyDirect
 
     storage = _storage(directory)
     return optuna.create_study(study_name="sweep", storage=storage, directions=list(directions), load_if_exists=True)
+
+
+@contextmanager
+def study_errors(directory: Path) -> Iterator[None]:
+    """Raise RequestError in place of what Optuna raises where it cannot read or write the study in `directory`."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = first_line(error.__cause__ or error)
+        raise RequestError(f"{directory / STUDY}: the results of the search cannot be kept there: {reason}") from error
 
 
 def load_study(directory: Path, pruner: "optuna.pruners.BasePruner") -> "optuna.Study":
