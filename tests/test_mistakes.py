@@ -178,7 +178,7 @@ TRAIN = {
     "experiment=width trainer.max_epochs=x": ["trainer.max_epochs is 'x'", "the command line: trainer.max_epochs=x"],
     "experiment=bom": ["optimizer.lr is 'abc'", "from conf/experiment/bom.yaml"],
     "experiment=again": [
-        "optimizer: this group is chosen twice; a file that chooses another option",
+        "optimizer: this group is chosen twice; a file chooses another with",
         "- override /optimizer: OPTION",
     ],
     "experiment=plain": ["conf/experiment/plain.yaml holds a plain value, where keys are expected"],

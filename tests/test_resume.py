@@ -184,7 +184,7 @@ def test_a_finished_run_says_so_and_can_be_made_longer(finished: Path, copied: P
         ("trainer.max_epochs=[", "trainer.max_epochs=[: a bracket is not closed"),
         ("trainer.max_epochs=many", "trainer.max_epochs is 'many'"),
         ("trainer.max_epochs=", "trainer.max_epochs is ''; a run goes on to a number of epochs"),
-            ("trainer.max_epochs=null", "trainer.max_epochs is None; a run goes on to a number of epochs"),
+        ("trainer.max_epochs=null", "trainer.max_epochs is None; a run goes on to a number of epochs"),
         ("device.threads=0", "device.threads is 0; it takes 1 or more"),
         ("trainer.checkpoint_every=often", "it takes a number with its unit"),
         ("trainer.max_epochs=5 device.accelerator=gpu", "device.accelerator is 'gpu'"),

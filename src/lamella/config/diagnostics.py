@@ -1,7 +1,7 @@
 """The `error: …` block for an exception that composing a config raised."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -14,11 +14,11 @@ from lamella.config.origins import ConfigFile, value_origin
 from lamella.errors import RequestError, first_line
 
 
-def error_block(error: Exception, overrides: Sequence[str], files: Sequence[ConfigFile] = ()) -> str:
+def error_block(error: Exception, overrides: Sequence[str], files: Callable[[], Sequence[ConfigFile]] = tuple) -> str:
     """Return the `error: …` block for an exception, with the file or override that the blamed value comes from.
 
-    overrides: the overrides of the command line. files: those that the config is composed from, the strongest first, if
-    they are known.
+    overrides: the overrides of the command line. files: returns those that the config is composed from, the strongest
+    first, if they are known.
     """
     explained = as_request_error(error)
     source = explained.key and value_origin(explained.key, overrides, files, follow=not explained.unknown)
