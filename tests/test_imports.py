@@ -121,7 +121,22 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
     assert [(name, line) for name, line in docstrings() if name in functions and line.startswith(wrong)] == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--cfg", "job"], ["train", "network=cnnn"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--cfg", "job"],
+        ["train", "network=cnnn"],
+        ["train", "optimizer.lr=abc"],
+        ["train", "--cfg", "job", "data.batch_size=big"],
+        ["train", "+trainer.max_epoch=3"],
+        ["train", "name=a=b"],
+        ["train", "--lr", "1"],
+        ["eval"],
+        ["runs", "--srot", "x"],
+    ],
+)
 def test_no_torch_where_none_is_needed(arguments: list[str], tmp_path: Path) -> None:
     program = (
         "import sys\nfrom lamella.__main__ import main\n"

@@ -6,6 +6,7 @@ This file imports no torch, so that `lamella train --cfg job` answers within a s
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -141,4 +142,4 @@ class _TaskCall:
         if self.full_error == "1":
             raise error
         self.status = 2
-        print(error_block(error, overrides, composed_files(loader, overrides)), file=sys.stderr)
+        print(error_block(error, overrides, partial(composed_files, loader, overrides)), file=sys.stderr)

@@ -1,7 +1,7 @@
 """The `error: …` block for an exception that composing a config raised."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -14,11 +14,11 @@ from lamella.config.origins import ConfigFile, value_origin
 from lamella.errors import RequestError, first_line
 
 
-def error_block(error: Exception, overrides: Sequence[str], files: Sequence[ConfigFile] = ()) -> str:
+def error_block(error: Exception, overrides: Sequence[str], files: Callable[[], Sequence[ConfigFile]] = tuple) -> str:
     """Return the `error: …` block for an exception, with the file or override that the blamed value comes from.
 
-    overrides: the overrides of the command line. files: those that the config is composed from, the strongest first, if
-    they are known.
+    overrides: the overrides of the command line. files: returns those that the config is composed from, the strongest
+    first, if they are known.
     """
     explained = as_request_error(error)
     source = explained.key and value_origin(explained.key, overrides, files, follow=not explained.unknown)
@@ -63,12 +63,14 @@ def _invalid_yaml(error: yaml.MarkedYAMLError) -> RequestError:
     path = Path(mark.name)
     lines = read_config(path).splitlines() if path.is_file() else []
     line = lines[mark.line] if mark.line < len(lines) else ""
+    if not line.strip() and error.context_mark and error.context_mark.line < len(lines):
+        line = lines[error.context_mark.line]  # where the bracket or the quote begins that is not closed
     hint = "check the dashes, colons and indentation of this line and the one above"
     if str(problem).startswith("expected <block end>"):
         hint = "lines with a dash (a list) and lines without (a mapping) cannot be mixed on one level"
     if re.search(r"[\[{,]\s*\$\{", line):
         hint = 'within brackets an interpolation is quoted: "${…}"'
-    if "\t" in line[: mark.column + 1] or "\u00a0" in line:
+    if "\t" in line[: mark.column + 1] or any("\u00a0" in text for text in lines[: mark.line + 1]):
         hint = "indent with ordinary spaces, and not with tabs or no-break spaces"
     where = f"{shown_path(path)}, line {mark.line + 1}, column {mark.column + 1}"
     return RequestError(f"{where}: this is no YAML: {problem}\n  {line.strip()}\n  {hint}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from lamella.config.values import LARGEST
 from lamella.errors import RequestError
 
 GROUPS = ("data", "network", "loss", "optimizer", "scheduler", "device", "trainer", "visuals")
@@ -49,10 +50,22 @@ def read_config(path: Path) -> str:
         raise RequestError(f"a config file is no text in UTF-8 ({error.reason}); save it as such: {path}") from error
 
 
+def check_aliases(text: str, path: Path) -> None:
+    """Raise RequestError if the aliases in a config file make it endless, or too large for any memory.
+
+    Raises YAMLError if the text is no YAML.
+    """
+    size = _expanded_size(yaml.compose(text), shown_path(path)) if "*" in text else 0
+    if size > LARGEST:
+        raise RequestError(f"{shown_path(path)}: with its aliases it has more than {LARGEST:,} values")
+
+
 def read_raw(path: Path) -> object:
     """Return the content of a config file as it is written, before composition, or None if it cannot be read."""
     try:
-        content: object = yaml.safe_load(read_config(path))
+        text = read_config(path)
+        check_aliases(text, path)
+        content: object = yaml.safe_load(text)
     except (OSError, RequestError, yaml.YAMLError):
         return None
     return content
@@ -64,3 +77,25 @@ def shown_path(path: Path) -> str:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def _expanded_size(root: yaml.Node | None, path: str) -> int:
+    """Return how many values a file has once every alias is replaced by what it names.
+
+    Raises RequestError if a value contains itself.
+    """
+    sizes: dict[int, int] = {}
+    open_nodes = set[int]()
+
+    def size(node: yaml.Node) -> int:
+        if id(node) in open_nodes:
+            raise RequestError(f"{path}, line {node.start_mark.line + 1}: an alias names a value that contains it")
+        if id(node) not in sizes:
+            open_nodes.add(id(node))
+            items = node.value if isinstance(node, yaml.CollectionNode) else []
+            children = [child for item in items for child in (item if isinstance(item, tuple) else [item])]
+            sizes[id(node)] = 1 + sum(map(size, children))
+            open_nodes.discard(id(node))
+        return sizes[id(node)]
+
+    return size(root) if root else 0

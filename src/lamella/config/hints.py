@@ -67,7 +67,7 @@ def hint_for_word(word: str) -> str:
     close = get_close_matches(word, ends, n=1, cutoff=0.7)
     keys = list(written_keys())
     if word in keys:
-        return f"there is no space around the equals sign; write {word}=VALUE"
+        return f"an override is KEY=VALUE, without spaces; write {word}=VALUE"
     key = next(iter(nearest_keys(word, keys)), None)
     likely = ends[close[0]] if close else key and f"{key}=…"
     return "an override is KEY=VALUE" + (f"; did you mean {likely}?" if likely else ", as in optimizer.lr=0.01")

@@ -112,7 +112,10 @@ def _failed_composition(error: ConfigCompositionException, outer: str) -> Reques
         return _unknown_group(unmatched[1], str(error))
     twice = re.match(r"Multiple values for ([\w/@.]+)\.", message)
     if twice:
-        return RequestError(f"{twice[1]}: this group is chosen twice; choose one option, with {twice[1]}=OPTION")
+        group = twice[1]
+        return RequestError(
+            f"{group}: this group is chosen twice; a file chooses another with `- override /{group}: OPTION`"
+        )
     present = re.match(r"Could not append to config. An item is already at '(.*)'", message)
     if present:
         return RequestError(f"{present[1]}: this key is there already; write {present[1]}=… without a plus")

@@ -24,6 +24,7 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, Node, OmegaConf
 
+from lamella.config.files import shown_path
 from lamella.config.yaml_files import load_yaml
 from lamella.errors import RequestError
 
@@ -43,7 +44,9 @@ class ConfigFolder(FileConfigSource):
         try:
             header = self._get_header_dict(text[:512])
         except ValueError as error:
-            raise RequestError(f"{path}: the header takes one name, as in `# @package _global_` ({error})") from error
+            raise RequestError(
+                f"{shown_path(path)}: the header takes one name, as in `# @package _global_` ({error})"
+            ) from error
         return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header=header)
 
 

@@ -1,7 +1,7 @@
 """Where the values of a composed config come from: which override of the command line, or which file."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -32,19 +32,20 @@ def composed_files(loader: ConfigLoader, overrides: Sequence[str]) -> list[Confi
 
 
 def value_origin(
-    key: str, overrides: Sequence[str], files: Sequence[ConfigFile] = (), follow: bool = True
+    key: str, overrides: Sequence[str], files: Callable[[], Sequence[ConfigFile]] = tuple, follow: bool = True
 ) -> str | None:
     """Return the overrides or the file that a config key got its value from, or None if neither is known.
 
-    overrides: the overrides of the command line. files: those of the composed config, the strongest first. follow:
-    where the value is an interpolation, return the origin of the key that it reads.
+    overrides: the overrides of the command line. files: returns those of the composed config, the strongest first; it
+    is called if no override sets the key. follow: where the value is an interpolation, return the origin of the key
+    that it reads.
     """
     setting = [text for text in overrides if _sets(text, key)][-1:]
     changing = [text for text in overrides if key_of(text).startswith(f"{key}.")]
     command_line = f"the command line: {' '.join(setting + changing)}"
     if setting:
         return command_line
-    for path, package in files:
+    for path, package in files():
         inner_key = _inside(key, package)
         is_set, value = (False, None) if inner_key is None else _look_up(read_raw(path), inner_key)
         if not is_set:

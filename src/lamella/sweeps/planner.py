@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from hydra.core.config_loader import ConfigLoader
@@ -101,7 +102,7 @@ class Planner:
                 job = self.plan(name, overrides)
             except Exception as error:
                 invalid += 1
-                block = error_block(error, list(overrides), self.composer.files(overrides))
+                block = error_block(error, list(overrides), partial(self.composer.files, overrides))
                 if block not in printed:  # several jobs may be wrong for one reason
                     printed.add(block)
                     print(f"{block}\n  in the job {' '.join(overrides)}", file=sys.stderr)
