@@ -85,7 +85,7 @@ ADAM = "+optimizer.eps=1e-4"
         ],
         ["network=mlp", "optimizer=sgd", "trainer.accumulate_grad_batches=3", "scheduler.warmup_steps=0,5"],
     ],
-    ids=["linear", "mlp", "numbers", "augmented", "cnn", "accumulated", "averaged"],
+    ids=["linear", "mlp", "numbers", "augmented", "cnn", "accumulated"],
 )
 def test_a_member_is_what_it_is_alone(lamella: Lamella, options: list[str]) -> None:
     line = ["train", "-m", "trainer.max_epochs=1", *options, "device.threads=1"]

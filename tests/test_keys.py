@@ -54,7 +54,7 @@ CHOICES = {
         f"{CALLBACK}StochasticWeightAveraging,swa_lrs: 0.1}}]",
         f"{CALLBACK}ModelPruning,pruning_fn: l1_unstructured,amount: 0.5}}]",
         f"{CALLBACK}EarlyStopping,monitor: val/loss,verbose: true}}]",
-        f"{CALLBACK}EarlyStopping,monitor: train/loss,patience: 0,mode: max}}]",
+        f"{CALLBACK}EarlyStopping,monitor: val/loss,stopping_threshold: 9}}]",
         f"{CALLBACK}ModelCheckpoint,dirpath: kept,monitor: val/loss}}]",
         f"{CALLBACK}GradientAccumulationScheduler,scheduling: {{1: 2}}}}]",
         f"{CALLBACK}LearningRateFinder}}]",
@@ -129,7 +129,7 @@ def refused(result: Any, overrides: list[str]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("choice", ALL)
+@pytest.mark.parametrize("choice", ALL, ids=str)
 def test_a_key_changes_something_or_is_refused(lamella: Lamella, base: list[Any], choice: str) -> None:
     overrides = [f"{key}={value}" for key, value in split(choice)]
     if not refused(lamella("train", *BASE, *overrides), overrides):
