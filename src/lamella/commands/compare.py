@@ -68,7 +68,7 @@ def _section(title: str, names: Sequence[str], columns: Sequence[Mapping[str, ob
         for key in dict.fromkeys(key for column in columns for key in column)
         if any(column.get(key, NONE) != columns[0].get(key, NONE) for column in columns)
     ]
-    return "\n" + (format_table([[title, *names], *rows]) if rows else f"{title}: the same")
+    return "\n" + (format_table([[title, *names], *rows], names[:1:-1]) if rows else f"{title}: the same")
 
 
 def _settings(config: Config, record: RunRecord) -> Iterator[tuple[str, object]]:

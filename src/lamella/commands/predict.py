@@ -167,7 +167,7 @@ def _table(rows: "list[tuple[str, Tensor]]", classes: list[str], top: int) -> st
             (classes[number], f"{value:.4f}") for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
         ]
         lines.append([path, *named[0], *(" ".join(pair) for pair in named[1:])])
-    return format_table(lines)
+    return format_table(lines, lines[0][:2:-1])
 
 
 def _write(out: Path, rows: "list[tuple[str, Tensor]]", classes: list[str]) -> None:
