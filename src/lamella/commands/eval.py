@@ -30,7 +30,7 @@ MOST_CLASSES = 20  # in the printed confusion matrix; more do not fit side by si
 
 def main(arguments: list[str]) -> int:
     """Test a run's checkpoint, write the result into a file, print it, and return the exit status."""
-    parser = CommandParser("lamella eval", description="Test a run's best checkpoint.")
+    parser = CommandParser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data and device, as for `lamella train`")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")

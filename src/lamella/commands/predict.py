@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options. Raises RequestError for a value that is not possible."""
-    parser = CommandParser("lamella predict", description="Class probabilities for image files or folders.")
+    parser = CommandParser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="files, folders, patterns; - for a list on stdin")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="how many classes to name; default: 3")

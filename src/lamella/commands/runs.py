@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = CommandParser("lamella runs", description="List runs, the newest last; of a sweep, its leaderboard.")
+    parser = CommandParser(__doc__)
     parser.add_argument("directory", metavar="DIR", nargs="?", default="outputs", type=Path, help="default: outputs")
     parser.add_argument("--sort", metavar="KEY", help="a metric (best first), a field of run.json, a key of the config")
     parser.add_argument("--reverse", action="store_true", help="the other way round")
