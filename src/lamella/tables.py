@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
@@ -63,7 +64,7 @@ def format_table(rows: Sequence[Sequence[str]], droppable: Sequence[str] = ()) -
     ]
     lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
     if dropped:
-        lines.append(f"(not shown: {', '.join(dropped)})")
+        lines += textwrap.wrap(f"(not shown: {', '.join(dropped)})", int(room))
     return "\n".join(lines)
 
 

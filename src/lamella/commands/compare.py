@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         if not path.exists() or (path / "run.json").exists():
             paths.append(path)
         else:
-            print(f"left out: {printable(str(path))} is no run directory", file=sys.stderr)
+            print(f"left out: {path} is no run directory", file=sys.stderr)
     if len(paths) < 2:
         raise RequestError("compare takes two runs or more")
     if options.plot:
