@@ -1,7 +1,10 @@
 """Wrong requests: exit 2 before anything is trained, one short block that names the key, the value and the way out."""
 
+import os
+import pty
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -392,3 +395,40 @@ def test_targets_of_the_project_are_names_of_packages(lamella: Lamella, value: s
     assert result.status == 2
     assert "error: pyproject.toml: [tool.lamella] targets is " in result.err
     assert 'it takes names of packages, ["mine"]' in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (("help", "train"), ["usage: lamella train", "--cfg job", "examples:\n  lamella train optimizer.lr=3e-3"]),
+        (("train", "help"), ["usage: lamella train", "network: affine"]),
+        (("help", "compare"), ["usage: lamella compare", "--plot FILE", "examples:\n  lamella compare outputs/"]),
+        (("board", "help"), ["usage: lamella board", "--port", "examples:\n  lamella board\n"]),
+        (("help",), ["usage: lamella COMMAND", "lamella help COMMAND"]),
+    ],
+)
+def test_help(lamella: Lamella, arguments: tuple[str, ...], shown: list[str]) -> None:
+    result = lamella(*arguments)
+    assert (result.status, result.err) == (0, "")
+    for text in shown:
+        assert text in result.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [["train", "optimizer.lr=abc"], ["train", "-m", "optimizer.lr=abc,1"], ["eval", "no"]])
+def test_loading_is_said_on_a_terminal_until_something_else_is(tmp_path: Path, line: list[str]) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lamella", *line], cwd=tmp_path, stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    printed = b""
+    with suppress(OSError):  # how a terminal ends whose programs have ended
+        while part := os.read(master, 1000):
+            printed += part
+    os.close(master)
+    assert process.wait(60) == 2
+    notice, removal, rest = printed.decode().partition("\r\033[K")
+    assert (notice, removal) == ("loading torch…", "\r\033[K")
+    assert rest.startswith("error: ")
+    assert "loading" not in rest

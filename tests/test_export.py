@@ -114,7 +114,7 @@ def test_what_is_not_installed_is_named(lamella: Lamella, run: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     result = lamella("export", str(run), "--format", "safetensors")
     assert result.status == 2
-    assert "--format safetensors needs safetensors.torch; pip install lamella[export]" in result.err
+    assert "--format safetensors needs safetensors.torch; uv pip install -e '.[export]'" in result.err
 
 
 def test_wrong_requests(lamella: Lamella, run: Path) -> None:

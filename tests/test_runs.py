@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+import yaml
 from conftest import Lamella
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from programs import Program, wait_until
+from rich.cells import cell_len
 
 import lamella as package
 from lamella.errors import RequestError
@@ -222,6 +224,62 @@ def test_sorting_keeps_every_run_and_puts_the_best_first(values: list[Any]) -> N
     numbers = [value for value in ordered if value is not None and not math.isnan(value)]
     assert ordered[: len(numbers)] == numbers == sorted(numbers)
     assert len(ordered) == len(values)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+@pytest.mark.parametrize("line", [("runs",), ("runs", "outputs/tuned"), ("compare", "outputs/tuned/*")])
+def test_tables_fit_the_terminal(
+    lamella: Lamella, three: Path, monkeypatch: pytest.MonkeyPatch, width: int, line: tuple[str, ...]
+) -> None:
+    long = three / "a-directory-with-a-name-that-is-far-too-long-for-any-table-and-goes-on-and-on-運動運動運動運動-end"
+    (three / "optimizer.lr=1e-2").rename(long)
+    monkeypatch.setenv("COLUMNS", str(width))
+    result = lamella(
+        *(text for part in line for text in (map(str, sorted(three.iterdir())) if "*" in part else [part]))
+    )
+    assert result.status == 0, result.err
+    assert all(cell_len(text) <= width for text in result.out.splitlines())
+    assert "out" in result.out
+    assert "-end" in result.out  # a path keeps its end
+    if line == ("runs",):
+        shown = result.out.splitlines()[0].split()
+        assert {"directory", "test/accuracy"} <= set(shown)
+        assert ("(not shown: " in result.out) == (width < 200)
+
+
+def test_a_reproduction_is_marked(lamella: Lamella, three: Path) -> None:
+    path = three / "optimizer.lr=1e-3"
+    fields = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(fields | {"reproduces": "outputs/tuned/optimizer.lr=1e-1"}))
+    rows = lamella("runs").out.splitlines()
+    assert ["finished (reproduction)" in row for row in rows] == [False, False, False, True]
+
+
+def test_compare_passes_over_what_is_no_run(lamella: Lamella, three: Path) -> None:
+    (three / "notes").mkdir()
+    (three / "leaderboard.csv").touch()
+    paths = [str(path) for path in sorted(three.iterdir())]
+    result = lamella("compare", *paths)
+    assert result.status == 0, result.err
+    assert result.err.splitlines() == [
+        "left out: outputs/tuned/leaderboard.csv is no run directory",
+        "left out: outputs/tuned/notes is no run directory",
+    ]
+    assert result.out.startswith("A  outputs/tuned/optimizer.lr=1e-1\n")
+    assert lamella("compare", *paths, "outputs/tuned/typo").status == 2
+
+
+def test_compare_lists_a_change_once(lamella: Lamella, three: Path) -> None:
+    one, other = three / "optimizer.lr=1e-1", three / "optimizer.lr=1e-2"
+    for path, names in ((one, ["a", "b"]), (other, ["c", "d"])):
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        config["data"]["classes"] = config["data"]["source"]["classes"] = names
+        (path / "config.yaml").write_text(yaml.safe_dump(config))
+        fields = json.loads((path / "run.json").read_text())
+        fields["reads"]["data.source.classes"] = "data.classes"
+        (path / "run.json").write_text(json.dumps(fields))
+    lines = [line for line in lamella("compare", str(one), str(other)).out.splitlines() if "classes" in line]
+    assert [line.split()[0] for line in lines] == ["data.classes"]
 
 
 def test_compare_shows_what_differs_alone(lamella: Lamella, three: Path) -> None:

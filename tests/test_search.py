@@ -264,4 +264,4 @@ def test_without_optuna(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "optuna", None)
     result = lamella(*SEARCH, *BRIEF)
     assert result.status == 2
-    assert result.err.startswith("error: hydra/sweeper=optuna needs optuna; pip install lamella[optuna]")
+    assert result.err.startswith("error: hydra/sweeper=optuna needs optuna; uv pip install -e '.[optuna]'")

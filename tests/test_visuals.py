@@ -16,7 +16,7 @@ from torch import nn
 
 from lamella.experiment.build import build_experiment
 from lamella.visuals import classes
-from lamella.visuals.pictures import confusion_picture, weight_picture
+from lamella.visuals.pictures import confusion_picture, drawable_names, image_grid, weight_picture
 
 DEFAULT = ("samples", "mistakes", "confusion", "weights")
 
@@ -37,17 +37,15 @@ def picture(found: EventAccumulator, tag: str, number: int = -1) -> Any:
     return np.asarray(Image.open(io.BytesIO(found.Images(tag)[number].encoded_image_string)))
 
 
-def hparams(found: EventAccumulator) -> tuple[dict[str, Any], list[str]]:
-    """The values that HPARAMS shows for a run, and the tags of its metrics."""
+def hparams(found: EventAccumulator) -> dict[str, Any]:
+    """The values that HPARAMS shows for a run."""
     plugin = found.summary_metadata
     session = plugin_data_pb2.HParamsPluginData.FromString(
         plugin["_hparams_/session_start_info"].plugin_data.content
     ).session_start_info
-    experiment = plugin_data_pb2.HParamsPluginData.FromString(
-        plugin["_hparams_/experiment"].plugin_data.content
-    ).experiment
-    values = {name: getattr(value, value.WhichOneof("kind")) for name, value in session.hparams.items()}
-    return values, [info.name.tag for info in experiment.metric_infos]
+    assert "_hparams_/session_end_info" in plugin
+    assert "_hparams_/experiment" not in plugin  # it would decide which columns are shown of all runs
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in session.hparams.items()}
 
 
 def test_default_draws_once_an_epoch(lamella: Lamella) -> None:
@@ -59,7 +57,11 @@ def test_default_draws_once_an_epoch(lamella: Lamella) -> None:
     assert tags["graph"]
     assert tags["histograms"] == []
     assert {"structure/text_summary", "config/text_summary"} <= set(tags["tensors"])
-    assert {"lr", "grad_norm", "samples_per_second", "seconds", "train/loss", "val/accuracy"} <= set(tags["scalars"])
+    # TensorBoard sorts by name: what everybody looks at comes first.
+    shown = [name for name in sorted(tags["scalars"]) if not name.startswith("test/")]
+    assert shown[:4] == ["train/accuracy", "train/loss", "val/accuracy", "val/loss"]
+    others = ("lr", "grad_norm", "samples_per_second", "seconds")
+    assert {f"while_training/{name}" for name in others} <= set(shown)
 
 
 def test_full_adds_histograms_and_curves(lamella: Lamella) -> None:
@@ -135,13 +137,13 @@ def test_hparams_hold_what_was_set_and_the_best_metrics(lamella: Lamella) -> Non
     rates = set()
     for path in (path.parent for path in Path("outputs").rglob("run.json")):
         found, run = events(path), json.loads((path / "run.json").read_text())
-        values, metrics = hparams(found)
+        values = hparams(found)
         assert values["network"] == "linear"
-        assert values["seed"] == 0
+        assert values["optimizer"] == "adam"
+        assert (values["seed"], values["data.batch_size"], values["trainer.max_epochs"]) == (0, 64, 2)
         rates.add(values["optimizer.lr"])
-        assert sorted(metrics) == sorted(f"best/{name}" for name in run["metrics"])
         for name, value in run["metrics"].items():
-            assert found.Scalars(f"best/{name}")[-1].value == pytest.approx(value)
+            assert found.Scalars(f"when_best/{name}")[-1].value == pytest.approx(value)
     assert rates == {0.01, 0.001}
 
 
@@ -193,6 +195,36 @@ def test_weights_are_drawn_as_images_on_one_scale() -> None:
     assert shades[-3, -3] == 255
     assert shades[20, 3] == 0
     assert weight_picture(layer.weight, (1, 3, 2)) is None
+
+
+def test_names_that_the_font_lacks_are_written_in_other_letters() -> None:
+    assert drawable_names(["café", "dog", "運動", "θ", "e", "é"]) == [
+        "cafe",
+        "dog",
+        "class 2",
+        "class 3",
+        "e (4)",
+        "e (5)",
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_a_confusion_matrix_is_not_scaled_by_tensorboard(count: int) -> None:
+    drawn = confusion_picture(
+        torch.eye(count, dtype=torch.int64), [f"class number {number}" for number in range(count)]
+    )
+    assert 160 < drawn.size[0] <= 400
+    heading = np.asarray(drawn)[:12].min(axis=(0, 2))  # the darkest value in each column
+    assert heading[-3:].min() == 255  # the heading ends before the picture does
+
+
+def test_captions_stay_below_their_images() -> None:
+    lines = ["golden retriever", "as labrador retriever", "with 0.98"]
+    for size in (8, 28, 300):
+        drawn = np.asarray(image_grid(torch.ones(5, 1, size, size), [lines] * 5))
+        cell = drawn.shape[1] // 4
+        for number in range(1, 4):
+            assert drawn[:, number * cell - 2 : number * cell + 1].min() == 255
 
 
 def test_many_classes_are_drawn_without_their_names() -> None:

@@ -9,9 +9,10 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 
 import locale
 import signal
+from contextlib import nullcontext
 from importlib import import_module
 
-from lamella.console import exit_status, prepare_streams, print, print_uncaught
+from lamella.console import exit_status, loading_notice, prepare_streams, print, print_uncaught
 from lamella.distributed import is_ranked
 from lamella.errors import nearest
 from lamella.interrupts import SIGNALS, limit_exit
@@ -29,6 +30,17 @@ COMMANDS = {
     "board": ("[DIR]", "TensorBoard on the outputs, on this machine only"),
 }
 
+WITHOUT_TORCH = ("runs", "compare", "board")
+QUICK_OPTIONS = {
+    "-h",
+    "--help",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--hydra-help",
+}  # they print something and load no torch
+
 
 def main() -> int:
     """Run one command and return the exit status: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
@@ -41,6 +53,10 @@ def main() -> int:
     prepare_streams()
     _shorten_temporary_paths()
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if name == "help" and arguments:
+        name, arguments = arguments[0], ["--help"]
+    elif arguments == ["help"]:
+        arguments = ["--help"]
     if name in ("-h", "--help", "help"):
         print(_usage())
         return 0
@@ -57,9 +73,13 @@ def main() -> int:
     if is_ranked():  # the process of rank 0 receives the signals and tells the other ranks when to end
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+    # Threads that wait in loops for each other are slow where other programs run. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    loads_torch = name not in WITHOUT_TORCH and not QUICK_OPTIONS & set(arguments) and "torch" not in sys.modules
     status = 1
     try:
-        status = exit_status(lambda: int(import_module(f"lamella.commands.{name}").main(arguments)))
+        with loading_notice() if loads_torch else nullcontext():
+            status = exit_status(lambda: int(import_module(f"lamella.commands.{name}").main(arguments)))
     except SystemExit as end:
         status = int(end.code or 0)
         raise
@@ -95,7 +115,15 @@ def _shorten_temporary_paths() -> None:
 def _usage() -> str:
     """Return the list of commands that `lamella --help` prints."""
     lines = [f"  lamella {f'{name} {given}':<27}  {text}" for name, (given, text) in COMMANDS.items()]
-    return "\n".join(["usage: lamella COMMAND …", "", *lines, "", "lamella COMMAND --help says more."])
+    return "\n".join(
+        [
+            "usage: lamella COMMAND …",
+            "",
+            *lines,
+            "",
+            "lamella help COMMAND shows the options of a command and examples.",
+        ]
+    )
 
 
 if __name__ == "__main__":

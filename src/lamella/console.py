@@ -91,6 +91,45 @@ def tolerant_output(file: TextIO | None = None) -> Iterator[None]:
         sys.stdout, sys.stderr = streams
 
 
+@contextmanager
+def loading_notice() -> Iterator[None]:
+    """Show on a terminal that torch is being loaded, until something else is printed or the block ends."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    streams = sys.stdout, sys.stderr
+
+    def remove() -> None:
+        if isinstance(sys.stderr, _Notice):
+            sys.stdout, sys.stderr = streams
+            if sys.stderr.isatty():  # a process that was forked for a job has other streams
+                sys.stderr.write("\r\033[K")
+                sys.stderr.flush()
+
+    sys.stderr.write("loading torch…")
+    sys.stderr.flush()
+    sys.stdout, sys.stderr = _Notice(sys.stdout, remove), _Notice(sys.stderr, remove)
+    try:
+        yield
+    finally:
+        remove()
+
+
+class _Notice:
+    """A stream that calls `remove` before it is written to, and takes all else from the stream that it replaces."""
+
+    def __init__(self, stream: TextIO, remove: Callable[[], None]) -> None:
+        self._stream, self._remove = stream, remove
+
+    def write(self, text: str) -> int:
+        self._remove()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> object:
+        attribute: object = getattr(self._stream, name)
+        return attribute
+
+
 class _Tee:
     """A stream that writes to a second file too, and takes every other attribute from the first stream."""
 

@@ -3,7 +3,15 @@
 import csv
 import io
 import math
+import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Sequence
+
+from rich.cells import cell_len
+
+LEAST = 16  # the characters that a text in a table keeps; numbers are shorter
 
 
 def format_duration(seconds: float) -> str:
@@ -21,11 +29,61 @@ def format_size(count: float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return the rows as lines with aligned columns, two spaces apart; control characters become question marks."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+def terminal_width() -> float:
+    """Return the number of columns of the terminal, or infinity if standard output is no terminal.
+
+    The environment variable COLUMNS, if it is set, counts in both cases.
+    """
+    if os.environ.get("COLUMNS", "").isdigit() or sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return math.inf
+
+
+def format_table(rows: Sequence[Sequence[str]], droppable: Sequence[str] = ()) -> str:
+    """Return the rows as lines with aligned columns, two spaces apart; control characters become question marks.
+
+    If the table is wider than the terminal, long texts are shortened in their middle, down to LEAST characters. If that
+    is not enough, the columns in `droppable` are left out, the first one first, and a line below the table names them.
+
+    rows: the first row has the headings.
+    """
+    columns = [[printable(cell) for cell in column] for column in zip(*rows, strict=True)]
+    room, dropped = terminal_width(), list[str]()
+    for head in droppable:
+        least = [min(LEAST, max(map(cell_len, column))) for column in columns]
+        if sum(least) + 2 * len(least) - 2 <= room:
+            break
+        dropped += [head] * any(column[0] == head for column in columns)
+        columns = [column for column in columns if column[0] != head]
+    widths = [max(map(cell_len, column)) for column in columns]
+    while sum(widths) + 2 * len(widths) - 2 > room and max(widths) > LEAST:
+        widths[widths.index(max(widths))] -= 1
+    columns = [
+        [_padded(shorten_middle(cell, width), width) for cell in column]
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+    if dropped:
+        lines += textwrap.wrap(f"(not shown: {', '.join(dropped)})", int(room))
+    return "\n".join(lines)
+
+
+def shorten_middle(text: str, width: int) -> str:
+    """Return a text with an ellipsis in place of its middle if it takes more than `width` columns of the terminal.
+
+    The end keeps more than the beginning, because it tells paths apart.
+    """
+    if cell_len(text) <= width:
+        return text
+    start, end = text[: width // 3], text[-(width - width // 3 - 1) :]
+    while start + end and cell_len(start) + cell_len(end) + 1 > width:  # letters may be two columns wide
+        start, end = (start[:-1], end) if len(start) > len(end) else (start, end[1:])
+    return f"{start}…{end}"
+
+
+def _padded(text: str, width: int) -> str:
+    """Return a text filled with spaces up to `width` columns of the terminal."""
+    return text + " " * (width - cell_len(text))
 
 
 def format_csv(rows: Iterable[Iterable[object]]) -> str:

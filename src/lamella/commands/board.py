@@ -1,4 +1,8 @@
-"""lamella board [DIR] [--port PORT]: start TensorBoard on the outputs, for this machine only."""
+"""lamella board [DIR] [--port PORT]: start TensorBoard on the outputs, for this machine only.
+
+lamella board
+lamella board outputs/default --port 0
+"""
 
 import os
 import sys
@@ -10,7 +14,7 @@ from lamella.console import print
 
 def main(arguments: list[str]) -> int:
     """Replace this process by TensorBoard, or return the exit status 2 if there is no such directory."""
-    parser = CommandParser("lamella board", description="TensorBoard on the outputs, on this machine only.")
+    parser = CommandParser(__doc__)
     parser.add_argument("directory", metavar="DIR", nargs="?", default="outputs", type=Path, help="default: outputs")
     parser.add_argument("--port", type=int, default=6006, help="default: 6006; 0 for any that is free")
     options = parser.parse_args(arguments)

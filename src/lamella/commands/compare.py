@@ -5,6 +5,7 @@ lamella compare outputs/default/* --plot curves.png
 """
 
 import difflib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
@@ -27,13 +28,19 @@ RESULTS = ("parameters", "epochs", "best_epoch", "seconds")  # the fields of a r
 
 def main(arguments: list[str]) -> int:
     """Print what differs between runs, and return the exit status."""
-    parser = CommandParser("lamella compare", description="What differs in config and in result.")
+    parser = CommandParser(__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the learning curves over each other: .png, .svg"
     )
     options = parser.parse_args(arguments)
-    paths: list[Path] = options.runs
+    paths: list[Path] = []
+    for path in options.runs:
+        # A pattern such as outputs/default/* also matches sweeps and files.
+        if not path.exists() or (path / "run.json").exists():
+            paths.append(path)
+        else:
+            print(f"left out: {path} is no run directory", file=sys.stderr)
     if len(paths) < 2:
         raise RequestError("compare takes two runs or more")
     if options.plot:
@@ -68,7 +75,7 @@ def _section(title: str, names: Sequence[str], columns: Sequence[Mapping[str, ob
         for key in dict.fromkeys(key for column in columns for key in column)
         if any(column.get(key, NONE) != columns[0].get(key, NONE) for column in columns)
     ]
-    return "\n" + (format_table([[title, *names], *rows]) if rows else f"{title}: the same")
+    return "\n" + (format_table([[title, *names], *rows], names[:1:-1]) if rows else f"{title}: the same")
 
 
 def _settings(config: Config, record: RunRecord) -> Iterator[tuple[str, object]]:
@@ -77,13 +84,15 @@ def _settings(config: Config, record: RunRecord) -> Iterator[tuple[str, object]]
     A list of plain values counts as one value.
     """
     yield from record["choices"].items()
-    whole = set[str]()  # the keys of lists of plain values
+    whole = set(record["reads"])  # the keys whose items are left out: copies, and lists of plain values
     for key, value in walk(with_present_names(config)):
-        if key in record["reads"] or key.rpartition(".")[0] in whole:
-            continue
-        if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
+        if key.rpartition(".")[0] in whole:
             whole.add(key)
-        if key in whole or not isinstance(value, dict | list):
+        elif isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
+            whole.add(key)
+            if key not in record["reads"]:
+                yield key, value
+        elif key not in whole and not isinstance(value, dict | list):
             yield key, value
 
 

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+
 from lamella.atomic_files import write_atomically
 from lamella.commands.parser import CommandParser
 from lamella.config.overrides import config_for_testing
@@ -18,7 +20,7 @@ from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.files import check_output_path
 from lamella.runs.reader import read_run, unfinished_note
-from lamella.tables import format_table
+from lamella.tables import format_table, terminal_width
 
 if TYPE_CHECKING:
     from lamella.experiment.evaluation import Evaluation
@@ -28,7 +30,7 @@ MOST_CLASSES = 20  # in the printed confusion matrix; more do not fit side by si
 
 def main(arguments: list[str]) -> int:
     """Test a run's checkpoint, write the result into a file, print it, and return the exit status."""
-    parser = CommandParser("lamella eval", description="Test a run's best checkpoint.")
+    parser = CommandParser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data and device, as for `lamella train`")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
@@ -54,12 +56,15 @@ def main(arguments: list[str]) -> int:
     if samples != experiment.data.state_dict() and not options.overrides:
         print("note: these are not the samples that the run was trained and tested with", file=sys.stderr)
     result = evaluate(experiment, options.run)
+    # Labels of pixels and the like have no names.
+    scored, classes = len(result.scores()), experiment.data.classes
+    classes = classes if len(classes) == scored else [str(number) for number in range(scored)]
     request = {"checkpoint": str(file), "overrides": options.overrides, "device": experiment.device.accelerator}
     try:
-        write_atomically(out, json.dumps(request | _plain(result, experiment.data.classes), indent=2) + "\n")
+        write_atomically(out, json.dumps(request | _plain(result, classes), indent=2) + "\n")
     except OSError as error:
         raise RequestError(f"{out}: cannot write there ({error.strerror}); --out FILE writes elsewhere") from error
-    print(f"{_text(result, experiment.data.classes)}\n\nwritten to {out}")
+    print(f"{_text(result, classes)}\n\nwritten to {out}")
     if not math.isfinite(loss := result.metrics["test/loss"]):
         print(f"error: the loss of the test is {loss}", file=sys.stderr)
         return 1
@@ -71,7 +76,7 @@ def _plain(result: "Evaluation", classes: list[str]) -> dict[str, object]:
     return {
         "samples": result.samples,
         "metrics": result.metrics,
-        "classes": [{"class": name, **scores} for name, scores in zip(classes, result.scores(), strict=False)],
+        "classes": [{"class": name, **scores} for name, scores in zip(classes, result.scores(), strict=True)],
         "confusion": None if result.confusion is None else result.confusion.tolist(),
     }
 
@@ -89,10 +94,10 @@ def _text(result: "Evaluation", classes: list[str]) -> str:
         ]
         lines += ["", format_table(rows)]
     if result.confusion is not None:
-        if len(classes) > MOST_CLASSES:
-            lines += ["", f"the confusion matrix of {len(classes)} classes is in the file"]
-        else:
-            rows = [["true \\ predicted", *classes]]
-            rows += [[name, *map(str, row)] for name, row in zip(classes, result.confusion.tolist(), strict=True)]
-            lines += ["", format_table(rows)]
+        rows = [["true \\ predicted", *classes]]
+        rows += [[name, *map(str, row)] for name, row in zip(classes, result.confusion.tolist(), strict=True)]
+        table = format_table(rows)
+        if len(classes) > MOST_CLASSES or cell_len(table.partition("\n")[0]) > terminal_width():
+            table = f"the confusion matrix of {len(classes)} classes is in the file"
+        lines += ["", table]
     return "\n".join(lines)

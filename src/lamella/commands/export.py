@@ -55,7 +55,8 @@ def main(arguments: list[str]) -> int:
         try:
             differences = _write_and_compare(experiment, config, options.format, Path(folder) / out.name)
         except ImportError as error:
-            raise RequestError(f"--format {options.format} needs {error.name}; pip install lamella[export]") from error
+            advice = "uv pip install -e '.[export]'"
+            raise RequestError(f"--format {options.format} needs {error.name}; {advice}") from error
         except OSError as error:
             raise RequestError(
                 f"{folder}: cannot write there ({error.strerror}); TMPDIR names another place"
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = CommandParser("lamella export", description="The network for other runtimes, checked.")
+    parser = CommandParser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data, with which the file is checked")
     parser.add_argument("--format", choices=["onnx", "pt2", "safetensors"], required=True)

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = CommandParser("lamella inspect", description="What a network is and what it does to a batch.")
+    parser = CommandParser(__doc__)
     parser.add_argument("given", nargs="*", metavar="OVERRIDE | RUN", help="as for `lamella train`, or a run directory")
     parser.add_argument("--parameters", action="store_true", help="every parameter: name, size, first values")
     parser.add_argument("--activations", action="store_true", help="the values before and after each layer")

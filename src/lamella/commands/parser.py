@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import textwrap
 from typing import NoReturn
 
 from lamella.config.hints import hint_for_option
@@ -9,7 +10,21 @@ from lamella.errors import RequestError, nearest
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An ArgumentParser that raises RequestError where argparse would print its usage and end the program."""
+    """An ArgumentParser that raises RequestError where argparse would print its usage and end the program.
+
+    text: the docstring of the command's module: a line "lamella NAME …: what it does.", and examples, with which the
+    help ends.
+    """
+
+    def __init__(self, text: str | None) -> None:
+        first, _, examples = (text or "").strip().partition("\n\n")
+        usage, _, description = " ".join(first.split()).partition(": ")
+        super().__init__(
+            " ".join(usage.split()[:2]),
+            description=description[:1].upper() + description[1:],
+            epilog=f"examples:\n{textwrap.indent(examples, '  ')}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raise RequestError with what to type instead."""

@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options. Raises RequestError for a value that is not possible."""
-    parser = CommandParser("lamella predict", description="Class probabilities for image files or folders.")
+    parser = CommandParser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="files, folders, patterns; - for a list on stdin")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="how many classes to name; default: 3")
@@ -167,7 +167,7 @@ def _table(rows: "list[tuple[str, Tensor]]", classes: list[str], top: int) -> st
             (classes[number], f"{value:.4f}") for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
         ]
         lines.append([path, *named[0], *(" ".join(pair) for pair in named[1:])])
-    return format_table(lines)
+    return format_table(lines, lines[0][:2:-1])
 
 
 def _write(out: Path, rows: "list[tuple[str, Tensor]]", classes: list[str]) -> None:

@@ -32,7 +32,7 @@ PRUNING = "lamella.sweeps.search.pruning.Pruning"
 
 def main(arguments: list[str]) -> int:
     """Train a run again, and return the exit status: 1 if the result differs."""
-    parser = CommandParser("lamella reproduce", description="Train again from the record, and compare.")
+    parser = CommandParser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"where its data is now: {', '.join(MOVED)}")
     options = parser.parse_args(arguments)

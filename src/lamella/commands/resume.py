@@ -18,7 +18,7 @@ from lamella.sweeps.launch.forkserver import warm_up
 
 def main(arguments: list[str]) -> int:
     """Finish the run or the sweep in a directory, and return the exit status."""
-    parser = CommandParser("lamella resume", description="Finish what was interrupted, in place.")
+    parser = CommandParser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of a run or of a sweep")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"one of {', '.join(CHANGEABLE_KEYS)}")
     options = parser.parse_args(arguments)

@@ -25,6 +25,19 @@ if TYPE_CHECKING:
     from lamella.runs.listing import Runs
 
 OVERRIDES_WIDTH = 48  # characters of the overrides that a table shows
+# The columns that a table loses first on a narrow terminal, where the user has not chosen the columns.
+DROPPABLE = (
+    "best_epoch",
+    "name",
+    "age",
+    "test/loss",
+    "val/loss",
+    "seconds",
+    "overrides",
+    "val/mae",
+    "val/accuracy",
+    "status",
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -53,7 +66,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = CommandParser("lamella runs", description="List runs, the newest last; of a sweep, its leaderboard.")
+    parser = CommandParser(__doc__)
     parser.add_argument("directory", metavar="DIR", nargs="?", default="outputs", type=Path, help="default: outputs")
     parser.add_argument("--sort", metavar="KEY", help="a metric (best first), a field of run.json, a key of the config")
     parser.add_argument("--reverse", action="store_true", help="the other way round")
@@ -106,12 +119,14 @@ def _table(selected: "Runs", columns: list[str], shortened: bool) -> str:
     rows, common = [columns], set.intersection(*(set(record.fields["overrides"]) for record in selected))
     for record in selected:
         cells = [_cell(name, record.get(name)) for name in columns]
+        if "reproduces" in record.fields and "status" in columns:
+            cells[columns.index("status")] += " (reproduction)"
         if shortened:
             # What differs comes first, because what comes last is cut.
             overrides = sorted(record.fields["overrides"], key=lambda text: text in common)
             cells[columns.index("overrides")] = shorten(" ".join(overrides) or "-", OVERRIDES_WIDTH, placeholder=" …")
         rows.append(cells)
-    return format_table(rows)
+    return format_table(rows, DROPPABLE if shortened else columns[:0:-1])
 
 
 def _cell(name: str, value: object) -> str:

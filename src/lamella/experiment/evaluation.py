@@ -69,8 +69,9 @@ class _AnswerCounter(pl.Callback):
             pairs = confusion_counts(outputs, targets)
             self.confusion = pairs if self.confusion is None else self.confusion + pairs
         elif isinstance(pl_module.loss, LABELS):
-            predicted, actual = outputs > 0, targets > 0.5
-            counts = torch.stack([(predicted & actual).sum(0), predicted.sum(0), actual.sum(0)])
+            # (B, labels, positions): the labels are in the second dimension, which a single label may lack.
+            predicted, actual = (one.reshape(len(one), *one.shape[1:2], -1) for one in (outputs > 0, targets > 0.5))
+            counts = torch.stack([one.sum((0, -1)).reshape(-1) for one in (predicted & actual, predicted, actual)])
             self.counts = counts if self.counts is None else self.counts + counts
 
 

@@ -93,7 +93,7 @@ def draw_graph(graph: list[GraphNode], path: Path) -> None:
     try:
         import graphviz
     except ImportError:
-        raise RequestError("--graph: this needs the package graphviz; pip install 'lamella[graph]'") from None
+        raise RequestError("--graph: this needs the package graphviz; uv pip install -e '.[graph]'") from None
     drawing = graphviz.Digraph(node_attr={"fontname": "sans-serif", "fontsize": "11"}, edge_attr={"color": "#777777"})
     for number, node in enumerate(graph):
         style = {"shape": "ellipse", "style": "filled", "fillcolor": "#dbe9f6"} if node.leaf else {"shape": "box"}

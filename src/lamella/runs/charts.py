@@ -59,7 +59,7 @@ def _figure(option: str) -> "Figure":
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise RequestError(f"{option} needs matplotlib; pip install lamella[plot]") from error
+        raise RequestError(f"{option} needs matplotlib; uv pip install -e '.[plot]'") from error
     # Forget the settings in a file `matplotlibrc` of the working directory, which could let LaTeX run its text.
     matplotlib.rcdefaults()
     return Figure(layout="constrained")

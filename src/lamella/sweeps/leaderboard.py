@@ -77,7 +77,9 @@ class Leaderboard:
             line += ["*" if row.front else ""] if pareto else []
             line += [row.status or "finished"] if unfinished else []
             lines.append([*line, str(row.best or "-")])
-        return format_table(lines)
+        # What was swept, the first objective and the directory stay longest.
+        droppable = [*reversed(self.columns[1:]), "n", "front", "status", *reversed(self.keys)]
+        return format_table(lines, droppable)
 
     def save(self) -> None:
         """Write `leaderboard.csv` and `leaderboard.json` into the sweep's directory."""

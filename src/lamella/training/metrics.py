@@ -23,10 +23,10 @@ def is_classifier(metric: str) -> bool:
 def confusion_counts(output: Tensor, targets: Tensor) -> Tensor:
     """Return how often each class was predicted for each true class, int64 (K, K): rows are true, columns predicted.
 
-    output: logits (B, K). targets: class indices (B,).
+    output: logits (B, K, …). targets: class indices (B, …).
     """
     classes = output.shape[1]
-    pairs = torch.bincount(targets * classes + output.argmax(1), minlength=classes * classes)
+    pairs = torch.bincount((targets * classes + output.argmax(1)).flatten(), minlength=classes * classes)
     return pairs.view(classes, classes)
 
 

@@ -39,7 +39,7 @@ class PRCurves(ValidationCallback):
         self.parts: list[tuple[Tensor, Tensor]] = []
 
     def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, loss: nn.Module) -> None:
-        if targets.dtype == torch.int64:
+        if targets.dtype == torch.int64 and targets.dim() == 1:
             self.parts.append((probabilities(outputs, loss), targets))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lamella.errors import RequestError
 from lamella.training.losses import probabilities
-from lamella.visuals.pictures import image_grid
+from lamella.visuals.pictures import drawable_names, image_grid
 from lamella.visuals.tensorboard import add_image, are_images, datamodule_of, tensorboard_writer
 from lamella.visuals.validation import ValidationCallback
 
@@ -28,8 +28,9 @@ class SampleImages(pl.Callback):
         if batch_idx or not are_images(batch[0]) or (writer := tensorboard_writer(trainer)) is None:
             return
         inputs, targets = (values[: self.count] for values in batch)
-        classes = datamodule_of(trainer).classes
-        captions = [classes[target] for target in targets.tolist()] if targets.dtype == torch.int64 else ()
+        classes = drawable_names(datamodule_of(trainer).classes)
+        are_classes = targets.dtype == torch.int64 and targets.dim() == 1
+        captions = [[classes[target]] for target in targets.tolist()] if are_classes else ()
         title = (
             f"values from {inputs.min():.2f} to {inputs.max():.2f}, mean {inputs.mean():.2f}, std {inputs.std():.2f}"
         )
@@ -40,8 +41,8 @@ class SampleImages(pl.Callback):
 class Mistakes(ValidationCallback):
     """Draws the wrongly classified validation samples with the highest predicted probability.
 
-    The caption names the true and the predicted class. With several processes, the samples are those of rank 0. count:
-    the number of samples.
+    The caption names the true class, the predicted class and its probability. With several processes, the samples are
+    those of rank 0. count: the number of samples.
     """
 
     def __init__(self, count: int = 16) -> None:
@@ -54,7 +55,7 @@ class Mistakes(ValidationCallback):
         self.worst: tuple[Tensor, ...] = ()
 
     def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, loss: nn.Module) -> None:
-        if not are_images(inputs) or targets.dtype != torch.int64:
+        if not are_images(inputs) or targets.dtype != torch.int64 or targets.dim() != 1:
             return
         share, predicted = probabilities(outputs, loss).max(1)
         share = torch.where(predicted == targets, -1.0, share)  # a right answer ranks below every wrong one
@@ -76,8 +77,9 @@ class Mistakes(ValidationCallback):
             return
         share, predicted, targets, inputs = (part[wrong] for part in self.worst)
         data = datamodule_of(trainer)
+        classes = drawable_names(data.classes)
         captions = [
-            f"{data.classes[true]} as {data.classes[guess]}: {probability:.2f}"
+            (classes[true], f"as {classes[guess]}", f"with {probability:.2f}")
             for true, guess, probability in zip(targets.tolist(), predicted.tolist(), share.tolist(), strict=True)
         ]
         images = data.pixels(inputs.float())

@@ -57,4 +57,4 @@ class SearchOptions:
             if self.sampler == "cmaes":
                 import cmaes  # noqa: F401
         except ImportError as error:
-            raise RequestError(f"hydra/sweeper=optuna needs {error.name}; pip install lamella[optuna]") from error
+            raise RequestError(f"hydra/sweeper=optuna needs {error.name}; uv pip install -e '.[optuna]'") from error
