@@ -1,22 +1,38 @@
 """Random numbers as pure functions of counters, so that no random state has to be saved."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
 import torch
 
 # The purpose of a stream of random numbers. It is one of the counters, so that two purposes never share a stream.
-ORDER, AUGMENT, LAYERS = 0, 1, 2
+# OWN, SOURCE and READ are for augmentations, sources and inputs of a user's own.
+ORDER, AUGMENT, LAYERS, OWN, SOURCE, READ = 0, 1, 2, 3, 4, 5
 
 
 def generator(*counters: int) -> torch.Generator:
-    """Return a generator that depends only on the counters; neighbouring counters give unrelated streams.
+    """Return a generator that depends only on the counters; neighbouring counters give unrelated streams."""
+    return torch.Generator().manual_seed(_mixed(*counters))
 
-    The counters are mixed by NumPy's SeedSequence.
+
+@contextmanager
+def seeded(device: torch.device, *counters: int) -> Iterator[None]:
+    """Let every random generator depend only on the counters within the block, and restore it after the block.
+
+    This is for code of a user's own, which may draw from any of torch's generators, from Python's and from NumPy's.
     """
-    state = np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) >> 1)
+    states = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, device_type="cuda"):
+        reseed(_mixed(*counters), device)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def reseed(number: int, device: torch.device) -> None:
@@ -27,6 +43,11 @@ def reseed(number: int, device: torch.device) -> None:
         getattr(torch, device.type).manual_seed(number)
     random.seed(number)
     np.random.seed(number % 2**32)
+
+
+def _mixed(*counters: int) -> int:
+    """Return the counters mixed by NumPy's SeedSequence, as a seed below 2**63."""
+    return int(np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]) >> 1
 
 
 @lru_cache(maxsize=1)

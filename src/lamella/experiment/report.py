@@ -17,7 +17,7 @@ def epoch_line(metrics: Mapping[str, float], epochs: int | None) -> str:
 def result_lines(best_epoch: int, epochs: int, metrics: Mapping[str, float], path: Path) -> str:
     """Return the result of a run, its directory, and the command that shows its curves, each on a line."""
     rows = {
-        "best epoch": f"{best_epoch} of {epochs}  {_stage('val', metrics)}",
+        "best epoch": f"{best_epoch} of {epochs}  {_stage('val', metrics) or _stage('train', metrics)}",
         "test": _stage("test", metrics).removeprefix("test "),
         "directory": str(path),
         "curves": f"lamella board {path.parts[0] if path.parts else path}",

@@ -141,6 +141,9 @@ def _train(
 
     settings = {key: number_or_text(text) for key, text in override_values(writer.fields["overrides"]).items()}
     print(f"Using {experiment.device.accelerator} device")
+    print(experiment.data.summary())
+    for note in experiment.data.notes():
+        print(f"note: {note}", file=sys.stderr)
     try:
         _record_start(experiment, writer, inexact)
         outcome = fit(experiment, writer.path, interrupts, on_epoch, settings)

@@ -63,7 +63,9 @@ class Planner:
         job = self.composer.job(overrides)
         data = json.dumps({key: value for key, value in job.config["data"].items() if key != "seed"}, default=str)
         experiment = build_experiment(job.config, job.references, self.data.get(data))
-        self.data[data] = experiment.data
+        if data not in self.data:
+            experiment.data.check_headers()
+            self.data[data] = experiment.data
         with torch.device("meta"):
             network = experiment.plan.build()
         freeze_parameters(network, experiment.freeze)
