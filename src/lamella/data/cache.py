@@ -3,6 +3,10 @@
 import fcntl
 import hashlib
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +19,7 @@ from lamella.errors import RequestError
 
 FOLDER = Path("outputs", ".cache")
 SHARED = "LAMELLA_IMAGES"  # the variable with the folder in which the jobs of a sweep share decoded images
+PREFIX = ".images-"  # of the name of that folder
 VERSION = 2  # has to change when an image file is decoded to other pixels
 
 
@@ -66,6 +71,27 @@ def load_images(images: ImageFiles) -> Tensor:
         except OSError:  # no room, for example: this job decodes them too
             pass
     return images.load()
+
+
+@contextmanager
+def sharing_images(directory: Path) -> Iterator[None]:
+    """Let processes that are started within the block share decoded images, in a folder that is then removed.
+
+    directory: where the folder is made. Where that fails, each process decodes for itself.
+    """
+    for stale in directory.glob(f"{PREFIX}*"):  # left behind by a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    try:
+        folder = tempfile.mkdtemp(prefix=PREFIX, dir=directory.absolute())
+    except OSError:
+        yield
+        return
+    os.environ[SHARED] = folder
+    try:
+        yield
+    finally:
+        del os.environ[SHARED]
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _map_images(images: ImageFiles, folder: Path, create: bool) -> MappedImages | None:

@@ -6,7 +6,7 @@ A new source is also exported in `lamella/data/__init__.py`, and gets an option 
 import gzip
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -117,7 +117,7 @@ def image_folder(
         raise RequestError(f"data.classes names {repeated[0]!r} twice; each class takes one place", "data.classes")
     decoder, left_out = Decoder(tuple(shape), background, draft), Counter[str]()
     parts = {name: _part(path, decoder, classes, left_out, name == "train") for name, path in folders.items()}
-    notes = _folder_notes(folder, folders, classes)
+    notes = _folder_notes(folder, folders)
     return Splits(parts["train"], parts.get("val"), parts.get("test"), left_out_text(left_out), notes)
 
 
@@ -188,7 +188,7 @@ def _part(folder: Path, decoder: Decoder, classes: list[str], left_out: Counter[
     return Samples(ImageFiles(paths, decoder), torch.tensor(targets))
 
 
-def _folder_notes(root: Path, folders: Mapping[str, Path], classes: Sequence[str]) -> list[str]:
+def _folder_notes(root: Path, folders: Mapping[str, Path]) -> list[str]:
     """Return notes about folders beside `train` that are not read, and about folders that are read twice.
 
     folders: for each split, the folder with its classes.
@@ -200,9 +200,9 @@ def _folder_notes(root: Path, folders: Mapping[str, Path], classes: Sequence[str
         notes.append(f"only train/, val/ and test/ are read, and not {', '.join(unread)}")
     places: dict[str, list[str]] = {}
     for folder in folders.values():
-        for name in classes:
+        for name in folder_names(folder):
             places.setdefault(os.path.realpath(folder / name), []).append(str(folder / name))
-    for same in places.values():
-        if len(same) > 1:
-            notes.append(f"{' and '.join(same)} are one folder, so that its images are read more than once")
+    if same := [names for names in places.values() if len(names) > 1]:
+        more = f", and so are {len(same) - 1} more" * (len(same) > 1)
+        notes.append(f"{' and '.join(same[0])} are one folder, so that its images are read more than once{more}")
     return notes
