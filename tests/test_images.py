@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,13 +74,19 @@ def lab() -> Image.Image:
     return image
 
 
-def save_animation(path: Path, **options: object) -> None:
+def save_animation(path: Path, **options: Any) -> None:
     colour().save(path, save_all=True, append_images=[Image.new("RGB", (SIZE, SIZE))], **options)
 
 
 def save_turned(path: Path, orientation: int) -> None:
     image, exif = turned(orientation)
-    image.save(path, exif=exif, **({"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {}))
+    options: dict[str, Any] = {"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {}
+    image.save(path, exif=exif, **options)
+
+
+def save_cut(path: Path) -> None:
+    colour().save(path)
+    path.write_bytes(path.read_bytes()[:-200])
 
 
 SIXTEEN = GREY.astype(np.uint16) * 257
@@ -146,11 +153,11 @@ FILES: dict[str, tuple[Callable[[Path], object], np.ndarray, int]] = {
     "turned-8.webp": (lambda path: save_turned(path, 8), COLOUR, LOSSY * 3),
 }
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "I.tif": (lambda path: Image.fromarray(GREY.astype(np.int32)).save(path), "32 bits for each pixel"),
+    "I.tif": (lambda path: Image.fromarray(GREY.astype(np.int32)).save(path), "signed and 32-bit integers have no usual range"),
     "F-255.tif": (lambda path: grey(GREY.astype(np.float32)).save(path), "its floats go from 48 to 255"),
     "F-nan.tif": (lambda path: grey(np.full((4, 4), np.nan, np.float32)).save(path), "its floats go from nan"),
     "text.png": (lambda path: path.write_text("no picture"), "cannot identify image file"),
-    "cut.jpg": (lambda path: (colour().save(path), path.write_bytes(path.read_bytes()[:-200])), "runcated"),
+    "cut.jpg": (lambda path: save_cut(path), "runcated"),
     "empty.png": (lambda path: path.touch(), "cannot identify image file"),
     "pipe.png": (lambda path: os.mkfifo(path), "it is no regular file"),
     "nowhere.png": (lambda path: path.symlink_to("gone"), "No such file or directory"),

@@ -1,6 +1,6 @@
 """Check that the samples of a data set and the config fit together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
@@ -36,15 +36,14 @@ def check_files(samples: Samples, cache: str | None, skip_unreadable: bool) -> N
         )
 
 
-def check_samples(splits: Mapping[str, Samples], cut: Sequence[str], shape: tuple[int, ...], num_classes: int) -> None:
+def check_samples(splits: Mapping[str, Samples], shape: tuple[int, ...], num_classes: int, validates: bool) -> None:
     """Raise RequestError if the samples of a split do not fit the shape and the classes of the config.
 
-    splits: the samples by the name of the split, train first. cut: the splits that are cut off from the training
-    samples, of which the validation may be empty.
+    splits: the samples by the name of the split, train first. validates: False if there are no validation samples.
     """
     for name, samples in splits.items():
         labels, split = samples.targets, WORDS[name]
-        if len(samples.inputs) != len(labels) or not (len(labels) or (name == "val" and name in cut)):
+        if len(samples.inputs) != len(labels) or not (len(labels) or (name == "val" and not validates)):
             raise RequestError(f"data.source: {len(samples.inputs)} {split} samples have {len(labels)} targets", "data")
         if not len(labels):
             continue

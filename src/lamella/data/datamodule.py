@@ -79,7 +79,7 @@ class Data(pl.LightningDataModule):
         self.cut = [name for name in ("val", "test") if getattr(source, name) is None]
         self.train, self.val, self.test = cut_splits(source, val_size, test_size, split_seed)
         self._check()
-        check_samples(self.splits, self.cut, self.shape, num_classes)
+        check_samples(self.splits, self.shape, num_classes, validates=val_size != 0)
         self.images = kind(self.train)[1] == torch.uint8
         if augment:
             check_augment(augment, self.images, self.shape)
@@ -126,13 +126,6 @@ class Data(pl.LightningDataModule):
                 f"{list(self.train.targets.shape[1:])}; leave it out",
                 "data.augment",
             )
-        if self.workers and self.num_workers is None:
-            kept = "data.cache is memmap" if self.cache else "data.in_memory is true"
-            raise RequestError(
-                f"data.num_workers is {self.workers}, but {kept}, so that no process reads anything; set "
-                f"data.in_memory=false{' data.cache=null' if self.cache else ''}, or leave it 0",
-                "data.num_workers",
-            )
 
     def check_headers(self) -> None:
         """Raise UnreadableImages that names each image file that is no image, as far as headers tell."""
@@ -147,7 +140,11 @@ class Data(pl.LightningDataModule):
     def notes(self) -> list[str]:
         """Return what a user should know of the data, each as one sentence."""
         has_classes = self.train.targets.dtype == torch.int64
-        return [*self.source_notes, *(class_notes(self.splits, self.classes) if has_classes else [])]
+        notes = [*self.source_notes, *(class_notes(self.splits, self.classes) if has_classes else [])]
+        if self.workers and self.num_workers is None:
+            kept = "data.cache is memmap" if self.cache else "data.in_memory is true"
+            notes.append(f"data.num_workers is {self.workers}, but {kept}, so that no worker reads anything")
+        return notes
 
     def setup(self, stage: str) -> None:
         """Decode the image files that a stage of the Trainer reads or, if they stay files, check their headers.
@@ -253,7 +250,7 @@ def cut_splits(
     train, val, test = source.train, source.val, source.test
     if test is None:
         train, test = split_samples(train, test_size, seed + 1, "data.test_size")
-    if val is None and val_size == 0:
+    if val_size == 0:
         val = train.take(torch.arange(0))
     elif val is None:
         train, val = split_samples(train, val_size, seed, "data.val_size")

@@ -139,7 +139,7 @@ def _formats() -> list[str]:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Return an image with 8 bits for each channel where Pillow's own conversion would clip values or warn.
 
-    Raises ValueError for 32-bit integers, which have no usual range, and for floats outside of 0 to 1.
+    Raises ValueError for signed and 32-bit integers, which have no usual range, and for floats outside of 0 to 1.
     """
     if image.mode == "P":
         return image.convert("RGBA")
@@ -151,7 +151,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     if image.mode == "I" and image.format not in ("PNG", "PPM"):  # where Pillow returns 16 bits in this mode
-        raise ValueError("32 bits for each pixel have no usual range; save it with 8 or 16 bits")
+        raise ValueError("signed and 32-bit integers have no usual range; save it with 8 or 16 bits")
     values = np.asarray(image)
     bits = getattr(image, "tag_v2", {}).get(Base.BitsPerSample, (16,))[0]  # a TIFF may have 12
     grey = Image.fromarray((values / (2**bits - 1) * 255).clip(0, 255).astype(np.uint8))

@@ -24,6 +24,7 @@ from lamella.interrupts import Interrupted, Interrupts
 from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
+from lamella.tables import printable
 from lamella.training.task import NonFiniteLoss
 
 NOTICE = "the run ends after this step or the running validation; press Ctrl-C again to end it at once\n"
@@ -141,9 +142,9 @@ def _train(
 
     settings = {key: number_or_text(text) for key, text in override_values(writer.fields["overrides"]).items()}
     print(f"Using {experiment.device.accelerator} device")
-    print(experiment.data.summary())
+    print(printable(experiment.data.summary()))
     for note in experiment.data.notes():
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     try:
         _record_start(experiment, writer, inexact)
         outcome = fit(experiment, writer.path, interrupts, on_epoch, settings)

@@ -20,6 +20,7 @@ from lamella.experiment.experiment import Experiment
 from lamella.network.freeze import freeze_parameters
 from lamella.runs.names import slug
 from lamella.runs.sweep_directory import Member
+from lamella.tables import printable
 from lamella.training.device import needs_own_program, process_count
 
 
@@ -54,6 +55,7 @@ class Planner:
     def __init__(self, loader: ConfigLoader, config: DictConfig, own_process: bool = True) -> None:
         self.composer, self.own_process = SweepComposer(loader, config), own_process
         self.data: dict[str, Data] = {}  # the data that was built, by its config
+        self.sources: set[str] = set()  # the configs of the sources whose files were checked
 
     def plan(self, overrides: Sequence[str]) -> PlannedJob:
         """Compose the job with these overrides, and build it on the meta device, where weights take no memory.
@@ -64,7 +66,7 @@ class Planner:
         data = json.dumps({key: value for key, value in job.config["data"].items() if key != "seed"}, default=str)
         experiment = build_experiment(job.config, job.references, self.data.get(data))
         if data not in self.data:
-            experiment.data.check_headers()
+            self._look_at(experiment.data, json.dumps(job.config["data"].get("source"), default=str))
             self.data[data] = experiment.data
         with torch.device("meta"):
             network = experiment.plan.build()
@@ -73,6 +75,17 @@ class Planner:
         member = Member(slug(overrides), list(overrides), job.config, job.reads, job.choices)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         return PlannedJob(member, experiment, parameters, processes)
+
+    def _look_at(self, data: Data, source: str) -> None:
+        """Check the image files of a source once, and print what a user should know of the data.
+
+        source: its config. Raises UnreadableImages.
+        """
+        if source not in self.sources:
+            data.check_headers()
+            self.sources.add(source)
+            for note in [*([data.left_out] if data.left_out else []), *data.notes()]:
+                print(f"note: {printable(note)}", file=sys.stderr)
 
     def plan_all(self, jobs: Iterable[Sequence[str]]) -> tuple[list[PlannedJob], int, int]:
         """Plan the jobs with these overrides, and print the error of each one that cannot be run.
