@@ -153,7 +153,7 @@ FILES: dict[str, tuple[Callable[[Path], object], np.ndarray, int]] = {
     "turned-8.webp": (lambda path: save_turned(path, 8), COLOUR, LOSSY * 3),
 }
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "I.tif": (lambda path: Image.fromarray(GREY.astype(np.int32)).save(path), "signed and 32-bit integers have no usual range"),
+    "I.tif": (lambda path: Image.fromarray(GREY.astype(np.int32)).save(path), "signed and 32-bit integers have no"),
     "F-255.tif": (lambda path: grey(GREY.astype(np.float32)).save(path), "its floats go from 48 to 255"),
     "F-nan.tif": (lambda path: grey(np.full((4, 4), np.nan, np.float32)).save(path), "its floats go from nan"),
     "text.png": (lambda path: path.write_text("no picture"), "cannot identify image file"),

@@ -101,10 +101,12 @@ class Decoder:
         if self.draft:
             image.draft(None, (max(height, width),) * 2)  # the image may be turned
         image.load()
+        turn = None
         with suppress(Exception):  # many files have a damaged EXIF block, and every viewer shows them
             turn = TURNS.get(image.getexif().get(Base.Orientation, 1))
-            image = image if turn is None else image.transpose(turn)
         image = self._opaque(_eight_bits(image)).convert("L" if channels == 1 else "RGB")
+        if turn is not None:
+            image = image.transpose(turn)
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(image)).reshape(height, width, channels).permute(2, 0, 1).contiguous()

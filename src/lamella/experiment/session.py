@@ -41,9 +41,11 @@ def create_run(
 ) -> RunWriter:
     """Create the run directory of an experiment and return its writer. Raises RequestError.
 
-    make_directory: called once the network is built, so that a request that is refused leaves no directory behind.
+    make_directory: called once the data is read and the network is built, so that a request that is refused leaves no
+    directory behind.
     reads, choices, reproduces: fields of the record, as in `RunRequest`.
     """
+    experiment.data.setup("fit")
     request: RunRequest = {
         "name": experiment.name,
         "overrides": list(overrides),
