@@ -58,6 +58,7 @@ def cached(root: Path) -> Batches:
 
     source = image_folder(str(root), SHAPE, CLASSES)
     data = Data(source, SHAPE, 64, len(CLASSES), CLASSES, mean=MEAN, std=STD, val_size=1, test_size=1, cache="memmap")
+    data.setup("fit")
     return data.train_dataloader()
 
 

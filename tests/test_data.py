@@ -56,6 +56,12 @@ def noise(*shape: int) -> Tensor:
     return torch.randint(1, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+def ready(data: Data) -> Data:
+    """Read what a training reads, as its Trainer does."""
+    data.setup("fit")
+    return data
+
+
 def order(batches: Batches) -> list[list[int]]:
     return [targets.tolist() for _, targets in batches]
 
@@ -208,7 +214,7 @@ def test_a_corrupt_image_is_named(image_root: Path, in_memory: bool, content: st
     broken = sorted((image_root / "train" / "two").iterdir())[3]
     broken.write_bytes(broken.read_bytes()[:100] if content == "truncated" else b"no picture")
     with rejected("data.root", f"{broken} is no readable image"):
-        Data(image_folder(str(image_root), GREY, CLASSES), GREY, 8, 3, in_memory=in_memory)
+        ready(Data(image_folder(str(image_root), GREY, CLASSES), GREY, 8, 3, in_memory=in_memory))
 
 
 def test_a_class_without_images_is_reported(image_root: Path) -> None:
@@ -226,10 +232,10 @@ def test_a_root_may_begin_at_home(image_root: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_incomplete_image_folder_is_reported(tmp_path: Path, image_root: Path) -> None:
     root = tmp_path / "empty"
-    with rejected("data.root", f"data.root is '{root}': {root} has no folder train/"):
+    with rejected("data.root", f"data.root is '{root}': {root / 'train'} is not there"):
         image_folder(str(root), GREY, ["a"])
-    for state in ("is not there", "holds no folders"):
-        with rejected("data.root", f"data.root is '{root}': {root / 'train'} {state}"):
+    for place, state in ((root / "train", "is not there"), (root / "train", "holds no folders")):
+        with rejected("data.root", f"data.root is '{root}': {place} {state}"):
             class_folders(str(root))
         (root / "train").mkdir(parents=True, exist_ok=True)
     (root / "train" / "notes.txt").write_text("no class")
@@ -300,7 +306,8 @@ def test_ranks_share_batches(data: st.DataObject, world: int, share: int, shuffl
 
 
 def cached(root: Path, **options: Any) -> Data:
-    return Data(image_folder(str(root), GREY, CLASSES), GREY, 16, 3, mean=[0.3], std=[0.3], cache="memmap", **options)
+    source = image_folder(str(root), GREY, CLASSES)
+    return ready(Data(source, GREY, 16, 3, mean=[0.3], std=[0.3], cache="memmap", **options))
 
 
 def kept() -> list[Path]:
@@ -310,7 +317,7 @@ def kept() -> list[Path]:
 def test_images_are_decoded_once(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(image_root.parent)
     options: dict[str, Any] = {"val_size": 10, "augment": EVERYTHING}
-    memory = Data(image_folder(str(image_root), GREY, CLASSES), GREY, 16, 3, mean=[0.3], std=[0.3], **options)
+    memory = ready(Data(image_folder(str(image_root), GREY, CLASSES), GREY, 16, 3, mean=[0.3], std=[0.3], **options))
     first = cached(image_root, **options)
     for path in image_root.rglob("*.png"):  # what a file holds is not looked at again
         times = path.stat()
@@ -335,7 +342,7 @@ def test_changed_images_and_shapes_are_decoded_anew(image_root: Path, monkeypatc
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
     assert torch.equal(pixels(cached(image_root, split_seed=1).train), before.flip(3))
     assert len(kept()) == 2
-    Data(image_folder(str(image_root), [3, 8, 8], CLASSES), [3, 8, 8], 16, 3, cache="memmap")
+    ready(Data(image_folder(str(image_root), [3, 8, 8], CLASSES), [3, 8, 8], 16, 3, cache="memmap"))
     assert len(kept()) == 3
     kept()[0].write_bytes(b"cut off")
     assert torch.equal(pixels(cached(image_root, split_seed=1).train), before.flip(3))
@@ -371,8 +378,9 @@ def test_several_processes_decode_once(image_root: Path) -> None:
     script.write_text(
         "from lamella.data import image_folder\nfrom lamella.data.cache import map_images\n"
         f"images = image_folder({str(image_root)!r}, {GREY}, {CLASSES}).train.inputs\n"
-        "decode = type(images).decode\n"
-        "type(images).decode = lambda self, path: print('decoded') or decode(self, path)\n"
+        "from lamella.data.decoder import Decoder\n"
+        "decode = Decoder.file\n"
+        "Decoder.file = lambda self, path: print('decoded') or decode(self, path)\n"
         "print('sum', int(map_images(images).pixels.sum()))"
     )
     started = [Program(image_root.parent, str(script)) for _ in range(3)]
@@ -505,7 +513,7 @@ def test_the_seed_orders_but_does_not_split() -> None:
         ({"shape": [3, 5, 4]}, "shape", "is [3, 5, 4], but the training samples are [3, 4, 5]"),
         ({"mean": [0.5]}, "mean", "is [0.5]; data.shape has 3 channels"),
         ({"std": [0.5, 0.0, 0.5]}, "std", "is [0.5, 0.0, 0.5]; it takes numbers above 0"),
-        ({"val_size": 0}, "val_size", "is 0; of 36 samples it must leave some on either side"),
+        ({"val_size": 36}, "val_size", "is 36; of 36 samples it must leave some on either side"),
         ({"test_size": 40}, "test_size", "is 40; of 40 samples it must leave some on either side"),
     ],
     ids=str,
@@ -521,4 +529,5 @@ def test_what_does_not_fit_is_reported(options: dict[str, Any], key: str, messag
 def test_a_label_outside_the_classes_is_reported(label: int, part: str) -> None:
     good, bad = (Samples(noise(3, 3, 4, 5), torch.tensor([0, 1, last])) for last in (2, label))
     with rejected("data.num_classes", f"is 3, but a {part} label is {label}; labels go from 0 to 2"):
-        serve(Splits(*(bad if name == part else good for name in ("training", "validation", "test"))))
+        train, val, test = (bad if name == part else good for name in ("training", "validation", "test"))
+        serve(Splits(train, val, test))

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import lamella as package
-from lamella.data.images import IMAGE_SUFFIXES
+from lamella.data.folders import IMAGE_SUFFIXES
 from lamella.errors import RequestError
 
 

@@ -9,16 +9,13 @@ import numpy as np
 import torch
 
 # The purpose of a stream of random numbers. It is one of the counters, so that two purposes never share a stream.
-ORDER, AUGMENT, LAYERS = 0, 1, 2
+# OWN, SOURCE and READ are for augmentations, sources and inputs of a user's own.
+ORDER, AUGMENT, LAYERS, OWN, SOURCE, READ = 0, 1, 2, 3, 4, 5
 
 
 def generator(*counters: int) -> torch.Generator:
-    """Return a generator that depends only on the counters; neighbouring counters give unrelated streams.
-
-    The counters are mixed by NumPy's SeedSequence.
-    """
-    state = np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) >> 1)
+    """Return a generator that depends only on the counters; neighbouring counters give unrelated streams."""
+    return torch.Generator().manual_seed(_mixed(*counters))
 
 
 def reseed(number: int, device: torch.device) -> None:
@@ -38,10 +35,28 @@ def kept_random_state(device: torch.device) -> Iterator[None]:
     The generator of an MPS device is left out, because its state cannot be read for a device.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def seeded(device: torch.device, *counters: int) -> Iterator[None]:
+    """Let every random generator depend only on the counters within the block, and restore it after the block.
+
+    This is for code of a user's own, which may draw from any of torch's generators, from Python's and from NumPy's.
+    """
+    with kept_random_state(device):
+        reseed(_mixed(*counters), device)
         yield
-    random.setstate(python)
-    np.random.set_state(numpy)
+
+
+def _mixed(*counters: int) -> int:
+    """Return the counters mixed by NumPy's SeedSequence, as a seed below 2**63."""
+    return int(np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]) >> 1
 
 
 @lru_cache(maxsize=128)  # the runs of a fused sweep take turns

@@ -8,6 +8,7 @@ lamella eval outputs/mnist/defaults data.root=/other/place
 import json
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from rich.cells import cell_len
 from lamella.atomic_files import write_atomically
 from lamella.commands.parser import CommandParser
 from lamella.config.overrides import config_for_testing
+from lamella.config.values import Config
 from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.files import check_output_path
@@ -23,8 +25,10 @@ from lamella.runs.reader import read_run, unfinished_note
 from lamella.tables import format_table, terminal_width
 
 if TYPE_CHECKING:
+    from lamella.data import Data
     from lamella.experiment.evaluation import Evaluation
 
+CUT = {"val_size": 0.1, "test_size": 0.1, "split_seed": 0}  # what decides which samples are cut off, by default
 MOST_CLASSES = 20  # in the printed confusion matrix; more do not fit side by side
 
 
@@ -37,8 +41,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes; default: RUN/eval.json")
     options = parser.parse_intermixed_args(arguments)
 
-    record, config = read_run(options.run)
-    config = config_for_testing(record, config, options.overrides)
+    record, trained = read_run(options.run)
+    config = config_for_testing(record, trained, options.overrides)
     out = options.out or options.run / "eval.json"
     check_output_path(out)
     if note := unfinished_note(record):
@@ -55,6 +59,8 @@ def main(arguments: list[str]) -> int:
     samples = read_checkpoint(file).get(datamodule_key(type(experiment.data)))  # a checksum of the samples of the run
     if samples != experiment.data.state_dict() and not options.overrides:
         print("note: these are not the samples that the run was trained and tested with", file=sys.stderr)
+    for note in _notes(trained["data"], config["data"], experiment.data):
+        print(f"note: {note}", file=sys.stderr)
     result = evaluate(experiment, options.run)
     # Labels of pixels and the like have no names.
     scored, classes = len(result.scores()), experiment.data.classes
@@ -69,6 +75,31 @@ def main(arguments: list[str]) -> int:
         print(f"error: the loss of the test is {loss}", file=sys.stderr)
         return 1
     return 0
+
+
+def _notes(trained: Config, tested: Config, data: "Data") -> Iterator[str]:
+    """Yield what a user should know of the samples of a test.
+
+    trained, tested: the config group `data` of the run and of this test.
+    """
+    import torch
+
+    from lamella.data import Samples, Splits
+    from lamella.data.datamodule import cut_splits
+
+    yield from [*([data.left_out] if data.left_out else []), *data.source_notes]
+    sources = [{**node.get("source", {}), "download": None} for node in (trained, tested)]
+    if "test" not in data.cut or sources[0] != sources[1]:
+        return
+    numbers = torch.arange(len(data.train) + len(data.test) + len(data.val) * ("val" in data.cut))
+    whole = Samples(numbers, numbers)
+    source = Splits(whole, None if "val" in data.cut else whole)
+    (before, *_), (*_, test) = (
+        cut_splits(source, *(node.get(key, default) for key, default in CUT.items())) for node in (trained, tested)
+    )
+    both = int(torch.isin(test.targets, before.targets).sum())
+    if both:
+        yield f"{both:,} of the {len(test):,} test samples were training samples of the run"
 
 
 def _plain(result: "Evaluation", classes: list[str]) -> dict[str, object]:

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from lamella.data import Data
     from lamella.experiment.experiment import Experiment
 
-IMAGES = ": grey (1 channel) or RGB, resized (bilinear, antialiased), (pixel / 255 - mean) / std of each channel"
+IMAGES = (
+    ": upright by its EXIF orientation, over {} where it is transparent, grey (1 channel) or RGB, "
+    "resized (bilinear, antialiased), (pixel / 255 - mean) / std of each channel"
+)
 TOLERANCE = 1e-4  # the largest difference between the outputs of the file and of the network
 SAMPLES = 1000  # test samples for which the outputs are compared
 
@@ -167,15 +170,20 @@ def _metadata(experiment: "Experiment", data: Config) -> dict[str, str]:
     from lamella.training.losses import output_activation
     from lamella.training.metrics import is_classifier
 
-    images = experiment.data.images
+    images, source = experiment.data.images, data.get("source") or {}
     known: dict[str, object] = {
         "shape": experiment.data.shape,
         "classes": experiment.data.classes if is_classifier(experiment.metric) else None,
-        "mean": data.get("mean") if images else None,
-        "std": data.get("std") if images else None,
-        "input": "float32, (batch, *shape)" + (IMAGES if images else ""),
+        "mean": _of_each_channel(data.get("mean"), experiment.data.shape) if images else None,
+        "std": _of_each_channel(data.get("std"), experiment.data.shape) if images else None,
+        "input": "float32, (batch, *shape)" + (IMAGES.format(source.get("background", "white")) if images else ""),
     }
     if is_classifier(experiment.metric):
         activation = output_activation(experiment.loss)
         known["output"] = f"float32, (batch, classes): logits, of which {activation} makes probabilities"
     return {name: json.dumps(value) for name, value in known.items()}
+
+
+def _of_each_channel(value: object, shape: tuple[int, ...]) -> object:
+    """Return a number for each channel as a list. value: such a list, a number for all channels, or None."""
+    return [value] * shape[0] if isinstance(value, int | float) else value

@@ -6,7 +6,6 @@ find . -name '*.png' | lamella predict outputs/mnist/defaults - --out all.jsonl
 """
 
 import argparse
-import glob
 import json
 import signal
 import sys
@@ -50,7 +49,7 @@ def main(arguments: list[str]) -> int:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image that is too large is skipped
     files = list(dict.fromkeys(_files(options.paths)))
     model = load(options.run, options.checkpoint, resolve_accelerator("auto"))
-    if model.classes is None or model.normalize is None:
+    if model.classes is None or model.decoder is None:
         problem = "gives numbers, not classes" if model.classes is None else "was not trained on images"
         raise RequestError(f"{options.run}: its network {problem}; lamella.load(…).predict(…) in Python takes tensors")
     rows, unreadable = [], 0
@@ -96,7 +95,7 @@ def _files(paths: Iterable[str]) -> Iterator[str]:
 
     An argument is a file, a folder, a pattern, or - for a list of files on standard input.
     """
-    from lamella.data.images import IMAGE_SUFFIXES
+    from lamella.data.folders import IMAGE_SUFFIXES, find_images, find_matches, left_out_text
 
     for given in paths:
         path = Path(given)
@@ -106,18 +105,20 @@ def _files(paths: Iterable[str]) -> Iterator[str]:
                 raise RequestError("-: no path came on standard input")
             yield from listed
         elif path.is_dir():
-            inside = sorted(
-                str(file) for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-            )
+            inside, others = find_images(path)
+            left_out = left_out_text(others)
             if not inside:
                 raise RequestError(
                     f"{given}: no images in this folder; their names end with {', '.join(sorted(IMAGE_SUFFIXES))}"
+                    f"{f'; {left_out}' if left_out else ''}"
                 )
+            if left_out:
+                print(f"{given}: {left_out}", file=sys.stderr)
             yield from inside
         elif path.exists():
             yield given
         else:
-            matched = sorted(file for file in glob.glob(given, recursive=True) if Path(file).is_file())
+            matched = find_matches(given)
             if not matched:
                 raise RequestError(f"{given}: there is no such file or folder, and as a pattern it matches none")
             yield from matched
@@ -129,28 +130,23 @@ def _predictions(model: "Model", files: list[str]) -> "Iterator[tuple[str, Tenso
     A progress bar is shown on a terminal.
     """
     import torch
-    from rich.console import Console
-    from rich.progress import track
 
-    from lamella.data.images import ImageFiles
+    from lamella.data.decoder import UnreadableImages
+    from lamella.data.images import progress
 
-    decoder = ImageFiles([], model.shape)
+    decoder = model.decoder
+    assert decoder is not None
 
     def decode(path: str) -> "Tensor | str":
         try:
-            return decoder.decode(path)
-        except RequestError as error:
-            return str(error).removeprefix("data: ").removesuffix("; mend or remove it")
+            return decoder.file(path)
+        except UnreadableImages as error:
+            return error.problems[0]
 
-    console = Console(stderr=True)
     starts = range(0, len(files), BATCH)
     with ThreadPoolExecutor() as pool:
         batches = (list(pool.map(decode, files[start : start + BATCH])) for start in starts)
-        for start, batch in zip(
-            starts,
-            track(batches, "images", len(starts), console=console, transient=True, disable=not console.is_terminal),
-            strict=False,
-        ):
+        for start, batch in zip(starts, progress(batches, len(starts), "images"), strict=False):
             images = [image for image in batch if not isinstance(image, str)]
             probabilities = iter(model.predict(torch.stack(images)) if images else ())
             for path, image in zip(files[start : start + BATCH], batch, strict=True):

@@ -82,7 +82,12 @@ def config_for_testing(fields: Config, config: Config, overrides: Sequence[str])
     with. The shape of a sample and the classes have to be as in training. Callbacks, loggers and everything else that
     only training needs is left out. fields: the record of the run. Raises RequestError.
     """
-    base = {**config, "visuals": {}, "trainer": {"_target_": "pytorch_lightning.Trainer", "devices": 1}}
+    base = {
+        **config,
+        "data": _without_download(config["data"]),
+        "visuals": {},
+        "trainer": {"_target_": "pytorch_lightning.Trainer", "devices": 1},
+    }
     parsed = parse_overrides(overrides)
     for override in parsed:
         key = override.key_or_group
@@ -103,11 +108,21 @@ def config_for_testing(fields: Config, config: Config, overrides: Sequence[str])
         for name in ("mean", "std"):
             if "data" in groups and f"data.{name}" not in keys:
                 base["data"][name] = config["data"].get(name)
+        if "data" in groups and "data.download" not in keys:
+            base["data"] = _without_download(base["data"])
     others = [text for text in overrides if text not in composed]
     known = [key for group in TESTED_WITH for key in (group, *(key for key, _ in walk(base[group], group)))]
     changed = apply_overrides(base, fields, others, known, "is no key of the run's config")
     _check_inputs(config["data"], changed["data"])
     return changed
+
+
+def _without_download(data: Config) -> Config:
+    """Return the group `data` without a download, because what reads a run uses no network that it was not asked to."""
+    source = data.get("source")
+    if not isinstance(source, dict) or "download" not in source:
+        return data
+    return {**data, **({"download": False} if "download" in data else {}), "source": {**source, "download": False}}
 
 
 def _check_inputs(trained: Config, tested: Config) -> None:

@@ -29,8 +29,8 @@ class Augment:
                 raise RequestError(f"data.augment.{name} is {value}; it takes 0 or more", f"data.augment.{name}")
 
     def __bool__(self) -> bool:
-        """Return False if nothing is changed."""
-        return bool(self.crop or self.flip or self.rotation)
+        """Return False if nothing is changed. A class of a user's own may change images without these three."""
+        return bool(self.crop or self.flip or self.rotation) or type(self) is not Augment
 
     def draw(self, count: int, seed: int, epoch: int) -> Tensor:
         """Return uniform random numbers (count, 4) for an epoch: each sample's shift down and right, flip and angle.

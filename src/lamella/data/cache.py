@@ -3,18 +3,28 @@
 import fcntl
 import hashlib
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lamella.atomic_files import replacing
+from lamella.data.decoder import UnreadableImages
 from lamella.data.images import ImageFiles
 from lamella.errors import RequestError
 
+FOLDER = Path("outputs", ".cache")
+SHARED = "LAMELLA_IMAGES"  # the variable with the folder in which the jobs of a sweep share decoded images
+PREFIX = ".images-"  # of the name of that folder
+VERSION = 2  # has to change when an image file is decoded to other pixels
+
 
 class MappedImages:
-    """Images in a file of pixels. Indexing gives uint8 (B, *shape); `take` selects images without copying any.
+    """Images in a file of pixels. Indexing gives uint8 (B, *shape).
 
     pixels: all images of the file (N, *shape). rows: the images that are selected, in their order.
     """
@@ -29,60 +39,126 @@ class MappedImages:
         """Return the images with these indices."""
         return self.pixels.index_select(0, self.rows[indices])
 
-    def take(self, indices: Tensor) -> "MappedImages":
-        """Return a selection of the images."""
-        return MappedImages(self.pixels, self.rows[indices])
 
-
-FOLDER = Path("outputs", ".cache")
-VERSION = 1  # has to change when an image file is decoded to other pixels
-
-
-def map_images(images: ImageFiles) -> MappedImages:
+def map_images(images: ImageFiles, create: bool = True) -> MappedImages | None:
     """Return the images, decoded into a cache file by the first process that asks for them.
 
     Other processes wait for that process, and later ones find the file. The name of the file depends on the paths,
-    sizes and modification times of the image files, and on the shape. Raises RequestError if an image cannot be read
-    or the file cannot be written; no part of the file is left then.
+    sizes and modification times of all files from which the images are selected, and on how they are decoded. create:
+    False returns None if there is no such file. Raises UnreadableImages if an image cannot be read, and RequestError if
+    the file cannot be written; no part of the file is left then.
     """
-    path = FOLDER / f"{_key(images)}.uint8"
-    count = len(images) * torch.Size(images.shape).numel()
     try:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists() or path.stat().st_size != count:
-                _write(images, path, count)
+        return _map_images(images, FOLDER, create)
     except OSError as error:
         raise RequestError(
-            f"data.cache: the decoded images, {count / 1e9:.2g} GB, cannot be written to {FOLDER.absolute()} "
-            f"({error.strerror}); make room there, or leave data.cache null and set data.in_memory=false",
+            f"data.cache: the decoded images, {_size(images.whole()) / 1e9:.2g} GB, cannot be written to "
+            f"{FOLDER.absolute()} ({error.strerror}); make room there, or leave data.cache null and set "
+            "data.in_memory=false",
             "data.cache",
         ) from error
+
+
+def load_images(images: ImageFiles) -> Tensor:
+    """Return the images in memory, uint8 (N, *shape); of the jobs of a sweep, only the first one decodes them.
+
+    Raises UnreadableImages.
+    """
+    if SHARED in os.environ:
+        try:
+            if mapped := _map_images(images, Path(os.environ[SHARED]), create=True):
+                return mapped[torch.arange(len(mapped))]
+        except OSError:  # no room, for example: this job decodes them too
+            pass
+    return images.load()
+
+
+@contextmanager
+def sharing_images(directory: Path) -> Iterator[None]:
+    """Let processes that are started within the block share decoded images, in a folder that is then removed.
+
+    directory: where the folder is made. Where that fails, each process decodes for itself.
+    """
+    for stale in directory.glob(f"{PREFIX}*"):  # left behind by a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    try:
+        folder = tempfile.mkdtemp(prefix=PREFIX, dir=directory.absolute())
+    except OSError:
+        yield
+        return
+    os.environ[SHARED] = folder
+    try:
+        yield
+    finally:
+        del os.environ[SHARED]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _map_images(images: ImageFiles, folder: Path, create: bool) -> MappedImages | None:
+    whole = images.whole()
+    path = folder / f"{_key(whole)}.uint8"
+    note, count = path.with_suffix(".lock"), _size(whole)
+    if not _is_intact(path, note, count):
+        if not create:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        with note.open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_intact(path, note, count):
+                _write(whole, path, count)
+                lock.truncate(0)
+                lock.write(f"{_digest(path)}\n{_stamp(path)}")
     # A private mapping that is never written to uses the page cache, which all processes share.
     pixels = torch.from_file(str(path), shared=False, size=count, dtype=torch.uint8)
-    return MappedImages(pixels.view(-1, *images.shape), torch.arange(len(images)))
+    return MappedImages(pixels.view(-1, *images.decoder.shape), images.rows)
 
 
 def _key(images: ImageFiles) -> str:
-    """Return the name of the cache file, without its suffix. Raises RequestError if an image file is missing."""
-    digest = hashlib.sha256(repr((VERSION, images.shape)).encode())
+    """Return the name of the cache file, without its suffix. Raises UnreadableImages if an image file is missing."""
+    digest = hashlib.sha256(repr((VERSION, images.decoder)).encode())
     for path in images.paths:
         try:
             status = os.stat(path)
         except OSError as error:
-            raise RequestError(
-                f"data: {path} is no readable image ({error.strerror}); mend or remove it", "data.root"
-            ) from error
+            raise UnreadableImages(f"{path} is no readable image ({error.strerror})") from error
         digest.update(
             f"\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape")
         )
     return digest.hexdigest()[:32]
 
 
+def _size(images: ImageFiles) -> int:
+    """Return how many bytes the decoded images take."""
+    return len(images) * torch.Size(images.decoder.shape).numel()
+
+
+def _is_intact(path: Path, note: Path, count: int) -> bool:
+    """Return True if a cache file has the bytes that were written into it.
+
+    The bytes are read only if the file has been touched since then. note: the file with their checksum. count: the
+    number of bytes.
+    """
+    try:
+        checksum, _, stamp = note.read_text().partition("\n")
+        return path.stat().st_size == count and (_stamp(path) == stamp or _digest(path) == checksum)
+    except (OSError, ValueError):
+        return False
+
+
+def _stamp(path: Path) -> str:
+    """Return what changes with every write to a file. Unlike the modification time, no program can set it back."""
+    status = path.stat()
+    return f"{status.st_ino} {status.st_ctime_ns}"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _write(images: ImageFiles, path: Path, count: int) -> None:
     """Decode the images into the file `path`. count: the number of bytes."""
-    for stale in FOLDER.glob(f".{path.name}.*"):  # left behind by a process that was killed
+    for stale in path.parent.glob(f".{path.name}.*"):  # left behind by a process that was killed
         stale.unlink()
     with replacing(path) as temporary, temporary.open("wb") as file:
         # On a full disk, this call raises an error. Without it, a write to the mapped memory would crash the process.

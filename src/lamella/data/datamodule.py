@@ -3,6 +3,7 @@
 import copy
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,14 +11,17 @@ import torch
 from torch import Tensor
 
 from lamella.data.augment import Augment
-from lamella.data.cache import map_images
-from lamella.data.images import ImageFiles
+from lamella.data.checks import check_augment, check_files, check_samples, kind
 from lamella.data.loader import Batches
 from lamella.data.normalize import Normalize
+from lamella.data.readable import check_headers, readable, together, without_unreadable
 from lamella.data.samples import Samples, Splits, split_samples
+from lamella.data.summary import WORDS, class_notes, count_text
 from lamella.errors import RequestError
 from lamella.lightning_internals import batch_index
 
+# The splits that a stage of the Trainer reads. A run tests its best checkpoint in the end, and should not fail then.
+STAGES = {"fit": ("train", "val", "test"), "validate": ("val",), "test": ("test",)}
 # Without gradients a batch needs a fraction of the memory, and larger batches take less time.
 EVALUATION_FACTOR = 4
 
@@ -26,15 +30,18 @@ class Data(pl.LightningDataModule):
     """A datamodule that serves the training, validation and test batches of one data set.
 
     source: the splits. shape: of one sample, without the batch dimension. batch_size: of one optimizer step, over all
-    devices. num_classes, classes: the number of classes, and their names. mean, std: one number for each channel, on
-    the scale from 0 to 1, for uint8 inputs. val_size, test_size: a count or a fraction; so many training samples are
-    taken, chosen by `split_seed`, if the source has no such split. augment: changes the training images. drop_last:
-    leave out the last batch of an epoch if it is smaller than the others. in_memory: keep the inputs on the device;
-    otherwise `num_workers` processes read them. cache: "memmap" keeps decoded image files in one file, from which
-    batches are taken as from memory. seed: of the order of the samples and of the augmentation.
+    devices. num_classes, classes: the number of classes, and their names. mean, std: one number for each channel or
+    one for all, on the scale from 0 to 1, for uint8 inputs. val_size, test_size: a count or a fraction; so many
+    training samples are taken, chosen by `split_seed`, if the source has no such split; with a val_size of 0 there is
+    no validation. augment: changes the training images. drop_last: leave out the last batch of an epoch if it is
+    smaller than the others. in_memory: keep the inputs on the device; otherwise `num_workers` processes read them.
+    cache: "memmap" keeps decoded image files in one file, from which batches are taken as from memory.
+    skip_unreadable: leave out image files that cannot be decoded, for which all are decoded here. seed: of the order of
+    the samples and of the augmentation.
 
-    The attribute `chunk` returns how many training batches are served as one Chunk, as the argument of Batches does.
-    Raises RequestError if the samples and the config do not fit together.
+    Image files are decoded when a Trainer calls `setup`, for the splits that it reads; without a Trainer, each batch is
+    decoded when it is served. The attribute `chunk` returns how many training batches are served as one Chunk, as the
+    argument of Batches does. Raises RequestError if the samples and the config do not fit together.
     """
 
     def __init__(
@@ -44,8 +51,8 @@ class Data(pl.LightningDataModule):
         batch_size: int,
         num_classes: int,
         classes: Sequence[str] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
         val_size: int | float = 0.1,
         test_size: int | float = 0.1,
         split_seed: int = 0,
@@ -54,26 +61,34 @@ class Data(pl.LightningDataModule):
         in_memory: bool = True,
         cache: str | None = None,
         num_workers: int = 0,
+        skip_unreadable: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.shape, self.batch_size, self.num_classes = tuple(shape), batch_size, num_classes
         self.classes = list(map(str, classes)) if classes is not None else list(map(str, range(num_classes)))
         self.augment, self.drop_last, self.seed = augment, drop_last, seed
+        self.in_memory, self.cache, self.workers = in_memory, cache, num_workers
         self.num_workers = None if in_memory or cache else num_workers
         self.chunk: Callable[[int], int] = lambda number: 1
+        self.mean, self.std, self.loaded = mean, std, dict[str, Samples]()
 
-        val, test = (part if part is None else _cached(part, cache) for part in (source.val, source.test))
-        train = _cached(source.train, cache)
-        if test is None:
-            train, test = split_samples(train, test_size, split_seed + 1, "data.test_size")
-        if val is None:
-            train, val = split_samples(train, val_size, split_seed, "data.val_size")
-        self.train, self.val, self.test = (_ready(samples, in_memory) for samples in (train, val, test))
-        inputs = self.train.inputs
-        self.images = not isinstance(inputs, Tensor) or inputs.dtype == torch.uint8
+        check_files(source.train, cache, skip_unreadable)
+        source = without_unreadable(source) if skip_unreadable else source
+        self.left_out, self.source_notes = source.left_out, list(source.notes)
+        self.cut = [name for name in ("val", "test") if getattr(source, name) is None]
+        self.train, self.val, self.test = cut_splits(source, val_size, test_size, split_seed)
         self._check()
+        check_samples(self.splits, self.shape, num_classes, validates=val_size != 0)
+        self.images = kind(self.train)[1] == torch.uint8
+        if augment:
+            check_augment(augment, self.images, self.shape)
         self.normalize = Normalize.of(mean, std, self.shape) if self.images else None
+
+    @property
+    def splits(self) -> dict[str, Samples]:
+        """Return the samples by the name of the split."""
+        return {"train": self.train, "val": self.val, "test": self.test}
 
     def _check(self) -> None:
         """Raise RequestError if the samples and the config do not fit together."""
@@ -92,34 +107,57 @@ class Data(pl.LightningDataModule):
             )
         if self.num_workers is not None and self.num_workers < 0:
             raise RequestError(f"data.num_workers is {self.num_workers}; it takes 0 or more", "data.num_workers")
-        if self.augment and not self.images:
-            raise RequestError("data.augment changes images, and these samples are none", "data.augment")
-        if self.augment and self.augment.crop >= min(self.shape[1:]):
-            raise RequestError(
-                f"data.augment.crop is {self.augment.crop}; on images of {self.shape[1]}×{self.shape[2]} it would "
-                "leave nothing of some",
-                "data.augment.crop",
-            )
-        for name, samples in (("training", self.train), ("validation", self.val), ("test", self.test)):
-            self._check_samples(name, samples)
 
-    def _check_samples(self, name: str, samples: Samples) -> None:
-        """Raise RequestError if the samples of a split do not fit the shape and the classes of the config."""
-        labels = samples.targets
-        if not len(labels) or len(samples.inputs) != len(labels):
-            raise RequestError(f"data.source: {len(samples.inputs)} {name} samples have {len(labels)} targets", "data")
-        shape = tuple(samples.inputs[torch.tensor([0])].shape[1:])
-        if shape != self.shape:
+    def check_keys(self) -> None:
+        """Raise RequestError for keys that would do nothing or not what they say.
+
+        The config of a new run is checked. A recorded run was trained with what these keys did.
+        """
+        for key, value in (("data.mean", self.mean), ("data.std", self.std)):
+            if value is not None and not self.images:
+                raise RequestError(
+                    f"{key} is {value}; it normalises pixels, and these samples are floats, which are served as they "
+                    f"are; set {key}=null",
+                    key,
+                )
+        if self.augment and self.train.targets.dim() > 2:
             raise RequestError(
-                f"data.shape is {list(self.shape)}, but the {name} samples are {list(shape)}", "data.shape"
+                f"data.augment would move the pixels of the inputs, but not those of the targets, which are "
+                f"{list(self.train.targets.shape[1:])}; leave it out",
+                "data.augment",
             )
-        if labels.dtype == torch.int64 and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            wrong = int(labels.max()) if int(labels.max()) >= self.num_classes else int(labels.min())
-            raise RequestError(
-                f"data.num_classes is {self.num_classes}, but a {name} label is {wrong}; "
-                f"labels go from 0 to {self.num_classes - 1}",
-                "data.num_classes",
-            )
+
+    def check_headers(self) -> None:
+        """Raise UnreadableImages that names each image file that is no image, as far as headers tell."""
+        check_headers(self.splits.values())
+
+    def summary(self) -> str:
+        """Return in one line how many samples there are, and what was left out."""
+        has_classes = self.train.targets.dtype == torch.int64
+        noun = "image" if self.images and len(self.shape) == 3 else "sample"
+        return count_text(self.splits, self.cut, noun, self.num_classes * has_classes, self.left_out)
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of the data, each as one sentence."""
+        has_classes = self.train.targets.dtype == torch.int64
+        notes = [*self.source_notes, *(class_notes(self.splits, self.classes) if has_classes else [])]
+        if self.workers and self.num_workers is None:
+            kept = "data.cache is memmap" if self.cache else "data.in_memory is true"
+            notes.append(f"data.num_workers is {self.workers}, but {kept}, so that no worker reads anything")
+        return notes
+
+    def setup(self, stage: str) -> None:
+        """Decode the image files that a stage of the Trainer reads or, if they stay files, check their headers.
+
+        stage: "fit", "validate" or "test". Raises UnreadableImages that names each file that is no image.
+        """
+
+        def load(name: str) -> None:
+            if name not in self.loaded:
+                self.loaded[name] = readable(self.splits[name], self.in_memory, self.cache, create=stage == "fit")
+            setattr(self, name, self.loaded[name])
+
+        together([partial(load, name) for name in STAGES.get(stage, ())])
 
     def with_seed(self, seed: int) -> "Data":
         """Return a copy for another run that shares the samples, and orders and augments them by its own seed."""
@@ -132,7 +170,7 @@ class Data(pl.LightningDataModule):
 
         A run is resumed only if they are the same.
         """
-        splits = (self.train, self.val, self.test)
+        splits = self.splits.values()
         return {"targets": [[len(samples), zlib.crc32(samples.targets.numpy().tobytes())] for samples in splits]}
 
     def check_world(self, world: int) -> None:
@@ -143,10 +181,10 @@ class Data(pl.LightningDataModule):
                 f"take a multiple of {world}",
                 "data.batch_size",
             )
-        for name, samples in (("training", self.train), ("validation", self.val), ("test", self.test)):
-            if len(samples) < world:
+        for name, samples in self.splits.items():
+            if 0 < len(samples) < world:
                 raise RequestError(
-                    f"data: {len(samples)} {name} samples leave some of {world} devices without any", "data"
+                    f"data: {len(samples)} {WORDS[name]} samples leave some of {world} devices without any", "data"
                 )
 
     def batches(self, samples: Samples, **options: Any) -> Batches:
@@ -203,23 +241,18 @@ class Data(pl.LightningDataModule):
         return batch
 
 
-def _cached(samples: Samples, cache: str | None) -> Samples:
-    """Return samples whose image files are cached, if `cache` is "memmap". Raises RequestError."""
-    if cache not in (None, "memmap"):
-        raise RequestError(f"data.cache is {cache!r}; it takes memmap, or null for none", "data.cache")
-    if cache and not isinstance(samples.inputs, ImageFiles):
-        raise RequestError(
-            "data.cache keeps decoded image files, and these samples are none; leave it null", "data.cache"
-        )
-    if cache and isinstance(samples.inputs, ImageFiles):
-        return Samples(map_images(samples.inputs), samples.targets)
-    return samples
+def cut_splits(
+    source: Splits, val_size: int | float, test_size: int | float, seed: int
+) -> tuple[Samples, Samples, Samples]:
+    """Return the training, validation and test samples; splits that the source lacks are cut off from the training.
 
-
-def _ready(samples: Samples, in_memory: bool) -> Samples:
-    """Return samples whose image files are decoded into memory or, if `in_memory` is false, have been checked."""
-    if isinstance(samples.inputs, ImageFiles):
-        if in_memory:
-            return Samples(samples.inputs.load(), samples.targets)
-        samples.inputs.check()
-    return samples
+    val_size, test_size, seed: as in `Data`. Raises RequestError.
+    """
+    train, val, test = source.train, source.val, source.test
+    if test is None:
+        train, test = split_samples(train, test_size, seed + 1, "data.test_size")
+    if val_size == 0:
+        val = train.take(torch.arange(0))
+    elif val is None:
+        train, val = split_samples(train, val_size, seed, "data.val_size")
+    return train, val, test

@@ -1,88 +1,94 @@
 """Image files that are decoded to uint8 tensors."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
-from lamella.errors import RequestError
+from lamella.data.decoder import Decoder, UnreadableImages
+from lamella.distributed import rank
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+T = TypeVar("T")
 
 
 class ImageFiles:
     """Image files that are decoded when they are indexed, to uint8 (B, *shape).
 
-    shape: (channels, height, width), with 1 channel for grey and 3 for RGB. Images of another size are resized
-    (bilinear, antialiased). Raises RequestError for any other shape.
+    paths: all files of a folder, which share a cache. rows: the files that are selected, in their order; by default
+    all.
     """
 
-    def __init__(self, paths: Sequence[str], shape: Sequence[int]) -> None:
-        if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
-            raise RequestError(
-                f"data.shape is {list(shape)}; images take [channels, height, width] with 1 or 3 channels", "data.shape"
-            )
-        self.paths = np.array(paths)  # one block of memory, which forked workers share
-        self.shape = tuple(shape)
+    def __init__(self, paths: "Sequence[str] | np.ndarray", decoder: Decoder, rows: Tensor | None = None) -> None:
+        self.paths: np.ndarray = np.asarray(paths)  # one block of memory, which forked workers share
+        self.decoder = decoder
+        self.rows = torch.arange(len(paths)) if rows is None else rows
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.rows)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """Return the images with these indices, decoded."""
-        return torch.stack([self.decode(str(path)) for path in self.paths[indices.numpy()]])
+        """Return the images with these indices, decoded. Raises UnreadableImages."""
+        return torch.stack([self.decoder.file(path) for path in self._selected(indices)])
 
     def take(self, indices: Tensor) -> "ImageFiles":
         """Return a selection of the files."""
-        return ImageFiles(self.paths[indices.numpy()], self.shape)
+        return ImageFiles(self.paths, self.decoder, self.rows[indices])
 
-    def decode(self, path: str) -> Tensor:
-        """Return one image, uint8 (channels, height, width). Raises RequestError with the path if that fails."""
-        try:
-            with Image.open(path, formats=_formats()) as file:
-                return image_pixels(file, self.shape)
-        except Exception as error:
-            raise RequestError(
-                f"data: {path} is no readable image ({error}); mend or remove it", "data.root"
-            ) from error
+    def whole(self) -> "ImageFiles":
+        """Return all files from which these are selected."""
+        return ImageFiles(self.paths, self.decoder)
 
     def load(self, out: Tensor | None = None) -> Tensor:
-        """Return all images, uint8 (N, *shape). out: a uint8 tensor of as many numbers that they are written to."""
-        out = torch.empty(len(self), *self.shape, dtype=torch.uint8) if out is None else out.view(-1, *self.shape)
-        with ThreadPoolExecutor() as pool:
-            for number, image in enumerate(pool.map(self.decode, map(str, self.paths))):
+        """Return all images, uint8 (N, *shape), with a progress bar on a terminal.
+
+        out: a uint8 tensor of as many numbers that they are written to. Raises UnreadableImages.
+        """
+        shape = self.decoder.shape
+        out = torch.empty(len(self), *shape, dtype=torch.uint8) if out is None else out.view(-1, *shape)
+        problems = list[str]()
+        for number, image in enumerate(self._each(self.decoder.file, "decoding images")):
+            if isinstance(image, UnreadableImages):
+                problems += image.problems
+            else:
                 out[number] = image
+        if problems:
+            raise UnreadableImages(*problems)
         return out
 
     def check(self) -> None:
-        """Raise RequestError if one of the images cannot be decoded."""
+        """Raise UnreadableImages if a file is no image. Little of a file is read, as long as none is damaged."""
+        if any(self._each(self.decoder.check, "checking images")):
+            raise UnreadableImages(*self.problems().values())
+
+    def problems(self) -> dict[int, str]:
+        """Return why files are no images, by their indices, after decoding all files."""
+        results = enumerate(self._each(lambda path: bool(len(self.decoder.file(path))), "checking images"))
+        return {number: result.problems[0] for number, result in results if isinstance(result, UnreadableImages)}
+
+    def _selected(self, indices: Tensor | slice = slice(None)) -> list[str]:
+        return [str(path) for path in self.paths[self.rows[indices].numpy()]]
+
+    def _each(self, function: Callable[[str], T], text: str) -> Iterator[T | UnreadableImages]:
+        """Yield what a function returns for each file, or the error that it raises; several threads call it."""
+
+        def result(path: str) -> T | UnreadableImages:
+            try:
+                return function(path)
+            except UnreadableImages as error:
+                return error
+
         with ThreadPoolExecutor() as pool:
-            for _ in pool.map(self.decode, map(str, self.paths)):
-                pass
+            yield from progress(pool.map(result, self._selected()), len(self), text)
 
 
-def image_pixels(image: Image.Image, shape: Sequence[int]) -> Tensor:
-    """Return an image of any size and mode as uint8 of `shape`: (channels, height, width) with 1 channel or 3."""
-    channels, height, width = shape
-    image = _eight_bits(image).convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).reshape(height, width, channels).permute(2, 0, 1).contiguous()
-
-
-@cache
-def _formats() -> list[str]:
-    """Return the formats that Pillow reads by itself; EPS is left out, because Pillow starts Ghostscript for it."""
-    Image.init()
-    return [name for name in Image.OPEN if name != "EPS"]
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image with 8 bits for each channel where Pillow's own conversion would clip values or warn."""
-    if image.mode.startswith("I"):  # 16 bits a pixel
-        return Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-    return image.convert("RGBA") if image.mode == "P" else image
+def progress(items: Iterable[T], total: int, text: str) -> Iterator[T]:
+    """Yield the items, with a progress bar while they are made, if standard error is a terminal."""
+    console = Console(file=sys.__stderr__)
+    shown = console.is_terminal and rank() == 0
+    yield from track(items, text, total, console=console, transient=True, disable=not shown)

@@ -6,6 +6,7 @@ So there is no random state to save, and the number of workers does not change t
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from types import FrameType
 
 import torch
@@ -13,11 +14,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lamella.data.augment import Augment
+from lamella.data.cache import MappedImages
 from lamella.data.chunk import Batch, Chunk
+from lamella.data.images import ImageFiles
 from lamella.data.normalize import Normalize
 from lamella.data.samples import Inputs, Samples
+from lamella.errors import RequestError
 from lamella.interrupts import SIGNALS
-from lamella.seeds import ORDER, generator
+from lamella.seeds import ORDER, OWN, READ, generator, seeded
+
+CPU = torch.device("cpu")
 
 WORKER_SECONDS = 600  # the time that a run has, after SIGTERM, to finish its step and its validation
 
@@ -58,6 +64,7 @@ class Batches:
         num_workers: int | None = None,
     ) -> None:
         self.samples, self.augment = samples, augment
+        self.own_augment = augment is not None and type(augment) is not Augment  # it may draw from any generator
         self.shuffle, self.seed, self.epoch, self.start, self.chunk = shuffle, seed, epoch, start, chunk
         self.rank, self.world, self.num_workers = rank, world, num_workers
         self.device = torch.device(device)
@@ -86,42 +93,51 @@ class Batches:
         share = order[: self.count][self.rank :: self.world]
         drawn = None
         if self.augment:
-            drawn = self.augment.draw(len(self.samples), self.seed, epoch).to(self.device)
+            with seeded(CPU, self.seed, epoch, OWN) if self.own_augment else nullcontext():
+                drawn = self.augment.draw(len(self.samples), self.seed, epoch).to(self.device)
 
-        def batch(indices: Tensor, inputs: Tensor | None = None) -> Batch:
+        def batch(number: int, indices: Tensor, inputs: Tensor | None = None) -> Batch:
+            counters = (self.seed, epoch, OWN, self.rank, number)
             if inputs is None:
                 if isinstance(self.inputs, Tensor):
                     inputs = self.inputs.index_select(0, indices)
                 else:
-                    inputs = self.inputs[indices.cpu()].to(self.device)
+                    inputs = _read_batch(self.inputs, indices.cpu(), counters).to(self.device)
             if drawn is not None and self.augment:
-                inputs = self.augment(inputs, drawn[indices])
+                with seeded(self.device, *counters) if self.own_augment else nullcontext():
+                    inputs = self.augment(inputs, drawn[indices])
             if self.normalize is not None:
                 inputs = self.normalize(inputs)
             return inputs, self.targets.index_select(0, indices)
 
         if self.num_workers is not None:
-            for indices, inputs in self._read(share, start):
-                yield batch(indices, inputs)
+            for number, (indices, inputs) in enumerate(self._read(share, epoch, start), start):
+                yield batch(number, indices, inputs)
             return
         batches, number = self._split(share.to(self.device)), start
         while number < len(batches):
             *before, last = batches[number : number + self.chunk(number)]
-            yield Chunk.of(batch(last), map(batch, before)) if before else batch(last)
-            number += 1 + len(before)
+            end = number + len(before)
+            yield Chunk.of(batch(end, last), map(batch, range(number, end), before)) if before else batch(end, last)
+            number = end + 1
 
-    def _read(self, share: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the indices and the raw inputs of each batch from `start` on, read by workers, on the device."""
-        batches = self._split(share)[start:]
+    def _read(self, share: Tensor, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the indices and the raw inputs of each batch from `start` on, read by workers, on the device.
+
+        Raises RequestError if an input cannot be read.
+        """
+        batches = list(enumerate(self._split(share)))[start:]
         loader = DataLoader(
-            _BatchDataset(self.inputs, batches),
+            _BatchDataset(self.inputs, [(indices, (self.seed, epoch, OWN, self.rank, n)) for n, indices in batches]),
             batch_size=None,
             num_workers=self.num_workers or 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # otherwise DataLoader draws from the global one, which dropout uses
             worker_init_fn=_outlast_signals,
         )
-        for indices, inputs in zip(batches, loader, strict=True):
+        for (_, indices), inputs in zip(batches, loader, strict=True):
+            if isinstance(inputs, str):
+                raise RequestError(inputs, "data.root")
             yield indices.to(self.device), inputs.to(self.device, non_blocking=True)
 
     def _split(self, share: Tensor) -> Sequence[Tensor]:
@@ -148,14 +164,31 @@ def _end_later(number: int, frame: FrameType | None) -> None:
     signal.alarm(WORKER_SECONDS)  # SIGALRM ends the process
 
 
-class _BatchDataset(Dataset[Tensor]):
-    """A dataset whose items are whole batches of inputs, so that a worker sends one message for each batch."""
+Counters = tuple[int, ...]
 
-    def __init__(self, inputs: Inputs, batches: Sequence[Tensor]) -> None:
+
+def _read_batch(inputs: Inputs, indices: Tensor, counters: Counters) -> Tensor:
+    """Return the inputs with these indices. What a user's own inputs draw at random depends on `counters` alone."""
+    if isinstance(inputs, Tensor | ImageFiles | MappedImages):
+        return inputs[indices]
+    with seeded(CPU, *counters, READ):
+        return inputs[indices]
+
+
+class _BatchDataset(Dataset[Tensor | str]):
+    """A dataset whose items are whole batches of inputs, so that a worker sends one message for each batch.
+
+    The item of a batch that cannot be read is the message of the error, which a worker could not pass on whole.
+    """
+
+    def __init__(self, inputs: Inputs, batches: Sequence[tuple[Tensor, Counters]]) -> None:
         self.inputs, self.batches = inputs, batches
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> Tensor:
-        return self.inputs[self.batches[number]]
+    def __getitem__(self, number: int) -> Tensor | str:
+        try:
+            return _read_batch(self.inputs, *self.batches[number])
+        except RequestError as error:
+            return str(error)

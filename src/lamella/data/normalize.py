@@ -11,29 +11,29 @@ from lamella.errors import RequestError
 
 @dataclass(frozen=True)
 class Normalize:
-    """Turns pixels from 0 to 255 into `pixel * scale - shift`. scale, shift: (channels, 1, 1)."""
+    """Turns pixels from 0 to 255 into `pixel * scale - shift`. scale, shift: (channels, 1, 1), or (1,) for all."""
 
     scale: Tensor
     shift: Tensor
 
     @classmethod
-    def of(cls, mean: Sequence[float] | None, std: Sequence[float] | None, shape: Sequence[int]) -> "Normalize":
+    def of(
+        cls, mean: float | Sequence[float] | None, std: float | Sequence[float] | None, shape: Sequence[int]
+    ) -> "Normalize":
         """Return the normalisation (pixel / 255 - mean) / std.
 
-        mean, std: one number for each channel; None means 0 and 1. shape: of a sample, (channels, height, width).
-        Raises RequestError if their lengths differ from the number of channels, or a std is not above 0.
+        mean, std: one number for all channels, or one for each; None means 0 and 1. shape: of a sample, (channels,
+        height, width), or any other, which takes one number. Raises RequestError if there are too many or too few
+        numbers, or a std is not above 0.
         """
-        channels = shape[0]
-        for key, values in (("data.mean", mean), ("data.std", std)):
-            if values is not None and len(values) != channels:
-                raise RequestError(
-                    f"{key} is {list(values)}; data.shape has {channels} channels, each takes a number", key
-                )
-        if std is not None and min(std) <= 0:
-            raise RequestError(f"data.std is {list(std)}; it takes numbers above 0", "data.std")
-        centre = torch.tensor(mean if mean is not None else [0.0] * channels).view(-1, 1, 1)
-        spread = torch.tensor(std if std is not None else [1.0] * channels).view(-1, 1, 1)
-        return cls(1 / (255 * spread), centre / spread)
+        channels = shape[0] if len(shape) == 3 else 1
+        spread = _numbers("data.std", 1.0 if std is None else std, channels)
+        centre = _numbers("data.mean", 0.0 if mean is None else mean, channels)
+        if min(spread) <= 0:
+            raise RequestError(f"data.std is {spread}; it takes numbers above 0", "data.std")
+        place = (-1, 1, 1) if len(shape) == 3 else (-1,)
+        scale = torch.tensor(spread).view(place)
+        return cls(1 / (255 * scale), torch.tensor(centre).view(place) / scale)
 
     def to(self, device: torch.device) -> "Normalize":
         """Return a copy on `device`."""
@@ -42,3 +42,12 @@ class Normalize:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return the normalised pixels, float32. pixels: uint8 or float (B, channels, height, width)."""
         return pixels.to(torch.float32, copy=True).mul_(self.scale).sub_(self.shift)
+
+
+def _numbers(key: str, value: float | Sequence[float], channels: int) -> list[float]:
+    """Return a number for each channel. Raises RequestError."""
+    values = [float(value)] * channels if isinstance(value, int | float) else list(value)
+    if len(values) != channels:
+        takes = f"{channels} channels; it takes one number for each, or a single one" if channels > 1 else "one channel"
+        raise RequestError(f"{key} is {values}; data.shape has {takes}", key)
+    return values

@@ -1,5 +1,6 @@
 """Labelled samples, in memory or as files, and the function that splits them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,11 +44,17 @@ class Samples:
 
 @dataclass(frozen=True)
 class Splits:
-    """The samples of a source. Splits that the source does not have are taken from the training samples later."""
+    """The samples of a source. Splits that the source does not have are taken from the training samples later.
+
+    left_out: what the source has found and not read, as "left out: 3 hidden files". notes: what a user should know of
+    the data, each as one sentence.
+    """
 
     train: Samples
     val: Samples | None = None
     test: Samples | None = None
+    left_out: str = ""
+    notes: Sequence[str] = ()
 
 
 def split_samples(samples: Samples, size: int | float, seed: int, key: str) -> tuple[Samples, Samples]:

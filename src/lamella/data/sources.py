@@ -4,6 +4,9 @@ A new source is also exported in `lamella/data/__init__.py`, and gets an option 
 """
 
 import gzip
+import os
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +15,15 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from lamella.data.images import IMAGE_SUFFIXES, ImageFiles
+from lamella.data.decoder import Decoder
+from lamella.data.folders import files_outside, find_images, folder_names, left_out_text
+from lamella.data.images import ImageFiles
 from lamella.data.samples import Samples, Splits
 from lamella.errors import RequestError, first_line, nearest
 
 TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
+# Names of folders that are splits and no classes, also where they are spelled with capitals.
+SIMILAR = ("train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing")
 
 
 def digits(size: int = 28) -> Splits:
@@ -93,56 +100,109 @@ def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Split
         raise RequestError(message, "data.root") from error
 
 
-def image_folder(root: str, shape: list[int], classes: list[str]) -> Splits:
+def image_folder(
+    root: str, shape: list[int], classes: list[str], background: str = "white", draft: bool = False
+) -> Splits:
     """Return the images in `root/train/<class>/`, and in `root/val/` and `root/test/` if these folders exist.
 
-    shape: (channels, height, width) to which each image is converted. classes: the names of the folders, in the order
-    of the class indices.
+    Without `root/train`, the folders in `root` are the classes. shape, background, draft: how each image is decoded, as
+    described in `Decoder`. classes: the names of the folders, in the order of the class indices.
     """
-    folder = Path(root).expanduser()
-    if not (folder / "train").is_dir():
-        raise RequestError(
-            f"data.root is {root!r}: {folder.absolute()} has no folder train/ with one folder a class in it",
-            "data.root",
-        )
-    parts = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
-    return Splits(**{name: _part(folder / name, shape, classes) for name in parts})
+    folder, train = Path(root).expanduser(), _train_folder(root)
+    folders = {"train": train}
+    if train != folder:
+        folders |= {name: folder / name for name in ("val", "test") if (folder / name).is_dir()}
+    repeated = [name for name, count in Counter(classes).items() if count > 1]
+    if repeated:
+        raise RequestError(f"data.classes names {repeated[0]!r} twice; each class takes one place", "data.classes")
+    decoder, left_out = Decoder(tuple(shape), background, draft), Counter[str]()
+    parts = {name: _part(path, decoder, classes, left_out, name == "train") for name, path in folders.items()}
+    notes = _folder_notes(folder, folders)
+    return Splits(parts["train"], parts.get("val"), parts.get("test"), left_out_text(left_out), notes)
 
 
 def class_folders(root: str) -> list[str]:
-    """Return the classes of an image folder: the sorted names of the folders in `root/train`. Raises RequestError."""
-    folder = Path(root).expanduser() / "train"
-    names = _folders(folder) if folder.is_dir() else []
+    """Return the classes of an image folder: the sorted names of the folders in `root/train`, or else in `root`.
+
+    Raises RequestError if there are none.
+    """
+    folder = _train_folder(root)
+    names = folder_names(folder)
     if not names:
-        state = "holds no folders" if folder.is_dir() else "is not there"
         raise RequestError(
-            f"data.root is {root!r}: {folder.absolute()} {state}; put the images of each class into train/<class>/",
+            f"data.root is {root!r}: {folder.absolute()} holds no folders; put the images of each class into "
+            "train/<class>/",
             "data.root",
         )
     return names
 
 
-def _folders(path: Path) -> list[str]:
-    """Return the sorted names of the folders in `path`, without hidden ones."""
-    return sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+def _train_folder(root: str) -> Path:
+    """Return the folder that has one folder for each class: `root/train`, or `root` without it. Raises RequestError."""
+    folder = Path(root).expanduser()
+    if (folder / "train").is_dir():
+        return folder / "train"
+    names = folder_names(folder) if folder.is_dir() else []
+    if not names:
+        raise RequestError(
+            f"data.root is {root!r}: {folder.absolute() / 'train'} is not there; put the images of each class into "
+            "train/<class>/",
+            "data.root",
+        )
+    similar = [name for name in names if name.lower() in SIMILAR]
+    if similar:
+        raise RequestError(
+            f"data.root is {root!r}: {folder.absolute()} has the folder {similar[0]}/, but none with the name train/; "
+            "rename the folders to train/, val/ and test/",
+            "data.root",
+        )
+    return folder
 
 
-def _part(folder: Path, shape: list[int], classes: list[str]) -> Samples:
-    """Return the samples of one split. folder: has one folder for each class."""
-    unknown = [name for name in _folders(folder) if name not in classes]
+def _part(folder: Path, decoder: Decoder, classes: list[str], left_out: Counter[str], every_class: bool) -> Samples:
+    """Return the samples of one split. Raises RequestError.
+
+    folder: has one folder for each class. left_out: counts what is left out. every_class: whether each class needs an
+    image.
+    """
+    unknown = [name for name in folder_names(folder) if name not in classes]
     if unknown:
         raise RequestError(
             f"data.classes has no {unknown[0]!r}, a folder in {folder}; {nearest(unknown[0], classes)}", "data.classes"
         )
     paths, targets = [], []
     for number, name in enumerate(classes):
-        images = sorted(str(path) for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not images and folder.name == "train":
+        images, others = find_images(folder / name) if (folder / name).is_dir() else ([], Counter())
+        if not images and every_class:
+            found = f" ({left_out_text(others)})" if others else ""
             raise RequestError(
-                f"data.root: there are no images in {folder / name}; put some there, or remove the folder", "data.root"
+                f"data.root: there are no images in {folder / name}{found}; put some there, or remove the folder",
+                "data.root",
             )
         paths += images
         targets += [number] * len(images)
+        left_out += others
     if not paths:
         raise RequestError(f"data.root: there are no images in {folder}/<class>/", "data.root")
-    return Samples(ImageFiles(paths, shape), torch.tensor(targets))
+    left_out += files_outside(folder)
+    return Samples(ImageFiles(paths, decoder), torch.tensor(targets))
+
+
+def _folder_notes(root: Path, folders: Mapping[str, Path]) -> list[str]:
+    """Return notes about folders beside `train` that are not read, and about folders that are read twice.
+
+    folders: for each split, the folder with its classes.
+    """
+    notes = []
+    known = {os.path.realpath(folder) for folder in folders.values()}
+    unread = [f"{root / name}/" for name in folder_names(root) if os.path.realpath(root / name) not in known]
+    if unread and root not in folders.values():
+        notes.append(f"only train/, val/ and test/ are read, and not {', '.join(unread)}")
+    places: dict[str, list[str]] = {}
+    for folder in folders.values():
+        for name in folder_names(folder):
+            places.setdefault(os.path.realpath(folder / name), []).append(str(folder / name))
+    if same := [names for names in places.values() if len(names) > 1]:
+        more = f", and so are {len(same) - 1} more" * (len(same) > 1)
+        notes.append(f"{' and '.join(same[0])} are one folder, so that its images are read more than once{more}")
+    return notes

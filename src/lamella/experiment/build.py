@@ -22,6 +22,7 @@ from lamella.experiment.experiment import Experiment
 from lamella.network.plan import Plan, plan_module
 from lamella.network.plan import plan as plan_layers
 from lamella.runs.names import check_run_name
+from lamella.seeds import SOURCE, seeded
 from lamella.training.device import Device
 from lamella.training.losses import INDEXED
 from lamella.training.metrics import metric_for
@@ -70,7 +71,7 @@ def build_experiment(
     metric = metric_for(loss, data.train.targets)
     _check_output(plan, loss, data)
     optimizer, schedule = builder.optimizer()
-    monitor = builder.monitor(metric)
+    monitor = builder.monitor(metric, bool(len(data.val)))
     trainer = builder.trainer(device)
     checkpoint_every, chunk = saving_and_chunks(config["trainer"])
     return Experiment(
@@ -126,8 +127,13 @@ class _Builder:
         return name, seed
 
     def data(self) -> Data:
-        """Read the samples."""
-        return self.make("data", Data)()
+        """Read the samples. What a source draws at random depends on `data.split_seed` alone."""
+        make = self.make("data", Data)
+        with seeded(torch.device("cpu"), self.config["data"].get("split_seed", 0) % 2**63, SOURCE):
+            data = make()
+        if self.references is not None:
+            data.check_keys()
+        return data
 
     def network(self, shape: tuple[int, ...]) -> Plan:
         """Plan the network for samples of `shape`."""
@@ -191,12 +197,13 @@ class _Builder:
         check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1, 1))]))
         return (lambda parameters: make(params=parameters)), schedule
 
-    def monitor(self, metric: str) -> str:
-        """Return the name of the metric that decides which epoch is the best one."""
+    def monitor(self, metric: str, validates: bool) -> str:
+        """Return the name of the metric that decides which epoch is the best one. validates: as val_size is not 0."""
         monitor: str = self.config["monitor"]
-        known = ["val/loss", f"val/{metric}", "train/loss", f"train/{metric}"]
+        known = [f"{stage}/{name}" for stage in ("val", "train")[not validates :] for name in ("loss", metric)]
         if monitor not in known:
-            raise RequestError(f"monitor is {monitor!r}; this loss and data give {', '.join(known)}", "monitor")
+            why = "" if validates else "; data.val_size is 0, so that nothing is validated"
+            raise RequestError(f"monitor is {monitor!r}; this loss and data give {', '.join(known)}{why}", "monitor")
         return monitor
 
     def trainer(self, device: Device) -> Callable[..., pl.Trainer]:

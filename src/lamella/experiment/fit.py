@@ -114,6 +114,7 @@ def _trainer(
         plugins=[VerifiedCheckpointIO()],
         default_root_dir=str(directory),
         log_every_n_steps=0,
+        **({} if len(experiment.data.val) else {"limit_val_batches": 0}),
     )
     experiment.data.check_world(trainer.world_size)
     experiment.data.chunk = ChunkLength(trainer, experiment.chunk, checkpoints.due)

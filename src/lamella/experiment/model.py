@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lamella.config.values import Config
 from lamella.data import Data
-from lamella.data.images import ImageFiles, image_pixels
+from lamella.data.decoder import Decoder
 from lamella.data.normalize import Normalize
 from lamella.errors import RequestError, first_line
 from lamella.experiment.build import build_network, prepare_experiment
@@ -35,7 +35,7 @@ class Model:
 
     loss: the loss of the training, by which logits become probabilities. classes: their names, None where the network
     predicts numbers. shape: of a sample, without the batch dimension. normalize: the normalisation of pixels, None
-    where the inputs are not images.
+    where the inputs are not images. decoder: turns images into pixels as in training, None where they are no images.
     """
 
     network: nn.Module
@@ -44,6 +44,7 @@ class Model:
     shape: tuple[int, ...]
     normalize: Normalize | None
     device: torch.device
+    decoder: Decoder | None = None
 
     def preprocess(self, inputs: Images) -> Tensor:
         """Return the inputs as the network takes them: float (N, *shape) on the network's device, as in training.
@@ -54,12 +55,12 @@ class Model:
         if not isinstance(inputs, Tensor):
             if not len(inputs):
                 return torch.empty(0, *self.shape, device=self.device)
-            if self.normalize is None:
+            if self.decoder is None:
                 raise RequestError("this network was not trained on images; it takes a tensor of floats")
-            files = ImageFiles([], self.shape)
+            decoder = self.decoder
             inputs = torch.stack(
                 [
-                    image_pixels(image, self.shape) if isinstance(image, Image.Image) else files.decode(str(image))
+                    decoder.image(image) if isinstance(image, Image.Image) else decoder.file(str(image))
                     for image in inputs
                 ]
             )
@@ -106,7 +107,8 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
         raise RequestError(f"device {device!r} cannot be used: {first_line(error)}") from error
     classes = _classes(path, data, output) if is_classifier(fields["metric"]) else None
     normalize = _normalize(path, data, shape).to(target) if fields["images"] else None
-    return Model(network.eval(), loss, classes, shape, normalize, target)
+    decoder = _decoder(config["data"].get("source"), shape) if fields["images"] else None
+    return Model(network.eval(), loss, classes, shape, normalize, target, decoder)
 
 
 def load_experiment(run: Path, config: Config, checkpoint: str = "best", *, as_trained: bool = False) -> Experiment:
@@ -129,6 +131,14 @@ def _classes(path: Path, data: Config, output: tuple[int, ...]) -> list[str]:
     if output != (len(classes),):
         raise RequestError(f"{path}: its network gives {output} for a sample, its data has {len(classes)} classes")
     return classes
+
+
+def _decoder(source: Config | None, shape: tuple[int, ...]) -> Decoder | None:
+    """Return the decoder with which a source has read images, None where samples of this shape are no images."""
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        return None
+    settings = {name: (source or {})[name] for name in ("background", "draft") if name in (source or {})}
+    return Decoder(shape, **settings)
 
 
 def _normalize(path: Path, data: Config, shape: tuple[int, ...]) -> Normalize:

@@ -23,7 +23,7 @@ def result_lines(
     """
     rows = {"stopped": f"after epoch {epochs} ({stopped})"} if stopped else {}
     rows |= {
-        "best epoch": f"{best_epoch} of {epochs}  {_stage('val', metrics)}",
+        "best epoch": f"{best_epoch} of {epochs}  {_stage('val', metrics) or _stage('train', metrics)}",
         "test": _stage("test", metrics).removeprefix("test "),
         "directory": str(path),
         "curves": f"lamella board {path.parts[0] if path.parts else path}",

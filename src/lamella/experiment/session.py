@@ -50,9 +50,11 @@ def create_run(
 ) -> RunWriter:
     """Create the run directory of an experiment and return its writer. Raises RequestError.
 
-    make_directory: called once the network is built, so that a request that is refused leaves no directory behind.
+    make_directory: called once the data is read and the network is built, so that a request that is refused leaves no
+    directory behind.
     reads, choices, reproduces: fields of the record, as in `RunRequest`.
     """
+    experiment.data.setup("fit")
     request: RunRequest = {
         "name": experiment.name,
         "overrides": list(overrides),
@@ -161,6 +163,9 @@ def _train(
         print(epoch_line(metrics, experiment.epochs))
 
     print(f"Using {experiment.device.accelerator} device")
+    print(experiment.data.summary())
+    for note in experiment.data.notes():
+        print(f"note: {note}", file=sys.stderr)
     try:
         _record_start(experiment, writer, inexact)
         settings = _board_settings(Record(writer.path, writer.fields))

@@ -56,6 +56,7 @@ class Planner:
         self.composer, self.own_process = SweepComposer(loader, config), own_process
         self.data: dict[str, Data] = {}  # the data that was built, by its config
         self.rehearsed: dict[str, RequestError | None] = {}  # the outcome of each kind of job
+        self.sources: set[str] = set()  # the configs of the sources whose files were checked
 
     def plan(self, name: str, overrides: Sequence[str]) -> PlannedJob:
         """Compose the job with these overrides, and build it on the meta device, where weights take no memory.
@@ -65,7 +66,9 @@ class Planner:
         job = self.composer.job(overrides)
         data = json.dumps({key: value for key, value in job.config["data"].items() if key != "seed"}, default=str)
         experiment = build_experiment(job.config, job.references, self.data.get(data))
-        self.data[data] = experiment.data
+        if data not in self.data:
+            self._look_at(experiment.data, json.dumps(job.config["data"].get("source"), default=str))
+            self.data[data] = experiment.data
         with torch.device("meta"):
             network = experiment.plan.build()
         freeze_parameters(network, experiment.freeze)
@@ -87,6 +90,17 @@ class Planner:
                 self.rehearsed[key] = error
         if refusal := self.rehearsed[key]:
             raise refusal
+
+    def _look_at(self, data: Data, source: str) -> None:
+        """Check the image files of a source once, and print what a user should know of the data.
+
+        source: its config. Raises UnreadableImages.
+        """
+        if source not in self.sources:
+            data.check_headers()
+            self.sources.add(source)
+            for note in [*([data.left_out] if data.left_out else []), *data.notes()]:
+                print(f"note: {note}", file=sys.stderr)
 
     def plan_all(self, jobs: Mapping[str, Sequence[str]]) -> tuple[list[PlannedJob], int, int]:
         """Plan the jobs, and print the error of each one that cannot be run.

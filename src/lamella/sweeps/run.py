@@ -7,6 +7,7 @@ from itertools import islice
 
 from lamella.config.launcher import SLURM, check_launcher, is_fused, is_local
 from lamella.console import print, tolerant_output
+from lamella.data.cache import sharing_images
 from lamella.errors import RequestError
 from lamella.experiment.requeue import requeue_slurm_job
 from lamella.interrupts import Interrupts
@@ -64,7 +65,7 @@ class SweepRun:
         with tolerant_output():
             print(self.announcement(), flush=True)
             try:
-                with self.interrupts, self.progress:
+                with self.interrupts, self.progress, sharing_images(self.sweep.path):
                     self._launch()
                 on_end()
                 is_written = show_leaderboard(self.sweep)

@@ -1,0 +1,77 @@
+"""Check that the samples of a data set and the config fit together."""
+
+from collections.abc import Mapping
+
+import torch
+
+from lamella.data.augment import Augment
+from lamella.data.images import ImageFiles
+from lamella.data.samples import Samples
+from lamella.data.summary import WORDS
+from lamella.errors import RequestError
+
+
+def kind(samples: Samples) -> tuple[tuple[int, ...], torch.dtype]:
+    """Return the shape and the type of one input; image files are not read for that."""
+    if isinstance(samples.inputs, ImageFiles):
+        return samples.inputs.decoder.shape, torch.uint8
+    first = samples.inputs[torch.tensor([0])]
+    return tuple(first.shape[1:]), first.dtype
+
+
+def check_files(samples: Samples, cache: str | None, skip_unreadable: bool) -> None:
+    """Raise RequestError for keys of `Data` that are meant for image files, if the samples are none."""
+    if cache not in (None, "memmap"):
+        raise RequestError(f"data.cache is {cache!r}; it takes memmap, or null for none", "data.cache")
+    if isinstance(samples.inputs, ImageFiles):
+        return
+    if cache:
+        raise RequestError(
+            "data.cache keeps decoded image files, and these samples are none; leave it null", "data.cache"
+        )
+    if skip_unreadable:
+        raise RequestError(
+            "data.skip_unreadable leaves out image files, and these samples are none; leave it false",
+            "data.skip_unreadable",
+        )
+
+
+def check_samples(splits: Mapping[str, Samples], shape: tuple[int, ...], num_classes: int, validates: bool) -> None:
+    """Raise RequestError if the samples of a split do not fit the shape and the classes of the config.
+
+    splits: the samples by the name of the split, train first. validates: False if there are no validation samples.
+    """
+    for name, samples in splits.items():
+        labels, split = samples.targets, WORDS[name]
+        if len(samples.inputs) != len(labels) or not (len(labels) or (name == "val" and not validates)):
+            raise RequestError(f"data.source: {len(samples.inputs)} {split} samples have {len(labels)} targets", "data")
+        if not len(labels):
+            continue
+        (found, dtype), (_, trained) = kind(samples), kind(splits["train"])
+        if found != shape:
+            raise RequestError(f"data.shape is {list(shape)}, but the {split} samples are {list(found)}", "data.shape")
+        if (dtype == torch.uint8) != (trained == torch.uint8):
+            raise RequestError(f"data.source: the {split} inputs are {dtype}, those of the training {trained}", "data")
+        if labels.dtype == torch.int64 and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+            wrong = int(labels.max()) if int(labels.max()) >= num_classes else int(labels.min())
+            raise RequestError(
+                f"data.num_classes is {num_classes}, but a {split} label is {wrong}; "
+                f"labels go from 0 to {num_classes - 1}",
+                "data.num_classes",
+            )
+
+
+def check_augment(augment: Augment, images: bool, shape: tuple[int, ...]) -> None:
+    """Raise RequestError if samples of this shape cannot be augmented. images: whether they are pixels."""
+    if not images or len(shape) != 3:
+        raise RequestError("data.augment changes images, and these samples are none", "data.augment")
+    if not (callable(augment) and hasattr(augment, "draw")):
+        raise RequestError(
+            f"data.augment is a {type(augment).__name__}; it takes lamella.data.Augment, or a class made from it",
+            "data.augment",
+        )
+    if getattr(augment, "crop", 0) >= min(shape[1:]):
+        raise RequestError(
+            f"data.augment.crop is {augment.crop}; on images of {shape[1]}×{shape[2]} it would leave nothing of some",
+            "data.augment.crop",
+        )
