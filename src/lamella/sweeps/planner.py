@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
@@ -65,8 +64,7 @@ class Planner:
         data = json.dumps({key: value for key, value in job.config["data"].items() if key != "seed"}, default=str)
         experiment = build_experiment(job.config, job.references, self.data.get(data))
         self.data[data] = experiment.data
-        with torch.device("meta"):
-            network = experiment.plan.build()
+        network = experiment.plan.outline()
         freeze_parameters(network, experiment.freeze)
         processes = self._checked_processes(job.config["trainer"], experiment.device.accelerator)
         if experiment.device.accelerator == "cpu":  # an accelerator is left to the jobs, which try themselves
