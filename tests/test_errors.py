@@ -212,7 +212,10 @@ CASES = {
     "-m trainer.devices=1 +trainer.num_nodes=1,2": ["trainer.num_nodes: a job of a sweep has one machine"],
     "network=absent": ["network._target_ is 'torch.nn.Liner', which cannot be imported; did you mean Linear"],
     "network=escape": ["network._target_ is 'torch.nn.modules.module.warnings.warn', which leads out of"],
-    "network=resnet18": ["network: ResNet cannot take (1, 28, 28)", "3 channels, but got 1"],
+    "network=resnet18": [
+        "network: ResNet cannot take (1, 28, 28)",
+        "Conv2d has in_channels=3, what comes in is (1, 28, 28)",
+    ],
     "network.width=wide": ["Linear.out_features is 'wide'; Linear takes int", "the command line: network.width=wide"],
     "network.name=3": ["network.name is 3; it is printed as a class name"],
     "optimizer.lr=0.1, 0.2": ["optimizer.lr=0.1,: there is no space between several values; write optimizer.lr=0.1,"],

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch.nn.modules import activation
 from torchvision.models import resnet18
 
 from lamella.errors import RequestError
+from lamella.network.freeze import freeze_parameters
 from lamella.network.plan import Plan, plan, plan_module
+from lamella.network.shape_inference import layer_names
 from lamella.network.trace import LayerRow
 
 IMAGE = (1, 28, 28)
@@ -38,7 +41,8 @@ CNN = {
     "classifier": ["Flatten", {"Dropout": 0.25}, {"Linear": 10}],
 }
 RECURRENT = [{"Flatten": [1, 2]}, {"LSTM": {"hidden_size": 16, "num_layers": 2}}, "Flatten", {"Linear": 10}]
-BRANCH = [{"Conv2d": [4, 3, 2, 1]}, "BatchNorm2d", "ReLU", {"Conv2d": [4, 3, 1, 1]}]
+LAST = {"out_channels": 4, "kernel_size": 3, "padding": 1}
+BRANCH = [{"Conv2d": [4, 3, 2, 1]}, "BatchNorm2d", "ReLU", {"Conv2d": LAST}]
 RESIDUAL = [{"Residual": {"shortcut": [{"Conv2d": [4, 1, 2]}], "layers": BRANCH}}, "Flatten", {"Linear": 10}]
 
 
@@ -86,6 +90,11 @@ class ResidualByHand(nn.Module):
 class ComputesWithValues(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * (2.0 if x.sum().item() > 0 else 1.0)
+
+
+class TwoOutputs(nn.Linear):
+    def forward(self, x: Tensor) -> Any:
+        return {"out": super().forward(x)}
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
@@ -319,7 +328,7 @@ ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
         CUBE,
         ".0.Conv2d.kernel_size is 'x'; Conv2d takes int or a list; in_channels …",
     ),
-    "too-many": ([{"ReLU": [1, 2]}], FLAT, ".0: ReLU takes …, got [1, 2]; … write `ReLU: {inplace: [1, 2]}`"),
+    "too-many": ([{"ReLU": [1, 2]}], FLAT, ".0: ReLU takes at most inplace, got [1, 2]"),
     "rank": (["Flatten", {"Conv2d": [3, 3]}], CUBE, ".1: Conv2d expects (channels, height, width), … is (192,)"),
     "window": (["ReLU", {"MaxPool2d": 9}], CUBE, ".1: MaxPool2d cannot take (3, 8, 8): …"),
     "residual": (
@@ -363,6 +372,85 @@ ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
         "….0: LayerNorm has its normalized_shape=(4,) inferred, …",
     ),
     "normalized-null": ([{"LayerNorm": {"normalized_shape": None}}], FLAT, "…normalized_shape is None; …"),
+    "order-conv": (
+        [{"Conv2d": [3, 6, 5]}],
+        CUBE,
+        ".0: Conv2d: [3, 6, 5] begins with the size of the input, …; write `Conv2d: {out_channels: 6, kernel_size: 5}`,"
+        " or `Conv2d: {out_channels: 3, kernel_size: 6, stride: 5}` …",
+    ),
+    "order-transposed": ([{"ConvTranspose2d": [3, 4, 2]}], CUBE, ".0: ConvTranspose2d: [3, 4, 2] begins with …"),
+    "order-linear": ([{"Linear": [4, 10]}], FLAT, ".0: Linear: [4, 10] begins with …; write `Linear: 10`"),
+    "order-recurrent": ([{"LSTM": [4, 64]}], (3, 4), ".0: LSTM: [4, 64] begins …write `LSTM: {hidden_size: 64}`, …"),
+    "order-cell": ([{"GRUCell": [4, 8]}], FLAT, ".0: GRUCell: [4, 8] begins …write `GRUCell: 8`"),
+    "order-norm": ([{"LayerNorm": [[4]]}], FLAT, ".0: LayerNorm: [[4]] begins …; write `LayerNorm`"),
+    "eps-groups": ([{"GroupNorm": [3, 3]}], CUBE, ".0: GroupNorm …, and its second value is eps; write `GroupNorm: 3`"),
+    "eps-other": ([{"GroupNorm": [3, 32]}], CUBE, ".0: GroupNorm …, and its second value is eps; write `GroupNorm: 3`"),
+    "eps-instance": ([{"InstanceNorm2d": 3}], CUBE, ".0: InstanceNorm2d …; write `InstanceNorm2d`"),
+    "python": (["nn.Conv2d(3, 32, 3)"], CUBE, "…write `Conv2d: [32, 3]`"),
+    "python-keywords": (
+        ["torch.nn.Conv2d(3, 32, kernel_size=3, bias=False)"],
+        CUBE,
+        "…write `Conv2d: {out_channels: 32, kernel_size: 3, bias: false}`",
+    ),
+    "python-without-size": (["Linear(10)"], FLAT, "…write `Linear: 10`"),
+    "python-nothing": (["nn.ReLU()"], FLAT, "…write `ReLU`"),
+    "python-groups": (["nn.GroupNorm(8, 32)"], CUBE, "…write `GroupNorm: 8`"),
+    "python-variable": (["nn.Linear(n, 10)"], FLAT, "…write `Linear: [n, 10]`"),
+    "one-list": ([{"Unflatten": [1, 2, 2]}], FLAT, "…for a list as one value write `Unflatten: [1, [2, 2]]`"),
+    "one-list-alone": ([{"AdaptiveAvgPool2d": [4, 4]}], CUBE, "…write `AdaptiveAvgPool2d: {output_size: [4, 4]}`"),
+    "loss": (["MSELoss"], FLAT, ".0: MSELoss is a loss and no layer; choose it by loss._target_=torch.nn.MSELoss"),
+    "attention": (
+        [{"MultiheadAttention": [4, 2]}],
+        (3, 4),
+        ".0: MultiheadAttention needs a further input (key, value), …self-attention is TransformerEncoderLayer; …",
+    ),
+    "bilinear": ([{"Bilinear": [4, 2]}], FLAT, ".0: Bilinear needs a further input (input2), …`_target_: mine.Block`"),
+    "unpool": ([{"MaxUnpool2d": 2}], CUBE, ".0: MaxUnpool2d needs a further input (indices), …"),
+    "from-a-module": (
+        ["TransformerEncoder"],
+        (3, 4),
+        "…made from a module (encoder_layer); write `_target_: torch.nn.…",
+    ),
+    "embedding": ([{"Embedding": [4, 2]}], FLAT, ".0: Embedding takes whole numbers, …`input.long()`"),
+    "dimension": (["Flatten", {"Softmax": 3}], CUBE, ".1: Softmax cannot take (192,): Dimension out of range …"),
+    "padding": (
+        [{"Conv2d": {"out_channels": 2, "kernel_size": 3, "padding": -1}}],
+        CUBE,
+        ".0: Conv2d has padding=-1; it takes 0 or more",
+    ),
+    "stride": ([{"ConvTranspose2d": [2, 3, 0]}], CUBE, ".0: ConvTranspose2d has stride=0; it takes 1 or more"),
+    "pair": (
+        [{"Conv1d": {"out_channels": 2, "kernel_size": [1, 2]}}],
+        (3, 8),
+        "….kernel_size is [1, 2]; …",
+    ),
+    "endless": ([{"Repeat": [10**9, ["ReLU"]]}], FLAT, "….Repeat: Repeat would make 1,000,000,000 layers …100,000"),
+    "endless-inside": (
+        [{"Repeat": [10**5, [{"Repeat": [10**5, []]}]]}],
+        FLAT,
+        "….Repeat.1.0.Repeat: Repeat would make 10,000,000,000 layers …",
+    ),
+    "endless-layers": ([{"LSTM": {"hidden_size": 2, "num_layers": 10**9}}], (3, 4), "….num_layers is 1000000000; …"),
+    "further-input": (
+        [lambda: nn.Bilinear(4, 4, 2)],
+        FLAT,
+        ".0: Bilinear cannot take (4,): it needs a further …",
+    ),
+    "tuple": (
+        [lambda: TwoOutputs(4, 2)],
+        FLAT,
+        ".0: TwoOutputs cannot take (4,): it returns dict where a tensor is expected; …",
+    ),
+    "inner-size": (
+        [lambda: nn.Sequential(nn.Flatten(), nn.Linear(5, 2))],
+        CUBE,
+        ".0: Sequential cannot take (3, 8, 8): network.layers.0.1: Linear has in_features=5, what comes in is (192,)",
+    ),
+    "channels": (
+        [lambda: nn.Sequential(nn.Conv2d(1, 2, 3))],
+        CUBE,
+        "…Conv2d has in_channels=1, …as in `layers: [{Conv2d: [1, 1]}, {_target_: …}]`",
+    ),
     "written-text": (
         [{"Linear": {"in_features": "4", "out_features": 3}}],
         FLAT,
@@ -377,6 +465,91 @@ def test_every_refusal_names_the_place_and_the_way_out(entries: Any, shape: tupl
         plan(entries, shape)
     pattern = ".*".join(map(re.escape, f"network.layers{message}".split("…")))
     assert re.fullmatch(pattern, str(caught.value))
+
+
+def test_lists_mean_in_a_recorded_run_what_they_meant() -> None:
+    entries = [{"Conv2d": [3, 2, 1]}, {"GroupNorm": [3, 3]}]
+    with pytest.raises(RequestError):
+        plan(entries, CUBE)
+    network: Any = plan(entries, CUBE, recorded=True).build()
+    assert (network[0].out_channels, network[0].kernel_size, network[1].eps) == (3, (2, 2), 3)
+
+
+@pytest.mark.slow
+def test_every_class_of_torch_is_a_layer_or_says_what_to_type_instead() -> None:
+    works, refused = set(), {}
+    for name in layer_names():
+        for shape in (FLAT, (6, 8), (4, 8, 8), (4, 4, 8, 8)):
+            for argument in (None, 2, [2, 2], [3, 2], [1, [2, 2]]):
+                try:
+                    network = plan([name if argument is None else {name: argument}], shape).build()
+                except RequestError as error:
+                    refused[name] = str(error)
+                else:
+                    output = network(torch.rand(2, *shape, requires_grad=True))
+                    assert len(output) == 2
+                    works.add(name)
+    works |= {"TransformerEncoderLayer", "Fold"}  # which take other numbers
+    others = {name: text for name, text in refused.items() if name not in works}
+    assert [text for text in others.values() if "loss._target_=" not in text and "`_target_: " not in text] == []
+    assert not any("\n" in text or "positional argument" in text for text in refused.values())
+    assert len(works) > 100
+
+
+def test_layers_that_compute_with_values_are_planned() -> None:
+    attention = {"TransformerEncoderLayer": {"d_model": 4, "nhead": 2, "dim_feedforward": 8}}
+    network = plan([attention, {"BatchNorm1d": {"momentum": None}}, {"Identity": [1, 2, 3]}], (3, 4)).build()
+    assert network(torch.rand(5, 3, 4)).shape == (5, 3, 4)
+    assert network(torch.rand(5, 3, 4).requires_grad_()).grad_fn is not None
+
+
+class WithAuxiliary(nn.Linear):
+    Outputs = namedtuple("Outputs", ["logits", "aux_logits"])
+
+    def forward(self, x: Tensor) -> Any:
+        return self.Outputs(super().forward(x), x)
+
+
+def test_a_whole_network_returns_one_tensor() -> None:
+    with pytest.raises(RequestError, match="it returns Outputs where a tensor is expected; set aux_logits=false"):
+        plan_module(lambda: WithAuxiliary(4, 2), FLAT)
+
+
+class Lazy(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(3))
+
+
+def test_the_weights_of_lazy_modules_are_those_after_the_first_batch() -> None:
+    planned = plan_module(Lazy, CUBE)
+    torch.manual_seed(3)
+    network = planned.build()
+    torch.manual_seed(3)
+    expected: Any = Lazy()
+    expected(torch.zeros(2, *CUBE))
+    expected[1].reset_running_stats()
+    assert same_weights(network, expected)
+    assert network.training
+    assert parameters_add_up(planned)
+
+
+def test_a_large_network_is_refused_before_its_weights_are_drawn() -> None:
+    def make() -> nn.Module:
+        assert torch.empty(()).is_meta
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 9, 300_000))
+
+    with pytest.raises(RequestError, match=r"Linear has in_features=216, what comes in is \(192,\)"):
+        plan_module(make, CUBE)
+
+
+def test_frozen_layers_keep_their_statistics() -> None:
+    network: Any = plan(
+        [CONV, "BatchNorm1d", {"InstanceNorm1d": {"track_running_stats": True}}, "Dropout"], (2, 8)
+    ).build()
+    freeze_parameters(network, ["1.*"])
+    assert [layer.training for layer in network] == [True, False, True, True]
+    freeze_parameters(network, ["2.running_*"])
+    assert not network[2].training
 
 
 def test_recurrent_layers_stand_in_composites() -> None:

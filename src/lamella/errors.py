@@ -2,7 +2,7 @@
 
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -60,14 +60,22 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that it was raised from."""
+    yield error
+    if error.__cause__:
+        yield from causes(error.__cause__)
+
+
 def own_frames(error: BaseException) -> str:
     """Return the last three places of a traceback in the project's own code, each as an indented line, or "".
 
     The project's own code are the files below the working directory, without installed packages.
     """
     here, lines = Path.cwd(), list[str]()
-    for frame in traceback.extract_tb(error.__traceback__):
-        path = Path(frame.filename).absolute()
-        if path.is_relative_to(here) and not path.is_relative_to(PACKAGE) and "site-packages" not in path.parts:
-            lines.append(f"\n  {path.relative_to(here)}, line {frame.lineno}, in {frame.name}: {frame.line}")
-    return "".join(lines[-3:])
+    for cause in causes(error):
+        for frame in traceback.extract_tb(cause.__traceback__):
+            path = Path(frame.filename).absolute()
+            if path.is_relative_to(here) and not path.is_relative_to(PACKAGE) and "site-packages" not in path.parts:
+                lines.append(f"\n  {path.relative_to(here)}, line {frame.lineno}, in {frame.name}: {frame.line}")
+    return "".join(list(dict.fromkeys(lines))[-3:])

@@ -4,6 +4,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
+from enum import Enum
 from typing import get_args, get_origin
 
 from lamella.errors import RequestError, nearest
@@ -31,18 +32,19 @@ def check_call(
     place: str,
     supplied: Collection[str] = (),
     title: str | None = None,
+    optional: Collection[str] = (),
 ) -> None:
     """Check that the signature of `target` allows the call `target(**values)`.
 
     place: the key of the values, for messages. supplied: the parameters that the caller adds later. title: the name of
-    the target in messages, by default its own. Raises RequestError for an unknown name, for a value whose type is
-    wrong, and for a required parameter that is missing.
+    the target in messages, by default its own. optional: the parameters that may be missing. Raises RequestError for
+    an unknown name, for a value whose type is wrong, and for a required parameter that is missing.
     """
     expected = parameters(target)
     title = title or str(getattr(target, "__name__", target))
     check_arguments(expected, values, place=place, title=title, supplied=supplied)
     for name, parameter in _named(expected).items():
-        if parameter.default is parameter.empty and name not in values and name not in supplied:
+        if parameter.default is parameter.empty and name not in {*values, *supplied, *optional}:
             raise RequestError(f"{place}: {title} needs a value for {name!r}", place)
 
 
@@ -101,6 +103,8 @@ def _fits(value: object, annotation: object) -> bool:
     kind = origin or annotation
     if not isinstance(kind, type):
         return True
+    if issubclass(kind, Enum):  # YAML has the name of a member, which torchvision's builders take for their weights
+        return isinstance(value, kind) or value in kind.__members__
     if issubclass(kind, Sequence) and not issubclass(kind, str):
         # YAML has only one kind of list, which becomes a tuple where the target needs one.
         return isinstance(value, Sequence) and not isinstance(value, str)
@@ -117,6 +121,8 @@ def _words(annotation: object) -> list[str]:
     if annotation in (None, types.NoneType):
         return ["null"]
     kind = origin or annotation
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return list(kind.__members__)
     if isinstance(kind, type) and issubclass(kind, Sequence) and not issubclass(kind, str):
         return ["a list"]
     return [getattr(kind, "__name__", str(kind))]

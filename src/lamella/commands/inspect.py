@@ -106,18 +106,13 @@ def _report(experiment: "Experiment", options: argparse.Namespace) -> str:
 
 def _sections(experiment: "Experiment", options: argparse.Namespace) -> "Iterator[tuple[str, Section]]":
     """Yield the name and the content of each section that the options ask for."""
-    import torch
 
     from lamella.commands.inspect_sections import Section, layers_section, left_out_section
 
     device, layers, data = experiment.device.accelerator, experiment.plan.trace, experiment.data
     yield "device", Section(device, f"Using {device} device")
     too_large = _memory_shortage(sum(layer.parameters for layer in layers))
-    if too_large:
-        with torch.device("meta"):
-            network = experiment.plan.build()
-    else:
-        network = experiment.task.to(device).network
+    network = experiment.plan.outline() if too_large else experiment.task.to(device).network
     yield "structure", Section(str(network), str(network))
     yield "layers", layers_section(layers, network, min(data.batch_size, len(data.train)))
     if too_large:

@@ -100,6 +100,9 @@ def resolve_config(config: DictConfig, overrides: list[str], choices: Mapping[st
         )
     references = _referenced_keys(config, choices)
     plain = {str(key): value for key, value in resolved.items() if key != "sweep"}
+    if "_target_" in plain["network"]:  # which is a module, so that the layers of an option's file have no meaning
+        unused = [] if "_target_" in _written("network", choices) else _inherited("network", config, choices)
+        plain["network"] = {key: value for key, value in plain["network"].items() if key not in unused}
     check_known(plain, references)
     chosen = {group: str(choices[group]) for group in (*GROUPS, "experiment") if choices.get(group)}
     return ComposedConfig(plain, overrides, references, _interpolated_keys(config), chosen)
@@ -147,8 +150,29 @@ def _referenced_keys(config: DictConfig, choices: Mapping[str, object]) -> froze
     # A network's file reads its own scalars, also if the layers that read them are overridden.
     path = find_config(f"network/{choices.get('network')}")
     texts = [OmegaConf.to_yaml(config), *([read_config(path)] if path else [])]
+    inherited = [f"{group}.{key}" for group in GROUPS for key in _inherited(group, config, choices)]
     found = [name for text in texts for name in re.findall(r"\$\{(?:\w+:)?([\w.\[\]-]+)", text)]
-    return frozenset(re.sub(r"\[.*", "", name) for name in found)
+    return frozenset(re.sub(r"\[.*", "", name) for name in [*found, *inherited])
+
+
+def _inherited(group: str, config: DictConfig, choices: Mapping[str, object]) -> list[str]:
+    """Return the keys that an option's file writes for its own target, where the config names another one.
+
+    After `optimizer._target_=torch.optim.SGD`, for example, the arguments of Adam need not be read by anything.
+    """
+    written, node = _written(group, choices), OmegaConf.to_container(config[group])
+    assert isinstance(node, dict)
+    if written.get("_target_") == node.get("_target_"):
+        return []
+    return [key for key, value in written.items() if key in node and node[key] == value]
+
+
+def _written(group: str, choices: Mapping[str, object]) -> dict[str, object]:
+    """Return what the file of a group's option writes itself."""
+    path = find_config(f"{group}/{choices.get(group)}")
+    written = OmegaConf.to_container(OmegaConf.load(path)) if path else {}
+    assert isinstance(written, dict)
+    return {str(key): value for key, value in written.items()}
 
 
 def _interpolated_keys(config: DictConfig) -> dict[str, str]:

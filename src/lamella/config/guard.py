@@ -82,6 +82,12 @@ class GuardedConfigLoader(CheckingConfigLoader):
             for part in key.split("."):
                 assert isinstance(value, dict)
                 value = value[part]
+            if value != fixed and key.endswith(("dir", "subdir")):
+                raise RequestError(
+                    f"hydra.{key} cannot be set: runs are stored in outputs/; to store them elsewhere, make that a "
+                    "link: ln -s DIRECTORY outputs",
+                    f"hydra.{key}",
+                )
             if value != fixed:
                 raise RequestError(f"hydra.{key} cannot be set: Lamella keeps it at {fixed!r}", f"hydra.{key}")
         sweeper = (hydra["sweeper"] or {}).get("_target_")

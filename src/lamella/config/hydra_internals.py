@@ -5,8 +5,9 @@ error. If only speed or a message needs the name, Lamella works without it.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -142,13 +143,33 @@ def composing_with(loader: type[CheckingConfigLoader]) -> Iterator[None]:
         return Callbacks(config)
 
     originals = {name: getattr(hydra_main, name) for name in (LOADER, CALLBACKS)}
+    merge = getattr(ConfigLoaderImpl, MERGE_OVERRIDES, None)
     setattr(hydra_main, LOADER, loader)
     setattr(hydra_main, CALLBACKS, checked_callbacks)
+    if merge:
+        setattr(ConfigLoaderImpl, MERGE_OVERRIDES, staticmethod(partial(_merge_and_delete, merge)))
     try:
         yield
     finally:
         for name, original in originals.items():
             setattr(hydra_main, name, original)
+        if merge:
+            setattr(ConfigLoaderImpl, MERGE_OVERRIDES, staticmethod(merge))
+
+
+def _merge_and_delete(
+    merge: Callable[[list[Override], DictConfig], None], overrides: list[Override], config: DictConfig
+) -> None:
+    """Set the values of overrides in a config with Hydra's `merge`, which takes a key that is null for missing.
+
+    A key that `~key` deletes, and that is null, gets another value first.
+    """
+    for override in overrides:
+        place, _, key = str(override.key_or_group).rpartition(".")
+        node = OmegaConf.select(config, place) if override.is_delete() and place else None
+        if isinstance(node, DictConfig) and key in node and node[key] is None:
+            node[key] = ""
+    merge(overrides, config)
 
 
 def can_merge_overrides() -> bool:

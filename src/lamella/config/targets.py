@@ -7,16 +7,18 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
+from types import ModuleType
 from typing import Any
+from urllib.error import URLError
 
 from hydra.utils import instantiate as hydra_instantiate
 
 from lamella.config.moved_targets import present_name, with_present_names
 from lamella.config.project import allowed_targets, inside_run_directory
 from lamella.config.values import Config, walk
-from lamella.errors import RequestError, first_line, nearest
+from lamella.errors import RequestError, first_line, nearest, own_frames
 from lamella.signatures import check_call, parameters
 
 ALLOWED = ("torch.nn", "torch.optim", "torchvision", "pytorch_lightning", "lamella")
@@ -67,14 +69,29 @@ def _import(path: str, key: str, own: Collection[str]) -> object:
     if _is_below(path, own) and here not in sys.path:
         sys.path.insert(0, here)  # only now, because a file of the working directory could hide a library
     try:
-        return resolve_name(path)
+        return _located(path)
     except Exception as error:
         parent, _, name = path.rpartition(".")
         try:
-            hint = nearest(name, (known for known in dir(resolve_name(parent)) if not known.startswith("_")))
+            hint = nearest(name, (known for known in dir(_located(parent)) if not known.startswith("_")))
         except Exception:
             hint = first_line(error)
         raise RequestError(f"{key} is {path!r}, which cannot be imported; {hint}", key) from error
+
+
+def _located(path: str) -> object:
+    """Return what a dotted path names: as in Hydra, an attribute comes before a module of the same name.
+
+    torchvision.models.alexnet, for example, is a function and a module.
+    """
+    module, *names = path.split(".")
+    found: object = import_module(module)
+    for name in names:
+        module = f"{module}.{name}"
+        if not hasattr(found, name) and isinstance(found, ModuleType):
+            import_module(module)
+        found = getattr(found, name)
+    return found
 
 
 def _check_kind(found: Callable[..., object], path: str, key: str, kinds: Kinds) -> None:
@@ -117,7 +134,8 @@ def _builds(function: Callable[..., object], key: str, kinds: Kinds) -> bool:
         name = getattr(function, "__name__", "")
         if _is_below(function.__module__, NO_NETWORKS):
             raise RequestError(f"{key} is {function.__module__}.{name}; a network turns one tensor into one", key)
-        if name not in models.list_models() or models.get_model_builder(name) is not function:
+        names = {name, f"quantized_{name}"} & set(models.list_models())
+        if all(models.get_model_builder(known) is not function for known in names):
             return False
     elif not _is_below(function.__module__, ["lamella.data"]):
         return False
@@ -155,7 +173,21 @@ def check_target(
     positional = _positional_arguments(node, key, target)
     plain = {name: value for name, value in arguments.items() if name not in nested}
     plain |= {name: value for name, value in positional.items() if not isinstance(value, Mapping)}
-    check_call(target, plain, place=key, supplied={*supplied, *nested, *positional})
+    _check_downloads(target, arguments, key)
+    # A partial call gets its other arguments from whoever calls it.
+    later = parameters(target) if node.get("_partial_") else ()
+    check_call(target, plain, place=key, supplied={*supplied, *nested, *positional}, optional=later)
+
+
+def _check_downloads(target: Callable[..., object], arguments: Config, key: str) -> None:
+    """Raise RequestError where a builder of torchvision would download weights that the config does not ask for."""
+    weights = parameters(target).get("weights_backbone")
+    if weights and weights.default is not None and "weights_backbone" not in arguments:
+        raise RequestError(
+            f"{key}: {getattr(target, '__name__', target)} would download weights for its backbone; write "
+            f"{key}.weights_backbone=null, or ={weights.default.name} to have them",
+            key,
+        )
 
 
 def _check_names_and_values(node: Mapping[object, object], key: str, within: bool) -> None:
@@ -215,14 +247,22 @@ def instantiate(node: Config, key: str, **supplied: object) -> Any:
             cause = cause.__cause__
         if isinstance(cause, RequestError):
             raise cause from None
-        message = first_line(cause)
+        message, frames = first_line(cause), own_frames(error)
+        if unexpected := re.search(r"unexpected keyword argument '(\w+)'", message):
+            name, title = unexpected[1], str(node.get("_target_")).rpartition(".")[2]
+            place = f"{key}.{name}"
+            raise RequestError(f"{place}: {title} has no such argument{frames}", place, unknown=True) from error
+        if isinstance(cause, URLError):
+            raise RequestError(f"{key}: weights cannot be downloaded: {cause.reason}", key) from error
+        if "'num_classes' expected value" in message:
+            message += "; pretrained weights have their own classes: leave num_classes out, and let a Linear follow"
         # The key whose value the message quotes is to blame, if there is only one.
         quoted = [
             inner
             for inner, value in _scalars(node, key)
             if re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w.])", message)
         ]
-        raise RequestError(f"{key}: {message}", quoted[0] if len(quoted) == 1 else key) from error
+        raise RequestError(f"{key}: {message}{frames}", quoted[0] if len(quoted) == 1 else key) from error
 
 
 def _scalars(node: object, key: str) -> Iterator[tuple[str, object]]:

@@ -1,6 +1,7 @@
 """Build the objects of a run from a config: the one place that knows what each group of the config becomes."""
 
 import copy
+import typing
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TypeVar
@@ -153,7 +154,8 @@ class _Builder:
         name = node.get("name", "Network")
         if not isinstance(name, str) or not name.isidentifier():
             raise RequestError(f"network.name is {name!r}; it is printed as a class name", "network.name")
-        return plan_layers(self.layers(node["layers"], "network.layers"), shape, name)
+        entries = self.layers(node["layers"], "network.layers")
+        return plan_layers(entries, shape, name, recorded=self.references is None)
 
     def freeze(self) -> list[str]:
         """Return the patterns of the names of parameters that are not trained."""
@@ -232,8 +234,13 @@ class _Builder:
                 raise RequestError(f"{group}.{name}: Lamella gives this argument itself", f"{group}.{name}")
         if "_target_" not in node:
             raise RequestError(f"{group}: it takes a `_target_`, the class to build", group)
-        expected = signatures.parameters(resolve_target(node["_target_"], f"{group}._target_", base))
+        target = resolve_target(node["_target_"], f"{group}._target_", base)
+        expected = signatures.parameters(target)
         variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
+        # A builder of torchvision hands what it does not know to the class of its network.
+        built = typing.get_type_hints(target).get("return") if variadic and not isinstance(target, type) else None
+        if isinstance(built, type):
+            expected, variadic = expected | signatures.parameters(built), False
         for name in list(node):
             if name not in expected and not variadic and not str(name).startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]

@@ -18,7 +18,7 @@ SAME_WORD = {
     "Concatenate": "branches that are joined are a Concat",
     "Input": "leave it out; the shape of the input is data.shape",
     "InputLayer": "leave it out; the shape of the input is data.shape",
-    "MultiHeadAttention": "write MultiheadAttention",
+    "MultiHeadAttention": "self-attention is TransformerEncoderLayer",
 }
 # Names with the number of dimensions, of which torch has one for each: Conv2D is Conv2d.
 WITH_DIMENSIONS = {

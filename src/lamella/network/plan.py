@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lamella.errors import RequestError, first_line, nearest
+from lamella.errors import RequestError, nearest
 from lamella.network import layers
-from lamella.network.keras_names import hint_for_keras_name
+from lamella.network.hints import check_one_input, unknown_layer_hint
 from lamella.network.layers import Network
-from lamella.network.shape_inference import layer_class, layer_names, sample_shape, sized_layer
+from lamella.network.shape_inference import MOST_LAYERS, layer_class, sample_shape, sized_layer
 from lamella.network.trace import LayerRow, Trace, batch_kept
+from lamella.network.trial import run_foreign, run_layer
 
 Make = Callable[[], nn.Module]
 # The keys that each composite takes, and an example for error messages.
@@ -46,15 +47,32 @@ class Plan:
     trace: list[LayerRow]
     output: tuple[int, ...]
 
+    def outline(self) -> nn.Module:
+        """Return the network on the meta device, where weights take no memory."""
+        with torch.random.fork_rng(devices=[]):
+            try:
+                with torch.device("meta"):
+                    return self.build()
+            except Exception:  # some modules compute with values while they are made
+                return self.build().to("meta")
 
-def plan(entries: object, shape: Sequence[int], name: str = "Network", place: str = "network.layers") -> Plan:
+
+def plan(
+    entries: object,
+    shape: Sequence[int],
+    name: str = "Network",
+    place: str = "network.layers",
+    recorded: bool = False,
+) -> Plan:
     """Plan a network of layers for samples of `shape`, without the batch dimension.
 
     entries: a list (numbered) or a mapping (named) of layers as YAML gives them; a module, or a function that makes
-    one, is an entry too. name: printed as the class of the network. place: the config key of the entries. Raises
-    RequestError, which names the place, the class of the layer, the shape that comes in and the way out.
+    one, is an entry too. name: printed as the class of the network. place: the config key of the entries. recorded:
+    whether a run has been trained with these entries, whose lists then mean what they meant, also where they might be
+    a mistake. Raises RequestError, which names the place, the class of the layer, the shape that comes in and the way
+    out.
     """
-    planner = _LayerPlanner()
+    planner = _LayerPlanner(recorded)
     with planner.trace.counting():
         makes, y = planner.children(entries, torch.empty(BATCH, *shape, device="meta"), place)
     return Plan(lambda: Network(_build_all(makes), name), planner.trace.rows, sample_shape(y))
@@ -68,7 +86,7 @@ def plan_module(make: Make, shape: Sequence[int], place: str = "network") -> Pla
     """
     planner = _LayerPlanner()
     with planner.trace.counting():
-        y = planner.foreign(make, torch.empty(BATCH, *shape, device="meta"), place, tuples=False)
+        make, y = planner.foreign(make, torch.empty(BATCH, *shape, device="meta"), place, tuples=False)
     return Plan(make, planner.trace.rows, sample_shape(y))
 
 
@@ -80,7 +98,9 @@ class _LayerPlanner:
     function that makes the module and the batch that comes out. They raise RequestError.
     """
 
+    recorded: bool = False
     trace: Trace = field(default_factory=Trace)
+    repeats: int = 1  # how often the entry at hand is repeated, by all the Repeats around it
 
     def children(self, entries: object, x: Tensor, place: str) -> tuple[dict[str, Make], Tensor]:
         """Plan entries one after another. A null entry is no layer, so that `norm: null` leaves the layer out."""
@@ -95,9 +115,9 @@ class _LayerPlanner:
         if isinstance(entry, str):
             return self.layer(entry, None, x, place)
         if isinstance(entry, nn.Module):
-            return (lambda: entry), self.foreign(lambda: copy.deepcopy(entry), x, place)
+            return (lambda: entry), self.foreign(lambda: copy.deepcopy(entry), x, place)[1]
         if callable(entry):
-            return entry, self.foreign(entry, x, place)
+            return self.foreign(entry, x, place)
         if isinstance(entry, Mapping) and len(entry) == 1:
             [(name, argument)] = entry.items()
             if name in COMPOSITES:
@@ -117,7 +137,7 @@ class _LayerPlanner:
         if name == "Sequential":
             return self.sequential(options["layers"], x, body)
         if name == "Repeat":
-            return self.repeat(options["times"], options["layers"], x, body)
+            return self.repeat(options["times"], options["layers"], x, place, body)
         if name == "Residual":
             return self.residual(options["layers"], options.get("shortcut"), x, place, body)
         return self.concat(options["layers"], options.get("dim", 1), x, place, body)
@@ -127,12 +147,19 @@ class _LayerPlanner:
         makes, y = self.children(entries, x, place)
         return (lambda: layers.Sequential(_build_all(makes))), y
 
-    def repeat(self, times: int, entries: object, x: Tensor, place: str) -> tuple[Make, Tensor]:
-        """Plan layers that are written once and built `times` times, one after another."""
+    def repeat(self, times: int, entries: object, x: Tensor, place: str, body: str) -> tuple[Make, Tensor]:
+        """Plan layers that are written once and built `times` times, one after another. body: the layers' key."""
+        outer, self.repeats = self.repeats, self.repeats * times
+        if self.repeats > MOST_LAYERS:
+            raise RequestError(
+                f"{place}: Repeat would make {self.repeats:,} layers or more; a network has at most {MOST_LAYERS:,}",
+                place,
+            )
         repeats: dict[str, Make] = {}
         for number in range(times):
-            makes, x = self.children(entries, x, place)
+            makes, x = self.children(entries, x, body)
             repeats[str(number)] = partial(_build_stack, makes)
+        self.repeats = outer
         return (lambda: layers.Sequential(_build_all(repeats))), x
 
     def residual(self, entries: object, shortcut: object, x: Tensor, place: str, body: str) -> tuple[Make, Tensor]:
@@ -178,41 +205,17 @@ class _LayerPlanner:
         if name in COMPOSITES:
             raise RequestError(f"{place}: {name} takes layers, as in `- {name}: {COMPOSITES[name][1]}`", place)
         if layer_class(name) is None:
-            raise RequestError(f"{place}: no layer is called {name!r}; {_hint(name, argument)}", place)
-        make = sized_layer(name, argument, x, place)
-        try:
-            with torch.device("meta"):
-                module = make()
-        except Exception as error:
-            raise RequestError(f"{place}: {name}: {first_line(error)}", place) from error
-        try:
-            y = self.trace.whole(module, x, place)
-        except Exception as error:
-            raise RequestError(f"{place}: {name} cannot take {sample_shape(x)}: {first_line(error)}", place) from error
-        return make, y
+            hint = unknown_layer_hint(name, argument, list(COMPOSITES))
+            raise RequestError(f"{place}: no layer is called {name!r}; {hint}", place)
+        check_one_input(name, place)
+        make = sized_layer(name, argument, x, place, self.recorded)
+        return make, run_layer(self.trace, make, x, place, name)
 
-    def foreign(self, make: Make, x: Tensor, place: str, tuples: bool = True) -> Tensor:
-        """Return what a module that is not built from entries makes of `x`; trace its leaves in the order of execution.
-
-        tuples: whether the module may return a tuple, of which the first item is passed on.
+    def foreign(self, make: Make, x: Tensor, place: str, tuples: bool = True) -> tuple[Make, Tensor]:
+        """Plan a module that is not built from entries. tuples: whether it may return a tuple, the first item of which
+        is passed on.
         """
-        with torch.random.fork_rng(devices=[]):
-            try:
-                with torch.device("meta"):
-                    module = make()
-                return self.trace.leaves(module, x, place, tuples)
-            except Exception:
-                # Some modules compute with values while they are made or run, which takes real tensors.
-                title = "it"
-                try:
-                    module = make()
-                    title = type(module).__name__
-                    return self.trace.leaves(module, torch.zeros(x.shape), place, tuples).to("meta")
-                except RequestError:
-                    raise
-                except Exception as error:
-                    message = f"{place}: {title} cannot take {sample_shape(x)}: {first_line(error)}"
-                    raise RequestError(message, place) from error
+        return run_foreign(self.trace, make, x, place, tuples)
 
 
 def _build_all(makes: Mapping[str, Make]) -> dict[str, nn.Module]:
@@ -249,23 +252,6 @@ def _named(entries: object, place: str) -> dict[str, object]:
     if isinstance(entries, Sequence) and not isinstance(entries, str):
         return {str(number): entry for number, entry in enumerate(entries)}
     raise RequestError(f"{place} is {entries!r}; it takes a list or a mapping of layers", place)
-
-
-def _hint(name: str, argument: object) -> str:
-    """Return what to write instead of an unknown layer."""
-    code = re.fullmatch(r"(?:torch\.)?(?:nn\.)?(\w+)(?:\((.*)\)|[ :=]+(.*))?", name)
-    if code and layer_class(code[1]):  # it is written as in Python, such as nn.Linear(10), or without a space
-        values = code[2] or code[3]
-        values = f": [{values}]" if values and "," in values else f": {values}" if values else ""
-        return f"write `{code[1]}{values}`"
-    if code and (hint := hint_for_keras_name(code[1])):
-        return hint
-    if name.startswith("Lazy"):
-        return f"sizes are inferred here, write {name[4:]}"
-    hint = nearest(name, [*COMPOSITES, *layer_names()])
-    if isinstance(argument, list | Mapping) and "?" not in hint:
-        return "a name of your own starts in lower case"
-    return hint
 
 
 def _options(name: str, argument: object, place: str) -> dict[str, Any]:

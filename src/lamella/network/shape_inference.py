@@ -7,7 +7,15 @@ from functools import partial
 from torch import Tensor, nn
 
 from lamella.errors import RequestError
-from lamella.signatures import check_call, parameters
+from lamella.network.arguments import (
+    as_list,
+    entry_text,
+    in_torch_order,
+    keyword_arguments,
+    named_parameters,
+    takes_anything,
+)
+from lamella.signatures import check_call
 
 SPATIAL = {1: "(channels, length)", 2: "(channels, height, width)", 3: "(channels, depth, height, width)"}
 # The parameters of torch.nn's classes that are the size of the input, and where that size is in a batch.
@@ -20,8 +28,14 @@ INFERRED: dict[str, Callable[[Tensor], int | tuple[int, ...]]] = {
     "num_channels": lambda x: x.shape[1],
     "normalized_shape": lambda x: tuple(x.shape[1:]) if x.dim() > 3 else (x.shape[-1],),
 }
-# The parameters that count something. torch accepts 0, and makes layers without any output.
-SIZES = ("out_features", "out_channels", "hidden_size", "num_", "kernel_size")
+# The smallest value of the parameters whose names start so. torch accepts smaller ones, and then makes layers without
+# any output, or fails only when data pass through.
+LEAST = {
+    **dict.fromkeys(("out_features", "out_channels", "hidden_size", "num_", "output_size", "groups"), 1),
+    **dict.fromkeys(("kernel_size", "stride", "dilation"), 1),
+    **dict.fromkeys(("padding", "output_padding"), 0),
+}
+MOST_LAYERS = 100_000  # torch would make more layers for hours, until the memory is full
 
 
 def sample_shape(batch: Tensor) -> tuple[int, ...]:
@@ -42,25 +56,33 @@ def layer_names() -> list[str]:
     return [name for name in dir(nn) if layer_class(name)]
 
 
-def sized_layer(name: str, argument: object, x: Tensor, place: str) -> Callable[[], nn.Module]:
+def inferred_parameter(cls: type[nn.Module]) -> str | None:
+    """Return the name of the constructor's argument that is the size of the input, or None."""
+    return next((parameter for parameter in named_parameters(cls) if parameter in INFERRED), None)
+
+
+def sized_layer(name: str, argument: object, x: Tensor, place: str, recorded: bool = False) -> Callable[[], nn.Module]:
     """Return a function that makes the torch.nn layer `name` for batches such as `x`.
 
     argument: None, a single value, a list (positional, after the inferred size) or a mapping (by keyword). place: the
-    config key of the layer. Raises RequestError for an unknown argument, for a shape that has another number of
-    dimensions than the layer takes, and for a written size that differs from that of `x`.
+    config key of the layer. recorded: as in `plan`. Raises RequestError for an unknown argument, for a shape that has
+    another number of dimensions than the layer takes, for a written size that differs from that of `x`, and for a list
+    that begins with the inferred size.
     """
     cls = layer_class(name)
     assert cls is not None
-    expected = [parameter for parameter in parameters(cls) if parameter not in ("device", "dtype")]
+    if takes_anything(cls):
+        return cls
+    expected, inferred = named_parameters(cls), inferred_parameter(cls)
     _check_dimensions(name, expected, x, place)
-    inferred = next((parameter for parameter in expected if parameter in INFERRED), None)
-    keywords = _keywords(name, argument, [parameter for parameter in expected if parameter != inferred], place)
+    keywords = keyword_arguments(name, argument, [key for key in expected if key != inferred], place)
+    if inferred and argument is not None and not isinstance(argument, Mapping) and not recorded:
+        _check_order(cls, as_list(argument), keywords, inferred, x, place)
     if "batch_first" in expected:
         # The batch is the first dimension everywhere in Lamella. Otherwise a recurrent layer would mix the samples.
         keywords.setdefault("batch_first", True)
     if inferred:
         keywords.setdefault(inferred, INFERRED[inferred](x))
-        _check_no_eps(name, argument, keywords, inferred, place)
     _check_counts(name, keywords, place)
     _check_arguments(cls, argument, keywords, inferred, f"{place}.{name}")
     if inferred:
@@ -82,22 +104,58 @@ def _check_dimensions(name: str, expected: list[str], x: Tensor, place: str) -> 
     raise RequestError(f"{place}: {name} expects {shape}, what comes in is {sample_shape(x)}", place)
 
 
-def _check_no_eps(name: str, argument: object, keywords: Mapping[str, object], inferred: str, place: str) -> None:
-    """Raise RequestError if a positional value, meant as the inferred size, would be taken for `eps`."""
-    first = next(iter(keywords))
-    if first == "eps" and isinstance(keywords[first], int) and not isinstance(argument, Mapping):
+def _check_order(
+    cls: type[nn.Module], values: list[object], keywords: Mapping[str, object], inferred: str, x: Tensor, place: str
+) -> None:
+    """Raise RequestError if positional values seem to have the order of torch's constructor, with the inferred size.
+
+    keywords: what the values mean here. An integer `eps` is taken for a size too.
+    """
+    name, size = cls.__name__, INFERRED[inferred](x)
+    meant = in_torch_order(cls, values)
+    if type(keywords.get("eps")) is int:
+        rest = {key: value for key, value in keywords.items() if key != "eps"}
+        number = "first" if next(iter(keywords)) == "eps" else "second"
         raise RequestError(
-            f"{place}: {name} has its {inferred}={keywords[inferred]} inferred, and its first value is eps; "
-            f"write `{name}` alone",
+            f"{place}: {name} has its {inferred}={size} inferred, and its {number} value is eps; "
+            f"write `{entry_text(name, list(rest.values()))}`",
             place,
         )
+    if meant is None or meant.get(inferred) != size:
+        return
+    rest = {key: value for key, value in meant.items() if key != inferred}
+    here = _is_call(cls, {**keywords, inferred: size})
+    way = f"write `{entry_text(name, rest if here else list(rest.values()))}`"
+    if here:
+        way += f", or `{entry_text(name, keywords)}` if that is meant"
+    raise RequestError(f"{place}: {name}: {values} begins with the size of the input, which is inferred; {way}", place)
+
+
+def _is_call(cls: type[nn.Module], keywords: Mapping[str, object]) -> bool:
+    """Return True if the constructor of a layer takes these arguments."""
+    try:
+        check_call(cls, keywords, place="")
+    except RequestError:
+        return False
+    return True
 
 
 def _check_counts(name: str, keywords: Mapping[str, object], place: str) -> None:
-    """Raise RequestError if an argument that counts something is less than 1."""
+    """Raise RequestError if an argument that counts something is too small, or is a list of a wrong length."""
+    spatial = re.search(r"([123])d$", name)
     for parameter, value in keywords.items():
-        if isinstance(value, int) and value < 1 and parameter.startswith(SIZES):
-            raise RequestError(f"{place}: {name} has {parameter}={value}; it takes 1 or more", f"{place}.{name}")
+        key = f"{place}.{name}.{parameter}"
+        sizes = value if isinstance(value, tuple) else (value,)
+        least = next((least for start, least in LEAST.items() if parameter.startswith(start)), None)
+        if least is None or ("kernel_size" not in keywords and "padding" in parameter):  # a negative ZeroPad2d crops
+            continue
+        for size in sizes:
+            if isinstance(size, int) and size < least:
+                raise RequestError(f"{place}: {name} has {parameter}={value}; it takes {least} or more", key)
+            if parameter == "num_layers" and isinstance(size, int) and size > MOST_LAYERS:
+                raise RequestError(f"{key} is {value}; a network has at most {MOST_LAYERS:,} layers", key)
+        if spatial and "kernel_size" in keywords and len(sizes) not in (1, int(spatial[1])):
+            raise RequestError(f"{key} is {list(sizes)}; {name} takes one number, or a list of {spatial[1]}", key)
 
 
 def _check_arguments(
@@ -125,23 +183,15 @@ def _check_size(name: str, inferred: str, written: object, x: Tensor, place: str
         )
 
 
-def _keywords(name: str, argument: object, names: list[str], place: str) -> dict[str, object]:
-    """Return the argument of a layer in YAML as keyword arguments. names: the parameters of positional values."""
-    if argument is None:
-        return {}
-    if isinstance(argument, Mapping):
-        return {str(key): _tuples(value) for key, value in argument.items()}
-    values = argument if isinstance(argument, list | tuple) else [argument]
-    if len(values) > len(names):
-        hint = f"; for a list as one value write `{name}: {{{names[0]}: {list(values)}}}`" if names else ""
-        taken = f"at most {', '.join(names)}" if names else "no arguments"
-        raise RequestError(f"{place}: {name} takes {taken}, got {list(values)}{hint}", place)
-    return {parameter: _tuples(value) for parameter, value in zip(names, values, strict=False)}
-
-
-def _tuples(value: object) -> object:
-    """Return a value with tuples in place of lists, as torch's constructors take them."""
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+def misfit(layer: nn.Module, x: Tensor) -> str | None:
+    """Return which size of `x` is not the one that a layer of torch.nn was made for, None if there is no such size."""
+    if not type(layer).__module__.startswith("torch.nn.") or x.dim() < 2:
+        return None
+    for parameter, size in INFERRED.items():
+        written = getattr(layer, parameter, None)
+        if isinstance(written, int) and written != size(x):
+            return f"{type(layer).__name__} has {parameter}={written}, what comes in is {sample_shape(x)}"
+    return None
 
 
 def _ends_with(x: Tensor, written: object) -> bool:

@@ -12,6 +12,8 @@ from lamella.network.layers import first_output
 from lamella.network.leaves import leaf_hooks
 from lamella.network.shape_inference import sample_shape
 
+CHECKED = 2**22  # the number of values up to which a layer without parameters is also run on the CPU
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -32,11 +34,13 @@ class LayerRow:
 class Trace:
     """Runs modules and keeps a row for each layer.
 
-    rows: in the order of execution.
+    rows: in the order of execution. running: the name of the leaf that runs, the leaf and its input; after an error,
+    this is where it was raised. None outside of leaves.
     """
 
     def __init__(self) -> None:
         self.rows: list[LayerRow] = []
+        self.running: tuple[str, nn.Module, Tensor] | None = None
         self._counter = FlopCounterMode(display=False)
 
     @contextmanager
@@ -47,31 +51,39 @@ class Trace:
 
     def whole(self, module: nn.Module, x: Tensor, place: str) -> Tensor:
         """Return the output of a module that is a single layer, and add its row."""
-        before = self._counter.get_total_flops()
+        before, self.running = self._counter.get_total_flops(), None
         y = _run(module, x)
+        if x.is_meta and not any(module.parameters()) and max(x.numel(), y.numel()) < CHECKED:
+            # The meta device accepts some arguments that fail with values, such as a dimension that does not exist.
+            _run(module, torch.zeros(x.shape))
         self._add(place, type(module).__name__, x, y, list(module.parameters()), before, len(x))
         return y
 
     def leaves(self, module: nn.Module, x: Tensor, place: str, tuples: bool = True) -> Tensor:
         """Return the output of a module with parts, and add a row for each leaf, and one for what is in no leaf.
 
-        tuples: whether the module may return a tuple, of which the first item is passed on. Raises TypeError or
-        ValueError where the output is no batch of the same size.
+        tuples: whether the module may return a tuple, of which the first item is passed on. Raises Unsuitable
+        where the output is no batch of the same size.
         """
         before: dict[str, int] = {}
         first_row, flops_before = len(self.rows), self._counter.get_total_flops()
         uncounted = dict.fromkeys(module.parameters())  # a layer that runs twice counts its parameters once
 
+        def where(name: str) -> str:
+            return f"{place}.{name}" if name else place
+
         def enter(name: str, leaf: nn.Module, input: Tensor) -> None:
             before[name] = self._counter.get_total_flops()
+            self.running = (where(name), leaf, input)
 
         def leave(name: str, leaf: nn.Module, input: Tensor, output: Tensor) -> None:
             parameters = [value for value in leaf.parameters() if value in uncounted]
             for value in parameters:
                 del uncounted[value]
-            where = f"{place}.{name}" if name else place
-            self._add(where, type(leaf).__name__, input, output, parameters, before[name], len(x))
+            self.running = None
+            self._add(where(name), type(leaf).__name__, input, output, parameters, before[name], len(x))
 
+        self.running = None
         try:
             with leaf_hooks(module, enter, leave):
                 y = _run(module, x, tuples)
@@ -101,12 +113,18 @@ def _run(module: nn.Module, x: Tensor, tuples: bool = True) -> Tensor:
         return batch_kept(first_output(output) if tuples else output, x)
 
 
+class Unsuitable(Exception):
+    """The error of a module whose inputs or outputs are not those that a network passes on."""
+
+
 def batch_kept(y: object, x: Tensor) -> Tensor:
-    """Return `y` if it is a batch of as many samples as `x`. Raise TypeError or ValueError if it is not."""
+    """Return `y` if it is a batch of as many samples as `x`. Raise Unsuitable if it is not."""
     if not isinstance(y, Tensor):
-        raise TypeError(f"it gives a {type(y).__name__}, where a tensor is expected")
+        auxiliary = any(name.startswith("aux_logits") for name in dir(y))  # as of Inception and GoogLeNet
+        way = "set aux_logits=false" if auxiliary else "call it in a module of your own, `_target_: mine.Block`"
+        raise Unsuitable(f"it returns {type(y).__name__} where a tensor is expected; {way}")
     if y.dim() < 1 or len(y) != len(x):
-        raise ValueError("it changes the batch dimension, which is the first")
+        raise Unsuitable("it changes the batch dimension, which is the first")
     return y
 
 

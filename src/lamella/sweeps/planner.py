@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
@@ -69,8 +68,7 @@ class Planner:
         if data not in self.data:
             self._look_at(experiment.data, json.dumps(job.config["data"].get("source"), default=str))
             self.data[data] = experiment.data
-        with torch.device("meta"):
-            network = experiment.plan.build()
+        network = experiment.plan.outline()
         freeze_parameters(network, experiment.freeze)
         processes = self._checked_processes(job.config["trainer"], experiment.device.accelerator)
         if experiment.device.accelerator == "cpu":  # an accelerator is left to the jobs, which try themselves

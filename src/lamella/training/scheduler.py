@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from lamella.config.targets import check_target, instantiate
 from lamella.config.values import Config
 from lamella.errors import RequestError, first_line
 from lamella.torch_internals import ParamGroup
@@ -71,7 +73,8 @@ def build_schedule(node: Config, make: Callable[..., Callable[..., Scheduler]]) 
     lengths = [name for name in LENGTHS if name in node and node[name] is None]
     for name in lengths:
         del node[name]
-    make_scheduler = make(node, supplied={"optimizer", *lengths})
+    parts = _parts(node.pop("schedulers", None))
+    make_scheduler = make(node, supplied={"optimizer", *lengths, *(["schedulers"] if parts else [])})
 
     def make_for_length(optimizer: Optimizer, length: int | None) -> Scheduler:
         groups = optimizer.param_groups
@@ -86,7 +89,9 @@ def build_schedule(node: Config, make: Callable[..., Callable[..., Scheduler]]) 
             for name in ("base_lr", "max_lr")
             if len(groups) > 1 and groups[0]["lr"] and isinstance(node.get(name), int | float)
         }
-        return make_scheduler(optimizer=optimizer, **dict.fromkeys(lengths, length), **rates)
+        supplied = dict.fromkeys(lengths, length)
+        inner = {"schedulers": [part(optimizer=optimizer) for part in parts]} if parts else {}
+        return make_scheduler(optimizer=optimizer, **supplied, **rates, **inner)
 
     return Schedule(make_for_length, interval, warmup_steps)
 
@@ -102,6 +107,18 @@ def check_length(scheduler: Scheduler, length: int | None, interval: str) -> Non
             f"({'optimizer steps' if interval == 'step' else 'epochs'}); null takes the length of the run",
             "scheduler.total_steps",
         )
+
+
+def _parts(nodes: object) -> list[Callable[..., Scheduler]]:
+    """Return functions that make the schedulers of a SequentialLR or a ChainedScheduler, each from an optimizer."""
+    key = "scheduler.schedulers"
+    if nodes is None:
+        return []
+    if not isinstance(nodes, list):
+        raise RequestError(f"{key} is {nodes!r}; it takes a list of nodes with a `_target_`", key)
+    for number, node in enumerate(nodes):
+        check_target(node, f"{key}.{number}", LRScheduler, supplied={"optimizer"})
+    return [partial(instantiate, node, f"{key}.{number}") for number, node in enumerate(nodes)]
 
 
 def check_schedule(schedule: Schedule, optimizer: Optimizer) -> None:

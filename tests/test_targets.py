@@ -1,0 +1,225 @@
+"""What a config builds by `_target_`, through the command line: every optimizer, scheduler and kind of network."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Lamella
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+from lamella.runs.checkpoints import read_checkpoint
+
+SHORT = ("trainer.max_epochs=1", "+trainer.limit_train_batches=2", "device.threads=1")
+OWN = """
+from torch import nn
+
+
+def decay(epoch: int, factor: float) -> float:
+    return factor**epoch
+
+
+class Wrong(nn.Module):
+    def __init__(self, units: int = 28) -> None:
+        super().__init__()
+        self.layer = nn.Linear(units, 10 if units else absent)
+
+    def forward(self, x):
+        return self.helper(x.flatten(1))
+
+    def helper(self, x):
+        return self.layer(x)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> None:
+    """Write a module of the project's own, which its pyproject.toml allows."""
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+
+
+def subclasses(module: object, base: type) -> list[str]:
+    """Return the names of the classes of a module that a config can build as a `base`."""
+    found = {name: value for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)}
+    return sorted(name for name, value in found.items() if value is not base and not name.startswith("_"))
+
+
+@pytest.mark.slow(15)
+def test_every_optimizer_takes_a_step_or_is_refused(lamella: Lamella) -> None:
+    layers = "network.layers=[Flatten,{Linear: [10,false]}]"  # Muon takes matrices only
+    results = {
+        name: lamella("inspect", f"optimizer._target_=torch.optim.{name}", layers)
+        for name in subclasses(torch.optim, Optimizer)
+    }
+    assert len(results) > 12
+    assert {name: result.err for name, result in results.items() if result.status} == {}
+
+
+def test_an_optimizer_is_made_for_the_parameters_of_the_network(lamella: Lamella) -> None:
+    muon = "optimizer._target_=torch.optim.Muon"
+    assert lamella("train", muon, "network.layers=[Flatten,{Linear: [10,false]}]", *SHORT).status == 0
+    result = lamella("train", muon, *SHORT)
+    assert result.status == 2
+    assert result.err.startswith("error: optimizer: Muon only supports 2D parameters")
+
+
+PARTS = (
+    "[{_target_: torch.optim.lr_scheduler.LinearLR}, {_target_: torch.optim.lr_scheduler.ExponentialLR, gamma: 0.5}]"
+)
+DECAY = "lr_lambda: {_target_: mine.decay, _partial_: true, factor: 0.5}"
+ARGUMENTS = {
+    "ChainedScheduler": f"schedulers: {PARTS}",
+    "CosineAnnealingLR": "T_max: 3",
+    "CosineAnnealingWarmRestarts": "T_0: 3",
+    "CyclicLR": "base_lr: 0.1, max_lr: 0.2",
+    "ExponentialLR": "gamma: 0.5",
+    "LambdaLR": DECAY,
+    "MultiStepLR": "milestones: [1, 2]",
+    "MultiplicativeLR": DECAY,
+    "OneCycleLR": "max_lr: 0.1, total_steps: 20",
+    "ReduceLROnPlateau": "factor: 0.5",
+    "SWALR": "swa_lr: 0.1",
+    "SequentialLR": f"schedulers: {PARTS}, milestones: [1]",
+    "StepLR": "step_size: 2",
+}
+
+
+@pytest.mark.slow(15)
+@pytest.mark.usefixtures("own")
+def test_every_scheduler_takes_a_step_or_is_refused(lamella: Lamella) -> None:
+    Path("conf/scheduler").mkdir(parents=True)
+    names = [*subclasses(lr_scheduler, LRScheduler), "SWALR"]
+    refused = {}
+    for name in names:
+        home = "swa_utils" if name == "SWALR" else "lr_scheduler"
+        target = f"_target_: torch.optim.{home}.{name}"
+        Path(f"conf/scheduler/{name}.yaml").write_text(f"{{{target}, {ARGUMENTS.get(name, '')}}}")
+        result = lamella("inspect", f"scheduler={name}", "optimizer=sgd")
+        if result.status:
+            refused[name] = result.err
+    assert len(names) > 15
+    assert refused == {}
+
+
+def test_the_schedulers_of_a_sequence_are_checked_and_followed(lamella: Lamella, tmp_path: Path) -> None:
+    (tmp_path / "conf/scheduler").mkdir(parents=True)
+    text = """
+        _target_: torch.optim.lr_scheduler.SequentialLR
+        milestones: [1]
+        schedulers:
+          - {_target_: torch.optim.lr_scheduler.ConstantLR, factor: 0.5}
+          - {_target_: torch.optim.lr_scheduler.ExponentialLR, gamma: 0.1}
+    """
+    (tmp_path / "conf/scheduler/two.yaml").write_text(text)
+    (tmp_path / "conf/scheduler/wrong.yaml").write_text(text.replace("gamma", "gama"))
+    assert lamella("train", "scheduler=two", "optimizer.lr=0.1", "name=two", *SHORT, "trainer.max_epochs=3").status == 0
+    [lines] = tmp_path.glob("outputs/two/*/metrics.jsonl")
+    rates = [json.loads(line)["lr"] for line in lines.read_text().splitlines()]
+    assert rates == pytest.approx([0.05, 0.1, 0.01])
+    assert "scheduler.schedulers.1.gama: ExponentialLR has no such argument" in lamella("train", "scheduler=wrong").err
+
+
+def test_another_target_leaves_the_arguments_of_the_former_out(lamella: Lamella) -> None:
+    sgd = "optimizer._target_=torch.optim.SGD"
+    assert lamella("train", sgd, "loss._target_=torch.nn.MSELoss", *SHORT).status == 0
+    [path] = Path("outputs/default").glob("*")
+    assert lamella("eval", str(path)).status == 0
+    result = lamella("train", sgd, "optimizer.betas=[0.8,0.9]")
+    assert (result.status, "optimizer.betas: SGD has no such argument" in result.err) == (2, True)
+    result = lamella("train", sgd, "+optimizer.lrr=1")
+    assert (result.status, "optimizer.lrr: SGD has no such argument" in result.err) == (2, True)
+
+
+def test_a_key_that_is_null_can_be_deleted(lamella: Lamella) -> None:
+    assert lamella("inspect", "~loss.weight").status == 0
+    assert "loss.weigt" in lamella("inspect", "~loss.weigt").err
+
+
+def test_an_experiment_chooses_the_sweeper_and_the_launcher(lamella: Lamella, tmp_path: Path) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/search.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /hydra/sweeper: optuna\n  - override /hydra/launcher: basic\n"
+        "  - _self_\nhydra:\n  sweeper:\n    n_trials: 2\n"
+    )
+    result = lamella("train", "--cfg", "hydra", "experiment=search")
+    assert "lamella_sweep.Optuna" in result.out
+    assert "BasicLauncher" in result.out
+    assert "n_trials: 2" in result.out
+    assert "lamella_sweep.Grid" in lamella("train", "--cfg", "hydra").out
+    assert "lamella_sweep.Grid" in lamella("train", "--cfg", "hydra", "experiment=search", "hydra/sweeper=grid").out
+
+
+def test_outputs_can_be_a_link_to_another_place(lamella: Lamella, tmp_path: Path) -> None:
+    result = lamella("train", "hydra.run.dir=elsewhere")
+    assert result.status == 2
+    assert "ln -s DIRECTORY outputs" in result.err
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "outputs").symlink_to("elsewhere")
+    assert lamella("train", "name=linked", *SHORT).status == 0
+    assert len(list(tmp_path.glob("elsewhere/linked/*/run.json"))) == 1
+
+
+def test_a_frozen_network_keeps_the_statistics_of_its_normalisation(lamella: Lamella) -> None:
+    assert lamella("train", "network=cnn", "network.freeze=[features.*]", *SHORT).status == 0
+    [path] = Path("outputs/default").glob("*/checkpoints/last.ckpt")
+    state = read_checkpoint(path)["state_dict"]
+    assert int(state["network.features.2.num_batches_tracked"]) == 0
+    assert torch.equal(state["network.features.2.running_mean"], torch.zeros(32))
+
+
+@pytest.mark.usefixtures("own")
+def test_an_error_in_a_layer_of_ones_own_names_file_and_line(lamella: Lamella) -> None:
+    result = lamella("inspect", "network.layers=[{_target_: mine.Wrong}]")
+    assert result.status == 2
+    assert result.err.startswith(
+        "error: network.layers.0: Wrong cannot take (1, 28, 28): network.layers.0.layer: Linear has in_features=28, "
+        "what comes in is (784,)\n"
+        "  mine.py, line 15, in forward: return self.helper(x.flatten(1))\n"
+        "  mine.py, line 18, in helper: return self.layer(x)\n"
+    )
+    result = lamella("inspect", "network.layers=[{_target_: mine.Wrong, units: 0}]")
+    assert result.status == 2
+    assert "mine.py, line 12, in __init__: self.layer = nn.Linear(units, 10 if units else absent)" in result.err
+
+
+PHOTO = "{Conv2d: [3, 1]}, {Upsample: 96}"
+NETWORKS = {
+    "alexnet": ("num_classes: 10", None),
+    "googlenet": ("num_classes: 10, init_weights: false", None),
+    "quantization.resnet18": ("num_classes: 10", None),
+    "regnet_y_400mf": ("num_classes: 10", None),
+    "resnet18": ("num_clases: 10", "network.layers.2.num_clases: resnet18 has no such argument"),
+    "resnet34": ("weights: NONE", "weights is 'NONE'; resnet34 takes IMAGENET1K_V1 or DEFAULT or null"),
+    "resnet50": ("weights: DEFAULT, num_classes: 10", "leave num_classes out"),
+    "segmentation.fcn_resnet50": ("num_classes: 10", "write network.layers.2.weights_backbone=null, or ="),
+    "segmentation.lraspp_mobilenet_v3_large": ("weights_backbone: null", "it returns OrderedDict where a tensor …"),
+    "optical_flow.raft_small": ("progress: false", "it needs a further input (image2)"),
+}
+
+
+@pytest.mark.slow(15)
+def test_networks_of_torchvision_are_built_or_refused_with_what_to_type(lamella: Lamella) -> None:
+    for name, (arguments, message) in NETWORKS.items():
+        layers = f"network.layers=[{PHOTO}, {{_target_: torchvision.models.{name}, {arguments}}}]"
+        result = lamella("inspect", "data.batch_size=8", "device.threads=1", layers)
+        if message is None:
+            assert result.status == 0, result.err
+        else:
+            assert result.status == 2
+            assert message.rstrip("…") in result.err
+            assert result.err.count("\n") <= 2
+
+
+def test_a_whole_network_can_replace_layers(lamella: Lamella) -> None:
+    result = lamella("inspect", "+network._target_=torchvision.models.resnet18")
+    assert result.status == 2
+    assert "network: ResNet cannot take (1, 28, 28): network.conv1: Conv2d has in_channels=3" in result.err
+
+
+def test_a_network_that_needs_values_is_planned_for_a_sweep(lamella: Lamella) -> None:
+    regnet = "network.layers=[{Conv2d: [3, 1]}, {_target_: torchvision.models.regnet_y_400mf, num_classes: 10}]"
+    short = *SHORT, "+trainer.limit_test_batches=1", "data.batch_size=8"
+    result = lamella("train", "-m", "hydra/launcher=basic", regnet, *short, "seed=0")
+    assert result.status == 0, result.err
