@@ -7,6 +7,7 @@ import pytest
 from conftest import Lamella
 
 GLOBAL = "# @package _global_\n"
+READING = '"${{data.{}}}"'
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in ("ab", "bc", "cd", "de", "ef", "fg")
 )
@@ -30,6 +31,15 @@ FILES: dict[str, str | bytes] = {
     "conf/experiment/indent.yaml": f"{GLOBAL}optimizer:\n  lr: 0.1\n   betas: [0.9, 0.9]\n",
     "conf/experiment/nbsp.yaml": f"{GLOBAL}optimizer:\n\u00a0\u00a0lr: 0.1\n\u00a0 - x\n",
     "conf/experiment/loops.yaml": f"{GLOBAL}name: &a [*a]\n",
+    "conf/experiment/lists.yaml": GLOBAL
+    + "data:\n  classes: [a]\n"
+    + "".join(
+        f"  {after}: [{', '.join([READING.format(before)] * 10)}]\n"
+        for before, after in (("classes", "b"), *zip("bcdefgh", "cdefghi", strict=True))
+    ),
+    "conf/experiment/texts.yaml": GLOBAL
+    + "data:\n  a: x\n"
+    + "".join(f"  a{'b' * number}b: ${{.a{'b' * number}}}${{.a{'b' * number}}}\n" for number in range(40)),
     "conf/network/mine.yml": "name: M\nlayers: [Flatten, {Linear: 10}]\n",
     "conf/networks/other.yaml": "name: M\nlayers: [Flatten, {Linear: 10}]\n",
     "conf/network/tab.yaml": "name: X\nlayers:\n\t- ReLU\n",
@@ -167,6 +177,8 @@ TRAIN = {
     "seed=x": ["seed is 'x'; it takes a whole number from 0 on", "the command line: seed=x"],
     "seed=-1": ["seed is -1; it takes a whole number from 0 on"],
     "+sed=1": ["sed: there is no such key; did you mean seed?"],
+    "-m seed=1,2 optimizer.lr=abc": ["optimizer.lr is 'abc'; Adam takes float", "the command line: optimizer.lr=abc"],
+    "-m network=mlp,cnn trainer.max_epochs=x": ["trainer.max_epochs is 'x'; Trainer takes int or null"],
     "--cfg job optimizer.lr=abc": ["optimizer.lr is 'abc'; Adam takes float"],
     "optimizer.lr=abc --cfg job": ["optimizer.lr is 'abc'; Adam takes float"],
     # files
@@ -191,6 +203,9 @@ TRAIN = {
     "experiment=indent": ["conf/experiment/indent.yaml, line 4", "this is no YAML"],
     "experiment=nbsp": ["conf/experiment/nbsp.yaml", "indent with ordinary spaces"],
     "experiment=loops": ["conf/experiment/loops.yaml, line 2: an alias names a value that contains it"],
+    "experiment=lists": ["its interpolations lead to more than 10,000 others", "conf/experiment/lists.yaml"],
+    "experiment=texts": ["its interpolations lead to more than 10,000 others", "conf/experiment/texts.yaml"],
+    "--cfg job --resolve experiment=texts": ["its interpolations lead to more than 10,000 others"],
     "network=tab": ["conf/network/tab.yaml, line 3", "indent with ordinary spaces"],
     "network=laughs": ["conf/network/laughs.yaml: with its aliases it has more than 1,000,000 values"],
 }

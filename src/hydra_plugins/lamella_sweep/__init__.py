@@ -22,16 +22,21 @@ class Grid(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run every combination of the values in `arguments`. Raises SystemExit if the exit status is not 0."""
-        self.warm_up()
+        self.prepare(arguments)
         from lamella.sweeps.grid import run_grid
 
         run_grid(self.loader, self.composed, [*self.params, *arguments])
 
-    def warm_up(self) -> None:
-        """Start the process that the jobs are forked from, so that its imports run beside the imports of this one."""
+    def prepare(self, arguments: list[str]) -> None:
+        """Check the values that all jobs have, and start the process that the jobs are forked from.
+
+        The imports of that process run beside the imports of this one. Raises RequestError.
+        """
+        from lamella.config.composed import SweepComposer
         from lamella.config.launcher import is_local
         from lamella.sweeps.launch import forkserver
 
+        SweepComposer(self.loader, self.composed).check_constants([*self.params, *arguments])
         if is_local(self.composed.hydra.launcher):
             forkserver.warm_up()
 
@@ -48,7 +53,7 @@ class Optuna(Grid):
 
     def sweep(self, arguments: list[str]) -> None:
         """Search the values that `arguments` describe. Raises SystemExit if the exit status is not 0."""
-        self.warm_up()
+        self.prepare(arguments)
         from lamella.sweeps.search.search import run_search
 
         run_search(self.loader, self.composed, [*self.params, *arguments], self.options)

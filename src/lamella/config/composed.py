@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -14,10 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lamella.config.checks import check_known
 from lamella.config.files import GROUPS, find_config, read_config
+from lamella.config.grammar import parse_overrides
 from lamella.config.guard import require_checked
 from lamella.config.hydra_internals import can_merge_overrides, merge_overrides
+from lamella.config.interpolations import check_interpolations, interpolated_keys
 from lamella.config.origins import ConfigFile, composed_files
-from lamella.config.values import Config, walk
+from lamella.config.values import Config
+from lamella.config.yaml_files import load_yaml
 from lamella.errors import RequestError
 
 
@@ -62,6 +67,25 @@ class SweepComposer:
             merge_overrides(self.parser.parse_overrides(plain), job)
         return resolve_config(job, list(overrides), dict(config.hydra.runtime.choices))
 
+    def check_constants(self, arguments: Sequence[str]) -> None:
+        """Raise RequestError for an override of a sweep that has one value, and a wrong one, before torch is imported.
+
+        One job is composed for that. The planner reports every other error, with the jobs that it is in.
+        """
+        overrides = parse_overrides(arguments, several=True, loader=self.loader)
+        constants = [override for override in overrides if not override.is_sweep_override()]
+        swept = [override for override in overrides if override.is_discrete_sweep()]
+        firsts = [(override.get_key_element(), next(iter(override.sweep_string_iterator()), "")) for override in swept]
+        try:
+            self.job(
+                [*(str(override.input_line) for override in constants), *(f"{key}={text}" for key, text in firsts)]
+            )
+        except RequestError as error:
+            if error.key in [override.key_or_group for override in constants]:
+                raise
+        except Exception:
+            return  # the planner reports it
+
     def files(self, overrides: Sequence[str]) -> list[ConfigFile]:
         """Return the files that a job is composed from, the strongest first, for error messages."""
         _, rest = self._parted(overrides)
@@ -92,6 +116,7 @@ def resolve_config(config: DictConfig, overrides: list[str], choices: Mapping[st
     choices: the chosen option of each group, as Hydra records it. Raises RequestError, and what OmegaConf raises.
     """
     _check_groups(config, choices)
+    written = _written_values(config)
     resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(resolved, dict)
     if HydraConfig.get().job.chdir:
@@ -105,14 +130,24 @@ def resolve_config(config: DictConfig, overrides: list[str], choices: Mapping[st
         plain["network"] = {key: value for key, value in plain["network"].items() if key not in unused}
     check_known(plain, references)
     chosen = {group: str(choices[group]) for group in (*GROUPS, "experiment") if choices.get(group)}
-    return ComposedConfig(plain, overrides, references, _interpolated_keys(config), chosen)
+    return ComposedConfig(plain, overrides, references, interpolated_keys(written), chosen)
 
 
 def check_composed(config: DictConfig, choices: Mapping[str, object]) -> None:
     """Check a composed config that is only printed, and in which values may be missing. Raises RequestError."""
     _check_groups(config, choices)
+    _written_values(config)
     plain = {key: value for key, value in _known_values(config).items() if key != "sweep"}
     check_known(plain, _referenced_keys(config, choices))
+
+
+def _written_values(config: DictConfig) -> dict[str, object]:
+    """Return the values of a config with their interpolations. Raises RequestError if these cannot be resolved."""
+    values = OmegaConf.to_container(config)
+    assert isinstance(values, dict)
+    written = {str(key): value for key, value in values.items()}
+    check_interpolations(written)
+    return written
 
 
 def _known_values(node: DictConfig) -> dict[str, object]:
@@ -170,13 +205,12 @@ def _inherited(group: str, config: DictConfig, choices: Mapping[str, object]) ->
 def _written(group: str, choices: Mapping[str, object]) -> dict[str, object]:
     """Return what the file of a group's option writes itself."""
     path = find_config(f"{group}/{choices.get(group)}")
-    written = OmegaConf.to_container(OmegaConf.load(path)) if path else {}
+    return _content(path, path.stat().st_mtime_ns) if path else {}
+
+
+@lru_cache
+def _content(path: Path, changed: int) -> dict[str, object]:
+    """Return the content of a config file, which is read once for all jobs. changed: when the file was written."""
+    written = OmegaConf.to_container(load_yaml(path)[1])
     assert isinstance(written, dict)
     return {str(key): value for key, value in written.items()}
-
-
-def _interpolated_keys(config: DictConfig) -> dict[str, str]:
-    """Return a dict that maps each key whose whole value is one interpolation to the key that it interpolates."""
-    values = walk(OmegaConf.to_container(config))
-    matched = ((key, re.fullmatch(r"\$\{(\w[\w.]*)\}", value)) for key, value in values if isinstance(value, str))
-    return {key: match[1] for key, match in matched if match}

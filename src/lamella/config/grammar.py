@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
@@ -14,11 +15,11 @@ from lamella.errors import RequestError, first_line, nearest
 PARSER = OverridesParser.create()
 
 
-def parse_overrides(texts: Sequence[str], several: bool = False) -> list[Override]:
+def parse_overrides(texts: Sequence[str], several: bool = False, loader: ConfigLoader | None = None) -> list[Override]:
     """Return overrides such as `optimizer.lr=0.1`, parsed.
 
-    several: whether an override may have several values, as in a sweep. Raises RequestError with the place and the
-    reason for a text that Hydra cannot parse.
+    several: whether an override may have several values, as in a sweep. loader: finds the options of a group for
+    `glob(*)`. Raises RequestError with the place and the reason for a text that Hydra cannot parse.
     """
     overrides = []
     for text in texts:
@@ -32,6 +33,7 @@ def parse_overrides(texts: Sequence[str], several: bool = False) -> list[Overrid
             key, values = override.key_or_group, text.partition("=")[2]
             written = f"; a list is {key}=[{values}]" if override.value_type and "," in values else ""
             raise RequestError(f"{text}: several values are a sweep, which takes `lamella train -m`{written}")
+        override.config_loader = loader
         overrides.append(override)
     return overrides
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from lamella.config.grammar import parse_overrides
 from lamella.config.launcher import SLURM, check_launcher, is_local
 from lamella.config.values import Config
 from lamella.errors import RequestError, nearest
@@ -101,7 +101,7 @@ class SweepCommand:
         launcher_keys = {key.removeprefix(prefix) for key in hydra_keys if key.startswith(prefix)}
         check_launcher(launcher, launcher_keys)
         overrides = {}  # where a key is given twice, the last override counts
-        for override in OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)):
+        for override in parse_overrides(arguments, several=True, loader=loader):
             key = override.key_or_group
             if not key.startswith("sweep."):
                 overrides[override.get_key_element()] = override

@@ -1,0 +1,56 @@
+"""Interpolations in a config that is not resolved yet: which key reads which, and how many have to be resolved."""
+
+import re
+from collections.abc import Mapping
+
+from lamella.config.values import Config, walk
+from lamella.errors import RequestError
+
+MOST = 10_000  # interpolations that a config may have, each counted with those that it leads to
+READ = re.compile(r"\$\{(?:[\w.]+:)?(\.*[\w.\[\]-]+)")
+
+
+def interpolated_keys(config: Config) -> dict[str, str]:
+    """Return a dict that maps each key whose whole value is one interpolation to the key that it interpolates."""
+    matched = ((key, re.fullmatch(r"\$\{(\w[\w.]*)\}", value)) for key, value in walk(config) if isinstance(value, str))
+    return {key: match[1] for key, match in matched if match}
+
+
+def check_interpolations(config: Config) -> None:
+    """Raise RequestError for interpolations that lead to so many others that resolving them would take for ever."""
+    counts: dict[str, int] = {}
+
+    def count(key: str) -> int:
+        if key not in counts:
+            counts[key] = 0  # one that leads back to itself is an error of OmegaConf's
+            value = _select(config, key)
+            texts = [(place, text) for place, text in [(key, value), *walk(value, key)] if isinstance(text, str)]
+            counts[key] = sum(1 + count(_absolute(read, place)) for place, text in texts for read in READ.findall(text))
+        return counts[key]
+
+    for key in config:
+        if count(key) > MOST:
+            deepest = min((number, name) for name, number in counts.items() if number > MOST)[1]
+            raise RequestError(
+                f"{deepest}: its interpolations lead to more than {MOST:,} others; write the values themselves", deepest
+            )
+
+
+def _select(config: Config, key: str) -> object:
+    """Return the value of a dotted key, or None if there is no such key."""
+    node: object = config
+    for part in key.split("."):
+        if isinstance(node, Mapping):
+            node = node.get(part)
+        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            return None
+    return node
+
+
+def _absolute(read: str, place: str) -> str:
+    """Return the key that an interpolation reads. A dot at its beginning stands for the node that `place` is in."""
+    name = re.sub(r"\[(\w+)\]", r".\1", read).strip(".")
+    dots = len(read) - len(read.lstrip("."))
+    return ".".join([*place.split(".")[:-dots], name]) if dots else name
