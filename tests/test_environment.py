@@ -1,8 +1,11 @@
 """Runs on machines of all kinds: file systems, standard streams, locales, Slurm's variables, signals and processes."""
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -175,6 +178,42 @@ def test_nothing_is_waited_for_after_a_failure(tmp_path: Path) -> None:
     program = script(tmp_path, soon, *LONG, "+trainer.callbacks=[{_target_: mine.Broken}]")
     assert program.wait(60) == 1
     assert status(only_run(tmp_path)) == "failed"
+
+
+@pytest.mark.slow
+def test_a_rank_ends_after_rank_0(tmp_path: Path, trained: Path) -> None:
+    """It may wait for an answer of rank 0 that never comes."""
+    shutil.copytree(trained, tmp_path / "run")
+    start = """
+import fcntl, os, time
+from pathlib import Path
+
+from lamella import interrupts
+from lamella.experiment import session
+
+if os.fork():  # rank 0
+    while not Path("begun").exists():
+        time.sleep(0.02)
+    os._exit(0)
+
+def wait_for_rank_0(*arguments):
+    Path("begun").touch()
+    time.sleep(9999)
+
+session.fit, interrupts.EXIT_SECONDS = wait_for_rank_0, 1.0
+os.environ |= {"LOCAL_RANK": "1", "LAMELLA_RUN": "run"}
+lock = open("lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+"""
+    assert script(tmp_path, start, "train").wait() == 0
+    with (tmp_path / "lock").open() as lock:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the rank has ended
+                return
+            time.sleep(0.05)
+    raise AssertionError("the rank still runs")
 
 
 def test_workers_end_at_a_second_sigterm() -> None:
