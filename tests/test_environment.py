@@ -216,14 +216,35 @@ fcntl.flock(lock, fcntl.LOCK_EX)
     raise AssertionError("the rank still runs")
 
 
+def processes_in(directory: Path) -> list[str]:
+    """Return the ids of the processes whose working directory this is."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if (process / "cwd").readlink() == directory:
+                found.append(process.name)
+    return found
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_killed_run_end(tmp_path: Path) -> None:
+    """Like a job of a sweep, this run has workers that a fork server of its own has started."""
+    program = Program(tmp_path, *LONG, "data.in_memory=false", "data.num_workers=1")
+    wait_until(lambda: "epoch" in program.out, 60, program)
+    assert len(processes_in(tmp_path)) > 1
+    program.kill()
+    program.wait()
+    wait_until(lambda: not processes_in(tmp_path), 60)
+
+
 def test_workers_end_at_a_second_sigterm() -> None:
     """The first one may have been sent to the whole group, while the training process finishes its step."""
-    from lamella.data.loader import _outlast_signals
+    from lamella.data.loader import _prepare_worker
 
     reader, writer = os.pipe()
     if not (worker := os.fork()):
         try:
-            _outlast_signals(0)
+            _prepare_worker(0)
             os.write(writer, b"x")
             while True:
                 time.sleep(0.01)
