@@ -42,7 +42,7 @@ def test_lost_metrics_are_noticed(lamella: Lamella, run: Path) -> None:
 
 @pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused(lamella: Lamella, run: Path) -> None:
-    assert lamella(*SMALL, "network=mlp", "seed=1", "name=other").status == 0
+    assert lamella(SMALL[0], *SMALL[2:], "network=mlp", "seed=1", "name=other").status == 0
     [other] = Path("outputs/other").iterdir()
     for name in ("best.ckpt", "last.ckpt"):
         own = run / "checkpoints" / name

@@ -1,8 +1,11 @@
 """Runs on machines of all kinds: file systems, standard streams, locales, Slurm's variables, signals and processes."""
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -177,14 +180,71 @@ def test_nothing_is_waited_for_after_a_failure(tmp_path: Path) -> None:
     assert status(only_run(tmp_path)) == "failed"
 
 
+@pytest.mark.slow
+def test_a_rank_ends_after_rank_0(tmp_path: Path, trained: Path) -> None:
+    """It may wait for an answer of rank 0 that never comes."""
+    shutil.copytree(trained, tmp_path / "run")
+    start = """
+import fcntl, os, time
+from pathlib import Path
+
+from lamella import interrupts
+from lamella.experiment import session
+
+if os.fork():  # rank 0
+    while not Path("begun").exists():
+        time.sleep(0.02)
+    os._exit(0)
+
+def wait_for_rank_0(*arguments):
+    Path("begun").touch()
+    time.sleep(9999)
+
+session.fit, interrupts.EXIT_SECONDS = wait_for_rank_0, 1.0
+os.environ |= {"LOCAL_RANK": "1", "LAMELLA_RUN": "run"}
+lock = open("lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+"""
+    assert script(tmp_path, start, "train").wait() == 0
+    with (tmp_path / "lock").open() as lock:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the rank has ended
+                return
+            time.sleep(0.05)
+    raise AssertionError("the rank still runs")
+
+
+def processes_in(directory: Path) -> list[str]:
+    """Return the ids of the processes whose working directory this is."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if (process / "cwd").readlink() == directory:
+                found.append(process.name)
+    return found
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_killed_run_end(tmp_path: Path) -> None:
+    """Like a job of a sweep, this run has workers that a fork server of its own has started."""
+    program = Program(tmp_path, *LONG, "data.in_memory=false", "data.num_workers=1")
+    wait_until(lambda: "epoch" in program.out, 60, program)
+    assert len(processes_in(tmp_path)) > 1
+    program.kill()
+    program.wait()
+    wait_until(lambda: not processes_in(tmp_path), 60)
+
+
 def test_workers_end_at_a_second_sigterm() -> None:
     """The first one may have been sent to the whole group, while the training process finishes its step."""
-    from lamella.data.loader import _outlast_signals
+    from lamella.data.loader import _prepare_worker
 
     reader, writer = os.pipe()
     if not (worker := os.fork()):
         try:
-            _outlast_signals(0)
+            _prepare_worker(0)
             os.write(writer, b"x")
             while True:
                 time.sleep(0.01)

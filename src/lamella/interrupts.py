@@ -106,3 +106,17 @@ def limit_exit(status: int, from_now: bool = False) -> None:
         os._exit(status)
 
     threading.Thread(target=end, daemon=True).start()
+
+
+def end_with_parent(end: Callable[[], object]) -> None:
+    """Call `end` as soon as the process that has started this one, by multiprocessing, has ended, however it ended."""
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            end()
+
+    threading.Thread(target=wait, daemon=True).start()

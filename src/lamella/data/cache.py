@@ -141,7 +141,7 @@ def _is_intact(path: Path, note: Path, count: int) -> bool:
     if not note.is_file():
         return False
     try:
-        checksum, _, stamp = note.read_text().partition("\n")
+        checksum, _, stamp = note.read_text("utf-8").partition("\n")
         return path.stat().st_size == count and (_stamp(path) == stamp or _digest(path) == checksum)
     except (OSError, ValueError):
         return False

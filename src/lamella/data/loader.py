@@ -4,6 +4,7 @@ The order of the samples is a pure function of (seed, epoch), and the augmentati
 So there is no random state to save, and the number of workers does not change the batches.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from lamella.data.images import ImageFiles
 from lamella.data.normalize import Normalize
 from lamella.data.samples import Inputs, Samples
 from lamella.errors import RequestError
-from lamella.interrupts import SIGNALS
+from lamella.interrupts import SIGNALS, end_with_parent
 from lamella.seeds import ORDER, OWN, READ, generator, seeded
 
 CPU = torch.device("cpu")
@@ -133,7 +134,7 @@ class Batches:
             num_workers=self.num_workers or 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # otherwise DataLoader draws from the global one, which dropout uses
-            worker_init_fn=_outlast_signals,
+            worker_init_fn=_prepare_worker,
         )
         for (_, indices), inputs in zip(batches, loader, strict=True):
             if isinstance(inputs, str):
@@ -148,15 +149,17 @@ class Batches:
         return share.tensor_split(count)
 
 
-def _outlast_signals(worker: int) -> None:
-    """Ignore the signals that end a run, because the training process finishes its step and then ends the workers.
+def _prepare_worker(worker: int) -> None:
+    """Let this worker end with the training process, which finishes its step after a signal, and not before it.
 
     Python ends the workers by SIGTERM too, and then waits for them. So this signal is not ignored for good: a second
-    one ends the worker at once, and the first one after WORKER_SECONDS.
+    one ends the worker at once, and the first one after WORKER_SECONDS. If the training process is killed, torch ends
+    the workers that are its own children. In a sweep they are children of a fork server, which itself waits for them.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)
+    end_with_parent(lambda: os._exit(1))
 
 
 def _end_later(number: int, frame: FrameType | None) -> None:

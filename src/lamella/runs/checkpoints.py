@@ -36,17 +36,13 @@ LENGTH = len(COMMENT) + 64
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors in the state dict of a checkpoint.
 
-    Raises RequestError where the file is missing, is damaged, is not a checkpoint of Lamella's, contains something
-    other than tensors or is in the directory of another run than the one that has saved it.
+    Raises RequestError where the file is missing, is damaged, is not a checkpoint of Lamella's or contains something
+    other than tensors.
     """
     if not checksum_matches(path):
         problem = "its checksum does not match its content" if has_checksum(path) else "it has no checksum at its end"
         raise RequestError(f"{path}: this is not a complete checkpoint of Lamella's, {problem}")
-    checkpoint = read_checkpoint(path)
-    if (path.absolute().parent.parent / "run.json").exists():
-        record, config = read_run(path.absolute().parent.parent)
-        check_identity(path, saved_identity(checkpoint), run_identity(config, record["reads"]))
-    state = checkpoint["state_dict"]
+    state = read_checkpoint(path)["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RequestError(f"{path}: this is not a checkpoint: its state_dict does not hold tensors by name")
     return state
@@ -67,7 +63,9 @@ def find_checkpoint(run: Path, which: str) -> Path:
 
 
 def restore_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
-    """Load the weights in a checkpoint into a module. Raises RequestError where they do not fit the module.
+    """Load the weights in a checkpoint into a module.
+
+    Raises RequestError where they do not fit the module, or where the checkpoint is in the directory of another run.
 
     prefix: the beginning of the names to load, which the names in the module do not have.
     """
@@ -77,6 +75,10 @@ def restore_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"{path}: it does not fit the network of config.yaml: {reason[:300]}") from error
+    run = path.absolute().parent.parent
+    if (run / "run.json").exists():
+        record, config = read_run(run)
+        check_identity(path, saved_identity(read_checkpoint(path)), run_identity(config, record["reads"]))
 
 
 def has_checksum(path: Path) -> bool:

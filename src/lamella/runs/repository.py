@@ -81,4 +81,4 @@ def _fill(temporary: Path, folder: Path, git: Git) -> None:
             found = ""
         for section, name, value in re.findall(r"(\w+)\.(\w+)\n(\w+)\0", found):
             settings += f"[{section}]\n{name} = {value}\n"
-    (temporary / "config").write_text(settings)
+    (temporary / "config").write_text(settings, "utf-8", "surrogateescape")

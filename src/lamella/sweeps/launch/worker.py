@@ -1,11 +1,9 @@
 """Run jobs in the process that was started for them."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 from lamella.console import exit_status
 from lamella.distributed import RANK_VARIABLES
 from lamella.experiment.resume import resume_run
-from lamella.interrupts import SIGNALS, limit_exit
+from lamella.interrupts import SIGNALS, end_with_parent, limit_exit
 from lamella.runs.reader import is_being_written, read_record
 from lamella.sweeps.fused.train import train_fused
 
@@ -38,7 +36,7 @@ def run_worker(paths: Sequence[Path], environ: Mapping[str, str], program: bool,
         files.append(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     for stream in (1, 2):
         os.dup2(files[0], stream)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    end_with_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     if fused:
         for path in paths:
             _wait_until_free(path)
@@ -112,11 +110,3 @@ def _wait_until_free(path: Path) -> None:
     """Wait until no other process writes the run: a job of a killed sweep, or one that Slurm still runs."""
     while is_being_written(path):
         time.sleep(POLL)
-
-
-def _end_with_the_parent() -> None:
-    """End this process by SIGTERM as soon as the sweep's process has ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
