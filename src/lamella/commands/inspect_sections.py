@@ -65,11 +65,13 @@ def _module_names(layers: Sequence[LayerRow], network: nn.Module) -> list[str]:
     keys, names = [row.place for row in layers], list[str]()
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
-        with torch.no_grad(), eval_mode(network), leaf_hooks(network, _ignore, lambda name, *_: names.append(name)):
+        with eval_mode(network), leaf_hooks(network, _ignore, lambda name, *_: names.append(name)):
             network(torch.zeros(1, *layers[0].input, device=device))
     except Exception:  # for example, the network takes no inputs of zeros
         return keys
-    return names if len(names) == len(keys) else keys
+    if len(names) != len(keys):
+        return keys
+    return [name or key for name, key in zip(names, keys, strict=True)]  # a network that is one layer has no name
 
 
 def _ignore(*values: object) -> None:
