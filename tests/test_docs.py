@@ -123,6 +123,7 @@ BRIEF = {
     "bench/start.py": ["--repeats", "1"],
     "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "10"],
     "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
+    "bench/wait.py": ["--repeats", "1"],
 }
 
 

@@ -43,6 +43,25 @@ def test_scores_are_those_of_scikit_learn(lamella: Lamella, run: Path) -> None:
     assert "true \\ predicted" in result.out
 
 
+@pytest.mark.slow
+def test_labels_of_pixels(lamella: Lamella) -> None:
+    images = digits().train.inputs
+    assert isinstance(images, Tensor)
+    inputs = images[:8, :, 10:14, 10:14].float() / 255
+    lists = f"data.inputs={inputs.tolist()}", f"data.targets={(inputs > 0.5).float().tolist()}"
+    Path("conf/network").mkdir(parents=True)
+    Path("conf/network/dense.yaml").write_text("layers:\n  - Conv2d: {out_channels: 1, kernel_size: 3, padding: 1}\n")
+    data = ("data=tensors", *lists, "data.shape=[1,4,4]", "loss=bce_with_logits", "network=dense")
+    trained = lamella("train", *data, "trainer.max_epochs=1", "visuals=none")
+    assert trained.status == 0, trained.err
+    [run] = Path("outputs/default").iterdir()
+    result = lamella("eval", str(run))
+    assert result.status == 0, result.err
+    [scores] = json.loads((run / "eval.json").read_text())["classes"]
+    assert scores["class"] == "0"
+    assert scores["support"] > 0
+
+
 def test_another_checkpoint(lamella: Lamella, run: Path) -> None:
     # With one thread, as the run that is evaluated: the bits of a sum depend on the number of threads.
     assert lamella("train", "device.threads=1", "trainer.max_epochs=1", "seed=5").status == 0

@@ -4,6 +4,7 @@ import math
 import shutil
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from lamella.inspection.activations import Activation, Values, activations
 from lamella.inspection.autograd_graph import GraphNode, graph_text
 from lamella.inspection.gradients import Backward, GradientCheck, check_gradients
 from lamella.network.eval_mode import eval_mode
+from lamella.network.leaves import leaf_hooks
 from lamella.network.trace import LayerRow, layer_table
 from lamella.tables import format_size
 from lamella.training.losses import output_activation, probabilities
@@ -33,11 +35,19 @@ class Section(NamedTuple):
 
 
 def layers_section(layers: list[LayerRow], network: nn.Module, batch: int) -> Section:
-    """Describe each layer by its shapes, parameters and multiply-adds. batch: the number of samples of a batch."""
+    """Describe each layer by its shapes, parameters and multiply-adds. batch: the number of samples of a batch.
+
+    The table names the layers as the modules are named, and as `network.freeze` takes them.
+    """
+    names = _module_names(layers, network)
     values = sum(math.prod(layer.output) for layer in layers)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     lines = [
-        layer_table(layers, batch, max(80, shutil.get_terminal_size().columns)),
+        layer_table(
+            [replace(row, place=name) for row, name in zip(layers, names, strict=True)],
+            batch,
+            max(80, shutil.get_terminal_size().columns),
+        ),
         _wrapped(
             f"mult-adds (multiplications with an addition) are of one sample; weights {format_size(weights)}; "
             f"the outputs of all layers for a batch take {format_size(4 * batch * values)}"
@@ -46,7 +56,26 @@ def layers_section(layers: list[LayerRow], network: nn.Module, batch: int) -> Se
     frozen = {name: value.numel() for name, value in network.named_parameters() if not value.requires_grad}
     if frozen:
         lines.append(_wrapped(f"frozen: {sum(frozen.values()):,} parameters ({', '.join(frozen)})"))
-    return Section([vars(layer) for layer in layers], "\n".join(lines))
+    data = [{**vars(layer), "module": name} for layer, name in zip(layers, names, strict=True)]
+    return Section(data, "\n".join(lines))
+
+
+def _module_names(layers: Sequence[LayerRow], network: nn.Module) -> list[str]:
+    """Return the name of the module of each layer, or its config key where the layers do not run one by one."""
+    keys, names = [row.place for row in layers], list[str]()
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    try:
+        with eval_mode(network), leaf_hooks(network, _ignore, lambda name, *_: names.append(name)):
+            network(torch.zeros(1, *layers[0].input, device=device))
+    except Exception:  # for example, the network takes no inputs of zeros
+        return keys
+    if len(names) != len(keys):
+        return keys
+    return [name or key for name, key in zip(names, keys, strict=True)]  # a network that is one layer has no name
+
+
+def _ignore(*values: object) -> None:
+    """Do nothing before a layer runs."""
 
 
 def left_out_section(reason: str) -> Section:
