@@ -143,7 +143,7 @@ def test_every_unreadable_file_is_named_or_skipped(train: Train, pictures: Path)
         assert "error: data: 3 files are no readable images; mend or remove them, or set" in result.err
         assert all(f"\n  pictures/train/{name} is no readable" in result.err for name in ("cat/00.png", "dog/03.png"))
         assert not Path("outputs/default").exists() or not any(Path("outputs/default").iterdir())
-    for options in ([], ["data.in_memory=false"]):
+    for options in (["data.cache=memmap"], ["data.in_memory=false"]):
         result = train("data.skip_unreadable=true", *options)
         assert result.status == 0, result.err
         assert "30 images in 2 classes (train), 3 cut off for validation, 4 cut off for test; left out: 3 unread" in (
@@ -232,6 +232,15 @@ def test_a_cache_with_other_bytes_is_not_used(pictures: Path, monkeypatch: pytes
     assert paths == []
 
 
+@pytest.mark.slow
+def test_a_sweep_leaves_no_decoded_images_behind(train: Train, pictures: Path) -> None:
+    alone = train("seed=1", "name=alone", "visuals=default")
+    result = train("-m", "seed=1,2", "name=swept", "data.val_size=6")
+    assert result.status == 0, result.err
+    assert alone.status == 0, alone.err
+    assert not list(Path("outputs").rglob(".images*"))
+
+
 def test_patterns_end_at_loops(pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     every = sorted(map(str, pictures.rglob("*.png")))
@@ -269,6 +278,10 @@ def floats(lazy: bool = False, target: str = "class", random_source: bool = Fals
     samples = digits(8).train
     images, labels = samples.inputs[:200], samples.targets[:200]
     inputs = Drawn(images) if lazy else images if random_source else images.float() / 255
+    if target == "tuple":
+        return images, labels
+    if target == "array":
+        return Splits(Samples(images.numpy(), labels))
     if random_source:
         inputs = (inputs.float() * torch.rand(inputs.shape)).byte()
     return Splits(Samples(inputs, images.float() if target == "image" else labels))
@@ -327,6 +340,14 @@ IMAGES = ("+data.source.target=image", "+data.source.random_source=true")
         (
             ["data.source._target_=own.floats", *IMAGES, "data.augment.flip=true"],
             "data.augment would move the pixels of the inputs, but not those of the targets, which are [1, 8, 8]",
+        ),
+        (
+            ["data.source._target_=own.floats", "+data.source.target=tuple"],
+            "data.source returns a tuple; it returns lamella.data.Splits",
+        ),
+        (
+            ["data.source._target_=own.floats", "+data.source.target=array"],
+            "data.source: its inputs give a ndarray; they give a tensor (B, …)",
         ),
         (["+data.skip_unreadable=true"], "data.skip_unreadable leaves out image files, and these samples are none"),
         (["data.cache=memmap"], "data.cache keeps decoded image files, and these samples are none"),

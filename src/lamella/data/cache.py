@@ -16,6 +16,7 @@ from lamella.atomic_files import open_to_append, replacing
 from lamella.data.decoder import UnreadableImages
 from lamella.data.images import ImageFiles
 from lamella.errors import RequestError
+from lamella.tables import format_size
 
 FOLDER = Path("outputs", ".cache")
 SHARED = "LAMELLA_IMAGES"  # the variable with the folder in which the jobs of a sweep share decoded images
@@ -52,7 +53,7 @@ def map_images(images: ImageFiles, create: bool = True) -> MappedImages | None:
         return _map_images(images, FOLDER, create)
     except OSError as error:
         raise RequestError(
-            f"data.cache: the decoded images, {_size(images.whole()) / 1e9:.2g} GB, cannot be written to "
+            f"data.cache: the decoded images, {format_size(_size(images.whole()))}, cannot be written to "
             f"{FOLDER.absolute()} ({error.strerror}); make room there, or leave data.cache null and set "
             "data.in_memory=false",
             "data.cache",
@@ -62,7 +63,7 @@ def map_images(images: ImageFiles, create: bool = True) -> MappedImages | None:
 def load_images(images: ImageFiles) -> Tensor:
     """Return the images in memory, uint8 (N, *shape); of the jobs of a sweep, only the first one decodes them.
 
-    Raises UnreadableImages.
+    Raises UnreadableImages, and RequestError if there is not enough memory.
     """
     if SHARED in os.environ:
         try:
@@ -70,7 +71,14 @@ def load_images(images: ImageFiles) -> Tensor:
                 return mapped[torch.arange(len(mapped))]
         except OSError:  # no room, for example: this job decodes them too
             pass
-    return images.load()
+    try:
+        return images.load()
+    except (RuntimeError, MemoryError) as error:
+        raise RequestError(
+            f"data: {len(images):,} decoded images take {format_size(_size(images))}, more than can be allocated; set "
+            "data.cache=memmap, or data.in_memory=false",
+            "data.in_memory",
+        ) from error
 
 
 @contextmanager
@@ -120,7 +128,7 @@ def _key(images: ImageFiles) -> str:
         try:
             status = os.stat(path)
         except OSError as error:
-            raise UnreadableImages(f"{path} is no readable image ({error.strerror})") from error
+            raise UnreadableImages(*images.problems().values()) from error
         digest.update(
             f"\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape")
         )

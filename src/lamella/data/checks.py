@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from lamella.data.augment import Augment
 from lamella.data.images import ImageFiles
@@ -12,10 +13,12 @@ from lamella.errors import RequestError
 
 
 def kind(samples: Samples) -> tuple[tuple[int, ...], torch.dtype]:
-    """Return the shape and the type of one input; image files are not read for that."""
+    """Return the shape and the type of one input; image files are not read for that. Raises RequestError."""
     if isinstance(samples.inputs, ImageFiles):
         return samples.inputs.decoder.shape, torch.uint8
     first = samples.inputs[torch.tensor([0])]
+    if not isinstance(first, Tensor):
+        raise RequestError(f"data.source: its inputs give a {type(first).__name__}; they give a tensor (B, …)", "data")
     return tuple(first.shape[1:]), first.dtype
 
 

@@ -73,6 +73,10 @@ class Data(pl.LightningDataModule):
         self.chunk: Callable[[int], int] = lambda number: 1
         self.mean, self.std, self.loaded = mean, std, dict[str, Samples]()
 
+        if not isinstance(source, Splits):
+            raise RequestError(
+                f"data.source returns a {type(source).__name__}; it returns lamella.data.Splits", "data.source"
+            )
         check_files(source.train, cache, skip_unreadable)
         source = without_unreadable(source) if skip_unreadable else source
         self.left_out, self.source_notes = source.left_out, list(source.notes)

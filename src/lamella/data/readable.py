@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-import torch
-
 from lamella.data.cache import load_images, map_images
 from lamella.data.decoder import UnreadableImages
 from lamella.data.images import ImageFiles
@@ -53,9 +51,11 @@ def without_unreadable(source: Splits) -> Splits:
     for name in ("train", "val", "test"):
         samples: Samples | None = getattr(source, name)
         if samples is not None and isinstance(samples.inputs, ImageFiles):
-            problems = samples.inputs.problems()
-            names += [str(samples.inputs.paths[number]) for number in problems]
-            samples = samples.take(torch.tensor([number for number in range(len(samples)) if number not in problems]))
+            files = samples.inputs
+            problems = files.problems()
+            names += [str(files.paths[number]) for number in problems]
+            good = [number for number in range(len(files)) if number not in problems]
+            samples = Samples(ImageFiles(files.paths[good], files.decoder), samples.targets[good])
         kept[name] = samples
     if not names:
         return source
