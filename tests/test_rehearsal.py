@@ -11,6 +11,7 @@ from conftest import Lamella
 from programs import Program
 from torch import nn
 
+from lamella import load
 from lamella.config.compose import compose_one
 from lamella.experiment.build import build_experiment
 from lamella.experiment.rehearsal import rehearse
@@ -132,6 +133,8 @@ CASES = {
     (callback("BatchSizeFinder"),): ["trainer.callbacks.0: BatchSizeFinder", "lamella train -m data.batch_size="],
     (callback("LearningRateFinder"),): ["trainer.callbacks.0: LearningRateFinder", "lamella train -m optimizer.lr="],
     (callback("StochasticWeightAveraging", swa_lrs=0.1),): ["EMAWeightAveraging"],
+    ("trainer.devices=0",): ["trainer.devices is 0; it takes 1 or more"],
+    ("trainer=ddp", "+trainer.sync_batchnorm=true"): ["trainer.sync_batchnorm is true, which torch supports on a GPU"],
     ("trainer=ddp", "network=mlp", "data.batch_size=1292"): [
         "data.batch_size is 1292: BatchNorm1d at ",
         " fails on a training batch of 1 sample: ",
@@ -184,6 +187,19 @@ def test_a_sweep_is_refused_as_a_whole(lamella: Lamella) -> None:
 def test_what_does_not_happen_is_not_refused(own: Lamella, given: tuple[str, ...]) -> None:
     result = own("train", *SMALL, *given)
     assert result.status == 0, result.err
+
+
+def test_outputs_that_are_probabilities_are_predicted_as_they_are(own: Lamella) -> None:
+    Path("conf/network/ends.yaml").write_text("layers: [Flatten, {Linear: 10}, Sigmoid]\n")
+    bce = ("loss=own", "loss._target_=torch.nn.BCELoss", "network=ends")
+    result = own("train", *SMALL, *bce)
+    assert result.status == 0, result.err
+    [record] = Path("outputs").rglob("run.json")
+    model, images = load(record.parent), torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
+    assert torch.equal(model.predict(images), model.network(model.preprocess(images)))
+    inspected = own("inspect", *SMALL, *bce)
+    assert inspected.status == 0, inspected.err
+    assert "those that the network gives" in inspected.out
 
 
 def test_a_run_without_a_test(lamella: Lamella) -> None:

@@ -180,7 +180,8 @@ def _metadata(experiment: "Experiment", data: Config) -> dict[str, str]:
     }
     if is_classifier(experiment.metric):
         activation = output_activation(experiment.loss)
-        known["output"] = f"float32, (batch, classes): logits, of which {activation} makes probabilities"
+        meaning = f"logits, of which {activation} makes probabilities" if activation else "probabilities"
+        known["output"] = f"float32, (batch, classes): {meaning}"
     return {name: json.dumps(value) for name, value in known.items()}
 
 

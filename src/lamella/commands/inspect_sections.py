@@ -89,7 +89,8 @@ def batch_section(
     """Run a batch (B, …) through the network in evaluation mode, and compare the output with the targets (B, …)."""
     with eval_mode(network):
         output = network(inputs)
-    has_labels = output_activation(loss) == "sigmoid"  # each output is a label of its own
+    activation = output_activation(loss)
+    has_labels = activation == "sigmoid"  # each output is a label of its own
     has_classes = targets.dtype == torch.int64 and not has_labels
     data: dict[str, object] = {
         "output": output.tolist(),
@@ -99,12 +100,13 @@ def batch_section(
     lines = [
         f"A batch of {len(inputs)} training samples (at most {SHOWN_SAMPLES} shown), in evaluation:\n"
         f"no gradient is tracked, requires_grad={output.requires_grad}",
-        _tensor_text("logits" if has_classes else "output", output),
+        _tensor_text("logits" if has_classes and activation else "output", output),
     ]
     if has_classes or has_labels:
         chances = probabilities(output, loss)
         data["probabilities"] = chances.tolist()
-        rule = ": softmax, each row sums to 1" if has_classes else ": sigmoid, one label at a time"
+        rules = {"softmax": ": softmax, each row sums to 1", "sigmoid": ": sigmoid, one label at a time"}
+        rule = rules.get(activation or "", ": those that the network gives")
         lines.append(_tensor_text("probabilities", chances, rule))
     if has_classes:
         predicted = [classes[number] for number in chances.argmax(1).tolist()]

@@ -30,7 +30,7 @@ from lamella.training.loggers import EpochLogger
 from lamella.training.losses import check_loss
 from lamella.training.task import NonFiniteLoss
 from lamella.training.trainer import quiet_lightning
-from lamella.training.trainer_checks import check_monitors, check_options, check_suitable
+from lamella.training.trainer_checks import check_monitors, check_options, check_processes, check_suitable
 
 LONG = 10.0  # seconds; after a step that takes longer, nothing more is tried
 MOST_SCHEDULER_STEPS = 1000  # how many steps of the scheduler are tried, which takes 20 ms
@@ -49,7 +49,9 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     callbacks = _checked_callbacks(options, experiment.metric)
     if not str(options.get("strategy", "auto")).startswith(("auto", "ddp")):
         return  # the network may not fit on one device
-    world = process_count(options, experiment.device.accelerator) * options.get("num_nodes", 1)
+    processes = process_count(options, experiment.device.accelerator)
+    check_processes(options, processes, experiment.device.accelerator)
+    world = processes * options.get("num_nodes", 1)
     experiment.data.check_world(world)
     device, threads = torch.device(experiment.device.accelerator), torch.get_num_threads()
     torch.set_num_threads(experiment.device.threads)

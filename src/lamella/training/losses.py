@@ -33,14 +33,24 @@ def check_loss(loss: nn.Module, targets: Tensor) -> None:
         )
 
 
-def output_activation(loss: nn.Module) -> Literal["sigmoid", "softmax"]:
-    """Return the function that turns logits into probabilities: sigmoid for labels, softmax for classes."""
+def output_activation(loss: nn.Module) -> Literal["sigmoid", "softmax"] | None:
+    """Return the function that turns outputs into probabilities: sigmoid for labels, softmax for classes.
+
+    None if the outputs are probabilities, as for BCELoss.
+    """
+    if isinstance(loss, nn.BCELoss):
+        return None
     return "sigmoid" if isinstance(loss, LABELS) else "softmax"
 
 
 def probabilities(output: Tensor, loss: nn.Module) -> Tensor:
-    """Return the probabilities (B, K) of logits (B, K): one for each label, or class probabilities that sum to 1."""
-    return output.sigmoid() if output_activation(loss) == "sigmoid" else output.softmax(1)
+    """Return the probabilities (B, K) of outputs (B, K): one for each label, or class probabilities that sum to 1."""
+    match output_activation(loss):
+        case "sigmoid":
+            return output.sigmoid()
+        case "softmax":
+            return output.softmax(1)
+    return output
 
 
 def loss_targets(loss: nn.Module, output: Tensor, targets: Tensor) -> Tensor:

@@ -71,6 +71,16 @@ def check_options(options: Config) -> None:
         )
 
 
+def check_processes(options: Config, processes: int, accelerator: str) -> None:
+    """Raise RequestError for a number of processes that cannot train. processes: as `process_count` returns it."""
+    if processes < 1:
+        raise RequestError(f"trainer.devices is {options.get('devices')!r}; it takes 1 or more", "trainer.devices")
+    if processes > 1 and options.get("sync_batchnorm") and accelerator == "cpu":
+        raise RequestError(
+            "trainer.sync_batchnorm is true, which torch supports on a GPU alone", "trainer.sync_batchnorm"
+        )
+
+
 def check_suitable(kinds: Sequence[type]) -> None:
     """Raise RequestError for a callback that cannot work. kinds: the classes in `trainer.callbacks`."""
     for number, kind in enumerate(kinds):
