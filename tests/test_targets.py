@@ -195,7 +195,7 @@ NETWORKS = {
     "resnet50": ("weights: DEFAULT, num_classes: 10", "leave num_classes out"),
     "segmentation.fcn_resnet50": ("num_classes: 10", "write network.layers.2.weights_backbone=null, or ="),
     "segmentation.lraspp_mobilenet_v3_large": ("weights_backbone: null", "it returns OrderedDict where a tensor …"),
-    "optical_flow.raft_small": ("progress: false", "it needs a further input (image2)"),
+    "optical_flow.raft_small": ("progress: false", "a network turns one tensor into one"),
 }
 
 
