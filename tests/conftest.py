@@ -48,6 +48,7 @@ def lamella(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.delenv("COLUMNS", raising=False)  # the width of the terminal that the tests run in
     monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as the command sets it
     monkeypatch.setattr(logging.root, "handlers", logging.root.handlers[:])  # Hydra adds one for this test's output
 

@@ -218,7 +218,7 @@ OTHERS = {
     "export": ["lamella export takes --format"],
     "export run --format tflite": ["argument --format: invalid choice: 'tflite' (choose from 'onnx'"],
     "eval run --lr 1": ["--lr: an override has no dashes; write optimizer.lr=1"],
-    "eval run --checkpiont last": ["--checkpiont: did you mean --checkpoint?"],
+    "eval run --checkpiont last": ["--checkpiont: there is no such option; did you mean --checkpoint?"],
     "eval run --checkpoint": ["argument --checkpoint: expected one argument"],
     "runs --srot loss": ["--srot: there is no such option; did you mean --sort?"],
     "runs outputs more": ["more: this is one argument too many; `lamella runs --help`"],
@@ -227,7 +227,7 @@ OTHERS = {
     "board --port x": ["argument --port: invalid int value: 'x'"],
     "predict run a.png --top x": ["argument --top: invalid int value: 'x'"],
     "inspect -m seed=1,2": ["inspect looks at one network; leave -m out"],
-    "inspect --lr 1": ["--lr: an override has no dashes; write optimizer.lr=1"],
+    "inspect --lr 1": ["--lr: an override has no dashes; write optimizer.lr=VALUE"],
     "inspect optimizer.lr=abc": ["optimizer.lr is 'abc'"],
     "inspect name=a=b": ["'name=\"a=b\"'"],
 }

@@ -198,9 +198,9 @@ def test_checkpoints(lamella: Lamella, run: Path, wrong: str, command: str) -> N
 
 HALVES = {
     "shape": ("shape:\n  - 1\n", "shape:\n  - x\n", "data.shape is ['x', 28, 28]; it takes the sizes of a sample"),
-    "mean": ("mean:\n  - 0.3057", "mean:\n  - x", "data.mean or data.std of "),
+    "mean": ("mean:\n  - 0.3057", "mean:\n  - x", "was trained with data.mean.0=0.3057"),
     "classes": ("classes:\n  - '0'\n", "classes: 5\n  #", "data.classes is 5; Data takes a list"),
-    "two means": ("mean:\n", "mean:\n  - 0.5\n", "data.mean is [0.5, 0.3057]; data.shape has 1 channels"),
+    "two means": ("mean:\n", "mean:\n  - 0.5\n", "and config.yaml has data.mean.0=0.5"),
 }
 
 

@@ -34,15 +34,15 @@ def main(arguments: list[str]) -> int:
         "--plot", type=Path, metavar="FILE", help="draw the learning curves over each other: .png, .svg"
     )
     options = parser.parse_args(arguments)
-    paths: list[Path] = []
-    for path in options.runs:
-        # A pattern such as outputs/default/* also matches sweeps and files.
-        if not path.exists() or (path / "run.json").exists():
-            paths.append(path)
-        else:
-            print(f"left out: {path} is no run directory", file=sys.stderr)
+    # A pattern such as outputs/default/* also matches sweeps and files.
+    passed_over = [path for path in options.runs if path.exists() and not (path / "run.json").exists()]
+    paths: list[Path] = [path for path in options.runs if path not in passed_over]
     if len(paths) < 2:
+        for path in passed_over:
+            read_run(path)  # its error tells what the path is
         raise RequestError("compare takes two runs or more")
+    for path in passed_over:
+        print(f"left out: {path} is no run directory", file=sys.stderr)
     if options.plot:
         check_output_path(options.plot, "--plot")
     runs = [read_run(path) for path in paths]

@@ -28,11 +28,11 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise RequestError with what to type instead."""
-        usage = self.format_usage()
+        usage = " ".join(self.format_usage().split())
         missing = re.fullmatch(r"the following arguments are required: (.*)", message)
         if missing:
             # argparse counts arguments that may be left out, which the usage has in brackets.
-            names = [name for name in missing[1].split(", ") if f"[{name}" not in usage]
+            names = [name for name in missing[1].split(", ") if f"[{name}" not in usage or f"{name} [{name}" in usage]
             raise RequestError(f"{self.prog} takes {' and '.join(names)}; {self._example(names)}")
         unknown = re.fullmatch(r"unrecognized arguments: (\S*)(?: ([^\s-]\S*))?.*", message)
         if unknown:

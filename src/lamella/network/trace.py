@@ -53,7 +53,7 @@ class Trace:
         """Return the output of a module that is a single layer, and add its row."""
         before, self.running = self._counter.get_total_flops(), None
         y = _run(module, x)
-        if x.is_meta and not any(module.parameters()) and max(x.numel(), y.numel()) < CHECKED:
+        if x.is_meta and not list(module.parameters()) and max(x.numel(), y.numel()) < CHECKED:
             # The meta device accepts some arguments that fail with values, such as a dimension that does not exist.
             _run(module, torch.zeros(x.shape))
         self._add(place, type(module).__name__, x, y, list(module.parameters()), before, len(x))
