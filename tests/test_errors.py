@@ -242,7 +242,7 @@ CASES = {
     "data.in_memory=false data.num_workers=-1": ["data.num_workers is -1; it takes 0 or more"],
     "data.cache=disk": ["data.cache is 'disk'; it takes memmap, or null for none", "the command line: data.cache=disk"],
     "data.cache=memmap": ["data.cache keeps decoded image files, and these samples are none; leave it null"],
-    "data.mean=[0.1,0.2]": ["data.mean is [0.1, 0.2]; data.shape has 1 channels, each takes a number"],
+    "data.mean=[0.1,0.2]": ["data.mean is [0.1, 0.2]; data.shape has one channel"],
     "data=image_folder": ["data.root is ???: it must be set", "data/image_folder.yaml"],
     "data=image_folder data.root=nowhere": [
         "data.root is 'nowhere':",

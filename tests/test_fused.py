@@ -350,6 +350,8 @@ def test_the_width_is_measured(lamella: Lamella) -> None:
     assert set(sizes) <= {1, 3}  # the groups are balanced
     for path in sweep("s").glob("*/log.txt"):
         [said] = re.findall(r"^\d networks? at once: (.*)", path.read_text(), re.M)
+        if said == "as at the start of the sweep":
+            continue
         assert re.fullmatch(r"\d+\.\d\d ms for a step of one; (by itself|with 3 at once) \d+\.\d\d ms", said)
 
 

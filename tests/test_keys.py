@@ -108,7 +108,7 @@ def computed(run: Path) -> list[Any]:
     epochs = [{key: value for key, value in line.items() if "second" not in key} for line in lines]
     weights = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
     printed = [line for line in (run / "log.txt").read_text().splitlines() if not line.startswith(("epoch", "dir"))]
-    kept = sorted(path.name for path in Path("kept").glob("*"))
+    kept = sorted(path.name for path in (run / "kept").glob("*"))
     return [record["metrics"], epochs, {key: value.tolist() for key, value in weights.items()}, printed, kept]
 
 

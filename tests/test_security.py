@@ -171,8 +171,8 @@ PLACES: dict[str, dict[str, Any]] = {
     "data.source._target_ is 'torchvision.datasets.FakeData'; it takes a subclass of Splits or Augment": {
         "data": {"source": {"_target_": "torchvision.datasets.FakeData"}}
     },
-    "data.source._target_ is 'lamella.data.images.image_pixels', a function; here it takes a class": {
-        "data": {"source": {"_target_": "lamella.data.images.image_pixels"}}
+    "data.source._target_ is 'lamella.data.images.progress', a function; here it takes a class": {
+        "data": {"source": {"_target_": "lamella.data.images.progress"}}
     },
     "data.augment._target_ is 'os.system'": {"data": {"augment": CALL}},
     "trainer._target_ is 'os.system'": {"trainer": CALL},

@@ -452,7 +452,7 @@ def test_the_leaderboard(lamella: Lamella) -> None:
     scores = [float(str(row["val/accuracy"])) for row in rows]
     assert scores == sorted(scores, reverse=True)
     for row in rows:
-        pattern = f"network={row['network']},optimizer.lr={row['optimizer.lr']},seed=*"
+        pattern = f"lr={row['optimizer.lr']},network={row['network']},seed=*"
         values = [record(path)["metrics"]["val/accuracy"] for path in SWEEP.glob(pattern)]
         assert len(values) == 3
         mean = sum(values) / 3
@@ -699,8 +699,16 @@ def test_links_and_strange_files_in_a_planned_directory_are_let_be(lamella: Lame
     (SWEEP / f"{first}.out").symlink_to(Path("elsewhere/mine").absolute())
     (SWEEP / second / "run.json").unlink()
     result = lamella("resume", str(SWEEP))
+    assert result.status == 2
+    assert result.err == f"error: {SWEEP / first} is a link that leads out of the sweep; put there what it links to\n"
+    (SWEEP / first).unlink()
+    result = lamella("resume", str(SWEEP))
+    assert (
+        result.err == f"error: {SWEEP / first}.out is a link that leads out of the sweep; put there what it links to\n"
+    )
+    (SWEEP / f"{first}.out").unlink()
+    result = lamella("resume", str(SWEEP))
     assert result.status == 1
-    assert "is a symbolic link; a job's run must be a directory of its sweep" in result.out
     assert "exists, but its directory has no run.json; move it away" in result.out
     assert Path("elsewhere/mine").read_text() == "kept"
     assert (SWEEP / second / "checkpoints/best.ckpt").exists()
