@@ -601,6 +601,25 @@ def test_a_fifo_in_a_sweep_stops_no_command(lamella: Lamella, sweep: Path, name:
     assert lamella("runs", str(copy)).status == (2 if name == "plan.jsonl" else 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["a link", "a FIFO"])
+def test_the_cache_of_images_follows_no_link_and_waits_for_no_fifo(
+    lamella: Lamella, image_root: Path, kind: str
+) -> None:
+    line = ("train", *TINY, "data=image_folder", f"data.root={image_root}", "data.cache=memmap", "data.shape=[3,28,28]")
+    assert lamella(*line).status == 0
+    [lock] = Path("outputs/.cache").glob("*.lock")
+    lock.unlink()
+    if kind == "a link":
+        Path("mine").write_text("mine")
+        lock.symlink_to(Path("mine").absolute())
+    else:
+        os.mkfifo(lock)
+    result = lamella(*line)
+    assert (result.status, "data.cache: " in result.err) == (2, True)
+    assert kind == "a FIFO" or Path("mine").read_text() == "mine"
+
+
 def test_loops_of_links_end(lamella: Lamella, run: Path) -> None:
     (run / "loop").symlink_to("loop")
     assert lamella("eval", str(run)).status == 0

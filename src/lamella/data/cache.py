@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lamella.atomic_files import replacing
+from lamella.atomic_files import open_to_append, replacing
 from lamella.data.decoder import UnreadableImages
 from lamella.data.images import ImageFiles
 from lamella.errors import RequestError
@@ -102,7 +102,7 @@ def _map_images(images: ImageFiles, folder: Path, create: bool) -> MappedImages 
         if not create:
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        with note.open("a+") as lock:
+        with open_to_append(note) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is_intact(path, note, count):
                 _write(whole, path, count)
@@ -138,6 +138,8 @@ def _is_intact(path: Path, note: Path, count: int) -> bool:
     The bytes are read only if the file has been touched since then. note: the file with their checksum. count: the
     number of bytes.
     """
+    if not note.is_file():
+        return False
     try:
         checksum, _, stamp = note.read_text().partition("\n")
         return path.stat().st_size == count and (_stamp(path) == stamp or _digest(path) == checksum)
