@@ -146,8 +146,9 @@ def test_a_closed_terminal_saves_the_run_unless_nohup_keeps_it(tmp_path: Path) -
 def test_a_run_whose_readers_cannot_start_ends(tmp_path: Path) -> None:
     """A first worker runs when the second one cannot be started, and Python would wait for it."""
     once = """
-import os
+import multiprocessing, os
 
+multiprocessing.set_start_method("fork", force=True)
 fork, started = os.fork, []
 def fork_once():
     if started:
