@@ -46,10 +46,10 @@ class EpochTensorBoard(TensorBoardLogger):
         if step == 1 and "train/loss" in metrics:
             layout = {"epoch": {title: ["Multiline", tags] for title, tags in self.charts.items()}}
             self.experiment.add_custom_scalars(layout)
-        # TensorBoard sorts charts by name, and losses and metrics are to come first.
-        super().log_metrics(
-            {name if "/" in name else f"while_training/{name}": metrics[name] for name in metrics}, step
-        )
+        # TensorBoard sorts charts by name, and the curves of losses and metrics are to come first. The test, which is a
+        # single point, is among the metrics of the best epoch.
+        named = {name if "/" in name else f"while_training/{name}": value for name, value in metrics.items()}
+        super().log_metrics({name: value for name, value in named.items() if not name.startswith("test/")}, step)
 
     @rank_zero_only
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
