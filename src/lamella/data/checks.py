@@ -18,7 +18,11 @@ def kind(samples: Samples) -> tuple[tuple[int, ...], torch.dtype]:
         return samples.inputs.decoder.shape, torch.uint8
     first = samples.inputs[torch.tensor([0])]
     if not isinstance(first, Tensor):
-        raise RequestError(f"data.source: its inputs give a {type(first).__name__}; they give a tensor (B, …)", "data")
+        raise RequestError(
+            f"data.source: its inputs are a {type(samples.inputs).__name__}, which gives no tensor (B, …) for a tensor "
+            "of indices (B,); use a tensor",
+            "data.source",
+        )
     return tuple(first.shape[1:]), first.dtype
 
 
