@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -21,6 +21,7 @@ from lamella.config.targets import instantiate, resolve_target
 from lamella.config.values import Config
 from lamella.console import print
 from lamella.data.chunk import Batch
+from lamella.data.decoder import UnreadableImages
 from lamella.data.loader import Batches
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.experiment import Experiment
@@ -104,21 +105,24 @@ def _without_floats(node: object) -> object:
 class _Ends:
     """A loader of the first and the last batch of `batches`, which has their length.
 
-    The last one is left out if it is as large as the first, or if `reached` returns less than its number.
+    The last one is left out if it is as large as the first, or if `reached` returns less than its number. last_only:
+    leave out the first one if there is a last one.
     """
 
-    def __init__(self, batches: Batches, reached: Callable[[], float]) -> None:
-        self.batches, self.reached = batches, reached
+    def __init__(self, batches: Batches, reached: Callable[[], float], last_only: bool = False) -> None:
+        self.batches, self.reached, self.last_only = batches, reached, last_only
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        if not len(self):
-            return
-        yield (first := self._batch(0))
-        if self.reached() >= len(self) > 1 and len((last := self._batch(len(self) - 1))[1]) != len(first[1]):
-            yield last
+        numbers = [0, len(self) - 1] if self.reached() >= len(self) > 1 else [0] * min(1, len(self))
+        sizes = set[int]()
+        for number in numbers[-1:] if self.last_only else numbers:
+            batch = self._batch(number)
+            if len(batch[1]) not in sizes:
+                sizes.add(len(batch[1]))
+                yield batch
 
     def _batch(self, number: int) -> Batch:
         self.batches.start = lambda: number
@@ -165,8 +169,10 @@ class _Trial(pl.Callback):
         task, data, trainer = self.experiment.task, self.experiment.data, self.trainer
         try:
             train = _Ends(data.train_dataloader(), self._training_batches)
-            val = _Ends(data.val_dataloader(), lambda: sum(trainer.num_val_batches))
-            test = _Ends(data.test_dataloader(), lambda: sum(map(int, trainer.num_test_batches)))
+            # Batches for evaluation are large, and it would take long to decode their images for the trial alone.
+            files = not isinstance(data.train.inputs, Tensor)
+            val = _Ends(data.val_dataloader(), lambda: sum(trainer.num_val_batches), files)
+            test = _Ends(data.test_dataloader(), lambda: sum(map(int, trainer.num_test_batches)), files)
             trainer.fit(task, train_dataloaders=train, val_dataloaders=val)
             if self.seconds > LONG:
                 print(f"a step takes {self.seconds:.0f} s, so nothing more is tried before the run starts")
@@ -176,8 +182,8 @@ class _Trial(pl.Callback):
             self._begin("test")
             if self.experiment.test:
                 trainer.test(task, dataloaders=test, verbose=False)
-        except NonFiniteLoss:
-            return  # the run itself will end with this error, and keep what it has trained before
+        except (NonFiniteLoss, UnreadableImages):
+            return  # the run itself will end with this error, and keep what it has trained, or name all such images
         except RequestError:
             raise
         except Exception as error:
