@@ -132,6 +132,7 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
         ["train", "--cfg", "job", "data.batch_size=big"],
         ["train", "+trainer.max_epoch=3"],
         ["train", "name=a=b"],
+        ["train", "name=../x"],
         ["train", "-m", "seed=1,2", "optimizer.lr=abc"],
         ["train", "--lr", "1"],
         ["eval"],

@@ -176,6 +176,8 @@ TRAIN = {
     "loss.label_smoothing=much": ["loss.label_smoothing is 'much'; CrossEntropyLoss takes float"],
     "seed=x": ["seed is 'x'; it takes a whole number from 0 on", "the command line: seed=x"],
     "seed=-1": ["seed is -1; it takes a whole number from 0 on"],
+    "name=../x": ["name is '../x'; it names a directory in outputs/", "the command line: name=../x"],
+    "name=3": ["name is 3; it names a directory in outputs/"],
     "+sed=1": ["sed: there is no such key; did you mean seed?"],
     "-m seed=1,2 optimizer.lr=abc": ["optimizer.lr is 'abc'; Adam takes float", "the command line: optimizer.lr=abc"],
     "-m network=mlp,cnn trainer.max_epochs=x": ["trainer.max_epochs is 'x'; Trainer takes int or null"],

@@ -8,7 +8,7 @@ from lamella.console import print
 from lamella.distributed import rank
 from lamella.experiment.requeue import find_requeued_run
 from lamella.experiment.resume import resume_run
-from lamella.runs.names import OUTPUTS, claim_directory, slug
+from lamella.runs.names import OUTPUTS, check_run_name, claim_directory, slug
 
 
 def main(arguments: list[str]) -> int:
@@ -21,6 +21,9 @@ def train(job: ComposedConfig) -> int:
 
     Everything is built and tried before the run directory is created: a wrong request leaves no directory behind.
     """
+    if "name" in job.config:  # a missing key is reported with all others
+        check_run_name(job.config["name"])  # needs no torch
+
     from lamella.experiment.build import prepare_experiment
     from lamella.experiment.rehearsal import rehearse
     from lamella.experiment.session import create_run, join_run, train_run
