@@ -606,7 +606,7 @@ def test_a_fifo_in_a_sweep_stops_no_command(lamella: Lamella, sweep: Path, name:
 def test_the_cache_of_images_follows_no_link_and_waits_for_no_fifo(
     lamella: Lamella, image_root: Path, kind: str
 ) -> None:
-    line = ("train", *TINY, "data=image_folder", f"data.root={image_root}", "data.cache=memmap", "data.shape=[1,28,28]")
+    line = ("train", *TINY, "data=image_folder", f"data.root={image_root}", "data.cache=memmap", "data.shape=[3,28,28]")
     assert lamella(*line).status == 0
     [lock] = Path("outputs/.cache").glob("*.lock")
     lock.unlink()
