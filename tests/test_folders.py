@@ -156,8 +156,8 @@ def test_a_file_that_is_damaged_inside_is_named_in_the_epoch(train: Train, pictu
     path = pictures / "train/cat/00.png"
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAT\1", 1))
     result = train("data.in_memory=false", "data.num_workers=1", "data.val_size=2", "data.test_size=2")
-    assert result.status == 1
-    assert f"error: RuntimeError: data: {path} is no readable image (" in result.err
+    assert result.status in (1, 2)  # 2 where the trial before the run has decoded the file
+    assert f"data: {path} is no readable image (" in result.err
 
 
 @pytest.mark.slow
