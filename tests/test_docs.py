@@ -173,7 +173,7 @@ def test_networks_of_the_docs_train(workplace: Lamella) -> None:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).write_text(block)
             names += [Path(file).stem] if file.startswith("conf/network/") else []
-    assert len(names) == 6
+    assert len(names) == 7
     pictures = ("data=image_folder", "data.root=pictures", "data.shape=[3,32,32]")
     for name in names:
         data = pictures if name == "photo" else ()
