@@ -189,7 +189,7 @@ PLACES: dict[str, dict[str, Any]] = {
     },
     "trainer.profiler._target_ is 'os.system'": {"trainer": {"profiler": CALL}},
     "trainer.strategy._target_ is 'os.system'": {"trainer": {"strategy": CALL}},
-    "trainer.plugins.0._target_ is 'torch.load'": {"trainer": {"plugins": [LOAD]}},
+    "trainer.plugins: Lamella sets this argument of the Trainer": {"trainer": {"plugins": [LOAD]}},
     "visuals.mine._target_ is 'os.system'": {"visuals": {"mine": CALL}},
     "visuals.mine._target_ is 'pytorch_lightning.loggers.CSVLogger'; it takes a subclass of Callback": {
         "visuals": {"mine": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "."}}

@@ -31,15 +31,8 @@ COMMANDS = {
 }
 
 WITHOUT_TORCH = ("runs", "compare", "board")
-QUICK_OPTIONS = {
-    "-h",
-    "--help",
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-    "--hydra-help",
-}  # they print something and load no torch
+# The options that print something and load no torch.
+QUICK_OPTIONS = {"-h", "--help", "-c", "--cfg", "-i", "--info", "--version"}
 
 
 def main() -> int:
@@ -75,13 +68,14 @@ def main() -> int:
             signal.signal(number, signal.SIG_IGN)
     # Threads that wait in loops for each other are slow where other programs run. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    loads_torch = name not in WITHOUT_TORCH and not QUICK_OPTIONS & set(arguments) and "torch" not in sys.modules
+    options = {argument.partition("=")[0] for argument in arguments}
+    loads_torch = name not in WITHOUT_TORCH and not QUICK_OPTIONS & options and "torch" not in sys.modules
     status = 1
     try:
         with loading_notice() if loads_torch else nullcontext():
             status = exit_status(lambda: int(import_module(f"lamella.commands.{name}").main(arguments)))
     except SystemExit as end:
-        status = int(end.code or 0)
+        status = end.code if isinstance(end.code, int) else int(bool(end.code))
         raise
     finally:
         if status:

@@ -97,14 +97,14 @@ def loading_notice() -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    streams = sys.stdout, sys.stderr
+    streams, shown, process = (sys.stdout, sys.stderr), True, os.getpid()
 
     def remove() -> None:
-        if isinstance(sys.stderr, _Notice):
-            sys.stdout, sys.stderr = streams
-            if sys.stderr.isatty():  # a process that was forked for a job has other streams
-                sys.stderr.write("\r\033[K")
-                sys.stderr.flush()
+        nonlocal shown
+        if shown and os.getpid() == process:  # a process that was forked for a job has other streams
+            streams[1].write("\r\033[K")
+            streams[1].flush()
+        shown = False
 
     sys.stderr.write("loading torch…")
     sys.stderr.flush()
@@ -113,6 +113,7 @@ def loading_notice() -> Iterator[None]:
         yield
     finally:
         remove()
+        sys.stdout, sys.stderr = streams
 
 
 class _Notice:

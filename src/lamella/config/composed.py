@@ -19,7 +19,7 @@ from lamella.config.files import GROUPS, find_config, read_config
 from lamella.config.grammar import parse_overrides
 from lamella.config.guard import require_checked
 from lamella.config.hydra_internals import can_merge_overrides, merge_overrides
-from lamella.config.interpolations import check_interpolations, interpolated_keys
+from lamella.config.interpolations import READ, check_interpolations, interpolated_keys
 from lamella.config.origins import ConfigFile, composed_files
 from lamella.config.values import Config
 from lamella.config.yaml_files import load_yaml
@@ -186,7 +186,7 @@ def _referenced_keys(config: DictConfig, choices: Mapping[str, object]) -> froze
     path = find_config(f"network/{choices.get('network')}")
     texts = [OmegaConf.to_yaml(config), *([read_config(path)] if path else [])]
     inherited = [f"{group}.{key}" for group in GROUPS for key in _inherited(group, config, choices)]
-    found = [name for text in texts for name in re.findall(r"\$\{(?:\w+:)?([\w.\[\]-]+)", text)]
+    found = [name for text in texts for name in READ.findall(text)]
     return frozenset(re.sub(r"\[.*", "", name) for name in [*found, *inherited])
 
 

@@ -47,7 +47,7 @@ def read_config(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RequestError(f"a config file is no text in UTF-8 ({error.reason}); save it as such: {path}") from error
+        raise RequestError(f"{shown_path(path)}: this is not UTF-8 ({error.reason}); save the file as UTF-8") from error
 
 
 def check_aliases(text: str, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Hints for what people type that is no override and no key: what to type instead."""
 
+import os
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -56,7 +57,7 @@ def hint_for_word(word: str) -> str:
         return f"an option is chosen with its group; write {' or '.join(f'{group}={name}' for group in groups)}"
     if word in CHOSEN:
         return f"write {word}=OPTION; {nearest('', options_of(word))}"
-    if (path / "run.json").is_file():
+    if os.path.isfile(path / "run.json"):  # False for a word that is too long for a path
         return f"this is a run; `lamella resume {word}` goes on with it, and `lamella eval {word}` tests it"
     if written:
         return f"an override is KEY=VALUE; write {written[1]}={written[2]}"

@@ -12,7 +12,7 @@ from lamella.config.diagnostics import as_request_error
 from lamella.config.grammar import parse_overrides
 from lamella.config.guard import register_resolvers
 from lamella.config.hydra_internals import merge_overrides
-from lamella.config.values import Config, key_of, walk
+from lamella.config.values import Config, key_of, source_keys, walk
 from lamella.errors import RequestError, nearest
 
 # The groups that may differ between training and testing. What the network sees has to stay as it was.
@@ -68,10 +68,9 @@ def _update_readers(config: DictConfig, reads: Mapping[str, str], given: Collect
     def is_changed(key: str) -> bool:
         return any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in given)
 
-    for key, source in reads.items():
-        while source in reads and not is_changed(source):
-            source = reads[source]
-        if is_changed(source) and not is_changed(key):
+    for key in reads:
+        source = next(filter(is_changed, source_keys(key, reads)), None)
+        if source and not is_changed(key):
             OmegaConf.update(config, key, OmegaConf.select(config, source), merge=False)
 
 

@@ -52,6 +52,14 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
+def source_keys(key: str, reads: Mapping[str, str]) -> Iterator[str]:
+    """Yield the keys that a key reads, directly and through other keys. reads: as in the record of a run."""
+    seen = {key}
+    while (key := reads.get(key, key)) not in seen:
+        seen.add(key)
+        yield key
+
+
 def override_values(overrides: Sequence[str]) -> dict[str, str]:
     """Return the values of overrides, as text, by their keys."""
     return dict(override.lstrip("+~").partition("=")[::2] for override in overrides)

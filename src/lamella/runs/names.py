@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+from lamella.config.values import key_of
 from lamella.errors import RequestError
 
 OUTPUTS = Path("outputs")
@@ -45,13 +46,14 @@ def member_names(
     jobs: the overrides of each job. swept: the keys that have several values. known: the overrides of the sweep's
     earlier jobs, by their names.
     """
-    keys = {_key(key) for key in swept}
+    keys = {key_of(key) for key in swept}
     shared = set.intersection(*map(set, known.values() if known else [chain(*jobs)]))
     parts = [
-        [text for text in job if _key(text) != "name" and (_key(text) in keys or text not in shared)] for job in jobs
+        [text for text in job if key_of(text) != "name" and (key_of(text) in keys or text not in shared)]
+        for job in jobs
     ]
-    short = short_keys([_key(text) for texts in parts for text in texts])
-    names = [",".join(f"{short[_key(text)]}={_short_value(text)}" for text in texts) for texts in parts]
+    short = short_keys([key_of(text) for texts in parts for text in texts])
+    names = [",".join(f"{short[key_of(text)]}={_short_value(text)}" for text in texts) for texts in parts]
     names = [_legible(name).lstrip(".") or slug(job) for name, job in zip(names, jobs, strict=True)]
     # Some file systems do not tell capitals from small letters.
     counts = Counter(name.lower() for name in [*names, *known])
@@ -67,7 +69,7 @@ def sweep_name(swept: Collection[str], line: Sequence[str], digits: int = 4) -> 
     swept: the keys that have several values. line: the overrides of the command line, on whose order the name does not
     depend. digits: of the hash.
     """
-    short = short_keys([_key(key) for key in swept if key != "name"])
+    short = short_keys([key_of(key) for key in swept if key != "name"])
     name = _encodable("×".join(sorted(map(_legible, short.values()))))
     while len(os.fsencode(name)) > LONGEST - 1 - digits:
         name = name[:-1]
@@ -82,11 +84,6 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
     last = {key: re.sub(r"^.*\.(?=[^\W\d][^.]*(?:\.\d+)*$)", "", key) for key in keys}
     counts = Counter(last.values())
     return {key: text if counts[text] == 1 else key for key, text in last.items()}
-
-
-def _key(override: str) -> str:
-    """Return the key of an override, without a sign that adds it."""
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _short_value(override: str) -> str:
@@ -116,10 +113,10 @@ def _legible(text: str) -> str:
     return re.sub(r"[^\w.,=+~@-]+", "-", text, flags=re.ASCII)
 
 
-def check_run_name(name: object) -> str:
-    """Return `name` if it can name a directory in `outputs/`. Raises RequestError where it cannot."""
+def check_run_name(name: object, key: str = "name") -> str:
+    """Return `name`, the value of a config key, if it can name a directory. Raises RequestError where it cannot."""
     if not isinstance(name, str) or name.startswith(".") or {"/", "\0"} & {*name} or not name.strip():
-        raise RequestError(f"name is {name!r}; it names a directory in outputs/, and takes a word", "name")
+        raise RequestError(f"{key} is {name!r}; it names a directory in outputs/, and takes a word", key)
     return name
 
 

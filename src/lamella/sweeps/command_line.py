@@ -52,7 +52,7 @@ class SweepOptions:
                 raise RequestError(f"sweep.{key}: there is no such key; {nearest(key, known)}", f"sweep.{key}")
         values = {key: value for key, value in values.items() if value is not None}
         return cls(
-            name=_checked_name(values.get("name")),
+            name=None if values.get("name") is None else check_run_name(values["name"], "sweep.name"),
             zip=zipped_keys(values.get("zip")),
             skip_invalid=_checked_flag(values.get("skip_invalid", False)),
             max_failures=_checked_limit(values.get("max_failures")),
@@ -184,14 +184,6 @@ def _texts(node: ListConfig) -> list[str]:
     texts = OmegaConf.to_container(node, resolve=False)
     assert isinstance(texts, list)
     return texts
-
-
-def _checked_name(name: object) -> str | None:
-    if name is None:
-        return None
-    if not isinstance(name, str) or {"/", "\0"} & {*name} or not name.strip() or name.startswith("."):
-        raise RequestError(f"sweep.name is {name!r}; it names a directory, and takes a word", "sweep.name")
-    return name
 
 
 def _checked_limit(limit: object) -> int | None:

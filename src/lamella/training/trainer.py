@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins import Precision
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies import Strategy
 
@@ -35,7 +34,7 @@ OPTIONS = {
 # The keys of `trainer` that are no arguments of the Trainer.
 OWN_KEYS = ("checkpoint_every", "chunk", "test")
 # The classes of which an argument of the Trainer may be, beside callbacks and loggers.
-PARTS = (Strategy, Profiler, Precision)
+PARTS = (Strategy, Profiler)
 # The modules of Lightning that give advice on loggers, workers and tuning, which Lamella has followed or does not need.
 LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
 
@@ -127,6 +126,7 @@ def build_trainer(
     _check_targets(callback_nodes, "trainer.callbacks", pl.Callback)
     _check_targets(logger_nodes, "trainer.logger", Logger)
     _check_targets(profiler_node, "trainer", Profiler)
+    check_written_paths(options.get("strategy"), "trainer.strategy")
     place = {"accelerator": accelerator, "precision": precision, "deterministic": deterministic}
     make_from_config = make({**place, **OPTIONS, **options})
 
@@ -175,6 +175,12 @@ def _one_machine() -> LightningEnvironment:
 
 def _check_options(options: Config, accelerator: str) -> None:
     """Raise RequestError for values that the Trainer would accept although they cannot work."""
+    if options.get("plugins"):
+        raise RequestError(
+            "trainer.plugins: Lamella sets this argument of the Trainer; device.precision chooses the precision, and "
+            "Lamella writes the checkpoints",
+            "trainer.plugins",
+        )
     strategy = str(options.get("strategy", "auto"))
     if strategy.startswith(("fsdp", "deepspeed")) and accelerator != "cuda":
         raise RequestError(f"trainer.strategy is {strategy!r}, which needs CUDA; use trainer=ddp", "trainer.strategy")
