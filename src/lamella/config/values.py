@@ -1,4 +1,4 @@
-"""Functions that walk through the plain values of a config, check them, and read them from the text of overrides."""
+"""Functions that walk through the plain values of a config, check them, and split the text of overrides."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,11 +63,3 @@ def source_keys(key: str, reads: Mapping[str, str]) -> Iterator[str]:
 def override_values(overrides: Sequence[str]) -> dict[str, str]:
     """Return the values of overrides, as text, by their keys."""
     return dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
-
-
-def number_or_text(text: str) -> float | str:
-    """Return a text as a number if it is one, so that it is sorted and plotted as a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -39,7 +39,8 @@ class RunWriter:
 
     def __init__(self, path: Path, log: TextIO, fields: RunRecord, before: RunRecord | None, config: Config) -> None:
         self.path, self.fields, self.before = path, fields, before
-        self._log, self._log_size, self._config = log, os.fstat(log.fileno()).st_size, config
+        self._log, self._log_size = log, os.fstat(log.fileno()).st_size
+        self._config_text = (path / "config.yaml").read_text("utf-8") if before else ""
         self.identity = run_identity(config, fields["reads"])
         self._opened = time.monotonic()
 
@@ -109,7 +110,7 @@ class RunWriter:
         if self.before is None:
             shutil.rmtree(self.path, ignore_errors=True)
             return
-        self.configure(self._config)
+        write_atomically(self.path / "config.yaml", self._config_text)
         os.truncate(self.path / "log.txt", self._log_size)
         self._write(self.before)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lamella.atomic_files import write_atomically
 from lamella.config.value_text import parse_value
-from lamella.config.values import number_or_text, override_values
+from lamella.config.values import override_values
 from lamella.runs.ranking import direction_sign, record_value
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Sweep
@@ -93,7 +93,7 @@ class Leaderboard:
         """Return for each swept key its values, each with the first objective of the members that have the value."""
         first = self.objectives[0]
         return {
-            key: [(number_or_text(row.settings[key]), row.metrics.get(first, [])) for row in self.rows]
+            key: [(_number_or_text(row.settings[key]), row.metrics.get(first, [])) for row in self.rows]
             for key in self.keys
         }
 
@@ -180,3 +180,9 @@ def _cell(mean: float | None, spread: float | None) -> str:
         return "-"
     form = ".4f" if abs(mean) < 100 else ".6g"
     return f"{mean:{form}}" if spread is None else f"{mean:{form}} ± {spread:{form}}"
+
+
+def _number_or_text(text: str) -> float | str:
+    """Return the value of an override as a number if it is one, so that it is plotted as a number."""
+    value = parse_value(text)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else text
