@@ -18,6 +18,7 @@ from lamella.data.images import ImageFiles
 from lamella.errors import RequestError
 from lamella.tables import format_size
 
+BLOCK = 2**24  # bytes that are written at a time
 FOLDER = Path("outputs", ".cache")
 SHARED = "LAMELLA_IMAGES"  # the variable with the folder in which the jobs of a sweep share decoded images
 PREFIX = ".images-"  # of the name of that folder
@@ -69,7 +70,7 @@ def load_images(images: ImageFiles) -> Tensor:
         try:
             if mapped := _map_images(images, Path(os.environ[SHARED]), create=True):
                 return mapped[torch.arange(len(mapped))]
-        except OSError:  # no room, for example: this job decodes them too
+        except (OSError, RuntimeError):  # no room, for example: this job decodes them too
             pass
     try:
         return images.load()
@@ -172,5 +173,10 @@ def _write(images: ImageFiles, path: Path, count: int) -> None:
         stale.unlink()
     with replacing(path) as temporary, temporary.open("wb") as file:
         # On a full disk, this call raises an error. Without it, a write to the mapped memory would crash the process.
-        os.posix_fallocate(file.fileno(), 0, count)
+        if hasattr(os, "posix_fallocate"):  # macOS has none
+            os.posix_fallocate(file.fileno(), 0, count)
+        else:
+            for start in range(0, count, BLOCK):
+                file.write(bytes(min(BLOCK, count - start)))
+            file.flush()
         images.load(torch.from_file(str(temporary), shared=True, size=count, dtype=torch.uint8))

@@ -110,7 +110,10 @@ def _walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[tu
 
 def _is_regular(path: str) -> bool:
     """Return True for a regular file, and for a link that leads nowhere, which is reported when it is read."""
-    return not os.path.exists(path) or stat.S_ISREG(os.stat(path).st_mode)
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True
 
 
 def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -53,9 +53,10 @@ def without_unreadable(source: Splits) -> Splits:
         if samples is not None and isinstance(samples.inputs, ImageFiles):
             files = samples.inputs
             problems = files.problems()
-            names += [str(files.paths[number]) for number in problems]
+            paths = files.paths[files.rows.numpy()]
+            names += [str(paths[number]) for number in problems]
             good = [number for number in range(len(files)) if number not in problems]
-            samples = Samples(ImageFiles(files.paths[good], files.decoder), samples.targets[good])
+            samples = Samples(ImageFiles(paths[good], files.decoder), samples.targets[good])
         kept[name] = samples
     if not names:
         return source

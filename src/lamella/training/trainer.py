@@ -56,7 +56,7 @@ MESSAGES = _Messages()
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence the messages and warnings of Lightning within the block, except its errors and what a config asks for."""
+    """Silence Lightning's warnings within the block, and its messages from now on, except what a config asks for."""
     for name in LIGHTNING:
         logging.getLogger(name).setLevel(logging.ERROR)
     for logger in map(logging.getLogger, MESSENGERS):

@@ -29,7 +29,8 @@ class NetworkStack:
         self.losses_are_alike = _are_alike(functions)
         for parameter, first in zip(base.parameters(), networks[0].parameters(), strict=True):
             parameter.requires_grad_(first.requires_grad)
-        base.train(networks[0].training)
+        for module, like in zip(base.modules(), networks[0].modules(), strict=True):
+            module.training = like.training  # frozen normalisation layers are in evaluation mode
         # The networks were built alike, but for example a callback may have changed one of them.
         signature = network_signature(base)
         for network in networks:

@@ -132,8 +132,9 @@ def _measured_seconds(members: Sequence[FusedRun], size: int) -> float:
     The gradients of the first batches are computed, and the members are left as they were.
     """
     group, seconds = _groups(members, size)[0], []
-    # On the CPU, the time that this process has computed, because other processes may take turns with it.
-    clock = time.process_time if group[0].task.device.type == "cpu" else time.perf_counter
+    # The time that one thread has computed, where there is one, because other processes may take turns with it.
+    alone = group[0].task.device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     buffers = [(buffer, buffer.clone()) for member in group for buffer in member.task.network.buffers()]
     try:
         with _stacked(group, size) as stack:
@@ -174,8 +175,7 @@ def _stacked(members: Sequence[FusedRun], width: int) -> Iterator[NetworkStack |
     if width == 1:
         yield None
         return
-    with torch.device("meta"):
-        base = members[0].experiment.plan.build()
+    base = members[0].experiment.plan.outline()
     networks, losses = [member.task.network for member in members], [member.task.loss for member in members]
     if len(members) == 1:  # a stack of one would be computed by other kernels, which round in another way
         networks, losses = [*networks, copy.deepcopy(networks[0])], losses * 2

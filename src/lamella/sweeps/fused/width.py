@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,8 @@ def choose_width(directory: Path, parameters: int, networks: int, measure: Calla
             # Once a smaller width is slower, no other is tried except 1.
             size = max(1, size // 2) if seconds[size] == min(seconds.values()) else 1
         width = min(sorted(seconds), key=lambda size: seconds[size] * (1 / MUCH_FASTER if size == 1 else 1))
-        file.write(json.dumps({"parameters": parameters, "width": width}) + "\n")
+        # A line that was not written whole is ended first.
+        file.write("\n" + json.dumps({"parameters": parameters, "width": width}) + "\n")
         return width, _measured(seconds, width)
 
 
@@ -52,8 +54,8 @@ def _locked(path: Path) -> Iterator[TextIO]:
 
 
 def _whole_lines(file: TextIO) -> list[str]:
-    """Return the lines of the file without one whose end was not written because the process was killed."""
-    return [line for line in file if line.startswith("{") and line.endswith("}\n")]
+    """Return the lines of the file, except those that were not written whole because the process was killed."""
+    return [line for line in file if re.fullmatch(r'\{"parameters": \d+, "width": \d+\}\n', line)]
 
 
 def _measured(seconds: dict[int, float], width: int) -> str:
