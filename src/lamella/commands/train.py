@@ -34,7 +34,6 @@ def train(job: ComposedConfig) -> int:
         print(f"the job was requeued: going on with {path}")
         return resume_run(path)
     experiment = prepare_experiment(job.config, job.references)
-    experiment.data.setup("fit")  # which names every file that cannot be read, and not those of two batches
     rehearse(experiment, job.config)
     make = partial(claim_directory, OUTPUTS / experiment.name, slug(job.overrides))
     return train_run(
