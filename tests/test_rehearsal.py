@@ -138,7 +138,7 @@ CASES = {
         "trainer.callbacks.0.monitor is 'val/loss'"
     ],
     (callback("EarlyStopping", monitor="val/loss"), "data.val_size=0", "monitor=train/loss"): [
-        "trainer.callbacks.0.monitor is 'val/loss', which is not logged when EarlyStopping looks for it; it takes train/"
+        "trainer.callbacks.0.monitor is 'val/loss', which is not logged when EarlyStopping looks for it; "
     ],
     (callback("EarlyStopping", monitor="train/loss"), "+trainer.val_check_interval=0.5"): [
         "trainer.callbacks.0.monitor is 'train/loss'"
