@@ -2,7 +2,9 @@
 
 import json
 import random
+import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -73,6 +75,15 @@ class Ends(torch.optim.lr_scheduler.LRScheduler):
 class Logs(Callback):
     def on_train_epoch_end(self, trainer, module):
         module.log("mine", 1.0)
+
+
+def logs() -> Callback:
+    print("made by a function")
+    return Logs()
+
+
+def net(width: int, **options: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.Linear(width, options["classes"]))
 """
 
 
@@ -125,6 +136,9 @@ CASES = {
     ],
     (callback("EarlyStopping", monitor="val/loss"), "+trainer.limit_val_batches=0"): [
         "trainer.callbacks.0.monitor is 'val/loss'"
+    ],
+    (callback("EarlyStopping", monitor="val/loss"), "data.val_size=0", "monitor=train/loss"): [
+        "trainer.callbacks.0.monitor is 'val/loss', which is not logged when EarlyStopping looks for it; "
     ],
     (callback("EarlyStopping", monitor="train/loss"), "+trainer.val_check_interval=0.5"): [
         "trainer.callbacks.0.monitor is 'train/loss'"
@@ -189,6 +203,32 @@ def test_what_does_not_happen_is_not_refused(own: Lamella, given: tuple[str, ...
     assert result.status == 0, result.err
 
 
+def test_a_function_that_makes_a_callback_is_called_by_the_run_alone(own: Lamella) -> None:
+    stops = callback("EarlyStopping", monitor="mine").replace("[{", "[{_target_: mine.logs},{")
+    result = own("train", *SMALL, stops)
+    assert result.status == 0, result.err
+    assert result.out.count("made by a function") == 1
+
+
+def test_a_strategy_that_cannot_be_tried_is_named(lamella: Lamella) -> None:
+    strategy = "trainer.strategy={_target_: pytorch_lightning.strategies.SingleDeviceStrategy, device: cpu}"
+    result = lamella("train", *SMALL, strategy)
+    assert result.status == 0, result.err
+    assert result.out.startswith("not tried before the run starts: trainer.strategy is {'_target_': 'pytorch_lightning")
+
+
+def test_a_recorded_network_keeps_the_keys_that_its_builder_hands_on(own: Lamella) -> None:
+    result = own("train", *SMALL, "network=own", "network._target_=mine.net", "+network={width: 4, classes: 10}")
+    assert result.status == 0, result.err
+    [record] = Path("outputs").rglob("run.json")
+    assert own("eval", str(record.parent)).status == 0
+
+
+def test_a_recorded_loss_may_give_a_tensor_of_one_number(own: Lamella) -> None:
+    job = compose_one([*SMALL, "loss=own", "loss._target_=mine.Each"])
+    assert type(build_experiment(job.config).loss).__name__ == "Each"
+
+
 def test_outputs_that_are_probabilities_are_predicted_as_they_are(own: Lamella) -> None:
     Path("conf/network/ends.yaml").write_text("layers: [Flatten, {Linear: 10}, Sigmoid]\n")
     bce = ("loss=own", "loss._target_=torch.nn.BCELoss", "network=ends")
@@ -251,6 +291,27 @@ def test_a_long_step_ends_the_trial(own: Lamella, monkeypatch: pytest.MonkeyPatc
     result = own("train", *SMALL, "network=own", "network._target_=mine.Slow", *limits)
     assert result.status == 0, result.err
     assert result.out.startswith("a step takes 0 s, so nothing more is tried before the run starts\n")
+
+
+class SlowLoss(nn.CrossEntropyLoss):
+    """A loss that takes long, and keeps the sizes of the training batches."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def forward(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            self.sizes.append(len(output))
+            time.sleep(0.2)
+        return super().forward(output, targets)
+
+
+def test_a_long_step_is_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamella.experiment.rehearsal.LONG", 0.1)
+    job = compose_one(list(SMALL))
+    experiment = build_experiment(job.config, job.references)
+    object.__setattr__(experiment, "loss", SlowLoss())
+    rehearse(experiment, job.config)
+    assert SlowLoss.sizes == [64]
 
 
 @pytest.mark.parametrize(("monitor", "mode"), [("val/accuracy", "min"), ("val/loss", "max"), ("train/accuracy", "min")])

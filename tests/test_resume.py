@@ -492,7 +492,7 @@ def test_parameters_that_a_callback_has_thawed_stay_so(tmp_path: Path) -> None:
     killed = tmp_path / "killed"
     assert kill.lamella(killed, "train", *options, "trainer.max_epochs=3", moment=moment) == -signal.SIGKILL
     printed = resume(killed)
-    assert "note: a callback has frozen or thawed " in printed
+    assert "note: a callback had frozen or thawed " in printed
     assert kill.differences(run_in(reference), run_in(killed)) == []
 
 

@@ -149,4 +149,4 @@ def _possible_causes(path: Path, before: RunRecord, new_path: Path, now: RunReco
     if patches[0] != patches[1]:
         yield "git.patch: other uncommitted changes"
     if before.get("inexact"):
-        yield f"the run itself went on with {', '.join(before['inexact'])}"
+        yield f"its record says that its bits may differ: {', '.join(before['inexact'])}"

@@ -34,7 +34,7 @@ def train(job: ComposedConfig) -> int:
         print(f"the job was requeued: going on with {path}")
         return resume_run(path)
     experiment = prepare_experiment(job.config, job.references)
-    experiment.data.setup("fit")  # which names every file that cannot be read, and not those of two batches
+    experiment.data.check_headers()  # names every unreadable file before the trial meets the first
     rehearse(experiment, job.config)
     make = partial(claim_directory, OUTPUTS / experiment.name, slug(job.overrides))
     return train_run(

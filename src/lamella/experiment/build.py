@@ -3,6 +3,7 @@
 import copy
 import typing
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -70,7 +71,7 @@ def build_experiment(
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data()
     plan, freeze, loss = builder.network(data.shape), builder.freeze(), builder.loss()
     metric = metric_for(loss, data.train.targets)
-    _check_output(plan, loss, data)
+    _check_output(plan, loss, data, recorded=references is None)
     optimizer, schedule = builder.optimizer()
     monitor = builder.monitor(metric, bool(len(data.val)))
     trainer = builder.trainer(device)
@@ -202,7 +203,8 @@ class _Builder:
     def monitor(self, metric: str, validates: bool) -> str:
         """Return the name of the metric that decides which epoch is the best one. validates: as val_size is not 0."""
         monitor: str = self.config["monitor"]
-        known = [f"{stage}/{name}" for stage in ("val", "train")[not validates :] for name in ("loss", metric)]
+        stages = ("val", "train") if validates else ("train",)
+        known = [f"{stage}/{name}" for stage in stages for name in ("loss", metric)]
         if monitor not in known:
             why = "" if validates else "; data.val_size is 0, so that nothing is validated"
             raise RequestError(f"monitor is {monitor!r}; this loss and data give {', '.join(known)}{why}", "monitor")
@@ -238,9 +240,12 @@ class _Builder:
         expected = signatures.parameters(target)
         variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
         # A builder of torchvision hands what it does not know to the class of its network.
-        built = typing.get_type_hints(target).get("return") if variadic and not isinstance(target, type) else None
-        if isinstance(built, type):
-            expected, variadic = expected | signatures.parameters(built), False
+        if variadic and not isinstance(target, type):
+            with suppress(NameError):  # an annotation may name what is imported for type checkers only
+                if isinstance(built := typing.get_type_hints(target).get("return"), type):
+                    inner = signatures.parameters(built)
+                    expected = expected | inner
+                    variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in inner.values())
         for name in list(node):
             if name not in expected and not variadic and not str(name).startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]
@@ -252,8 +257,11 @@ class _Builder:
         return is_read(key, self.references)
 
 
-def _check_output(plan: Plan, loss: nn.Module, data: Data) -> None:
-    """Raise RequestError where the loss does not fit the network's output and the targets, by a run on zeros."""
+def _check_output(plan: Plan, loss: nn.Module, data: Data, recorded: bool) -> None:
+    """Raise RequestError where the loss does not fit the network's output and the targets, by a run on zeros.
+
+    recorded: a recorded run may have been trained with a loss that gives a tensor of one number.
+    """
     sample, last = data.train.targets[:1], plan.trace[-1]
     if sample.dtype == torch.int64 and plan.output != (data.num_classes,):
         raise RequestError(
@@ -273,7 +281,7 @@ def _check_output(plan: Plan, loss: nn.Module, data: Data) -> None:
         value = copy.deepcopy(loss)(output, target)
     except Exception as error:
         raise RequestError(f"loss: {first_line(error)}{own_frames(error)}", "loss") from error
-    if not isinstance(value, torch.Tensor) or value.dim():
+    if not recorded and (not isinstance(value, torch.Tensor) or value.dim()):
         given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
         raise RequestError(
             f"loss: {type(loss).__name__} gives {given}; a step takes one number, the mean of its batch", "loss"

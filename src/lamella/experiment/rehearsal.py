@@ -1,6 +1,7 @@
 """Try a run before its directory is made, so that what cannot be trained is refused at once."""
 
 import copy
+import gc
 import json
 import re
 import time
@@ -44,12 +45,15 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     largest and the smallest, the validation and the test. That happens with a copy of the network, the optimizer and
     the scheduler, and random generators are put back into their state.
     """
-    options = config["trainer"]
+    validates = len(experiment.data.val) > 0
+    options = config["trainer"] if validates else {**config["trainer"], "limit_val_batches": 0}
     check_options(options)
     check_loss(experiment.loss, experiment.data.train.targets)
     callbacks = _checked_callbacks(options, experiment.metric)
-    if not str(options.get("strategy", "auto")).startswith(("auto", "ddp")):
-        return  # the network may not fit on one device
+    strategy = str(options.get("strategy", "auto"))
+    if not strategy.startswith(("auto", "ddp")):  # a network that such a strategy splits may not fit on one device
+        print(f"not tried before the run starts: trainer.strategy is {strategy}, and only auto and ddp can be tried")
+        return
     processes = process_count(options, experiment.device.accelerator)
     check_processes(options, processes, experiment.device.accelerator)
     world = processes * options.get("num_nodes", 1)
@@ -63,12 +67,17 @@ def rehearse(experiment: Experiment, config: Config) -> None:
             _Trial(experiment, options, callbacks, 1 if options.get("sync_batchnorm") else world).run()
     finally:
         torch.set_num_threads(threads)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+        if device.type != "cpu":  # on the CPU this would take longer than the memory is worth
+            gc.collect()  # the Trainer and its callback refer to each other
+            torch.cuda.empty_cache()
 
 
 def rehearsal_key(config: Config) -> str:
-    """Return a text that is equal for configs that differ in seeds and in numbers that cannot make a step fail."""
+    """Return a text that is equal for configs of which only one has to be tried.
+
+    It leaves out `name`, `seed`, `monitor`, `visuals` and `data.seed`, and each float in the groups `network`, `loss`,
+    `optimizer` and `scheduler`.
+    """
     groups = {name: _without_floats(config[name]) for name in ("network", "loss", "optimizer", "scheduler")}
     data = {**config["data"], "seed": None}
     return json.dumps([groups, data, config["device"], config["trainer"]], default=str)
@@ -83,7 +92,8 @@ def _checked_callbacks(options: Config, metric: str) -> dict[str, pl.Callback]:
         f"trainer.callbacks.{number}": node for number, node in enumerate(options.get("callbacks") or [])
     }
     targets = [resolve_target(node["_target_"], f"{key}._target_", pl.Callback) for key, node in nodes.items()]
-    kinds = [target if isinstance(target, type) else pl.Callback for target in targets]
+    # A function of the project's own may return any callback. It is not called, and its kind is that of functions.
+    kinds = [target if isinstance(target, type) else type(target) for target in targets]
     check_suitable(kinds)
     callbacks = {
         key: instantiate(node, key)
@@ -105,8 +115,8 @@ def _without_floats(node: object) -> object:
 class _Ends:
     """A loader of the first and the last batch of `batches`, which has their length.
 
-    The last one is left out if it is as large as the first, or if `reached` returns less than its number. last_only:
-    leave out the first one if there is a last one.
+    The last one is left out if it is as large as the first, or if `reached` returns less than its number, before or
+    after the first. last_only: leave out the first one if there is a last one.
     """
 
     def __init__(self, batches: Batches, reached: Callable[[], float], last_only: bool = False) -> None:
@@ -119,6 +129,8 @@ class _Ends:
         numbers = [0, len(self) - 1] if self.reached() >= len(self) > 1 else [0] * min(1, len(self))
         sizes = set[int]()
         for number in numbers[-1:] if self.last_only else numbers:
+            if number and self.reached() <= number:  # it may be less after the first batch
+                return
             batch = self._batch(number)
             if len(batch[1]) not in sizes:
                 sizes.add(len(batch[1]))
@@ -150,7 +162,7 @@ class _Trial(pl.Callback):
             [EpochLogger(lambda metrics: None)],  # some callbacks refuse to work without a logger
             configured=False,
             **{name: None for name in ("min_epochs", "min_steps", "max_time", "profiler") if name in options},
-            **({} if len(data.val) else {"limit_val_batches": 0}),
+            limit_val_batches=options.get("limit_val_batches"),
             strategy="auto",
             devices=devices[:1] if isinstance(devices, list) else 1,
             num_nodes=1,
@@ -172,7 +184,7 @@ class _Trial(pl.Callback):
             # Batches for evaluation are large, and it would take long to decode their images for the trial alone.
             files = not isinstance(data.train.inputs, Tensor)
             val = _Ends(data.val_dataloader(), lambda: sum(trainer.num_val_batches), files)
-            test = _Ends(data.test_dataloader(), lambda: sum(map(int, trainer.num_test_batches)), files)
+            test = _Ends(data.test_dataloader(), lambda: sum(trainer.num_test_batches), files)
             trainer.fit(task, train_dataloaders=train, val_dataloaders=val)
             if self.seconds > LONG:
                 print(f"a step takes {self.seconds:.0f} s, so nothing more is tried before the run starts")
@@ -183,7 +195,8 @@ class _Trial(pl.Callback):
             if self.experiment.test:
                 trainer.test(task, dataloaders=test, verbose=False)
         except (NonFiniteLoss, UnreadableImages):
-            return  # the run itself will end with this error, and keep what it has trained, or name all such images
+            # The run itself ends with this error and keeps what it has trained, or names all unreadable files.
+            return
         except RequestError:
             raise
         except Exception as error:

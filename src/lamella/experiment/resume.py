@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lamella.data import Data
     from lamella.experiment.experiment import Experiment
 
+# What `rehearsal_key` returns for the runs that this process has tried. The runs of a fused group have one trial.
+TRIED: set[str] = set()
 REFUSAL = "cannot change when a run is resumed, because the run keeps its recorded config"
 
 
@@ -82,7 +84,7 @@ def _start_member(
             f"{overrides[0]}: {path} has not started yet, and its sweep has planned it; leave this override out"
         )
     from lamella.experiment.build import prepare_experiment
-    from lamella.experiment.rehearsal import rehearse
+    from lamella.experiment.rehearsal import rehearsal_key, rehearse
     from lamella.experiment.session import create_run
 
     def make_directory() -> Path:
@@ -92,8 +94,10 @@ def _start_member(
         return path
 
     experiment = prepare_experiment(member.config, data=data)
-    if experiment.device.accelerator != "cpu":  # on the CPU, the sweep has tried it before it started
+    # On the CPU, the sweep has tried it before it started.
+    if experiment.device.accelerator != "cpu" and (key := rehearsal_key(member.config)) not in TRIED:
         rehearse(experiment, member.config)
+        TRIED.add(key)
     writer = create_run(
         experiment, make_directory, member.config, member.overrides, reads=member.reads, choices=member.choices
     )

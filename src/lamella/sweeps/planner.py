@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -54,8 +54,7 @@ class Planner:
     def __init__(self, loader: ConfigLoader, config: DictConfig, own_process: bool = True) -> None:
         self.composer, self.own_process = SweepComposer(loader, config), own_process
         self.data: dict[str, Data] = {}  # the data that was built, by its config
-        self.rehearsed: dict[str, RequestError | None] = {}  # the outcome of each kind of job
-        self.sources: set[str] = set()  # the configs of the sources whose files were checked
+        self.outcomes: dict[str, RequestError | None] = {}  # of the checks that are made once for several jobs
 
     def plan(self, name: str, overrides: Sequence[str]) -> PlannedJob:
         """Compose the job with these overrides, and build it on the meta device, where weights take no memory.
@@ -65,40 +64,29 @@ class Planner:
         job = self.composer.job(overrides)
         data = json.dumps({key: value for key, value in job.config["data"].items() if key != "seed"}, default=str)
         experiment = build_experiment(job.config, job.references, self.data.get(data))
-        if data not in self.data:
-            self._look_at(experiment.data, json.dumps(job.config["data"].get("source"), default=str))
-            self.data[data] = experiment.data
+        self.data.setdefault(data, experiment.data)
+        source = json.dumps(job.config["data"].get("source"), default=str)
+        self._once(source, partial(_look_at, experiment.data))
         network = experiment.plan.outline()
         freeze_parameters(network, experiment.freeze)
         processes = self._checked_processes(job.config["trainer"], experiment.device.accelerator)
-        if experiment.device.accelerator == "cpu":  # an accelerator is left to the jobs, which try themselves
-            self._rehearse(experiment, job.config)
+        if experiment.device.accelerator == "cpu":  # on a GPU, each job is tried when it starts
+            self._once(rehearsal_key(job.config), partial(rehearse, experiment, job.config))
         member = Member(name, list(overrides), job.config, job.reads, job.choices)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         return PlannedJob(member, experiment, parameters, processes)
 
-    def _rehearse(self, experiment: Experiment, config: Config) -> None:
-        """Try a job, unless one that differs in seeds and numbers has been tried. Raises RequestError."""
-        key = rehearsal_key(config)
-        if key not in self.rehearsed:
+    def _once(self, key: str, check: Callable[[], None]) -> None:
+        """Make a check, unless one with this key has been made. Raises RequestError again where that one did."""
+        if key not in self.outcomes:
             try:
-                rehearse(experiment, config)
-                self.rehearsed[key] = None
+                check()
+                self.outcomes[key] = None
             except RequestError as error:
-                self.rehearsed[key] = error
-        if refusal := self.rehearsed[key]:
-            raise refusal
-
-    def _look_at(self, data: Data, source: str) -> None:
-        """Check the image files of a source once, and print what a user should know of the data.
-
-        source: its config. Raises UnreadableImages.
-        """
-        if source not in self.sources:
-            data.check_headers()
-            self.sources.add(source)
-            for note in [*([data.left_out] if data.left_out else []), *data.notes()]:
-                print(f"note: {note}", file=sys.stderr)
+                error.__cause__ = error.__context__ = None  # their frames would keep the whole experiment in memory
+                self.outcomes[key] = error
+        if refusal := self.outcomes[key]:
+            raise refusal.with_traceback(None)
 
     def plan_all(self, jobs: Mapping[str, Sequence[str]]) -> tuple[list[PlannedJob], int, int]:
         """Plan the jobs, and print the error of each one that cannot be run.
@@ -140,3 +128,10 @@ class Planner:
                 "trainer.strategy",
             )
         return processes
+
+
+def _look_at(data: Data) -> None:
+    """Check the headers of image files, and print what a user should know of the data. Raises UnreadableImages."""
+    data.check_headers()
+    for note in [*([data.left_out] if data.left_out else []), *data.notes()]:
+        print(f"note: {note}", file=sys.stderr)

@@ -171,7 +171,7 @@ class Checkpoints(pl.Callback):
             self._leave(trainer, signal)
 
     def _freeze_again(self, pl_module: pl.LightningModule) -> None:
-        """Let the parameters need gradients as at the checkpoint from which the run was resumed, if it was.
+        """Set requires_grad of each parameter as it was at the checkpoint from which the run goes on.
 
         A callback may have changed that since the start of the run, and has no turn for the epochs that are over.
         """
@@ -185,8 +185,8 @@ class Checkpoints(pl.Callback):
             parameter.requires_grad_(not parameter.requires_grad)
         if changed and rank() == 0:
             print(
-                f"note: a callback has frozen or thawed {len(changed)} parameters, which is kept; what else it keeps "
-                "is exact only as far as it is in its state_dict"
+                f"note: a callback had frozen or thawed {len(changed)} parameters, and they are so again; what else "
+                "the callback remembers is restored only if its state_dict holds it"
             )
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

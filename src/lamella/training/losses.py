@@ -26,7 +26,9 @@ def check_loss(loss: nn.Module, targets: Tensor) -> None:
     name = type(loss).__name__
     if isinstance(loss, SIGNED) and (targets.dtype == torch.int64 or not bool((targets.abs() == 1).all())):
         instead = "for classes take loss=cross_entropy or loss=bce_with_logits"
-        raise RequestError(f"loss: {name} takes targets of 1 and -1, and these are others; {instead}", "loss")
+        raise RequestError(
+            f"loss: {name} takes targets of 1 and -1, but the targets have other values; {instead}", "loss"
+        )
     if next(loss.parameters(), None) is not None:
         raise RequestError(
             f"loss: {name} has parameters, and the optimizer trains those of the network alone; put them there", "loss"
