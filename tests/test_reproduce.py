@@ -113,7 +113,7 @@ def test_data_that_has_moved(lamella: Lamella, mnist_root: Path) -> None:
     assert lamella("reproduce", str(run)).status == 2
     assert "reproduced: the weights" in lamella("reproduce", str(run), "data.root=there").out
     refused = lamella("reproduce", str(run), "seed=1")
-    assert (refused.status, "seed is to be as it was in the run" in refused.err) == (2, True)
+    assert (refused.status, "seed has to be as it was in the run" in refused.err) == (2, True)
 
 
 @pytest.mark.slow(15)

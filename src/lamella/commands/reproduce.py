@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     path: Path = options.run
     record, config = read_run(path)
     keys = [key for key, _ in walk(config) if key in MOVED]
-    config = apply_overrides(config, record, options.overrides, keys, "is to be as it was in the run")
+    config = apply_overrides(config, record, options.overrides, keys, "has to be as it was in the run")
     if rank() > 0:
         from lamella.experiment.session import join_run
 

@@ -34,7 +34,7 @@ def apply_overrides(
     for override in given:
         if override.key_or_group not in keys:
             key = override.key_or_group
-            raise RequestError(f"{key} {why};\n  {nearest(key, keys)}", key)
+            raise RequestError(f"{key} {why}" + (f";\n  {nearest(key, keys)}" if keys else ""), key)
         if override.is_add():
             override.type = OverrideType.FORCE_ADD  # the plus was needed when the run was composed
     register_resolvers()
