@@ -88,6 +88,7 @@ def test_a_callback_that_looks_at_each_batch_sees_each(lamella: Lamella, hook: s
         assert "seen 11 of 11" in result.out or "seen 22 of 11" in result.out
 
 
+@pytest.mark.slow
 def test_with_a_size_callbacks_are_called_between_chunks(lamella: Lamella) -> None:
     Path("seen.py").write_text(
         "import pytorch_lightning as pl\n"

@@ -35,6 +35,7 @@ def weights(run: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("option", CHOICES)
+@pytest.mark.slow
 def test_every_option_composes(lamella: Lamella, option: str) -> None:
     group, _, name = option.partition("/")
     result = lamella("train", f"{group}={name}", "--cfg", "job")
@@ -58,6 +59,7 @@ PARAMETERS = {"mlp": 118_794, "linear": 7_850, "neural_network": 669_706, "cnn":
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.slow
 def test_every_network_trains(lamella: Lamella, name: str) -> None:
     run = finished(lamella("train", f"network={name}", *BATCH))
     assert (run["parameters"], run["steps"]) == (PARAMETERS[name], 2)

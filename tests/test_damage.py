@@ -25,6 +25,7 @@ def refused(lamella: Lamella, run: Path, *arguments: str) -> str:
     return result.err
 
 
+@pytest.mark.slow
 def test_lost_metrics_are_noticed(lamella: Lamella, run: Path) -> None:
     file = run / "metrics.jsonl"
     text = file.read_text()
@@ -59,6 +60,7 @@ def test_a_checkpoint_of_another_run_is_refused(lamella: Lamella, run: Path) -> 
     assert lamella("eval", str(run), "--checkpoint", str(other / "checkpoints/best.ckpt")).status == 0
 
 
+@pytest.mark.slow
 def test_a_config_that_was_edited_after_the_checkpoint_is_refused(lamella: Lamella, run: Path) -> None:
     """What makes no difference to the result may be edited."""
     file = run / "config.yaml"

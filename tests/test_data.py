@@ -232,12 +232,12 @@ def test_a_root_may_begin_at_home(image_root: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_incomplete_image_folder_is_reported(tmp_path: Path, image_root: Path) -> None:
     root = tmp_path / "empty"
-    with rejected("data.root", f"data.root is '{root}': {root / 'train'} is not there"):
+    with rejected("data.root", f"data.root is '{root}': there is no folder {root}"):
         image_folder(str(root), GREY, ["a"])
-    for place, state in ((root / "train", "is not there"), (root / "train", "holds no folders")):
-        with rejected("data.root", f"data.root is '{root}': {place} {state}"):
+    for state in (f"there is no folder {root}", f"{root} has no folders", f"{root / 'train'} holds no folders"):
+        with rejected("data.root", f"data.root is '{root}': {state}"):
             class_folders(str(root))
-        (root / "train").mkdir(parents=True, exist_ok=True)
+        (root if "no folder " in state else root / "train").mkdir(exist_ok=True)
     (root / "train" / "notes.txt").write_text("no class")
     for name in "lkjihgfedcba":
         (root / "train" / name).mkdir()
@@ -358,7 +358,7 @@ def test_a_corrupt_image_leaves_no_cache(image_root: Path, monkeypatch: pytest.M
     assert kept() == []
     broken.unlink()
     broken.symlink_to("gone")
-    with rejected("data.root", f"{broken} is no readable image (No such file or directory); mend or remove it"):
+    with rejected("data.root", f"{broken} is no readable image (No such file or directory); repair or remove it"):
         cached(image_root)
     broken.unlink()
     broken.write_bytes(content)

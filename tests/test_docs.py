@@ -193,6 +193,7 @@ def test_the_readme_lists_every_option() -> None:
     assert [path.stem for path in options if f"`{path.stem}`" not in text] == []
 
 
+@pytest.mark.slow
 def test_what_the_readme_shows_is_what_is_printed(lamella: Lamella) -> None:
     shown = next(block for language, block, _ in blocks(ROOT / "README.md") if block.startswith("epoch"))
     printed = lamella("train").out

@@ -62,6 +62,7 @@ def test_labels_of_pixels(lamella: Lamella) -> None:
     assert scores["support"] > 0
 
 
+@pytest.mark.slow
 def test_another_checkpoint(lamella: Lamella, run: Path) -> None:
     # With one thread, as the run that is evaluated: the bits of a sum depend on the number of threads.
     assert lamella("train", "device.threads=1", "trainer.max_epochs=1", "seed=5").status == 0
@@ -179,6 +180,7 @@ def test_what_cannot_be_changed(lamella: Lamella, run: Path, override: str) -> N
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_other_samples_are_said(lamella: Lamella, image_root: Path) -> None:
     shutil.copytree(image_root / "train", image_root / "test")
     own = ("data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0]", "data.std=[1]")

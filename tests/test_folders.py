@@ -54,6 +54,7 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
+@pytest.mark.slow
 def test_what_is_read_and_what_is_left_out_is_said(train: Train, pictures: Path) -> None:
     hidden = pictures / "train/cat/.thumbnails"
     hidden.mkdir()
@@ -73,7 +74,7 @@ def test_what_is_read_and_what_is_left_out_is_said(train: Train, pictures: Path)
     result = train()
     assert result.status == 0, result.err
     assert result.out.splitlines()[1] == (
-        "1,328 images in 2 classes (train), 148 cut off for validation, 164 cut off for test; "
+        "1,328 images in 2 classes (train), 148 set aside for validation, 164 set aside for test; "
         "left out: 13 hidden files, 1 .heic, 1 outside of the class folders, 1 special file"
     )
     assert "note: only train/, val/ and test/ are read, and not pictures/Val/\n" in result.err
@@ -124,7 +125,7 @@ def test_training_without_validation(train: Train) -> None:
     )
     result = train("data.val_size=0", "monitor=train/loss", "scheduler=cosine")
     assert result.status == 0, result.err
-    assert "36 images in 2 classes (train), none for validation, 4 cut off for test" in result.out
+    assert "36 images in 2 classes (train), none for validation, 4 set aside for test" in result.out
     assert "val" not in result.out.split("best epoch")[1].split("\n")[0]
     result = train("data.val_size=0", "monitor=train/loss", "scheduler=plateau")
     assert result.status == 2
@@ -140,15 +141,14 @@ def test_every_unreadable_file_is_named_or_skipped(train: Train, pictures: Path)
     for options in ([], ["data.in_memory=false"], ["-m", "seed=0,1"]):
         result = train(*options)
         assert result.status == 2
-        assert "error: data: 3 files are no readable images; mend or remove them, or set" in result.err
+        assert "error: data: 3 files are no readable images; repair or remove them, or set" in result.err
         assert all(f"\n  pictures/train/{name} is no readable" in result.err for name in ("cat/00.png", "dog/03.png"))
         assert not Path("outputs/default").exists() or not any(Path("outputs/default").iterdir())
     for options in (["data.cache=memmap"], ["data.in_memory=false"]):
         result = train("data.skip_unreadable=true", *options)
         assert result.status == 0, result.err
-        assert "30 images in 2 classes (train), 3 cut off for validation, 4 cut off for test; left out: 3 unread" in (
-            result.out
-        )
+        counts = "30 images in 2 classes (train), 3 set aside for validation, 4 set aside for test; left out: 3 unread"
+        assert counts in result.out
 
 
 def test_a_file_that_is_damaged_inside_is_named_in_the_epoch(train: Train, pictures: Path) -> None:
@@ -177,6 +177,7 @@ def test_a_command_decodes_what_it_needs(train: Train, lamella: Lamella, monkeyp
     assert len(paths) == 8
 
 
+@pytest.mark.slow
 def test_testing_on_training_samples_is_said(train: Train, lamella: Lamella) -> None:
     assert train("data.test_size=4").status == 0
     [run] = Path("outputs/default").iterdir()

@@ -106,6 +106,7 @@ def test_several_values_are_for_a_sweep(text: str) -> None:
     assert parse_overrides([text], several=True)[0].is_sweep_override()
 
 
+@pytest.mark.slow
 def test_brackets_without_end_are_refused() -> None:
     with pytest.raises(RequestError, match="nested too deep"):
         parse_overrides(["key=" + "[" * 3000 + "]" * 3000])

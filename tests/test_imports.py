@@ -91,6 +91,7 @@ def test_no_file_holds_a_second_concept() -> None:
     assert lines[len(lines) // 2] <= 120
 
 
+@pytest.mark.slow
 def test_no_two_public_classes_or_functions_have_one_name() -> None:
     counts = Counter(
         node.name
@@ -139,6 +140,7 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
         ["runs", "--srot", "x"],
     ],
 )
+@pytest.mark.slow
 def test_no_torch_where_none_is_needed(arguments: list[str], tmp_path: Path) -> None:
     program = (
         "import sys\nfrom lamella.__main__ import main\n"

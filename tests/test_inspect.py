@@ -111,6 +111,7 @@ def test_multiply_adds_are_those_of_the_formula(layer: Any, shape: tuple[int, ..
     assert sum(row.multiply_adds for row in plan([layer], shape).trace) == multiply_adds
 
 
+@pytest.mark.slow
 def test_a_batch_gives_what_plain_pytorch_gives(lamella: Lamella) -> None:
     found = inspected(lamella, "network=neural_network")["batch"]
     network, inputs, targets = by_hand(lamella, "network=neural_network")

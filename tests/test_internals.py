@@ -103,6 +103,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_without_lightnings_counters_a_chunk_is_one_batch(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     out, metrics, weights = run(lamella)
     assert "without" not in out

@@ -299,6 +299,7 @@ def flat(entries: list[Any]) -> list[Any]:
 
 @settings(max_examples=50, deadline=None)
 @given(entries=STACKS, size=WIDTHS, seed=st.integers(0, 1000))
+@pytest.mark.slow
 def test_any_stack_is_what_it_would_be_by_hand(entries: list[Any], size: int, seed: int) -> None:
     torch.manual_seed(seed)
     planned = plan(entries, (size,))

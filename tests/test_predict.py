@@ -165,6 +165,7 @@ def test_one_image_in_every_form(run: Path, digit_images: tuple[Tensor, Tensor])
             package.load(run, device="cuda")
 
 
+@pytest.mark.slow
 def test_what_a_network_of_numbers_gives(lamella: Lamella) -> None:
     assert lamella("train", "data=tensors", "network=affine", "loss=mse", "monitor=val/loss").status == 0
     [run] = Path("outputs/default").iterdir()

@@ -132,7 +132,8 @@ CASES = {
     ("+trainer.accelerator=cpu",): ["write device.accelerator"],
     ("+trainer.log_every_n_steps=1",): ["trainer.log_every_n_steps: Lamella sets this argument"],
     (callback("EarlyStopping", monitor="val_loss"),): [
-        "trainer.callbacks.0.monitor is 'val_loss', which is not logged when EarlyStopping looks for it; it takes "
+        "trainer.callbacks.0.monitor is 'val_loss', which is not logged when EarlyStopping looks for it; ",
+        "did you mean val/loss?",
     ],
     (callback("EarlyStopping", monitor="val/loss"), "+trainer.limit_val_batches=0"): [
         "trainer.callbacks.0.monitor is 'val/loss'"
@@ -169,6 +170,7 @@ def own(lamella: Lamella) -> Lamella:
 
 
 @pytest.mark.parametrize("given", CASES, ids=" ".join)
+@pytest.mark.slow
 def test_what_a_run_would_fail_at_leaves_nothing(own: Lamella, given: tuple[str, ...]) -> None:
     result = own("train", *SMALL, *given)
     assert result.status == 2, result.out
@@ -180,6 +182,7 @@ def test_what_a_run_would_fail_at_leaves_nothing(own: Lamella, given: tuple[str,
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_is_refused_as_a_whole(lamella: Lamella) -> None:
     result = lamella("train", "-m", *SMALL, "network=mlp", "data.batch_size=64,1293", "seed=0,1")
     assert result.status == 2
@@ -285,6 +288,7 @@ def test_nothing_of_the_trial_is_left() -> None:
     assert experiment.data.chunk is chunk
 
 
+@pytest.mark.slow
 def test_a_long_step_ends_the_trial(own: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lamella.experiment.rehearsal.LONG", 0.1)
     limits = ("+trainer.limit_train_batches=1", "+trainer.limit_val_batches=1", "+trainer.limit_test_batches=1")

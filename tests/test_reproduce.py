@@ -19,6 +19,7 @@ def change(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1))
 
 
+@pytest.mark.slow
 def test_the_same_bits(lamella: Lamella, run: Path) -> None:
     before = contents(run)
     result = lamella("reproduce", str(run))

@@ -190,6 +190,7 @@ def test_a_finished_run_says_so_and_can_be_made_longer(finished: Path, copied: P
         ("trainer.max_epochs=5 device.accelerator=gpu", "device.accelerator is 'gpu'"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_change(lamella: Lamella, copied: Path, override: str, message: str) -> None:
     run = run_in(copied)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -282,6 +283,7 @@ def test_a_run_in_the_middle_of_an_epoch_is_not_cut_short(lamella: Lamella) -> N
     assert f"trainer.max_epochs is {epochs}, but the run is in the middle of epoch {epochs + 1}\n" in result.err
 
 
+@pytest.mark.slow
 def test_the_record_counts_and_not_the_config_files(lamella: Lamella) -> None:
     Path("conf/network").mkdir(parents=True)
     Path("conf/network/mine.yaml").write_text("layers: [Flatten, Linear: 7, Linear: 10]\n")

@@ -139,6 +139,7 @@ def test_from_python(three: Path) -> None:
         best["network.depht"]
 
 
+@pytest.mark.slow
 def test_a_process_that_died_shows_as_interrupted(lamella: Lamella) -> None:
     training = Program(Path(), "train", "trainer.max_epochs=100000")
     wait_until(lambda: training.out.startswith("Using cpu device\n"), 60, training)

@@ -147,6 +147,7 @@ def test_what_is_edited_later_changes_nothing_that_is_planned(lamella: Lamella) 
     assert len(members()) == 3
 
 
+@pytest.mark.slow
 def test_duplicates_are_dropped(lamella: Lamella) -> None:
     result = lamella("train", "-m", "optimizer.lr=1e-3,0.001,1e-2", *SHORT, "sweep.name=s")
     assert "2 jobs, 1 duplicate dropped" in result.out
@@ -246,6 +247,7 @@ def test_sweep_keys_are_for_sweeps(lamella: Lamella) -> None:
     assert result.err == "error: sweep.name=s: this is for a sweep, which takes -m\n"
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_something_else_is_let_be(lamella: Lamella, run: Path) -> None:
     before = contents(run)
     result = lamella("train", "-m", "seed=0,1", *SHORT, f"sweep.name={run.name}")
@@ -271,6 +273,7 @@ def test_failures_are_listed_and_the_others_go_on(lamella: Lamella) -> None:
     assert "val/accuracy 0" not in again.out.partition("\n\n")[0]
 
 
+@pytest.mark.slow
 def test_max_failures_stops_early(lamella: Lamella) -> None:
     rates = ",".join(f"1e{number}" for number in range(30, 38))
     line = ("train", "-m", f"optimizer.lr={rates}", "trainer.max_epochs=1", "sweep.name=s", "hydra.launcher.slots=1")
@@ -281,6 +284,7 @@ def test_max_failures_stops_early(lamella: Lamella) -> None:
     assert result.out.count(" planned ") == 6
 
 
+@pytest.mark.slow
 def test_a_job_that_is_refused_only_when_it_starts(lamella: Lamella) -> None:
     Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
     Path("mine.py").write_text(
@@ -295,6 +299,7 @@ def test_a_job_that_is_refused_only_when_it_starts(lamella: Lamella) -> None:
     assert members() == []
 
 
+@pytest.mark.slow
 def test_a_job_that_dies(lamella: Lamella) -> None:
     Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
     Path("mine.py").write_text(
@@ -626,6 +631,7 @@ def test_nobody_reads_along(tmp_path: Path) -> None:
     assert [record(tmp_path / SWEEP / name)["status"] for name in members(tmp_path / SWEEP)] == ["finished"] * 4
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_one_process(tmp_path: Path) -> None:
     line = ("train", "-m", "seed=0,1,2", "trainer.max_epochs=400", "sweep.name=s", "hydra/launcher=basic")
     process = Program(tmp_path, *line)

@@ -57,6 +57,7 @@ def test_every_optimizer_takes_a_step_or_is_refused(lamella: Lamella) -> None:
     assert {name: result.err for name, result in results.items() if result.status} == {}
 
 
+@pytest.mark.slow
 def test_an_optimizer_is_made_for_the_parameters_of_the_network(lamella: Lamella) -> None:
     muon = "optimizer._target_=torch.optim.Muon"
     assert lamella("train", muon, "network.layers=[Flatten,{Linear: [10,false]}]", *SHORT).status == 0
@@ -103,6 +104,7 @@ def test_every_scheduler_takes_a_step_or_is_refused(lamella: Lamella) -> None:
     assert refused == {}
 
 
+@pytest.mark.slow
 def test_the_schedulers_of_a_sequence_are_checked_and_followed(lamella: Lamella, tmp_path: Path) -> None:
     (tmp_path / "conf/scheduler").mkdir(parents=True)
     text = """
@@ -121,6 +123,7 @@ def test_the_schedulers_of_a_sequence_are_checked_and_followed(lamella: Lamella,
     assert "scheduler.schedulers.1.gama: ExponentialLR has no such argument" in lamella("train", "scheduler=wrong").err
 
 
+@pytest.mark.slow
 def test_another_target_leaves_the_arguments_of_the_former_out(lamella: Lamella) -> None:
     sgd = "optimizer._target_=torch.optim.SGD"
     assert lamella("train", sgd, "loss._target_=torch.nn.MSELoss", *SHORT).status == 0
@@ -137,6 +140,7 @@ def test_a_key_that_is_null_can_be_deleted(lamella: Lamella) -> None:
     assert "loss.weigt" in lamella("inspect", "~loss.weigt").err
 
 
+@pytest.mark.slow
 def test_an_experiment_chooses_the_sweeper_and_the_launcher(lamella: Lamella, tmp_path: Path) -> None:
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/experiment/search.yaml").write_text(
@@ -161,6 +165,7 @@ def test_outputs_can_be_a_link_to_another_place(lamella: Lamella, tmp_path: Path
     assert len(list(tmp_path.glob("elsewhere/linked/*/run.json"))) == 1
 
 
+@pytest.mark.slow
 def test_a_frozen_network_keeps_the_statistics_of_its_normalisation(lamella: Lamella) -> None:
     assert lamella("train", "network=cnn", "network.freeze=[features.*]", *SHORT).status == 0
     [path] = Path("outputs/default").glob("*/checkpoints/last.ckpt")
@@ -218,6 +223,7 @@ def test_a_whole_network_can_replace_layers(lamella: Lamella) -> None:
     assert "network: ResNet cannot take (1, 28, 28): network.conv1: Conv2d has in_channels=3" in result.err
 
 
+@pytest.mark.slow
 def test_a_network_that_needs_values_is_planned_for_a_sweep(lamella: Lamella) -> None:
     regnet = "network.layers=[{Conv2d: [3, 1]}, {_target_: torchvision.models.regnet_y_400mf, num_classes: 10}]"
     short = *SHORT, "+trainer.limit_test_batches=1", "data.batch_size=8"

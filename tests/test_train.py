@@ -205,6 +205,7 @@ def test_a_sweep_stands_in_one_directory_whatever_its_members_are_called(lamella
     assert len({path.parent for path in run_directories()}) == 1
 
 
+@pytest.mark.slow
 def test_own_conf_comes_first_and_own_code_is_allowed_by_name(lamella: Lamella) -> None:
     Path("conf/network").mkdir(parents=True)
     Path("conf/experiment").mkdir(parents=True)
@@ -233,6 +234,7 @@ def test_own_conf_comes_first_and_own_code_is_allowed_by_name(lamella: Lamella) 
     assert max(record(path)["parameters"] for path in run_directories()) == 7850
 
 
+@pytest.mark.slow
 def test_arguments_by_position_are_those_of_the_signature(lamella: Lamella) -> None:
     Path("conf/network").mkdir(parents=True)
     text = "layers:\n  - Flatten\n  - {_target_: torch.nn.Linear, _args_: [784, %s]}\n"
@@ -430,6 +432,7 @@ def test_runs_started_at_once_do_not_collide(tmp_path: Path) -> None:
     assert names == [start, f"{start}_2", f"{start}_3"]
 
 
+@pytest.mark.slow
 def test_a_run_from_image_files(lamella: Lamella, image_root: Path) -> None:
     result = lamella("train", "data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0.3]",
                      "data.std=[0.3]", "trainer.max_epochs=8", "data.batch_size=16")  # fmt: skip

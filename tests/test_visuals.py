@@ -48,6 +48,7 @@ def hparams(found: EventAccumulator) -> dict[str, Any]:
     return {name: getattr(value, value.WhichOneof("kind")) for name, value in session.hparams.items()}
 
 
+@pytest.mark.slow
 def test_default_draws_once_an_epoch(lamella: Lamella) -> None:
     _, found = trained(lamella)
     tags = found.Tags()
@@ -64,6 +65,7 @@ def test_default_draws_once_an_epoch(lamella: Lamella) -> None:
     assert {f"while_training/{name}" for name in others} <= set(shown)
 
 
+@pytest.mark.slow
 def test_full_adds_histograms_and_curves(lamella: Lamella) -> None:
     _, found = trained(lamella, "visuals=full", "network=neural_network")
     tags = found.Tags()
@@ -99,6 +101,7 @@ def test_a_histogram_holds_the_values(lamella: Lamella) -> None:
     assert value.bucket == expected.tolist()
 
 
+@pytest.mark.slow
 def test_drawing_does_not_change_what_is_trained(lamella: Lamella) -> None:
     """Bit for bit, with a network that is random in evaluation too and keeps a layer out of training mode."""
     Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from operator import gt
 
 from rich.cells import cell_len
 
@@ -42,22 +43,24 @@ def terminal_width() -> float:
 def format_table(rows: Sequence[Sequence[str]], droppable: Sequence[str] = ()) -> str:
     """Return the rows as lines with aligned columns, two spaces apart; control characters become question marks.
 
-    If the table is wider than the terminal, long texts are shortened in their middle, down to LEAST characters. If that
-    is not enough, the columns in `droppable` are left out, the first one first, and a line below the table names them.
+    If the table is wider than the terminal, long texts are shortened in their middle, down to LEAST characters, or more
+    if different texts of a column would look alike. If that is not enough, the columns in `droppable` are left out, the
+    first one first, and a line below the table names them.
 
     rows: the first row has the headings.
     """
     columns = [[printable(cell) for cell in column] for column in zip(*rows, strict=True)]
     room, dropped = terminal_width(), list[str]()
     for head in droppable:
-        least = [min(LEAST, max(map(cell_len, column))) for column in columns]
-        if sum(least) + 2 * len(least) - 2 <= room:
+        if sum(map(_least_width, columns)) + 2 * len(columns) - 2 <= room:
             break
         dropped += [head] * any(column[0] == head for column in columns)
         columns = [column for column in columns if column[0] != head]
     widths = [max(map(cell_len, column)) for column in columns]
-    while sum(widths) + 2 * len(widths) - 2 > room and max(widths) > LEAST:
-        widths[widths.index(max(widths))] -= 1
+    for least in (list(map(_least_width, columns)), [LEAST] * len(columns)):
+        while sum(widths) + 2 * len(widths) - 2 > room and any(map(gt, widths, least)):
+            widest = max(range(len(widths)), key=lambda number: (widths[number] > least[number]) * widths[number])
+            widths[widest] -= 1
     columns = [
         [_padded(shorten_middle(cell, width), width) for cell in column]
         for column, width in zip(columns, widths, strict=True)
@@ -66,6 +69,15 @@ def format_table(rows: Sequence[Sequence[str]], droppable: Sequence[str] = ()) -
     if dropped:
         lines += textwrap.wrap(f"(not shown: {', '.join(dropped)})", int(room))
     return "\n".join(lines)
+
+
+def _least_width(column: Sequence[str]) -> int:
+    """Return the width to which the texts of a column can be shortened so that different texts still look different."""
+    longest = max(map(cell_len, column))
+    for width in range(min(LEAST, longest), longest):
+        if len({shorten_middle(text, width) for text in column}) == len(set(column)):
+            return width
+    return longest
 
 
 def shorten_middle(text: str, width: int) -> str:

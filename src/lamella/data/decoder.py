@@ -36,11 +36,11 @@ class UnreadableImages(RequestError):
     def __init__(self, *problems: str) -> None:
         self.problems = problems
         if len(problems) == 1:
-            message = f"data: {problems[0]}; mend or remove it"
+            message = f"data: {problems[0]}; repair or remove it, or set data.skip_unreadable=true"
         else:
             lines = [*problems[:SHOWN], *([f"and {len(problems) - SHOWN:,} more"] if len(problems) > SHOWN else [])]
             message = (
-                f"data: {len(problems):,} files are no readable images; mend or remove them, or set "
+                f"data: {len(problems):,} files are no readable images; repair or remove them, or set "
                 "data.skip_unreadable=true:" + "".join(f"\n  {line}" for line in lines)
             )
         super().__init__(message, "data.root")

@@ -142,11 +142,13 @@ def _train_folder(root: str) -> Path:
     folder = Path(root).expanduser()
     if (folder / "train").is_dir():
         return folder / "train"
-    names = folder_names(folder) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise RequestError(f"data.root is {root!r}: there is no folder {folder.absolute()}", "data.root")
+    names = folder_names(folder)
     if not names:
         raise RequestError(
-            f"data.root is {root!r}: {folder.absolute() / 'train'} is not there; put the images of each class into "
-            "train/<class>/",
+            f"data.root is {root!r}: {folder.absolute()} has no folders; put the images of each class into a folder "
+            "<class>/ or train/<class>/ there",
             "data.root",
         )
     similar = [name for name in names if name.lower() in SIMILAR]

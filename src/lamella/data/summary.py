@@ -13,7 +13,7 @@ WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def count_text(splits: Mapping[str, Samples], cut: Sequence[str], noun: str, classes: int, left_out: str) -> str:
-    """Return how many samples there are: "1,294 images in 10 classes (train), 144 cut off for validation, 359 (test)".
+    """Return how many samples there are: "1,294 images in 10 classes (train), 144 set aside for test".
 
     splits: the samples by the name of the split, train first. cut: the splits that are cut off from the training
     samples. noun: what the samples are. classes: how many classes there are, 0 for other targets. left_out: what ends
@@ -26,7 +26,7 @@ def count_text(splits: Mapping[str, Samples], cut: Sequence[str], noun: str, cla
         if not size:
             parts.append(f"none for {WORDS[name]}")
         else:
-            parts.append(f"{size:,} cut off for {WORDS[name]}" if name in cut else f"{size:,} ({name})")
+            parts.append(f"{size:,} set aside for {WORDS[name]}" if name in cut else f"{size:,} ({name})")
     return ", ".join(parts) + (f"; {left_out}" if left_out else "")
 
 

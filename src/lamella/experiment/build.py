@@ -206,7 +206,7 @@ class _Builder:
         stages = ("val", "train") if validates else ("train",)
         known = [f"{stage}/{name}" for stage in stages for name in ("loss", metric)]
         if monitor not in known:
-            why = "" if validates else "; data.val_size is 0, so that nothing is validated"
+            why = "" if validates else ";\n  data.val_size is 0, so nothing is validated; write monitor=train/loss"
             raise RequestError(f"monitor is {monitor!r}; this loss and data give {', '.join(known)}{why}", "monitor")
         return monitor
 

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import (
 
 from lamella.config.values import Config
 from lamella.console import print
-from lamella.errors import RequestError
+from lamella.errors import RequestError, nearest
 from lamella.runs.ranking import larger_is_better
 
 # The arguments of the Trainer that Lamella sets itself, with what to write instead or why there is nothing to set.
@@ -107,9 +107,10 @@ def check_monitors(kinds: Sequence[type], callbacks: Mapping[str, Callback], opt
         name, monitor, logged = type(callback).__name__, callback.monitor, _logged(callback, key, options, metric)
         known = monitor in logged or (rates and monitor.startswith("lr-"))
         if complete and not known and getattr(callback, "strict", True):
+            hint = nearest(monitor, logged)
+            hint = hint if "did you mean" in hint else f"it takes {', '.join(logged)}"
             raise RequestError(
-                f"{key}.monitor is {monitor!r}, which is not logged when {name} looks for it; "
-                f"it takes {', '.join(logged)}",
+                f"{key}.monitor is {monitor!r}, which is not logged when {name} looks for it; {hint}",
                 f"{key}.monitor",
             )
         mode = "max" if larger_is_better(monitor) else "min"
