@@ -120,9 +120,8 @@ def test_classes_may_be_in_the_root(train: Train, pictures: Path) -> None:
 def test_training_without_validation(train: Train) -> None:
     result = train("data.val_size=0")
     assert result.status == 2
-    assert "monitor is 'val/accuracy'; this loss and data give train/loss, train/accuracy; data.val_size is 0" in (
-        result.err
-    )
+    assert "monitor is 'val/accuracy'; this loss and data give train/loss, train/accuracy;\n" in result.err
+    assert "data.val_size is 0, so nothing is validated; write monitor=train/loss" in result.err
     result = train("data.val_size=0", "monitor=train/loss", "scheduler=cosine")
     assert result.status == 0, result.err
     assert "36 images in 2 classes (train), none for validation, 4 set aside for test" in result.out
@@ -165,7 +164,8 @@ def test_a_command_decodes_what_it_needs(train: Train, lamella: Lamella, monkeyp
     paths = decodes(monkeypatch)
     assert train("data.test_size=4").status == 0
     [run] = Path("outputs/default").iterdir()
-    assert len(paths) == len(set(paths)) == 40
+    assert len(set(paths)) == 40
+    assert len(paths) <= 3 * 40  # the trial before the run has decoded its batches too
     needed = {"eval": 4, "inspect": 36 - 4, "export": 2 * 4}
     for command, count in needed.items():
         paths.clear()
