@@ -248,6 +248,14 @@ def test_tables_fit_the_terminal(
         assert ("(not shown: " in result.out) == (width < 200)
 
 
+def test_rows_of_a_narrow_table_are_told_apart(lamella: Lamella, three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in sorted(three.iterdir()):
+        path.rename(three / f"{path.name},network=linear,trainer.max_epochs=2")  # the same end
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = lamella("runs").out.splitlines()[1:4]
+    assert len({row.split()[-1] for row in rows}) == 3
+
+
 def test_a_reproduction_is_marked(lamella: Lamella, three: Path) -> None:
     path = three / "optimizer.lr=1e-3"
     fields = json.loads((path / "run.json").read_text())

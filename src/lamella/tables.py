@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import textwrap
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from operator import gt
 
@@ -50,34 +51,47 @@ def format_table(rows: Sequence[Sequence[str]], droppable: Sequence[str] = ()) -
     rows: the first row has the headings.
     """
     columns = [[printable(cell) for cell in column] for column in zip(*rows, strict=True)]
-    room, dropped = terminal_width(), list[str]()
-    for head in droppable:
-        if sum(map(_least_width, columns)) + 2 * len(columns) - 2 <= room:
-            break
-        dropped += [head] * any(column[0] == head for column in columns)
-        columns = [column for column in columns if column[0] != head]
     widths = [max(map(cell_len, column)) for column in columns]
-    for least in (list(map(_least_width, columns)), [LEAST] * len(columns)):
-        while sum(widths) + 2 * len(widths) - 2 > room and any(map(gt, widths, least)):
-            widest = max(range(len(widths)), key=lambda number: (widths[number] > least[number]) * widths[number])
-            widths[widest] -= 1
+    room, dropped = terminal_width() + 2, list[str]()  # each column is followed by two spaces, also the last one
+    if sum(widths) + 2 * len(widths) > room:
+        least = [_least_width(column, width) for column, width in zip(columns, widths, strict=True)]
+        for head in droppable:
+            if sum(least) + 2 * len(least) <= room:
+                break
+            kept = [number for number, column in enumerate(columns) if column[0] != head]
+            dropped += [head] * (len(kept) < len(columns))
+            columns = [columns[number] for number in kept]
+            widths, least = [widths[number] for number in kept], [least[number] for number in kept]
+        _shrink(widths, least, room)
+        _shrink(widths, [LEAST] * len(widths), room)
     columns = [
         [_padded(shorten_middle(cell, width), width) for cell in column]
         for column, width in zip(columns, widths, strict=True)
     ]
     lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
     if dropped:
-        lines += textwrap.wrap(f"(not shown: {', '.join(dropped)})", int(room))
+        lines += textwrap.wrap(f"(not shown: {', '.join(dropped)})", int(room) - 2)
     return "\n".join(lines)
 
 
-def _least_width(column: Sequence[str]) -> int:
-    """Return the width to which the texts of a column can be shortened so that different texts still look different."""
-    longest = max(map(cell_len, column))
-    for width in range(min(LEAST, longest), longest):
-        if len({shorten_middle(text, width) for text in column}) == len(set(column)):
-            return width
-    return longest
+def _least_width(column: Sequence[str], width: int) -> int:
+    """Return the width to which the texts of a column can be shortened so that different texts still look different.
+
+    width: of the longest text. The widths between LEAST and `width` are bisected.
+    """
+    texts = set(column)
+    widths = range(min(LEAST, width), width)
+
+    def are_different(width: int) -> bool:
+        return len({shorten_middle(text, width) for text in texts}) == len(texts)
+
+    return widths.start + bisect_left(widths, True, key=are_different)
+
+
+def _shrink(widths: list[int], least: Sequence[int], room: float) -> None:
+    """Make the widest columns narrower, in place, until the table fits or none is wider than its least width."""
+    while sum(widths) + 2 * len(widths) > room and any(map(gt, widths, least)):
+        widths[max(range(len(widths)), key=lambda number: (widths[number] > least[number]) * widths[number])] -= 1
 
 
 def shorten_middle(text: str, width: int) -> str:
