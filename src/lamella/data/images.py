@@ -28,6 +28,7 @@ class ImageFiles:
         self.paths: np.ndarray = np.asarray(paths)  # one block of memory, which forked workers share
         self.decoder = decoder
         self.rows = torch.arange(len(paths)) if rows is None else rows
+        self._is_checked = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,8 +64,9 @@ class ImageFiles:
 
     def check(self) -> None:
         """Raise UnreadableImages if a file is no image. Little of a file is read, as long as none is damaged."""
-        if any(self._each(self.decoder.check, "checking images")):
+        if not self._is_checked and any(self._each(self.decoder.check, "checking images")):
             raise UnreadableImages(*self.problems().values())
+        self._is_checked = True
 
     def problems(self) -> dict[int, str]:
         """Return why files are no images, by their indices, after decoding all files."""
