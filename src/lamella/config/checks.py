@@ -16,8 +16,9 @@ from lamella.signatures import check_arguments
 ROOT_KEYS = ("name", "seed", "monitor", *GROUPS)  # the keys at the root of a config
 LIBRARIES = ("torch", "torchvision", "pytorch_lightning", "lamella")  # whose source files are read
 DEVICE = "lamella.training.device.device_keys"  # has the signature of the group device, which has no `_target_`
+TRAINER_KEYS = ("checkpoint_every", "chunk", "test")  # the keys of the group trainer that Lightning's Trainer lacks
 # The arguments that Lamella checks by itself, and the keys that it takes besides.
-OWN_CHECKS = {"trainer": ("callbacks", "logger", "checkpoint_every", "chunk", "test"), "device": ("graph",)}
+OWN_CHECKS = {"trainer": ("callbacks", "logger", *TRAINER_KEYS), "device": ("graph",)}
 # The groups whose keys are the arguments of their target, and no others, with the package of such a target.
 STRICT = {
     "data": "lamella.data.",

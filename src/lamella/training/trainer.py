@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies import Strategy
 
+from lamella.config.checks import TRAINER_KEYS
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config
 from lamella.config.written import check_written_paths, writing_into
@@ -31,8 +32,6 @@ OPTIONS = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,
 }
-# The keys of `trainer` that are no arguments of the Trainer.
-OWN_KEYS = ("checkpoint_every", "chunk", "test")
 # The classes of which an argument of the Trainer may be, beside callbacks and loggers.
 PARTS = (Strategy, Profiler)
 # The modules of Lightning that give advice on loggers, workers and tuning, which Lamella has followed or does not need.
@@ -117,7 +116,7 @@ def build_trainer(
     that the config decides, and returns a function that makes the Trainer from these and further ones. Raises
     RequestError for a value that is not allowed.
     """
-    options = {name: value for name, value in node.items() if name not in OWN_KEYS}
+    options = {name: value for name, value in node.items() if name not in TRAINER_KEYS}
     _check_options(options, accelerator)
     callback_nodes = _numbered(options.pop("callbacks", None), "trainer.callbacks")
     logger_nodes = _numbered(options.pop("logger", None), "trainer.logger")
