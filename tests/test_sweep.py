@@ -211,7 +211,7 @@ def test_every_combination_once(counts: list[int], together: int) -> None:
 
 REFUSED = {
     "sweep.nam=x": "error: sweep.nam: there is no such key; did you mean name?",
-    "sweep.name=a/b": "error: sweep.name is 'a/b'; it names a directory, and takes a word",
+    "sweep.name=a/b": "error: sweep.name is 'a/b'; it names a directory in outputs/, and takes a word",
     "sweep.max_failures=0": "error: sweep.max_failures is 0; it takes 1 or more, or null",
     "sweep.skip_invalid=perhaps": "error: sweep.skip_invalid is 'perhaps'; it takes true or false",
     "sweep.objectives=seconds": "error: sweep.objectives is 'seconds'; it takes a list, as [val/accuracy,seconds]",
