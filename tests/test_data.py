@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision import datasets
 
-from lamella.data import Augment, Batches, Data, Samples, Splits, digits, image_folder, torchvision_dataset
+from lamella.data import Augment, Batches, Data, NamedInputs, Samples, Splits, digits, image_folder, torchvision_dataset
 from lamella.data.samples import split_samples
 from lamella.data.sources import class_folders
 from lamella.errors import RequestError
@@ -44,6 +44,7 @@ def rejected(key: str, message: str) -> Iterator[None]:
 
 def pixels(samples: Samples | None) -> Tensor:
     assert samples is not None
+    assert not isinstance(samples.inputs, NamedInputs)
     return samples.inputs[torch.arange(len(samples))]
 
 

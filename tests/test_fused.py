@@ -18,6 +18,7 @@ from lamella.network.structure import network_signature
 from lamella.sweeps.fused.flat_parameter import FlatParameter
 from lamella.sweeps.fused.grouping import ELEMENTWISE
 from lamella.sweeps.fused.stack import NetworkStack
+from lamella.training.objective import Objective
 
 FUSED = ("hydra/launcher=fused", "hydra.launcher.slots=1")
 STOPPING = (
@@ -364,15 +365,15 @@ def test_a_stack_is_its_networks(digit_images: tuple[torch.Tensor, torch.Tensor]
     networks, alone = [block() for _ in range(3)], [block() for _ in range(3)]
     for network, other in zip(networks, alone, strict=True):
         other.load_state_dict(network.state_dict())
-    functions = [nn.CrossEntropyLoss(label_smoothing=rate) for rate in (0.0, 0.1, 0.2)]
-    stack = NetworkStack(networks, block(), functions)
+    objectives = [Objective(nn.CrossEntropyLoss(label_smoothing=rate), "classes") for rate in (0.0, 0.1, 0.2)]
+    stack = NetworkStack(networks, block(), objectives)
     inputs = torch.stack([digit_images[0][start : start + 16] / 255 for start in (0, 16, 32)])
     targets = torch.stack([digit_images[1][start : start + 16] for start in (0, 16, 32)])
     outputs = stack(inputs)
-    found, _ = stack.losses(outputs, targets)
+    found = stack.losses(outputs, targets)
     for number, gradient in enumerate(stack.gradients(found)):
-        loss = functions[number](alone[number](inputs[number]), targets[number])
-        loss.backward()
+        loss = objectives[number](alone[number](inputs[number]), targets[number])
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.testing.assert_close(found[number], loss)
         gradients = [one.grad.flatten() for one in alone[number].parameters() if one.grad is not None]
         torch.testing.assert_close(gradient, torch.cat(gradients))

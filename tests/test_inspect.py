@@ -16,6 +16,7 @@ from lamella.inspection.activations import activations, layer_outputs
 from lamella.inspection.gradients import check_gradients
 from lamella.network.plan import plan, plan_module
 from lamella.network.trace import layer_table
+from lamella.training.objective import Objective
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
 
@@ -63,6 +64,7 @@ def by_hand(lamella: Lamella, *overrides: str) -> tuple[NeuralNetwork, torch.Ten
     """The note's class after the same seed, and the batch that is inspected."""
     config = yaml.safe_load(lamella("train", "--cfg", "job", "--resolve", *overrides).out)
     inputs, targets = next(iter(build_experiment(config).data.train_dataloader()))
+    assert isinstance(inputs, torch.Tensor)
     torch.manual_seed(0)
     return NeuralNetwork(), inputs, targets
 
@@ -356,7 +358,8 @@ def test_kinks_are_left_out_of_the_check() -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
     nn.init.zeros_(network.get_parameter("0.bias"))
     schedule = Schedule(lambda optimizer, length: torch.optim.lr_scheduler.ConstantLR(optimizer))
-    task = Task(network, nn.CrossEntropyLoss(), lambda values: torch.optim.SGD(values, 0.1), schedule)
+    objective = Objective(nn.CrossEntropyLoss(), "classes")
+    task = Task(network, objective, lambda values: torch.optim.SGD(values, 0.1), schedule)
     found = check_gradients(task, torch.zeros(8, 1, 8, 8), torch.arange(8))
     assert found.kinks >= 1
     assert found.passed

@@ -229,7 +229,7 @@ def test_a_recorded_network_keeps_the_keys_that_its_builder_hands_on(own: Lamell
 
 def test_a_recorded_loss_may_give_a_tensor_of_one_number(own: Lamella) -> None:
     job = compose_one([*SMALL, "loss=own", "loss._target_=mine.Each"])
-    assert type(build_experiment(job.config).loss).__name__ == "Each"
+    assert type(build_experiment(job.config).objective.loss).__name__ == "Each"
 
 
 def test_outputs_that_are_probabilities_are_predicted_as_they_are(own: Lamella) -> None:
@@ -313,7 +313,7 @@ def test_a_long_step_is_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lamella.experiment.rehearsal.LONG", 0.1)
     job = compose_one(list(SMALL))
     experiment = build_experiment(job.config, job.references)
-    object.__setattr__(experiment, "loss", SlowLoss())
+    object.__setattr__(experiment.objective, "loss", SlowLoss())
     rehearse(experiment, job.config)
     assert SlowLoss.sizes == [64]
 

@@ -243,6 +243,7 @@ def test_pixels_are_those_before_normalisation(lamella: Lamella) -> None:
     config = yaml.safe_load(lamella("train", "--cfg", "job", "--resolve").out)
     data = build_experiment(config).data
     inputs, _ = next(iter(data.val_dataloader()))
+    assert isinstance(inputs, torch.Tensor)
     assert isinstance(data.val.inputs, torch.Tensor)
     torch.testing.assert_close(data.pixels(inputs) * 255, data.val.inputs[: len(inputs)].float())
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lamella.data import Data
+    from lamella.data.samples import Shape
     from lamella.experiment.experiment import Experiment
 
 IMAGES = (
@@ -128,9 +129,9 @@ def _write_and_compare(experiment: "Experiment", config: Config, name: str, file
     with eval_mode(network), eval_mode(other):
         try:
             with _quiet():
-                first = next(iter(data.test_dataloader()))[0][:1]
+                first = next(_batches(data))
                 # Two samples: torch.export takes a batch of one for a fixed size.
-                write(network, first.repeat(2, *[1] * len(data.shape)), file, metadata)
+                write(network, torch.cat([first, first]), file, metadata)
                 run = read(file, other)
                 batches = _batches(data)
                 return torch.cat([(run(inputs) - network(inputs)).abs().flatten(1).amax(1) for inputs in batches])
@@ -159,6 +160,8 @@ def _batches(data: "Data") -> "Iterator[Tensor]":
     """Yield the inputs (B, …) of the first SAMPLES test samples; the first batch has another size than the others."""
     count = 0
     for inputs, _ in data.test_dataloader():
+        if isinstance(inputs, dict):
+            raise RuntimeError("its network takes several inputs by name, and a file has one input")
         yield from (inputs[:1], inputs[1 : SAMPLES - count]) if not count else (inputs[: SAMPLES - count],)
         count += len(inputs)
         if count >= SAMPLES:
@@ -167,24 +170,21 @@ def _batches(data: "Data") -> "Iterator[Tensor]":
 
 def _metadata(experiment: "Experiment", data: Config) -> dict[str, str]:
     """Return what a user of the file needs to know, each as JSON: how to make its input, and what its output means."""
-    from lamella.training.losses import output_activation
-    from lamella.training.metrics import is_classifier
-
     images, source = experiment.data.images, data.get("source") or {}
     known: dict[str, object] = {
         "shape": experiment.data.shape,
-        "classes": experiment.data.classes if is_classifier(experiment.metric) else None,
+        "classes": experiment.data.classes if experiment.objective.is_classifier else None,
         "mean": _of_each_channel(data.get("mean"), experiment.data.shape) if images else None,
         "std": _of_each_channel(data.get("std"), experiment.data.shape) if images else None,
         "input": "float32, (batch, *shape)" + (IMAGES.format(source.get("background", "white")) if images else ""),
     }
-    if is_classifier(experiment.metric):
-        activation = output_activation(experiment.loss)
+    if experiment.objective.is_classifier:
+        activation = experiment.objective.activation
         meaning = f"logits, of which {activation} makes probabilities" if activation else "probabilities"
         known["output"] = f"float32, (batch, classes): {meaning}"
     return {name: json.dumps(value) for name, value in known.items()}
 
 
-def _of_each_channel(value: object, shape: tuple[int, ...]) -> object:
+def _of_each_channel(value: object, shape: "Shape") -> object:
     """Return a number for each channel as a list. value: such a list, a number for all channels, or None."""
-    return [value] * shape[0] if isinstance(value, int | float) else value
+    return [value] * shape[0] if isinstance(value, int | float) and isinstance(shape, tuple) else value

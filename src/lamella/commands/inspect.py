@@ -118,7 +118,11 @@ def _sections(experiment: "Experiment", options: argparse.Namespace) -> "Iterato
     if too_large:
         yield "left_out", left_out_section(too_large)
         return
-    inputs, targets = (values.to(device) for values in next(iter(data.train_dataloader())))
+    inputs, targets = next(iter(data.train_dataloader()))
+    if isinstance(inputs, dict):
+        yield "left_out", left_out_section("it takes several inputs by name")
+        return
+    inputs, targets = inputs.to(device), targets.to(device)
     yield from _batch_sections(experiment, inputs, targets, options)
 
 
@@ -134,7 +138,7 @@ def _batch_sections(
     from lamella.seeds import reseed
 
     network = experiment.task.network
-    yield "batch", sections.batch_section(network, experiment.loss, experiment.data.classes, inputs, targets)
+    yield "batch", sections.batch_section(network, experiment.objective, experiment.data.classes, inputs, targets)
     if options.parameters or options.json:
         yield "parameters", sections.parameters_section(network)
     if options.activations or options.json:

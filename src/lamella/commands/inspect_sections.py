@@ -19,7 +19,7 @@ from lamella.network.eval_mode import eval_mode
 from lamella.network.leaves import leaf_hooks
 from lamella.network.trace import LayerRow, layer_table
 from lamella.tables import format_size
-from lamella.training.losses import output_activation, probabilities
+from lamella.training.objective import Objective
 from lamella.training.task import Task
 
 SHOWN_SAMPLES = 3
@@ -84,14 +84,14 @@ def left_out_section(reason: str) -> Section:
 
 
 def batch_section(
-    network: nn.Module, loss: nn.Module, classes: Sequence[str], inputs: Tensor, targets: Tensor
+    network: nn.Module, objective: Objective, classes: Sequence[str], inputs: Tensor, targets: Tensor
 ) -> Section:
     """Run a batch (B, …) through the network in evaluation mode, and compare the output with the targets (B, …)."""
     with eval_mode(network):
         output = network(inputs)
-    activation = output_activation(loss)
-    has_labels = activation == "sigmoid"  # each output is a label of its own
-    has_classes = targets.dtype == torch.int64 and not has_labels
+    activation = objective.activation
+    has_labels = objective.is_classifier and activation == "sigmoid"  # each output is a label of its own
+    has_classes = objective.kind == "classes" and not has_labels
     data: dict[str, object] = {
         "output": output.tolist(),
         "targets": targets.tolist(),
@@ -103,7 +103,7 @@ def batch_section(
         _tensor_text("logits" if has_classes and activation else "output", output),
     ]
     if has_classes or has_labels:
-        chances = probabilities(output, loss)
+        chances = objective.probabilities(output)
         data["probabilities"] = chances.tolist()
         rules = {"softmax": ": softmax, each row sums to 1", "sigmoid": ": sigmoid, one label at a time"}
         rule = rules.get(activation or "", ": those that the network gives")

@@ -3,13 +3,14 @@
 from lamella.data.augment import Augment
 from lamella.data.datamodule import Data
 from lamella.data.loader import Batches
-from lamella.data.samples import Samples, Splits
+from lamella.data.samples import NamedInputs, Samples, Splits
 from lamella.data.sources import digits, image_folder, tensors, torchvision_dataset
 
 __all__ = [
     "Augment",
     "Batches",
     "Data",
+    "NamedInputs",
     "Samples",
     "Splits",
     "digits",

@@ -7,15 +7,20 @@ from torch import Tensor
 
 from lamella.data.augment import Augment
 from lamella.data.images import ImageFiles
-from lamella.data.samples import Samples
+from lamella.data.samples import NamedInputs, Samples, Shape
 from lamella.data.summary import WORDS
 from lamella.errors import RequestError
 
 
-def kind(samples: Samples) -> tuple[tuple[int, ...], torch.dtype]:
+def kind(samples: Samples) -> tuple[Shape, torch.dtype | dict[str, torch.dtype]]:
     """Return the shape and the type of one input; image files are not read for that. Raises RequestError."""
     if isinstance(samples.inputs, ImageFiles):
         return samples.inputs.decoder.shape, torch.uint8
+    if isinstance(samples.inputs, NamedInputs):
+        tensors = samples.inputs.tensors
+        return {name: tuple(one.shape[1:]) for name, one in tensors.items()}, {
+            name: one.dtype for name, one in tensors.items()
+        }
     first = samples.inputs[torch.tensor([0])]
     if not isinstance(first, Tensor):
         raise RequestError(
@@ -43,10 +48,18 @@ def check_files(samples: Samples, cache: str | None, skip_unreadable: bool) -> N
         )
 
 
-def check_samples(splits: Mapping[str, Samples], shape: tuple[int, ...], num_classes: int, validates: bool) -> None:
-    """Raise RequestError if the samples of a split do not fit the shape and the classes of the config.
+def check_samples(
+    splits: Mapping[str, Samples],
+    shape: Shape,
+    dtype: str | Mapping[str, str],
+    num_classes: int,
+    ignored: int,
+    validates: bool,
+) -> None:
+    """Raise RequestError if the samples of a split do not fit the shape, the type and the classes of the config.
 
-    splits: the samples by the name of the split, train first. validates: False if there are no validation samples.
+    splits: the samples by the name of the split, train first. ignored: the class index of positions that do not count.
+    validates: False if there are no validation samples.
     """
     for name, samples in splits.items():
         labels, split = samples.targets, WORDS[name]
@@ -54,23 +67,49 @@ def check_samples(splits: Mapping[str, Samples], shape: tuple[int, ...], num_cla
             raise RequestError(f"data.source: {len(samples.inputs)} {split} samples have {len(labels)} targets", "data")
         if not len(labels):
             continue
-        (found, dtype), (_, trained) = kind(samples), kind(splits["train"])
+        (found, stored), (_, trained) = kind(samples), kind(splits["train"])
         if found != shape:
-            raise RequestError(f"data.shape is {list(shape)}, but the {split} samples are {list(found)}", "data.shape")
-        if (dtype == torch.uint8) != (trained == torch.uint8):
-            raise RequestError(f"data.source: the {split} inputs are {dtype}, those of the training {trained}", "data")
-        if labels.dtype == torch.int64 and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-            wrong = int(labels.max()) if int(labels.max()) >= num_classes else int(labels.min())
             raise RequestError(
-                f"data.num_classes is {num_classes}, but a {split} label is {wrong}; "
+                f"data.shape is {_text(shape)}, but the {split} samples are {_text(found)}", "data.shape"
+            )
+        if (stored == torch.uint8) != (trained == torch.uint8):
+            raise RequestError(f"data.source: the {split} inputs are {stored}, those of the training {trained}", "data")
+        if (given := _served_types(stored)) != dtype:
+            raise RequestError(f"data.dtype is {dtype}, but the {split} samples are {given}", "data.dtype")
+        if not labels.is_floating_point():
+            wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != ignored)]
+            if not len(wrong):
+                continue
+            raise RequestError(
+                f"data.num_classes is {num_classes}, but a {split} label is {int(wrong[0])}; "
                 f"labels go from 0 to {num_classes - 1}",
                 "data.num_classes",
             )
 
 
-def check_augment(augment: Augment, images: bool, shape: tuple[int, ...]) -> None:
+def _served_types(stored: torch.dtype | dict[str, torch.dtype]) -> object:
+    """Return the names of the types as which inputs are served. Raises RequestError for pixels among named inputs."""
+    if isinstance(stored, dict):
+        if pixels := [name for name, dtype in stored.items() if dtype == torch.uint8]:
+            raise RequestError(
+                f"data.source: the named input {pixels[0]} has the type uint8, which is for pixels; return floats, or "
+                "indices as int32",
+                "data.source",
+            )
+        return {name: _served_types(dtype) for name, dtype in stored.items()}
+    if stored == torch.uint8 or stored.is_floating_point:
+        return "float32"
+    return "bool" if stored == torch.bool else "int64"
+
+
+def _text(shape: Shape) -> str:
+    """Return a shape as it is written in a config."""
+    return str({name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape))
+
+
+def check_augment(augment: Augment, images: bool, shape: Shape) -> None:
     """Raise RequestError if samples of this shape cannot be augmented. images: whether they are pixels."""
-    if not images or len(shape) != 3:
+    if not images or isinstance(shape, dict) or len(shape) != 3:
         raise RequestError("data.augment changes images, and these samples are none", "data.augment")
     if not (callable(augment) and hasattr(augment, "draw")):
         raise RequestError(

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
+Served = Tensor | dict[str, Tensor]  # what a network takes: one tensor (B, …), or several by name
+Batch = tuple[Served, Tensor]
 
 
-class Chunk(tuple[Tensor, Tensor]):
+class Chunk(tuple[Served, Tensor]):
     """Several batches: the last one as a tuple (inputs, targets), and the ones before it in `before`.
 
     `before` is an iterator that makes each batch when it is asked for.

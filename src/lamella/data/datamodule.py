@@ -2,7 +2,7 @@
 
 import copy
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from lamella.data.checks import check_augment, check_files, check_samples, kind
 from lamella.data.loader import Batches
 from lamella.data.normalize import Normalize
 from lamella.data.readable import check_headers, readable, together, without_unreadable
-from lamella.data.samples import Samples, Splits, split_samples
+from lamella.data.samples import Samples, Shape, Splits, plain_shape, split_samples
 from lamella.data.summary import WORDS, class_notes, count_text
 from lamella.errors import RequestError
 from lamella.lightning_internals import batch_index
@@ -29,15 +29,17 @@ EVALUATION_FACTOR = 4
 class Data(pl.LightningDataModule):
     """A datamodule that serves the training, validation and test batches of one data set.
 
-    source: the splits. shape: of one sample, without the batch dimension. batch_size: of one optimizer step, over all
-    devices. num_classes, classes: the number of classes, and their names. mean, std: one number for each channel or
-    one for all, on the scale from 0 to 1, for uint8 inputs. val_size, test_size: a count or a fraction; so many
-    training samples are taken, chosen by `split_seed`, if the source has no such split; with a val_size of 0 there is
-    no validation. augment: changes the training images. drop_last: leave out the last batch of an epoch if it is
-    smaller than the others. in_memory: keep the inputs on the device; otherwise `num_workers` processes read them.
-    cache: "memmap" keeps decoded image files in one file, from which batches are taken as from memory.
-    skip_unreadable: leave out image files that cannot be decoded, for which all are decoded here. seed: of the order of
-    the samples and of the augmentation.
+    source: the splits. shape: of one sample, without the batch dimension, or a mapping of the names of the inputs to
+    shapes; None to take that of the samples. dtype: the type as which the inputs are served, "float32", "int64" or
+    "bool", or a mapping. reconstruct: serve the inputs as the targets too. ignored: the class index of samples or
+    positions that do not count, as torch's `ignore_index`. batch_size: of one optimizer step, over all devices.
+    num_classes, classes: the number of classes, and their names. mean, std: one number for each channel or one for all,
+    on the scale from 0 to 1, for uint8 inputs. val_size, test_size: a count or a fraction; so many training samples are
+    taken, chosen by `split_seed`, if the source has no such split; with a val_size of 0 there is no validation.
+    augment: changes the training images. drop_last: leave out the last batch of an epoch if it is smaller than the
+    others. in_memory: keep the inputs on the device; otherwise `num_workers` processes read them. cache: "memmap" keeps
+    decoded image files in one file, from which batches are taken as from memory. skip_unreadable: leave out image files
+    that cannot be decoded, for which all are decoded here. seed: of the order of the samples and of the augmentation.
 
     Image files are decoded when a Trainer calls `setup`, for the splits that it reads; without a Trainer, each batch is
     decoded when it is served. The attribute `chunk` returns how many training batches are served as one Chunk, as the
@@ -47,9 +49,9 @@ class Data(pl.LightningDataModule):
     def __init__(
         self,
         source: Splits,
-        shape: Sequence[int],
+        shape: Sequence[int] | Mapping[str, Sequence[int]] | None,
         batch_size: int,
-        num_classes: int,
+        num_classes: int = 0,
         classes: Sequence[str] | None = None,
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
@@ -63,9 +65,13 @@ class Data(pl.LightningDataModule):
         num_workers: int = 0,
         skip_unreadable: bool = False,
         seed: int = 0,
+        dtype: str | Mapping[str, str] = "float32",
+        reconstruct: bool = False,
+        ignored: int = -100,
     ) -> None:
         super().__init__()
-        self.shape, self.batch_size, self.num_classes = tuple(shape), batch_size, num_classes
+        self.batch_size, self.num_classes, self.reconstructs = batch_size, num_classes, reconstruct
+        self.dtype: str | dict[str, str] = dtype if isinstance(dtype, str) else dict(dtype)
         self.classes = list(map(str, classes)) if classes is not None else list(map(str, range(num_classes)))
         self.augment, self.drop_last, self.seed = augment, drop_last, seed
         self.in_memory, self.cache, self.workers = in_memory, cache, num_workers
@@ -82,17 +88,36 @@ class Data(pl.LightningDataModule):
         self.left_out, self.source_notes = source.left_out, list(source.notes)
         self.cut = [name for name in ("val", "test") if getattr(source, name) is None]
         self.train, self.val, self.test = cut_splits(source, val_size, test_size, split_seed)
+        self.encoder = source.encoder
+        if self.encoder is not None:
+            self.encoder.fit(self.train)
+            self.train, self.val, self.test = map(self.encoder.encode, (self.train, self.val, self.test))
+        self.shape: Shape = kind(self.train)[0] if shape is None else plain_shape(shape)
         self._check()
-        check_samples(self.splits, self.shape, num_classes, validates=val_size != 0)
+        check_samples(self.splits, self.shape, self.dtype, num_classes, ignored, validates=val_size != 0)
         self.images = kind(self.train)[1] == torch.uint8
         if augment:
             check_augment(augment, self.images, self.shape)
-        self.normalize = Normalize.of(mean, std, self.shape) if self.images else None
+        self.normalize = None
+        if self.images and not isinstance(self.shape, dict):  # pixels have no names
+            self.normalize = Normalize.of(mean, std, self.shape)
 
     @property
     def splits(self) -> dict[str, Samples]:
         """Return the samples by the name of the split."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def has_classes(self) -> bool:
+        """Return True if the target of a sample is a class."""
+        return not self.reconstructs and self.train.targets.dim() == 1 and not self.train.targets.is_floating_point()
+
+    @property
+    def targets(self) -> list[Tensor]:
+        """Return the targets (N, …) of each split, or zeros (1, …) of the shape of an input that is the target."""
+        if self.reconstructs and not isinstance(self.shape, dict):
+            return [torch.zeros(1, *self.shape)]
+        return [samples.targets for samples in self.splits.values()]
 
     def _check(self) -> None:
         """Raise RequestError if the samples and the config do not fit together."""
@@ -137,14 +162,12 @@ class Data(pl.LightningDataModule):
 
     def summary(self) -> str:
         """Return in one line how many samples there are, and what was left out."""
-        has_classes = self.train.targets.dtype == torch.int64
         noun = "image" if self.images and len(self.shape) == 3 else "sample"
-        return count_text(self.splits, self.cut, noun, self.num_classes * has_classes, self.left_out)
+        return count_text(self.splits, self.cut, noun, self.num_classes * self.has_classes, self.left_out)
 
     def notes(self) -> list[str]:
         """Return what a user should know of the data, each as one sentence."""
-        has_classes = self.train.targets.dtype == torch.int64
-        notes = [*self.source_notes, *(class_notes(self.splits, self.classes) if has_classes else [])]
+        notes = [*self.source_notes, *(class_notes(self.splits, self.classes) if self.has_classes else [])]
         if self.workers and self.num_workers is None:
             kept = "data.cache is memmap" if self.cache else "data.in_memory is true"
             notes.append(f"data.num_workers is {self.workers}, but {kept}, so that no worker reads anything")
@@ -202,6 +225,7 @@ class Data(pl.LightningDataModule):
             world=trainer.world_size if trainer else 1,
             device=trainer.strategy.root_device if trainer else "cpu",
             num_workers=self.num_workers,
+            reconstructs=self.reconstructs,
             **options,
         )
 

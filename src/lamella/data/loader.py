@@ -19,7 +19,7 @@ from lamella.data.cache import MappedImages
 from lamella.data.chunk import Batch, Chunk
 from lamella.data.images import ImageFiles
 from lamella.data.normalize import Normalize
-from lamella.data.samples import Inputs, Samples
+from lamella.data.samples import Inputs, NamedInputs, Samples
 from lamella.errors import RequestError
 from lamella.interrupts import SIGNALS, end_with_parent
 from lamella.seeds import ORDER, OWN, READ, generator, seeded
@@ -30,15 +30,15 @@ WORKER_SECONDS = 600  # the time that a run has, after SIGTERM, to finish its st
 
 
 class Batches:
-    """Iterates over the batches of one epoch: inputs float (B, …) and targets (B, …), on `device`.
+    """Iterates over the batches of one epoch: inputs (B, …) or named inputs, and targets (B, …), on `device`.
 
-    samples: what the batches are made of. batch_size: the number of samples in a batch, over all ranks. normalize,
-    augment: applied to the inputs; None leaves them out. shuffle: draw a new order for each epoch from `seed`.
-    drop_last: leave out the last batch if it is smaller than the others; only with `shuffle`. epoch: returns the number
-    of the epoch that begins. start: returns the number of its first batch, which is above 0 after an interruption.
-    chunk: returns how many batches are served as one Chunk, for the number of the first of them; only if the inputs
-    are in memory. rank, world: this process, and how many share each batch. num_workers: the number of processes that
-    read inputs which are not in memory; None if the inputs are in memory.
+    samples: what the batches are made of. reconstructs: serve the inputs as the targets too. batch_size: the number of
+    samples in a batch, over all ranks. normalize, augment: applied to the inputs; None leaves them out. shuffle: draw a
+    new order for each epoch from `seed`. drop_last: leave out the last batch if it is smaller than the others; only
+    with `shuffle`. epoch: returns the number of the epoch that begins. start: returns the number of its first batch,
+    which is above 0 after an interruption. chunk: returns how many batches are served as one Chunk, for the number of
+    the first of them; only if the inputs are in memory. rank, world: this process, and how many share each batch.
+    num_workers: the number of processes that read inputs which are not in memory; None if the inputs are in memory.
 
     When the samples are shuffled, every batch is cut from one permutation, and each rank takes its share. Up to
     world - 1 samples of the last batch are left out, so that the shares are equal and the mean of the ranks' gradients
@@ -63,8 +63,9 @@ class Batches:
         world: int = 1,
         device: torch.device | str = "cpu",
         num_workers: int | None = None,
+        reconstructs: bool = False,
     ) -> None:
-        self.samples, self.augment = samples, augment
+        self.samples, self.augment, self.reconstructs = samples, augment, reconstructs
         self.own_augment = augment is not None and type(augment) is not Augment  # it may draw from any generator
         self.shuffle, self.seed, self.epoch, self.start, self.chunk = shuffle, seed, epoch, start, chunk
         self.rank, self.world, self.num_workers = rank, world, num_workers
@@ -76,8 +77,8 @@ class Batches:
             count -= count % (batch_size if drop_last else world)
         self.count = count
         self.targets = samples.targets.to(self.device)
-        self.inputs: Inputs = samples.inputs
-        if isinstance(self.inputs, Tensor) and num_workers is None:
+        self.inputs: Inputs | NamedInputs = samples.inputs
+        if isinstance(self.inputs, Tensor | NamedInputs) and num_workers is None:
             self.inputs = self.inputs.to(self.device)
 
     def __len__(self) -> int:
@@ -99,6 +100,9 @@ class Batches:
 
         def batch(number: int, indices: Tensor, inputs: Tensor | None = None) -> Batch:
             counters = (self.seed, epoch, OWN, self.rank, number)
+            targets = served(self.targets.index_select(0, indices))
+            if isinstance(self.inputs, NamedInputs):
+                return {name: served(values[indices]) for name, values in self.inputs.tensors.items()}, targets
             if inputs is None:
                 if isinstance(self.inputs, Tensor):
                     inputs = self.inputs.index_select(0, indices)
@@ -107,9 +111,8 @@ class Batches:
             if drawn is not None and self.augment:
                 with seeded(self.device, *counters) if self.own_augment else nullcontext():
                     inputs = self.augment(inputs, drawn[indices])
-            if self.normalize is not None:
-                inputs = self.normalize(inputs)
-            return inputs, self.targets.index_select(0, indices)
+            inputs = served(inputs) if self.normalize is None else self.normalize(inputs)
+            return inputs, inputs if self.reconstructs else targets
 
         if self.num_workers is not None:
             for number, (indices, inputs) in enumerate(self._read(share, epoch, start), start):
@@ -127,19 +130,21 @@ class Batches:
 
         Raises RequestError if an input cannot be read.
         """
+        inputs = self.inputs
+        assert not isinstance(inputs, NamedInputs)  # they are always in memory
         batches = list(enumerate(self._split(share)))[start:]
         loader = DataLoader(
-            _BatchDataset(self.inputs, [(indices, (self.seed, epoch, OWN, self.rank, n)) for n, indices in batches]),
+            _BatchDataset(inputs, [(indices, (self.seed, epoch, OWN, self.rank, n)) for n, indices in batches]),
             batch_size=None,
             num_workers=self.num_workers or 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # otherwise DataLoader draws from the global one, which dropout uses
             worker_init_fn=_prepare_worker,
         )
-        for (_, indices), inputs in zip(batches, loader, strict=True):
-            if isinstance(inputs, str):
-                raise RequestError(inputs, "data.root")
-            yield indices.to(self.device), inputs.to(self.device, non_blocking=True)
+        for (_, indices), read in zip(batches, loader, strict=True):
+            if isinstance(read, str):
+                raise RequestError(read, "data.root")
+            yield indices.to(self.device), read.to(self.device, non_blocking=True)
 
     def _split(self, share: Tensor) -> Sequence[Tensor]:
         """Return the batches of a rank's share, as many as every rank has, even if the share is smaller by a sample."""
@@ -147,6 +152,11 @@ class Batches:
         if len(share) > self.size * (count - 1):
             return torch.split(share, self.size) if count else ()
         return share.tensor_split(count)
+
+
+def served(values: Tensor) -> Tensor:
+    """Return values as a network and a loss take them: integers as int64, which are stored in less memory."""
+    return values if values.is_floating_point() or values.dtype == torch.bool else values.long()
 
 
 def _prepare_worker(worker: int) -> None:

@@ -1,6 +1,6 @@
 """Labelled samples, in memory or as files, and the function that splits them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +8,13 @@ import torch
 from torch import Tensor
 
 from lamella.errors import RequestError
+
+Shape = tuple[int, ...] | dict[str, tuple[int, ...]]  # of a sample, or of each of its named inputs
+
+
+def plain_shape(shape: Sequence[int] | Mapping[str, Sequence[int]]) -> Shape:
+    """Return a shape as it is written in a config as tuples."""
+    return {name: tuple(one) for name, one in shape.items()} if isinstance(shape, Mapping) else tuple(shape)
 
 
 class Inputs(Protocol):
@@ -20,15 +27,34 @@ class Inputs(Protocol):
     def __getitem__(self, indices: Tensor, /) -> Tensor: ...
 
 
+class NamedInputs:
+    """The inputs of networks that take several: tensors (N, …) by name, which are served as a dict."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = dict(tensors)
+
+    def __len__(self) -> int:
+        return min(map(len, self.tensors.values()), default=0)
+
+    def take(self, indices: Tensor) -> "NamedInputs":
+        """Return a selection of the inputs. indices: int64."""
+        return NamedInputs({name: values[indices] for name, values in self.tensors.items()})
+
+    def to(self, device: torch.device) -> "NamedInputs":
+        """Return a copy on `device`."""
+        return NamedInputs({name: values.to(device) for name, values in self.tensors.items()})
+
+
 @dataclass(frozen=True)
 class Samples:
     """Inputs with their targets.
 
-    inputs: uint8 images (N, channels, height, width), which are normalised when they are served, or floats (N, …),
-    which are served unchanged. targets: class indices int64 (N,), or floats (N, …).
+    inputs: uint8 images (N, channels, height, width), which are normalised when they are served; floats or bools
+    (N, …), which are served unchanged; other integers (N, …), which are indices and served as int64; or NamedInputs.
+    targets: class indices of samples (N,) or of positions (N, …), of any integer type, or floats (N, …).
     """
 
-    inputs: Inputs
+    inputs: Inputs | NamedInputs
     targets: Tensor
 
     def __len__(self) -> int:
@@ -37,15 +63,29 @@ class Samples:
     def take(self, indices: Tensor) -> "Samples":
         """Return a selection of the samples. indices: int64."""
         inputs = self.inputs
-        if isinstance(inputs, Tensor) or not hasattr(inputs, "take"):
-            return Samples(inputs[indices], self.targets[indices])
-        return Samples(inputs.take(indices), self.targets[indices])
+        if isinstance(inputs, NamedInputs) or (not isinstance(inputs, Tensor) and hasattr(inputs, "take")):
+            return Samples(inputs.take(indices), self.targets[indices])
+        return Samples(inputs[indices], self.targets[indices])
+
+
+class Encoder(Protocol):
+    """Turns raw samples into those that a network takes, by what it has learned from the training samples."""
+
+    def fit(self, samples: Samples) -> None:
+        """Learn from the raw training samples."""
+
+    def encode(self, samples: Samples) -> Samples:
+        """Return the samples that raw samples become."""
+
+    def state(self) -> dict[str, object]:
+        """Return what was learned, as plain values: the `_target_` and the arguments that make an equal encoder."""
 
 
 @dataclass(frozen=True)
 class Splits:
     """The samples of a source. Splits that the source does not have are taken from the training samples later.
 
+    encoder: fitted on the training samples that are left then, and applied to all.
     left_out: what the source has found and not read, as "left out: 3 hidden files". notes: what a user should know of
     the data, each as one sentence.
     """
@@ -55,6 +95,7 @@ class Splits:
     test: Samples | None = None
     left_out: str = ""
     notes: Sequence[str] = ()
+    encoder: Encoder | None = None
 
 
 def split_samples(samples: Samples, size: int | float, seed: int, key: str) -> tuple[Samples, Samples]:

@@ -36,7 +36,7 @@ def class_notes(splits: Mapping[str, Samples], classes: Sequence[str]) -> list[s
     splits: the samples with class indices by the name of the split, train first.
     """
     counts = {
-        name: torch.bincount(samples.targets, minlength=len(classes))
+        name: torch.bincount(samples.targets.long(), minlength=len(classes))
         for name, samples in splits.items()
         if len(samples)
     }

@@ -10,7 +10,6 @@ from typing import TypeVar
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -19,6 +18,8 @@ from lamella.config.checks import ROOT_KEYS, check_root, is_read
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
+from lamella.data.loader import served
+from lamella.data.samples import Shape
 from lamella.errors import RequestError, first_line, nearest, own_frames
 from lamella.experiment.experiment import Experiment
 from lamella.network.plan import Plan, plan_module
@@ -26,12 +27,12 @@ from lamella.network.plan import plan as plan_layers
 from lamella.runs.names import check_run_name
 from lamella.seeds import SOURCE, seeded
 from lamella.training.device import Device
-from lamella.training.losses import INDEXED
-from lamella.training.metrics import metric_for
+from lamella.training.objective import Objective
 from lamella.training.scheduler import Schedule, build_schedule, check_schedule
 from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
 
 T = TypeVar("T")
+INPUT_TYPES = ("float32", "int64", "bool")
 # The classes that the arguments of a group's object may be built from.
 NESTED_CLASSES: dict[str, tuple[type, ...]] = {
     "data": (Splits, Augment),
@@ -69,11 +70,10 @@ def build_experiment(
     use_device(device)
     name, seed = builder.root()
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data()
-    plan, freeze, loss = builder.network(data.shape), builder.freeze(), builder.loss()
-    metric = metric_for(loss, data.train.targets)
-    _check_output(plan, loss, data, recorded=references is None)
+    plan, freeze, loss = builder.network(data.shape, data.dtype), builder.freeze(), builder.loss()
+    objective = builder.objective(plan, loss, data)
     optimizer, schedule = builder.optimizer()
-    monitor = builder.monitor(metric, bool(len(data.val)))
+    monitor = builder.monitor(objective.metric, bool(len(data.val)))
     trainer = builder.trainer(device)
     checkpoint_every, chunk = saving_and_chunks(config["trainer"])
     return Experiment(
@@ -84,8 +84,7 @@ def build_experiment(
         data=data,
         plan=plan,
         freeze=freeze,
-        loss=loss,
-        metric=metric,
+        objective=objective,
         optimizer=optimizer,
         schedule=schedule,
         trainer=trainer,
@@ -102,10 +101,11 @@ def build_network(config: Config) -> tuple[nn.Module, nn.Module, tuple[int, ...]
     No data is read, and the weights are to be replaced. Raises RequestError.
     """
     builder, shape = _Builder(config, None), config["data"].get("shape")
-    if not isinstance(shape, list) or not all(isinstance(size, int) and size > 0 for size in shape):
+    sizes = list(shape.values()) if isinstance(shape, Mapping) else [shape]
+    if not all(isinstance(one, list) and all(isinstance(size, int) and size > 0 for size in one) for one in sizes):
         raise RequestError(f"data.shape is {shape!r}; it takes the sizes of a sample, as [1, 28, 28]", "data.shape")
     try:
-        plan, loss = builder.network(tuple(shape)), builder.loss()
+        plan, loss = builder.network(shape, config["data"].get("dtype", "float32")), builder.loss()
         with torch.random.fork_rng():  # drawing the weights leaves the state of the random generators as it is
             return plan.build(), loss, plan.output
     except (RuntimeError, MemoryError) as error:
@@ -137,11 +137,16 @@ class _Builder:
             data.check_keys()
         return data
 
-    def network(self, shape: tuple[int, ...]) -> Plan:
-        """Plan the network for samples of `shape`."""
-        node = {key: value for key, value in self.config["network"].items() if key != "freeze"}
+    def network(self, shape: Shape, dtype: str | Mapping[str, str]) -> Plan:
+        """Plan the network for samples of `shape` and `dtype`."""
+        types = (
+            {name: _torch_type(one) for name, one in dtype.items()}
+            if isinstance(dtype, Mapping)
+            else _torch_type(dtype)
+        )
+        node = {key: value for key, value in self.config["network"].items() if key not in ("freeze", "class_dim")}
         if "_target_" in node:
-            return plan_module(self.make("network", nn.Module, node), shape)
+            return plan_module(self.make("network", nn.Module, node), shape, dtype=types)
         unread = [key for key in node if key not in ("name", "layers") and not self.read(f"network.{key}")]
         if unread:
             known = ["name", "layers", *(key for key in node if key not in unread)]
@@ -156,7 +161,7 @@ class _Builder:
         if not isinstance(name, str) or not name.isidentifier():
             raise RequestError(f"network.name is {name!r}; it is printed as a class name", "network.name")
         entries = self.layers(node["layers"], "network.layers")
-        return plan_layers(entries, shape, name, recorded=self.references is None)
+        return plan_layers(entries, shape, name, recorded=self.references is None, dtype=types)
 
     def freeze(self) -> list[str]:
         """Return the patterns of the names of parameters that are not trained."""
@@ -192,6 +197,32 @@ class _Builder:
         if reduction not in ("mean", "batchmean"):
             raise RequestError(f"loss.reduction is {reduction!r}; a step takes the mean of its batch", "loss.reduction")
         return loss
+
+    def objective(self, plan: Plan, loss: nn.Module, data: Data) -> Objective:
+        """Return the objective, after a run of the loss on zeros.
+
+        A recorded run may have been trained with a loss that gives a tensor of one number.
+        """
+        last = plan.trace[-1]
+        ending = (
+            f";\n  it ends with {last.layer} at {last.place}, which takes {last.input}; "
+            "end it with Flatten and Linear: ${data.num_classes}"
+        ) * data.has_classes
+        class_dim = self.config["network"].get("class_dim")
+        objective = Objective.of(loss, data.targets, plan.output, data.num_classes, ending, class_dim)
+        sample = served(data.targets[0][:1])
+        try:
+            value = copy.deepcopy(objective)(torch.zeros(1, *plan.output), sample)
+        except Exception as error:
+            raise RequestError(f"loss: {first_line(error)}{own_frames(error)}", "loss") from error
+        if self.references is not None and (not isinstance(value, torch.Tensor) or value.dim()):
+            given = (
+                f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            )
+            raise RequestError(
+                f"loss: {type(loss).__name__} gives {given}; a step takes one number, the mean of its batch", "loss"
+            )
+        return objective
 
     def optimizer(self) -> tuple[Callable[..., Optimizer], Schedule]:
         """Return the function that makes the optimizer of parameters, and the schedule of its learning rate."""
@@ -257,32 +288,9 @@ class _Builder:
         return is_read(key, self.references)
 
 
-def _check_output(plan: Plan, loss: nn.Module, data: Data, recorded: bool) -> None:
-    """Raise RequestError where the loss does not fit the network's output and the targets, by a run on zeros.
-
-    recorded: a recorded run may have been trained with a loss that gives a tensor of one number.
-    """
-    sample, last = data.train.targets[:1], plan.trace[-1]
-    if sample.dtype == torch.int64 and plan.output != (data.num_classes,):
-        raise RequestError(
-            f"network: it gives {plan.output} for a sample, where {data.num_classes} classes take "
-            f"({data.num_classes},);\n  it ends with {last.layer} at {last.place}, which takes {last.input}; "
-            "end it with Flatten and Linear: ${data.num_classes}",
-            "network.layers",
-        )
-    output, target = torch.zeros(1, *plan.output), sample
-    if sample.dtype == torch.int64 and not isinstance(loss, INDEXED):
-        target = one_hot(sample, data.num_classes).float()
-    if target.dtype != torch.int64 and target.shape != output.shape:
-        raise RequestError(
-            f"network: it gives {plan.output} for a sample, but a target is {tuple(target.shape[1:])}", "network.layers"
-        )
-    try:
-        value = copy.deepcopy(loss)(output, target)
-    except Exception as error:
-        raise RequestError(f"loss: {first_line(error)}{own_frames(error)}", "loss") from error
-    if not recorded and (not isinstance(value, torch.Tensor) or value.dim()):
-        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        raise RequestError(
-            f"loss: {type(loss).__name__} gives {given}; a step takes one number, the mean of its batch", "loss"
-        )
+def _torch_type(name: object) -> torch.dtype:
+    """Return the type of inputs that is named in `data.dtype`. Raises RequestError."""
+    if name not in INPUT_TYPES:
+        raise RequestError(f"data.dtype is {name!r}; it takes {', '.join(INPUT_TYPES)}", "data.dtype")
+    found: torch.dtype = getattr(torch, str(name))
+    return found

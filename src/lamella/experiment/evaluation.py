@@ -9,8 +9,7 @@ from torch import Tensor
 
 from lamella.data.chunk import Batch
 from lamella.experiment.experiment import Experiment
-from lamella.training.losses import LABELS
-from lamella.training.metrics import confusion_counts
+from lamella.training.objective import Objective
 from lamella.training.trainer import quiet_lightning
 
 
@@ -50,7 +49,8 @@ class Evaluation:
 class _AnswerCounter(pl.Callback):
     """Counts the answers of each test batch on the device, without reading a value before the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
         self.confusion: Tensor | None = None
         self.counts: Tensor | None = None
 
@@ -65,10 +65,10 @@ class _AnswerCounter(pl.Callback):
     ) -> None:
         targets = batch[1]
         assert isinstance(outputs, Tensor)
-        if targets.dtype == torch.int64:
-            pairs = confusion_counts(outputs, targets)
+        if self.objective.kind == "classes":
+            pairs = self.objective.confusion(outputs, targets)
             self.confusion = pairs if self.confusion is None else self.confusion + pairs
-        elif isinstance(pl_module.loss, LABELS):
+        elif self.objective.kind == "labels":
             # (B, labels, positions): the labels are in the second dimension, which a single label may lack.
             predicted, actual = (one.reshape(len(one), *one.shape[1:2], -1) for one in (outputs > 0, targets > 0.5))
             counts = torch.stack([one.sum((0, -1)).reshape(-1) for one in (predicted & actual, predicted, actual)])
@@ -80,7 +80,7 @@ def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
 
     directory: where Lightning would write files. It has none to write.
     """
-    answers = _AnswerCounter()
+    answers = _AnswerCounter(experiment.objective)
     with quiet_lightning():
         trainer = experiment.trainer(answers, [], [], default_root_dir=str(directory), log_every_n_steps=0)
         [metrics] = trainer.test(experiment.task, datamodule=experiment.data, verbose=False)

@@ -6,7 +6,6 @@ from functools import cached_property
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from lamella.data import Data
@@ -16,6 +15,7 @@ from lamella.network.plan import Plan
 from lamella.training.checkpointing import CheckpointInterval
 from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.device import Device
+from lamella.training.objective import Objective
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
 
@@ -24,11 +24,11 @@ from lamella.training.task import Task
 class Experiment:
     """Everything that a run needs, built from one config. The network's weights are drawn when `task` is first read.
 
-    plan: the network, without weights. freeze: patterns of the names of parameters that are not trained. metric: the
-    metric beside the loss. optimizer: makes the optimizer of parameters. trainer: makes the Trainer, called with the
-    first callback, the last ones, the loggers and further arguments. test: whether the best checkpoint is tested after
-    the training. epochs: None where something else limits the run.
-    chunk: the number of batches of a chunk, None to choose it by the time that a chunk takes.
+    plan: the network, without weights. freeze: patterns of the names of parameters that are not trained. optimizer:
+    makes the optimizer of parameters. trainer: makes the Trainer, called with the first callback, the last ones, the
+    loggers and further arguments. test: whether the best checkpoint is tested after the training. epochs: None where
+    something else limits the run. chunk: the number of batches of a chunk, None to choose it by the time that a chunk
+    takes.
     """
 
     name: str
@@ -38,8 +38,7 @@ class Experiment:
     data: Data
     plan: Plan
     freeze: list[str]
-    loss: nn.Module
-    metric: str
+    objective: Objective
     optimizer: Callable[..., Optimizer]
     schedule: Schedule
     trainer: Callable[..., pl.Trainer]
@@ -63,7 +62,7 @@ class Experiment:
         except (RuntimeError, MemoryError) as error:
             raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
         freeze_parameters(network, self.freeze)
-        task = Task(network, self.loss, self.optimizer, self.schedule, self.metric, self.seed)
+        task = Task(network, self.objective, self.optimizer, self.schedule, self.seed)
         if self.device.graph:
             task.run_chunk = CudaGraphs()
         return task

@@ -83,7 +83,7 @@ def fit(
         identity,
     )
     start = _starting_checkpoint(checkpoints, experiment.data, experiment.epochs)
-    charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", experiment.metric)}
+    charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", experiment.objective.metric)}
     board = EpochTensorBoard(str(directory.absolute()), charts)
 
     def end_epoch(metrics: dict[str, float]) -> None:

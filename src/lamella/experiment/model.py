@@ -21,8 +21,7 @@ from lamella.network.pretrained import without_pretrained_weights
 from lamella.runs.checkpoints import find_checkpoint, restore_weights
 from lamella.runs.reader import read_run
 from lamella.signatures import check_call
-from lamella.training.losses import probabilities
-from lamella.training.metrics import is_classifier
+from lamella.training.objective import LABELS, Objective
 
 BATCH = 256
 USED = ("shape", "num_classes", "classes", "mean", "std")  # the keys of `data` that a prediction needs
@@ -33,13 +32,13 @@ Images = Tensor | Sequence[Image.Image] | Sequence[str | Path]
 class Model:
     """A trained network in evaluation mode, with its preprocessing.
 
-    loss: the loss of the training, by which logits become probabilities. classes: their names, None where the network
+    objective: of the training, by which outputs become probabilities. classes: their names, None where the network
     predicts numbers. shape: of a sample, without the batch dimension. normalize: the normalisation of pixels, None
     where the inputs are not images. decoder: turns images into pixels as in training, None where they are no images.
     """
 
     network: nn.Module
-    loss: nn.Module
+    objective: Objective
     classes: list[str] | None
     shape: tuple[int, ...]
     normalize: Normalize | None
@@ -82,7 +81,7 @@ class Model:
         with eval_mode(self.network):
             for start in range(0, len(inputs), BATCH):
                 output = self.network(self.preprocess(inputs[start : start + BATCH]))
-                parts.append((output if self.classes is None else probabilities(output, self.loss)).cpu())
+                parts.append((output if self.classes is None else self.objective.probabilities(output)).cpu())
         return torch.cat(parts) if parts else torch.empty(0, len(self.classes or []))
 
 
@@ -105,10 +104,11 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
         network.to(target)
     except (RuntimeError, AssertionError) as error:
         raise RequestError(f"device {device!r} cannot be used: {first_line(error)}") from error
-    classes = _classes(path, data, output) if is_classifier(fields["metric"]) else None
+    objective = _objective(loss, fields["metric"], config, output)
+    classes = _classes(path, data, objective, output) if objective.is_classifier else None
     normalize = _normalize(path, data, shape).to(target) if fields["images"] else None
     decoder = _decoder(config["data"].get("source"), shape) if fields["images"] else None
-    return Model(network.eval(), loss, classes, shape, normalize, target, decoder)
+    return Model(network.eval(), objective, classes, shape, normalize, target, decoder)
 
 
 def load_experiment(run: Path, config: Config, checkpoint: str = "best", *, as_trained: bool = False) -> Experiment:
@@ -125,10 +125,20 @@ def load_experiment(run: Path, config: Config, checkpoint: str = "best", *, as_t
     return experiment
 
 
-def _classes(path: Path, data: Config, output: tuple[int, ...]) -> list[str]:
+def _objective(loss: nn.Module, metric: str, config: Config, output: tuple[int, ...]) -> Objective:
+    """Return the objective of a run, without its targets. metric: in the record of the run."""
+    if metric != "accuracy":
+        return Objective(loss, "numbers")
+    if isinstance(loss, LABELS):
+        return Objective(loss, "labels")
+    last = config["network"].get("class_dim") == -1 or output[0] != config["data"].get("num_classes", 0)
+    return Objective(loss, "classes", -1 if last else 1)
+
+
+def _classes(path: Path, data: Config, objective: Objective, output: tuple[int, ...]) -> list[str]:
     """Return the names of the classes. Raises RequestError where the network's output for a sample does not fit."""
     classes = list(map(str, data.get("classes") or range(data["num_classes"])))
-    if output != (len(classes),):
+    if not output or output[0 if objective.class_dim == 1 else -1] != len(classes):
         raise RequestError(f"{path}: its network gives {output} for a sample, its data has {len(classes)} classes")
     return classes
 

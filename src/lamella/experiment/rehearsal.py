@@ -29,7 +29,6 @@ from lamella.experiment.experiment import Experiment
 from lamella.seeds import kept_random_state
 from lamella.training.device import is_out_of_memory, process_count
 from lamella.training.loggers import EpochLogger
-from lamella.training.losses import check_loss
 from lamella.training.task import NonFiniteLoss
 from lamella.training.trainer import quiet_lightning
 from lamella.training.trainer_checks import check_monitors, check_options, check_processes, check_suitable
@@ -48,8 +47,8 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     validates = len(experiment.data.val) > 0
     options = config["trainer"] if validates else {**config["trainer"], "limit_val_batches": 0}
     check_options(options)
-    check_loss(experiment.loss, experiment.data.train.targets)
-    callbacks = _checked_callbacks(options, experiment.metric)
+    experiment.objective.check(experiment.data.train.targets)
+    callbacks = _checked_callbacks(options, experiment.objective.metric)
     strategy = str(options.get("strategy", "auto"))
     if not strategy.startswith(("auto", "ddp")):  # a network that such a strategy splits may not fit on one device
         print(f"not tried before the run starts: trainer.strategy is {strategy}, and only auto and ddp can be tried")
@@ -154,7 +153,7 @@ class _Trial(pl.Callback):
         self.options, self.callbacks, data = options, callbacks, copy.copy(experiment.data)
         data.chunk, data.num_workers = (lambda number: 1), data.num_workers and 0
         # Its weights are drawn again, so that nothing of the network of the run itself is used.
-        self.experiment = replace(experiment, data=data, loss=copy.deepcopy(experiment.loss))
+        self.experiment = replace(experiment, data=data, objective=copy.deepcopy(experiment.objective))
         devices = options.get("devices")
         self.trainer = self.experiment.trainer(
             self,

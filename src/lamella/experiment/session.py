@@ -62,7 +62,7 @@ def create_run(
         "device": experiment.device.accelerator,
         "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
         "images": experiment.data.images,
-        "metric": experiment.metric,
+        "metric": experiment.objective.metric,
         "job": os.environ.get(SLURM_JOB),
         "reads": reads,
         "choices": choices,

@@ -11,7 +11,6 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 from lamella.errors import RequestError, first_line
-from lamella.training.losses import loss_targets
 from lamella.training.task import Task
 
 # How many samples and parameter entries the check uses. Each entry costs two forward passes in double precision.
@@ -59,7 +58,7 @@ def backward(task: Task, inputs: Tensor, targets: Tensor) -> Backward:
     task = copy.deepcopy(task)
     try:
         output = task.network(inputs)
-        loss: Tensor = task.loss(output, loss_targets(task.loss, output, targets))
+        loss: Tensor = task.objective(output, targets)
     except ValueError as error:  # BatchNorm raises one for a batch of one sample
         raise RequestError(f"a step of training fails on this batch: {first_line(error)}", "data.batch_size") from error
     loss.backward()  # type: ignore[no-untyped-call]
@@ -126,5 +125,5 @@ def _loss_at(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # Dropout drops the same values at each call
         output = functional_call(task.network, state, (inputs,))
-    loss: Tensor = task.loss(output, loss_targets(task.loss, output, targets))
+    loss: Tensor = task.objective(output, targets)
     return loss

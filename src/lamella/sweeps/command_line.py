@@ -145,7 +145,7 @@ class SweepCommand:
 
     def fields(self, planned: PlannedJob, threads: int | None) -> SweepRecord:
         """Return the content of `sweep.json` for a new sweep."""
-        monitor, metric = planned.experiment.monitor, planned.experiment.metric
+        monitor, metric = planned.experiment.monitor, planned.experiment.objective.metric
         return {
             "format": SWEEP_FORMAT,
             "arguments": sys.argv[1:],

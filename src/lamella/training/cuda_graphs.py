@@ -10,7 +10,7 @@ from lamella.network.structure import network_signature
 from lamella.seeds import reseed
 from lamella.torch_internals import hook_counts
 from lamella.training.chunked_steps import chunk_steps, run_chunk
-from lamella.training.losses import loss_targets
+from lamella.training.objective import Objective
 from lamella.training.task import Task
 
 # The packages whose layers do the same in each pass, beside those of Lamella.
@@ -51,7 +51,7 @@ class CudaGraphs:
                 return task.training_step(batch, 0)
             task.reseed()
             loss, output = passes(batch)
-            return task.counted(loss, output, batch[1], loss_targets(task.loss, output, batch[1]))
+            return task.counted(loss, output, batch[1])
 
         def backward(loss: Tensor) -> None:
             if loss.requires_grad or self.passes is None:
@@ -67,7 +67,7 @@ class CudaGraphs:
         if not self.tried:
             self.tried = True
             try:
-                self.passes = _Passes(task.network, task.loss, batch)
+                self.passes = _Passes(task.network, task.objective, batch)
             except Exception as error:
                 print(f"without a CUDA graph: {first_line(error)}")
         return self.passes if self.passes and self.passes.match(batch) else None
@@ -90,17 +90,20 @@ class _Passes:
     Raises RuntimeError where the network or the loss cannot be captured, and whatever torch raises.
     """
 
-    def __init__(self, network: nn.Module, loss: nn.Module, batch: Batch) -> None:
-        self.network, self.loss = network, loss
-        for module in (*network.modules(), *loss.modules()):
+    def __init__(self, network: nn.Module, objective: Objective, batch: Batch) -> None:
+        self.network, self.objective = network, objective
+        inputs, targets = batch
+        if not isinstance(inputs, Tensor):
+            raise RuntimeError("the network takes several inputs")
+        for module in (*network.modules(), *objective.loss.modules()):
             _check_module(module)
-        _check_memory(batch[0].device)
+        _check_memory(inputs.device)
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.inputs, self.targets = (part.clone() for part in batch)  # the graph reads each batch from here
+        self.inputs, self.targets = inputs.clone(), targets.clone()  # the graph reads each batch from here
         self.graph = torch.cuda.CUDAGraph()
         saved = [(buffer, buffer.clone()) for buffer in network.buffers()]  # for example running statistics
         try:
-            self._capture(saved, batch[0].device)
+            self._capture(saved, inputs.device)
         finally:
             _restore(saved)
 
@@ -125,18 +128,20 @@ class _Passes:
     def _compute(self) -> list[Tensor | None]:
         """Return the loss, the output and the gradients, None for parameters that the loss does not depend on."""
         output = self.network(self.inputs)
-        loss = self.loss(output, loss_targets(self.loss, output, self.targets))
+        loss = self.objective(output, self.targets)
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         return [loss.detach(), output.detach(), *gradients]
 
     def match(self, batch: Batch) -> bool:
         """Return True if the graph is for batches of this shape."""
         inputs, targets = batch
+        assert isinstance(inputs, Tensor)
         return inputs.shape == self.inputs.shape and targets.shape == self.targets.shape
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Run both passes, and return the loss and the network's output. The next call overwrites the output."""
         inputs, targets = batch
+        assert isinstance(inputs, Tensor)
         self.inputs.copy_(inputs)
         self.targets.copy_(targets)
         self.graph.replay()

@@ -1,45 +1,11 @@
-"""Choose the metric that is counted beside the loss, and sum losses and metrics over a pass through the data."""
+"""Sum losses and metrics over a pass through the data."""
 
 import time
 from collections.abc import Callable
 from typing import TypedDict
 
 import torch
-from torch import Tensor, nn
-
-from lamella.training.losses import LABELS
-
-
-def metric_for(loss: nn.Module, targets: Tensor) -> str:
-    """Return the metric that is counted beside the loss: "accuracy", or "mae" for targets that are numbers."""
-    return "accuracy" if targets.dtype == torch.int64 or isinstance(loss, LABELS) else "mae"
-
-
-def is_classifier(metric: str) -> bool:
-    """Return True if a network with this metric predicts classes or labels, False if it predicts numbers."""
-    return metric == "accuracy"
-
-
-def confusion_counts(output: Tensor, targets: Tensor) -> Tensor:
-    """Return how often each class was predicted for each true class, int64 (K, K): rows are true, columns predicted.
-
-    output: logits (B, K, …). targets: class indices (B, …).
-    """
-    classes = output.shape[1]
-    pairs = torch.bincount((targets * classes + output.argmax(1)).flatten(), minlength=classes * classes)
-    return pairs.view(classes, classes)
-
-
-def metric_sum(metric: str, output: Tensor, targets: Tensor, compared: Tensor) -> Tensor:
-    """Return the sum of a metric over a batch, a scalar: the number of right answers, or the sum of absolute errors.
-
-    compared: the targets as returned by `loss_targets`.
-    """
-    if metric == "mae":
-        return (output - compared).abs().sum()
-    if targets.dtype == torch.int64:
-        return (output.argmax(1) == targets).sum()
-    return ((output > 0) == (targets > 0.5)).sum()
+from torch import Tensor
 
 
 class CountersState(TypedDict):
@@ -78,7 +44,7 @@ class Counters:
         # The weight of each batch's loss in the mean. If the list is empty, the numbers of samples are the weights.
         self.weights: list[Tensor] = []
         self.rates: list[float] = []
-        self.judged = 0  # the number of answers that the scores are about
+        self.answers: int | Tensor = 0  # the number of answers that the scores are about
 
     def state(self, gather: Callable[[Tensor], Tensor]) -> CountersState:
         """Return everything that all ranks have counted. gather: stacks the values of all ranks (ranks, …)."""
@@ -91,7 +57,7 @@ class Counters:
             "samples": gather(torch.tensor(self.samples)),
             "weights": gather(torch.stack(self.weights) if self.weights else torch.empty(0)),
             "rates": self.rates,
-            "judged": gather(torch.tensor(self.judged)),
+            "judged": gather(torch.as_tensor(self.answers)),
         }
 
     @classmethod
@@ -103,12 +69,12 @@ class Counters:
         counters.losses, counters.scores, counters.weights = (
             list(values[rank].to(device).unbind()) for values in (state["losses"], state["scores"], state["weights"])
         )
-        counters.samples, counters.judged = state["samples"][rank].tolist(), int(state["judged"][rank])
+        counters.samples, counters.answers = state["samples"][rank].tolist(), int(state["judged"][rank])
         counters.rates = list(state["rates"])
         return counters
 
     def totals(self) -> Tensor:
-        """Return the sums of weighted losses, weights, scores and judged answers, float64 (4,) on the CPU.
+        """Return the sums of weighted losses, weights, scores and answers, float64 (4,) on the CPU.
 
         The sums of several ranks can be added.
         """
@@ -116,4 +82,4 @@ class Counters:
         losses, weights, scores = (
             values.double().cpu() for values in (torch.stack(self.losses), weights, torch.stack(self.scores))
         )
-        return torch.tensor([(losses * weights).sum(), weights.sum(), scores.sum(), self.judged], dtype=torch.float64)
+        return torch.tensor([(losses * weights).sum(), weights.sum(), scores.sum(), self.answers], dtype=torch.float64)

@@ -20,8 +20,8 @@ from lamella.errors import RequestError
 from lamella.lightning_internals import HOOK_NAME, batch_index
 from lamella.runs.checkpoints import StateDict
 from lamella.training.chunked_steps import run_chunk
-from lamella.training.losses import WEIGHTED, class_weights, is_weighted, loss_targets
-from lamella.training.metrics import Counters, SavedCounters, metric_sum
+from lamella.training.metrics import Counters, SavedCounters
+from lamella.training.objective import Objective
 from lamella.training.optimizer_kernels import DirectOptimizer
 from lamella.training.scheduler import Schedule, check_length, scaled_rates
 
@@ -33,12 +33,11 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Task(pl.LightningModule):
-    """Trains `network` to minimize `loss`, and counts `metric` ("accuracy" or "mae") beside the loss.
+    """Trains `network` to minimize the loss of `objective`, and counts its metric beside the loss.
 
-    Inputs are (B, …); targets are (B,) class indices, or floats of the output's shape. Class indices become one-hot
-    floats for a loss that needs them. optimizer: called with the parameters that are trained. seed: what is random in
-    a batch, for example dropout, depends on the seed, the rank, the epoch and the number of the batch alone, so that no
-    random state has to be saved.
+    Inputs are (B, …), or a mapping of names to such tensors; the kinds of targets are those of `Objective`. optimizer:
+    called with the parameters that are trained. seed: what is random in a batch, for example dropout, depends on the
+    seed, the rank, the epoch and the number of the batch alone, so that no random state has to be saved.
 
     Raises NonFiniteLoss, which names the step and the learning rate: on the CPU in the step itself, elsewhere at the
     end of the epoch, because reading the loss in each step would make the step wait for the device. A test does not.
@@ -47,19 +46,18 @@ class Task(pl.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        loss: nn.Module,
+        objective: Objective,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Schedule,
-        metric: str = "accuracy",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.network, self.loss, self.metric, self.seed = network, loss, metric, seed
+        self.network, self.objective, self.seed = network, objective, seed
+        self.loss = objective.loss  # registered, so that its class weights are moved to the device of the network
         self.make_optimizer, self.schedule = optimizer, schedule
         self._train, self._eval = Counters(), Counters()
         self._val: dict[str, float] = {}
         self._scheduled_rate: float | None = None  # set while the optimizer has the learning rate of the warm-up
-        self._weighted = is_weighted(loss)
         self.schedule_length: int | None = None  # how many steps the scheduler takes in the run, once that is known
         self.run_chunk: Callable[[Task, Chunk], None] = run_chunk
 
@@ -134,8 +132,7 @@ class Task(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.reseed()
         output = self.network(batch[0])
-        compared = loss_targets(self.loss, output, batch[1])
-        return self.counted(self.loss(output, compared), output, batch[1], compared)
+        return self.counted(self.objective(output, batch[1]), output, batch[1])
 
     def reseed(self) -> None:
         """Seed the random generators for the training batch that is about to be computed."""
@@ -146,13 +143,12 @@ class Task(pl.LightningModule):
         trainer, count = self.trainer, int(self.trainer.num_training_batches)
         return seeds.batch_seeds(self.seed, trainer.global_rank, trainer.current_epoch, count)[batch_index(trainer)]
 
-    def counted(self, loss: Tensor, output: Tensor, targets: Tensor, compared: Tensor) -> Tensor:
+    def counted(self, loss: Tensor, output: Tensor, targets: Tensor) -> Tensor:
         """Count a training batch, and return the loss from which the gradients are computed.
 
-        loss: of the batch, a scalar. output: of the network. targets: (B,) class indices, or floats. compared: the
-        targets in the form in which the loss takes them.
+        loss: of the batch, a scalar. output: of the network. targets: as the data gives them.
         """
-        self._count(loss, output, targets, compared, self._train)
+        self._count(loss, output, targets, self._train)
         rate = (
             self.trainer.optimizers[0].param_groups[0]["lr"] if self._scheduled_rate is None else self._scheduled_rate
         )
@@ -160,7 +156,7 @@ class Task(pl.LightningModule):
         # Only with a single process: another rank would wait for ever for the gradients of this one.
         if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
             raise NonFiniteLoss(self._not_finite(batch_index(self.trainer)))
-        if self._weighted and self.trainer.world_size > 1:
+        if self.objective.weighted and self.trainer.world_size > 1:
             # DDP averages the gradients of the ranks, but each rank's samples have another total weight.
             weight = self._train.weights[-1]
             total = self.trainer.strategy.reduce(weight.clone(), reduce_op="sum")
@@ -255,26 +251,25 @@ class Task(pl.LightningModule):
     def _evaluated(self, batch: Batch) -> Tensor:
         """Return the output of the network for a batch, and count the batch."""
         output: Tensor = self(batch[0])
-        compared = loss_targets(self.loss, output, batch[1])
-        self._count(self.loss(output, compared), output, batch[1], compared, self._eval)
+        self._count(self.objective(output, batch[1]), output, batch[1], self._eval)
         return output
 
-    def _count(self, loss: Tensor, output: Tensor, targets: Tensor, compared: Tensor, counters: Counters) -> None:
+    def _count(self, loss: Tensor, output: Tensor, targets: Tensor, counters: Counters) -> None:
         with torch.no_grad():
-            counters.scores.append(metric_sum(self.metric, output, targets, compared))
-            if self._weighted and isinstance(self.loss, WEIGHTED):
-                counters.weights.append(class_weights(self.loss, output.shape[1], self.device)[targets].sum())
+            counters.scores.append(self.objective.metric_sum(output, targets))
+            if self.objective.weighted:
+                counters.weights.append(self.objective.weight(targets))
         counters.losses.append(loss.detach())
         counters.samples.append(len(targets))
-        counters.judged += targets.numel()
+        counters.answers += self.objective.answers(targets)
 
     def _metrics(self, stage: str, counters: Counters) -> dict[str, float]:
         """Return the mean loss and metric of a finished pass over the data on all ranks."""
         totals = counters.totals()
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum").cpu()
-        loss, weight, score, judged = totals.tolist()
-        return {f"{stage}/loss": loss / weight, f"{stage}/{self.metric}": score / judged}
+        loss, weight, score, answers = totals.tolist()
+        return {f"{stage}/loss": loss / weight, f"{stage}/{self.objective.metric}": score / answers}
 
     def _check_training(self) -> None:
         """Raise NonFiniteLoss for the first training loss of the epoch that is not finite on some rank."""

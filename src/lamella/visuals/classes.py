@@ -2,10 +2,9 @@
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lamella.training.losses import probabilities
-from lamella.training.metrics import confusion_counts
+from lamella.training.objective import Objective
 from lamella.visuals.pictures import confusion_picture
 from lamella.visuals.tensorboard import add_image, datamodule_of, tensorboard_writer
 from lamella.visuals.validation import ValidationCallback
@@ -17,9 +16,9 @@ class Confusion(ValidationCallback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.counts: Tensor | None = None
 
-    def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, loss: nn.Module) -> None:
-        if targets.dtype == torch.int64:
-            counts = confusion_counts(outputs, targets)
+    def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, objective: Objective) -> None:
+        if objective.kind == "classes":
+            counts = objective.confusion(outputs, targets)
             self.counts = counts if self.counts is None else self.counts + counts
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -38,9 +37,9 @@ class PRCurves(ValidationCallback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.parts: list[tuple[Tensor, Tensor]] = []
 
-    def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, loss: nn.Module) -> None:
-        if targets.dtype == torch.int64 and targets.dim() == 1:
-            self.parts.append((probabilities(outputs, loss), targets))
+    def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, objective: Objective) -> None:
+        if objective.kind == "classes" and targets.dim() == 1:
+            self.parts.append((objective.probabilities(outputs), targets))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         writer = tensorboard_writer(trainer)

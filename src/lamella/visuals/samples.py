@@ -2,12 +2,12 @@
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lamella.errors import RequestError
-from lamella.training.losses import probabilities
+from lamella.training.objective import Objective
 from lamella.visuals.pictures import drawable_names, image_grid
-from lamella.visuals.tensorboard import add_image, are_images, datamodule_of, tensorboard_writer
+from lamella.visuals.tensorboard import add_image, are_images, datamodule_of, objective_of, tensorboard_writer
 from lamella.visuals.validation import ValidationCallback
 
 
@@ -29,7 +29,7 @@ class SampleImages(pl.Callback):
             return
         inputs, targets = (values[: self.count] for values in batch)
         classes = drawable_names(datamodule_of(trainer).classes)
-        are_classes = targets.dtype == torch.int64 and targets.dim() == 1
+        are_classes = objective_of(pl_module).kind == "classes" and targets.dim() == 1
         captions = [[classes[target]] for target in targets.tolist()] if are_classes else ()
         title = (
             f"values from {inputs.min():.2f} to {inputs.max():.2f}, mean {inputs.mean():.2f}, std {inputs.std():.2f}"
@@ -54,10 +54,10 @@ class Mistakes(ValidationCallback):
         # The probabilities, predicted classes, true classes and inputs of the worst samples so far.
         self.worst: tuple[Tensor, ...] = ()
 
-    def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, loss: nn.Module) -> None:
-        if not are_images(inputs) or targets.dtype != torch.int64 or targets.dim() != 1:
+    def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, objective: Objective) -> None:
+        if not are_images(inputs) or objective.kind != "classes" or targets.dim() != 1:
             return
-        share, predicted = probabilities(outputs, loss).max(1)
+        share, predicted = objective.probabilities(outputs).max(1)
         share = torch.where(predicted == targets, -1.0, share)  # a right answer ranks below every wrong one
         worst = self._top((share, predicted, targets, inputs))
         if self.worst:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lamella.torch_internals import add_summary
+from lamella.training.objective import Objective
 
 BINS = 64  # of a histogram
 
@@ -49,11 +50,11 @@ def datamodule_of(trainer: pl.Trainer) -> PictureData:
     return cast(PictureData, trainer.datamodule)  # type: ignore[attr-defined]
 
 
-def loss_of(pl_module: pl.LightningModule) -> nn.Module:
-    """Return the loss of a `Task`."""
-    loss = pl_module.loss
-    assert isinstance(loss, nn.Module)
-    return loss
+def objective_of(pl_module: pl.LightningModule) -> Objective:
+    """Return the objective of a `Task`."""
+    objective = pl_module.objective
+    assert isinstance(objective, Objective)
+    return objective
 
 
 def network_of(pl_module: pl.LightningModule) -> nn.Module:
@@ -63,9 +64,9 @@ def network_of(pl_module: pl.LightningModule) -> nn.Module:
     return network
 
 
-def are_images(inputs: Tensor) -> bool:
-    """Return whether a batch (B, channels, height, width) can be drawn: with one channel or three."""
-    return inputs.dim() == 4 and inputs.shape[1] in (1, 3)
+def are_images(inputs: object) -> bool:
+    """Return whether inputs are a batch (B, channels, height, width) that can be drawn: with one channel or three."""
+    return isinstance(inputs, Tensor) and inputs.dim() == 4 and inputs.shape[1] in (1, 3)
 
 
 def add_image(writer: SummaryWriter, tag: str, picture: Image.Image, step: int) -> None:

@@ -1,9 +1,10 @@
 """A callback that looks at each batch of a validation."""
 
 import pytorch_lightning as pl
-from torch import Tensor, nn
+from torch import Tensor
 
-from lamella.visuals.tensorboard import loss_of
+from lamella.training.objective import Objective
+from lamella.visuals.tensorboard import objective_of
 
 
 class ValidationCallback(pl.Callback):
@@ -19,8 +20,8 @@ class ValidationCallback(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         assert isinstance(outputs, Tensor)
-        self.add_batch(*batch, outputs, loss_of(pl_module))
+        self.add_batch(*batch, outputs, objective_of(pl_module))
 
-    def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, loss: nn.Module) -> None:
-        """Keep what the picture needs of a batch. outputs: of the network. loss: of the training."""
+    def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, objective: Objective) -> None:
+        """Keep what the picture needs of a batch. outputs: of the network."""
         raise NotImplementedError

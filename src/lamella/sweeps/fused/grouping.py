@@ -118,6 +118,8 @@ def _obstacle_in_config(config: Config) -> str:
         return f"data: {data['_target_']} may depend on its seed"
     if not (data.get("in_memory", True) or data.get("cache")):
         return "data.in_memory is false"
+    if isinstance(data["shape"], dict):
+        return "data: its samples have several inputs"
     if trainer.get("chunk", "auto") == 1:
         return "trainer.chunk is 1"
     for key in SINGLE_RUN_OPTIONS:
@@ -153,7 +155,9 @@ def _obstacle_in_network(network: nn.Module, config: Config) -> str:
             return f"network: {type(module).__name__} may replace a buffer of its own"
     try:
         stack = NetworkStack([build_network(config)[0] for _ in range(2)], network)
-        outputs = stack(torch.zeros(2, config["data"]["batch_size"], *config["data"]["shape"]))
+        data = config["data"]
+        dtype = getattr(torch, data.get("dtype", "float32"))
+        outputs = stack(torch.zeros(2, data["batch_size"], *data["shape"], dtype=dtype))
         stack.gradients(outputs.flatten(1).sum(1))
     except Exception as error:
         return f"network: {first_line(error)}"

@@ -18,7 +18,6 @@ from lamella.experiment.experiment import Experiment
 from lamella.sweeps.fused.flat_parameter import FlatParameter
 from lamella.training.chunk_length import ChunkLength
 from lamella.training.chunked_steps import chunk_steps
-from lamella.training.losses import loss_targets
 from lamella.training.task import Task
 
 ProcessState = tuple[TextIO, TextIO, Callable[[threading.ExceptHookArgs], object]]
@@ -30,8 +29,8 @@ class FusedRun:
     work: trains the run, and returns the exit status. output: the file for what the run prints. Attributes:
         over: whether `work` has returned; `status` is then the exit status.
         batch: the batch to compute next, None while the Trainer has work to do before it.
-        computed: what a stack has computed for the batch: its loss, output, the targets in the form that the loss
-            takes, and the gradient. None if the Trainer is to compute it by itself.
+        computed: what a stack has computed for the batch: its loss, output and gradient. None if the Trainer is
+            to compute it by itself.
         flat: the parameters of the run as a row of a stack, None while the run is computed by itself.
         failure: an exception in a step, which is raised in the thread of the Trainer.
     """
@@ -46,7 +45,7 @@ class FusedRun:
         self.steps: Iterator[Batch] = iter(())
         self.batch: Batch | None = None
         self.failure: Exception | None = None
-        self.computed: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self.computed: tuple[Tensor, Tensor, Tensor] | None = None
         self.flat: FlatParameter | None = None
 
     def __deepcopy__(self, memo: object) -> "FusedRun":
@@ -86,7 +85,7 @@ class FusedRun:
         assert self.batch is not None
         task, (inputs, targets) = self.task, self.batch
         output = task.network(inputs)
-        loss = task.loss(output, loss_targets(task.loss, output, targets))
+        loss = task.objective(output, targets)
         torch.autograd.grad(loss, [one for one in task.network.parameters() if one.requires_grad], allow_unused=True)
 
     def set_chunk_length(self, batches: int) -> None:
@@ -140,15 +139,15 @@ class FusedRun:
         if self.computed is None:
             alone: Tensor = self.own[0](batch, batch_idx)
             return alone
-        loss, output, compared, _ = self.computed
-        return self.task.counted(loss, output, batch[1], compared)
+        loss, output, _ = self.computed
+        return self.task.counted(loss, output, batch[1])
 
     def _backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
         """Add to the gradients."""
         if self.computed is None:
             self.own[1](loss, *arguments, **options)
             return
-        gradient = self.computed[3]
+        gradient = self.computed[2]
         if (batches := self.task.trainer.accumulate_grad_batches) > 1:
             gradient = gradient / batches
         parameters = self._optimizer().param_groups[0]["params"]

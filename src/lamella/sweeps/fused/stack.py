@@ -9,7 +9,7 @@ from torch.func import functional_call, vmap
 from lamella.network.structure import network_signature
 from lamella.sweeps.fused.layers import BATCH_NORMS, FEATURE_DROPOUTS, StackedBatchNorm, StackedDropout
 from lamella.torch_internals import has_registered_buffers, replace_data
-from lamella.training.losses import loss_targets
+from lamella.training.objective import Objective
 
 
 class NetworkStack:
@@ -18,15 +18,15 @@ class NetworkStack:
     One vmap call computes all of them; what changes the stacked tensors changes the networks.
 
     networks: of equal structure. base: a network of the same structure on the meta device, which the stack changes.
-    functions: the loss of each network. rows (N, P): the parameters that are trained, those of a network one after
+    objectives: of each network. rows (N, P): the parameters that are trained, those of a network one after
     another. Dropout draws for each network from the network's own seed, so that the others make no difference to it.
     Raises RuntimeError if the networks are not alike, and so do the calls if a layer cannot be computed with vmap, for
     example because the layer draws random numbers in another way.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], base: nn.Module, functions: Sequence[nn.Module] = ()) -> None:
-        self.base, self.count, self.functions = base, len(networks), functions
-        self.losses_are_alike = _are_alike(functions)
+    def __init__(self, networks: Sequence[nn.Module], base: nn.Module, objectives: Sequence[Objective] = ()) -> None:
+        self.base, self.count, self.objectives = base, len(networks), objectives
+        self.losses_are_alike = _are_alike([objective.loss for objective in objectives])
         for parameter, first in zip(base.parameters(), networks[0].parameters(), strict=True):
             parameter.requires_grad_(first.requires_grad)
         for module, like in zip(base.modules(), networks[0].modules(), strict=True):
@@ -58,14 +58,15 @@ class NetworkStack:
         outputs: Tensor = vmap(self._call_one)(self.state, inputs)
         return outputs
 
-    def losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the losses (N,) of the outputs (N, B, …), and the targets in the form that each loss takes."""
-        triples = zip(self.functions, outputs, targets, strict=True)
-        compared = [loss_targets(function, output, target) for function, output, target in triples]
-        if self.losses_are_alike:
-            return vmap(self.functions[0])(outputs, torch.stack(compared)), compared
-        triples = zip(self.functions, outputs, compared, strict=True)
-        return torch.stack([function(output, target) for function, output, target in triples]), compared
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the losses (N,) of the outputs (N, B, …) for targets (N, B, …)."""
+        triples = list(zip(self.objectives, outputs, targets, strict=True))
+        if not self.losses_are_alike:
+            return torch.stack([objective(output, target) for objective, output, target in triples])
+        first = self.objectives[0]
+        read = torch.stack([objective.read_targets(output, target) for objective, output, target in triples])
+        losses: Tensor = vmap(first.loss)(vmap(first.read_output)(outputs), read)
+        return losses
 
     def gradients(self, losses: Tensor) -> Tensor:
         """Return the gradients (N, P) of the losses (N,), a row for each network."""

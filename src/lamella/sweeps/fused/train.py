@@ -122,7 +122,8 @@ def _groups(members: Sequence[FusedRun], width: int) -> list[Sequence[FusedRun]]
     """
     by_shape: dict[object, list[FusedRun]] = {}
     for member in members:
-        by_shape.setdefault(member.batch and member.batch[0].shape, []).append(member)
+        inputs = member.batch[0] if member.batch else None
+        by_shape.setdefault(inputs.shape if isinstance(inputs, torch.Tensor) else None, []).append(member)
     return [alike[start : start + width] for alike in by_shape.values() for start in range(0, len(alike), width)]
 
 
@@ -176,10 +177,11 @@ def _stacked(members: Sequence[FusedRun], width: int) -> Iterator[NetworkStack |
         yield None
         return
     base = members[0].experiment.plan.outline()
-    networks, losses = [member.task.network for member in members], [member.task.loss for member in members]
+    networks = [member.task.network for member in members]
+    objectives = [member.task.objective for member in members]
     if len(members) == 1:  # a stack of one would be computed by other kernels, which round in another way
-        networks, losses = [*networks, copy.deepcopy(networks[0])], losses * 2
-    stack = NetworkStack(networks, base, losses)
+        networks, objectives = [*networks, copy.deepcopy(networks[0])], objectives * 2
+    stack = NetworkStack(networks, base, objectives)
     try:
         for member, values in zip(members, stack.rows, strict=False):
             [optimizer] = member.task.trainer.optimizers
@@ -201,8 +203,8 @@ def _compute(members: Sequence[FusedRun], stack: NetworkStack) -> None:
     batches = [member.batch for member in members] * (stack.count // len(members))
     inputs, targets = (torch.stack(tensors) for tensors in zip(*batches, strict=True))
     outputs = stack(inputs, [member.task.batch_seed() for member in members])
-    losses, compared = stack.losses(outputs, targets)
+    losses = stack.losses(outputs, targets)
     gradients = stack.gradients(losses)
-    results = zip(losses.detach().unbind(), outputs.detach().unbind(), compared, gradients, strict=True)
+    results = zip(losses.detach().unbind(), outputs.detach().unbind(), gradients, strict=True)
     for member, computed in zip(members, results, strict=False):
         member.computed = computed
