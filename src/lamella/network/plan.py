@@ -63,7 +63,6 @@ def plan(
     name: str = "Network",
     place: str = "network.layers",
     recorded: bool = False,
-    dtype: object = None,
 ) -> Plan:
     """Plan a network of layers for samples of `shape`, without the batch dimension.
 
@@ -79,7 +78,7 @@ def plan(
     return Plan(lambda: Network(_build_all(makes), name), planner.trace.rows, sample_shape(y))
 
 
-def plan_module(make: Make, shape: Sequence[int], place: str = "network", dtype: object = None) -> Plan:
+def plan_module(make: Make, shape: Sequence[int], place: str = "network") -> Plan:
     """Plan a whole network that `make` returns, such as torchvision's resnet18, for samples of `shape`.
 
     shape: without the batch dimension. place: the config key of the network. Raises RequestError where the network
