@@ -412,7 +412,15 @@ ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
         (3, 4),
         "…made from a module (encoder_layer); write `_target_: torch.nn.…",
     ),
-    "embedding": ([{"Embedding": [4, 2]}], FLAT, ".0: Embedding takes whole numbers, …`input.long()`"),
+    "embedding": ([{"Embedding": [4, 2]}], FLAT, ".0: Embedding takes whole numbers, and what comes in is float32; …"),
+    "select-alone": (
+        [{"Select": "a"}],
+        FLAT,
+        ".0: Select reads the input 'a', and the data give one …; leave Select out",
+    ),
+    "mask-alone": ([{"Pool": {"over": 1, "mask": "m"}}], (3, 4), ".0: Pool reads the input 'm', …; leave it out"),
+    "pool-how": ([{"Pool": {"over": 1, "how": "min"}}], (3, 4), ".0.Pool.how is 'min'; Pool takes mean or max or …"),
+    "pool-batch": ([{"Pool": 0}], (3, 4), ".0: Pool cannot take (3, 4): it changes the batch dimension…"),
     "dimension": (["Flatten", {"Softmax": 3}], CUBE, ".1: Softmax cannot take (192,): Dimension out of range …"),
     "padding": (
         [{"Conv2d": {"out_channels": 2, "kernel_size": 3, "padding": -1}}],

@@ -36,7 +36,7 @@ def tuples(value: object) -> object:
     return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def keyword_arguments(name: str, argument: object, names: Sequence[str], place: str) -> dict[str, object]:
+def keyword_arguments(cls: type[nn.Module], argument: object, names: Sequence[str], place: str) -> dict[str, object]:
     """Return the argument of a layer in YAML as keyword arguments. names: the parameters of positional values.
 
     Raises RequestError for more values than parameters.
@@ -48,20 +48,20 @@ def keyword_arguments(name: str, argument: object, names: Sequence[str], place: 
     values = as_list(argument)
     if len(values) > len(names):
         taken = f"at most {', '.join(names)}" if names else "no arguments"
-        raise RequestError(f"{place}: {name} takes {taken}, got {values}{_one_value(name, values, names)}", place)
+        hint = _one_value(cls, values, names)
+        raise RequestError(f"{place}: {cls.__name__} takes {taken}, got {values}{hint}", place)
     return {parameter: tuples(value) for parameter, value in zip(names, values, strict=False)}
 
 
-def _one_value(name: str, values: list[object], names: Sequence[str]) -> str:
+def _one_value(cls: type[nn.Module], values: list[object], names: Sequence[str]) -> str:
     """Return the hint to write the last values as one list, where the layer takes them so."""
-    cls = getattr(nn, name)
     for count, parameter in enumerate(names):
         arguments = [*values[:count], values[count:]]
         try:
             check_call(cls, dict(zip(names, arguments, strict=False)), place="")
         except RequestError:
             continue
-        text = entry_text(name, {parameter: values} if count == 0 else arguments)
+        text = entry_text(cls.__name__, {parameter: values} if count == 0 else arguments)
         return f"; for a list as one value write `{text}`"
     return ""
 

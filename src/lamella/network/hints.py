@@ -61,12 +61,6 @@ def check_one_input(name: str, place: str) -> None:
         raise RequestError(
             f"{place}: {name} needs a further input ({', '.join(others)}), and a layer gets one; {way}", place
         )
-    if issubclass(cls, nn.Embedding | nn.EmbeddingBag):
-        raise RequestError(
-            f"{place}: {name} takes whole numbers, and samples are floats; call it in a module of your own, "
-            "`_target_: mine.Block`, with `input.long()`",
-            place,
-        )
     for parameter, given in parameters(cls).items():
         kind = getattr(given.annotation, "__bound__", given.annotation)  # that of a type variable
         if isinstance(kind, type) and issubclass(kind, nn.Module) and given.default is given.empty:

@@ -1,10 +1,12 @@
 """Define the composite layers that torch.nn lacks, and the network that is built from a list of layers."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from lamella.network.inputs import Inputs, Named
 
 T = TypeVar("T")
 
@@ -17,7 +19,25 @@ def first_output(output: T | tuple[T, ...]) -> T:
     return output[0] if isinstance(output, tuple) else output
 
 
-class Sequential(nn.Sequential):
+class NamedLayer(nn.Module):
+    """A layer of Lamella: `forward(input, named=None)` may read the network's named inputs beside its own input.
+
+    named: a mapping of names to tensors (B, …), or None for a network with one input.
+    """
+
+
+def call_layer(layer: nn.Module, input: Inputs, named: Named = None) -> Any:
+    """Return what a layer makes of its input, of a tuple the first item.
+
+    Lamella's own layers get the network's named inputs too. Any other module that gets all of them takes them by
+    keyword.
+    """
+    if isinstance(layer, NamedLayer):
+        return first_output(layer(input, named) if named else layer(input))
+    return first_output(layer(**input) if isinstance(input, Mapping) else layer(input))
+
+
+class Sequential(NamedLayer, nn.Sequential):
     """Runs layers one after another, as torch's Sequential, and accepts layers that return a tuple.
 
     Shapes: those of the layers.
@@ -28,14 +48,14 @@ class Sequential(nn.Sequential):
         for name, layer in layers.items():
             self.add_module(name, layer)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Any, named: Named = None) -> Any:
         """Return the output of the last layer."""
         for layer in self:
-            input = first_output(layer(input))
+            input = call_layer(layer, input, named)
         return input
 
 
-class Residual(nn.Module):
+class Residual(NamedLayer):
     """Computes `layers(x) + shortcut(x)`, where the shortcut is x itself by default (He et al. 2015, arXiv:1512.03385).
 
     Shapes: those of the two branches, whose outputs have the same shape.
@@ -46,28 +66,39 @@ class Residual(nn.Module):
         self.layers = layers
         self.shortcut = shortcut
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Any, named: Named = None) -> Tensor:
         """Return the sum of both branches."""
-        shortcut = input if self.shortcut is None else first_output(self.shortcut(input))
-        output: Tensor = first_output(self.layers(input)) + shortcut
+        shortcut = input if self.shortcut is None else call_layer(self.shortcut, input, named)
+        output: Tensor = call_layer(self.layers, input, named) + shortcut
         return output
 
 
-class Concat(nn.Module):
+class Branches(NamedLayer):
+    """Base of the layers that run several branches over the same input, and combine their outputs."""
+
+    def __init__(self, branches: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+
+    def outputs(self, input: Inputs, named: Named) -> list[Tensor]:
+        """Return the outputs of the branches, in the order in which the branches are written."""
+        return [call_layer(branch, input, named) for branch in self.children()]
+
+
+class Concat(Branches):
     """Joins the outputs of several branches over the same input along `dim`, by default along the channels.
 
     Shapes: the outputs of the branches agree in every dimension but `dim`.
     """
 
     def __init__(self, branches: Mapping[str, nn.Module], dim: int = 1) -> None:
-        super().__init__()
+        super().__init__(branches)
         self.dim = dim
-        for name, branch in branches.items():
-            self.add_module(name, branch)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Inputs, named: Named = None) -> Tensor:
         """Return the joined outputs."""
-        return torch.cat([first_output(branch(input)) for branch in self.children()], self.dim)
+        return torch.cat(self.outputs(input, named), self.dim)
 
     def extra_repr(self) -> str:
         """Return the arguments that are printed with the layer."""
@@ -96,6 +127,10 @@ class Network(Sequential):
     def __init__(self, children: Mapping[str, nn.Module], name: str) -> None:
         super().__init__(children)
         self.name = name
+
+    def forward(self, input: Any, named: Named = None) -> Any:
+        """Return the output (B, …) for a batch (B, …), or for a mapping of names to such batches."""
+        return super().forward(input, input if isinstance(input, Mapping) else named)
 
     def __repr__(self) -> str:
         return self.name + super().__repr__().removeprefix(type(self).__name__)

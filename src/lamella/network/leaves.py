@@ -1,12 +1,13 @@
 """Call functions before and after each leaf module of a network, that is, each layer without children."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
 from torch import Tensor, nn
 
 from lamella.network.layers import first_output
+from lamella.network.selecting import Select
 
 
 @contextmanager
@@ -40,3 +41,11 @@ def leaf_hooks(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _given(leaf: nn.Module, inputs: tuple[object, ...]) -> Tensor | None:
+    """Return the tensor that a leaf is called with first, None if it is called with none."""
+    given = inputs[0] if inputs else None
+    if isinstance(leaf, Select) and isinstance(given, Mapping):
+        given = given[leaf.name]
+    return given if isinstance(given, Tensor) else None

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from lamella.errors import RequestError
+from lamella.errors import RequestError, nearest
 from lamella.network.arguments import (
     as_list,
     entry_text,
@@ -15,6 +15,8 @@ from lamella.network.arguments import (
     named_parameters,
     takes_anything,
 )
+from lamella.network.inputs import Inputs, Named, sample_shape
+from lamella.network.selecting import Pool, Select
 from lamella.signatures import check_call
 
 SPATIAL = {1: "(channels, length)", 2: "(channels, height, width)", 3: "(channels, depth, height, width)"}
@@ -36,15 +38,14 @@ LEAST = {
     **dict.fromkeys(("padding", "output_padding"), 0),
 }
 MOST_LAYERS = 100_000  # torch would make more layers for hours, until the memory is full
-
-
-def sample_shape(batch: Tensor) -> tuple[int, ...]:
-    """Return the shape of one sample of a batch, that is, without the first dimension."""
-    return tuple(batch.shape[1:])
+# Lamella's own layers, which are entries as torch.nn's are.
+OWN: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (Pool, Select)}
 
 
 def layer_class(name: object) -> type[nn.Module] | None:
-    """Return the layer of torch.nn with this name, or None. Containers such as ModuleList are no layers."""
+    """Return the layer of Lamella or of torch.nn with this name, or None. Containers such as ModuleList are none."""
+    if name in OWN:
+        return OWN[str(name)]
     found = getattr(nn, name, None) if isinstance(name, str) and not name.startswith("Lazy") else None
     if not isinstance(found, type) or not issubclass(found, nn.Module) or issubclass(found, nn.Sequential):
         return None
@@ -52,8 +53,8 @@ def layer_class(name: object) -> type[nn.Module] | None:
 
 
 def layer_names() -> list[str]:
-    """Return the names of torch.nn's layers."""
-    return [name for name in dir(nn) if layer_class(name)]
+    """Return the names of torch.nn's layers and of Lamella's own."""
+    return [name for name in sorted({*OWN, *dir(nn)}) if layer_class(name)]
 
 
 def inferred_parameter(cls: type[nn.Module]) -> str | None:
@@ -61,21 +62,34 @@ def inferred_parameter(cls: type[nn.Module]) -> str | None:
     return next((parameter for parameter in named_parameters(cls) if parameter in INFERRED), None)
 
 
-def sized_layer(name: str, argument: object, x: Tensor, place: str, recorded: bool = False) -> Callable[[], nn.Module]:
-    """Return a function that makes the torch.nn layer `name` for batches such as `x`.
+def sized_layer(
+    name: str, argument: object, x: Inputs, named: Named, place: str, recorded: bool = False
+) -> Callable[[], nn.Module]:
+    """Return a function that makes the layer `name` for batches such as `x`.
 
-    argument: None, a single value, a list (positional, after the inferred size) or a mapping (by keyword). place: the
-    config key of the layer. recorded: as in `plan`. Raises RequestError for an unknown argument, for a shape that has
-    another number of dimensions than the layer takes, for a written size that differs from that of `x`, and for a list
-    that begins with the inferred size.
+    argument: None, a single value, a list (positional, after the inferred size) or a mapping (by keyword). named: the
+    named inputs of the network. place: the config key of the layer. recorded: as in `plan`. Raises RequestError for an
+    unknown argument, for a shape that has another number of dimensions than the layer takes or whole numbers where it
+    takes floats, for a written size that differs from that of `x`, and for a list that begins with the inferred size.
     """
     cls = layer_class(name)
     assert cls is not None
+    if cls is Select:
+        keywords = keyword_arguments(cls, argument, ["name"], place)
+        check_call(cls, keywords, place=f"{place}.{name}")
+        _check_input_names(name, keywords, named, place)
+        return partial(cls, **keywords)
+    if not isinstance(x, Tensor):
+        raise RequestError(
+            f"{place}: {name} takes one tensor, and what comes in are the inputs {', '.join(x)}; "
+            f"begin with `Select: {next(iter(x))}`",
+            place,
+        )
     if takes_anything(cls):
         return cls
     expected, inferred = named_parameters(cls), inferred_parameter(cls)
-    _check_dimensions(name, expected, x, place)
-    keywords = keyword_arguments(name, argument, [key for key in expected if key != inferred], place)
+    _check_kind(cls, expected, x, place)
+    keywords = keyword_arguments(cls, argument, [key for key in expected if key != inferred], place)
     if inferred and argument is not None and not isinstance(argument, Mapping) and not recorded:
         _check_order(cls, as_list(argument), keywords, inferred, x, place)
     if "batch_first" in expected:
@@ -87,11 +101,36 @@ def sized_layer(name: str, argument: object, x: Tensor, place: str, recorded: bo
     _check_arguments(cls, argument, keywords, inferred, f"{place}.{name}")
     if inferred:
         _check_size(name, inferred, keywords[inferred], x, place)
+    if name in OWN:
+        _check_input_names(name, keywords, named, place)
     return partial(cls, **keywords)
 
 
-def _check_dimensions(name: str, expected: list[str], x: Tensor, place: str) -> None:
-    """Raise RequestError if `x` has another number of dimensions than the layer takes."""
+def _check_input_names(name: str, keywords: Mapping[str, object], named: Named, place: str) -> None:
+    """Raise RequestError if a layer reads an input that the network does not have."""
+    for parameter in ("name", "mask"):
+        read = keywords.get(parameter)
+        if read is not None and named is None:
+            way = "leave it out" if parameter == "mask" else "leave Select out"
+            raise RequestError(
+                f"{place}: {name} reads the input {read!r}, and the data give one input without a name; {way}", place
+            )
+        if read is not None and named is not None and read not in named:
+            raise RequestError(f"{place}: no input is called {read!r}; {nearest(str(read), named)}", place)
+
+
+def _check_kind(cls: type[nn.Module], expected: list[str], x: Tensor, place: str) -> None:
+    """Raise RequestError if `x` has floats where a layer takes whole numbers, or another number of dimensions."""
+    if issubclass(cls, nn.Embedding | nn.EmbeddingBag):
+        if x.is_floating_point() or x.is_complex():
+            dtype = str(x.dtype).removeprefix("torch.")
+            raise RequestError(
+                f"{place}: {cls.__name__} takes whole numbers, and what comes in is {dtype}; let it come first, after "
+                "data that give whole numbers, or write Linear for floats",
+                place,
+            )
+        return
+    name = cls.__name__
     spatial = re.search(r"([123])d$", name)
     if spatial and x.dim() != int(spatial[1]) + 2 and not (name == "BatchNorm1d" and x.dim() == 2):
         shape = ("(features,) or " if name == "BatchNorm1d" else "") + SPATIAL[int(spatial[1])]
@@ -192,6 +231,14 @@ def misfit(layer: nn.Module, x: Tensor) -> str | None:
         if isinstance(written, int) and written != size(x):
             return f"{type(layer).__name__} has {parameter}={written}, what comes in is {sample_shape(x)}"
     return None
+
+
+def dtype_misfit(layer: nn.Module, x: Tensor) -> str | None:
+    """Return that a layer takes floats, where `x` has none, and what to do; None if `x` suits it or may suit it."""
+    if x.is_floating_point() or x.is_complex() or isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+        return None
+    dtype = str(x.dtype).removeprefix("torch.")
+    return f"it takes floats, and what comes in is {dtype}; begin with `Embedding: [count, size]`"
 
 
 def _ends_with(x: Tensor, written: object) -> bool:

@@ -1,7 +1,8 @@
 """Run a module on a batch before it is built: on the meta device, or on the CPU where the module needs values."""
 
+import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -10,28 +11,32 @@ from torch.nn.parameter import UninitializedParameter
 
 from lamella.errors import RequestError, causes, first_line, own_frames
 from lamella.network.hints import further_inputs
-from lamella.network.shape_inference import misfit, sample_shape
+from lamella.network.inputs import Inputs, first_tensor, shape_text, zeros_on_cpu
+from lamella.network.layers import call_layer
+from lamella.network.shape_inference import dtype_misfit, misfit
 from lamella.network.trace import Trace, Unsuitable
 
 Make = Callable[[], nn.Module]
 MANY = 50_000_000  # the number of parameters from which it takes long to draw weights
 
 
-def run_layer(trace: Trace, make: Make, x: Tensor, place: str, name: str) -> Tensor:
+def run_layer(trace: Trace, make: Make, x: Inputs, place: str, name: str) -> Tensor:
     """Return what the layer of torch.nn called `name` makes of `x`, and trace it. Raises RequestError."""
     return _run(trace, make, x, place, trace.whole, name)
 
 
-def run_foreign(trace: Trace, make: Make, x: Tensor, place: str, tuples: bool) -> tuple[Make, Tensor]:
+def run_foreign(trace: Trace, make: Make, x: Inputs, place: str, tuples: bool) -> tuple[Make, Tensor]:
     """Return a function that builds the module that `make` makes, and what the module makes of `x`; trace its leaves.
 
     tuples: whether the module may return a tuple, of which the first item is passed on. Raises RequestError.
     """
     is_lazy = False
 
-    def trace_leaves(module: nn.Module, x: Tensor, place: str) -> Tensor:
+    def trace_leaves(module: nn.Module, x: Inputs, place: str) -> Tensor:
         nonlocal is_lazy
-        if others := further_inputs(module.forward):
+        if isinstance(x, Mapping):
+            _check_keywords(module, x)
+        elif others := further_inputs(module.forward):
             raise Unsuitable(
                 f"it needs a further input ({', '.join(others)}), and a network gets one; call it in a module of your "
                 "own, `_target_: mine.Block`"
@@ -40,15 +45,24 @@ def run_foreign(trace: Trace, make: Make, x: Tensor, place: str, tuples: bool) -
         return trace.leaves(module, x, place, tuples)
 
     y = _run(trace, make, x, place, trace_leaves)
-    return (partial(_build_lazy, make, tuple(x.shape)) if is_lazy else make), y
+    return (partial(_build_lazy, make, x) if is_lazy else make), y
+
+
+def _check_keywords(module: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    """Raise Unsuitable if a module cannot be called with the named inputs by keyword."""
+    try:
+        inspect.signature(module.forward).bind(**inputs)
+    except TypeError as error:
+        taken = ", ".join(inspect.signature(module.forward).parameters)
+        raise Unsuitable(f"the inputs are {', '.join(inputs)}, and its forward takes {taken or 'none'}") from error
 
 
 def _run(
     trace: Trace,
     make: Make,
-    x: Tensor,
+    x: Inputs,
     place: str,
-    run: Callable[[nn.Module, Tensor, str], Tensor],
+    run: Callable[[nn.Module, Inputs, str], Tensor],
     title: str = "the module",
 ) -> Tensor:
     """Return what `run` gives for the module that `make` makes. title: the name of a module that cannot be made."""
@@ -68,7 +82,7 @@ def _run(
                 module = None
                 with torch.device("cpu"):
                     module = make()
-                    return run(module, torch.zeros(x.shape), place).to("meta")
+                    return run(module, zeros_on_cpu(x), place).to("meta")
         except RequestError:
             raise
         except Exception as error:
@@ -88,7 +102,7 @@ def _is_final(error: Exception, module: nn.Module | None) -> bool:
 
 
 def _refusal(
-    trace: Trace, error: Exception, module: nn.Module | None, x: Tensor, place: str, title: str
+    trace: Trace, error: Exception, module: nn.Module | None, x: Inputs, place: str, title: str
 ) -> RequestError:
     """Return the error for a module that cannot be made, which is None, or that cannot run on `x`."""
     cause, frames = first_line(error), own_frames(error)
@@ -96,22 +110,24 @@ def _refusal(
         return RequestError(f"{place}: {title}: {cause}{frames}", place)
     if trace.running:
         name, leaf, given = trace.running
-        cause = misfit(leaf, given) or cause
+        cause = misfit(leaf, given) or dtype_misfit(leaf, given) or cause
         if name != place:
             cause = f"{name}: {cause}"
-        if given.shape == x.shape and isinstance(channels := getattr(leaf, "in_channels", None), int):
+        if given.shape == first_tensor(x).shape and isinstance(channels := getattr(leaf, "in_channels", None), int):
             # The first layer of a network for photographs, for example, takes three colours.
-            before = f"Conv{x.dim() - 2}d: [{channels}, 1]"
+            before = f"Conv{given.dim() - 2}d: [{channels}, 1]"
             cause += f"; another layer can come before it, as in `layers: [{{{before}}}, {{_target_: …}}]`"
-    return RequestError(f"{place}: {type(module).__name__} cannot take {sample_shape(x)}: {cause}{frames}", place)
+    elif title != "the module" and isinstance(x, Tensor):
+        cause = dtype_misfit(module, x) or cause
+    return RequestError(f"{place}: {type(module).__name__} cannot take {shape_text(x)}: {cause}{frames}", place)
 
 
-def _build_lazy(make: Make, shape: tuple[int, ...]) -> nn.Module:
+def _build_lazy(make: Make, inputs: Inputs) -> nn.Module:
     """Return a module whose sizes are known, and whose weights are drawn, only after it has run on a batch."""
     module = make()
     modes = {part: part.training for part in module.modules()}
     with torch.no_grad():
-        module.eval()(torch.zeros(shape))
+        call_layer(module.eval(), zeros_on_cpu(inputs))
     for part, training in modes.items():
         part.training = training
     return module
