@@ -193,12 +193,12 @@ def datamodule_key(datamodule: type[pl.LightningDataModule]) -> str:
 
 
 @contextmanager
-def trainer_precision(trainer: pl.Trainer, inputs: Tensor) -> Iterator[Tensor]:
+def trainer_precision(trainer: pl.Trainer, inputs: T) -> Iterator[T]:
     """Run a block as the Trainer runs a forward pass, and yield `inputs` converted to the Trainer's precision.
 
     Touches `convert_input` and `forward_context` of `trainer.precision_plugin`. If one is gone, the block fails.
     """
-    converted: Tensor = trainer.precision_plugin.convert_input(inputs)
+    converted: T = trainer.precision_plugin.convert_input(inputs)
     with trainer.precision_plugin.forward_context():
         yield converted
 

@@ -91,7 +91,7 @@ def batch_section(
         output = network(inputs)
     activation = objective.activation
     has_labels = objective.is_classifier and activation == "sigmoid"  # each output is a label of its own
-    has_classes = objective.kind == "classes" and not has_labels
+    has_classes = objective.kind == "classes" and targets.dim() == 1 and not has_labels
     data: dict[str, object] = {
         "output": output.tolist(),
         "targets": targets.tolist(),

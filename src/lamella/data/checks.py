@@ -7,12 +7,12 @@ from torch import Tensor
 
 from lamella.data.augment import Augment
 from lamella.data.images import ImageFiles
-from lamella.data.samples import NamedInputs, Samples, Shape
+from lamella.data.samples import InputType, NamedInputs, Samples, Shape
 from lamella.data.summary import WORDS
 from lamella.errors import RequestError
 
 
-def kind(samples: Samples) -> tuple[Shape, torch.dtype | dict[str, torch.dtype]]:
+def kind(samples: Samples) -> tuple[Shape, InputType]:
     """Return the shape and the type of one input; image files are not read for that. Raises RequestError."""
     if isinstance(samples.inputs, ImageFiles):
         return samples.inputs.decoder.shape, torch.uint8
@@ -51,7 +51,7 @@ def check_files(samples: Samples, cache: str | None, skip_unreadable: bool) -> N
 def check_samples(
     splits: Mapping[str, Samples],
     shape: Shape,
-    dtype: str | Mapping[str, str],
+    dtype: InputType,
     num_classes: int,
     ignored: int,
     validates: bool,
@@ -74,8 +74,10 @@ def check_samples(
             )
         if (stored == torch.uint8) != (trained == torch.uint8):
             raise RequestError(f"data.source: the {split} inputs are {stored}, those of the training {trained}", "data")
-        if (given := _served_types(stored)) != dtype:
-            raise RequestError(f"data.dtype is {dtype}, but the {split} samples are {given}", "data.dtype")
+        if (given := _served_type(stored)) != dtype:
+            raise RequestError(
+                f"data.dtype is {_named(dtype)}, but the {split} samples are {_named(given)}", "data.dtype"
+            )
         if not labels.is_floating_point():
             wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != ignored)]
             if not len(wrong):
@@ -87,8 +89,8 @@ def check_samples(
             )
 
 
-def _served_types(stored: torch.dtype | dict[str, torch.dtype]) -> object:
-    """Return the names of the types as which inputs are served. Raises RequestError for pixels among named inputs."""
+def _served_type(stored: InputType) -> InputType:
+    """Return the type as which inputs are served. Raises RequestError for pixels among named inputs."""
     if isinstance(stored, dict):
         if pixels := [name for name, dtype in stored.items() if dtype == torch.uint8]:
             raise RequestError(
@@ -96,10 +98,19 @@ def _served_types(stored: torch.dtype | dict[str, torch.dtype]) -> object:
                 "indices as int32",
                 "data.source",
             )
-        return {name: _served_types(dtype) for name, dtype in stored.items()}
-    if stored == torch.uint8 or stored.is_floating_point:
-        return "float32"
-    return "bool" if stored == torch.bool else "int64"
+        return {name: _kind_of_number(dtype) for name, dtype in stored.items()}
+    return torch.float32 if stored == torch.uint8 else _kind_of_number(stored)
+
+
+def _kind_of_number(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in `data.dtype` for a type of tensors: one for all floats, and one for all integers."""
+    return torch.float32 if dtype.is_floating_point else torch.bool if dtype == torch.bool else torch.int64
+
+
+def _named(types: InputType) -> str:
+    """Return types as they are written in a config."""
+    names = {name: str(one).removeprefix("torch.") for name, one in types.items()} if isinstance(types, dict) else None
+    return str(names or types).removeprefix("torch.")
 
 
 def _text(shape: Shape) -> str:

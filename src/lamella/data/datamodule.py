@@ -15,7 +15,7 @@ from lamella.data.checks import check_augment, check_files, check_samples, kind
 from lamella.data.loader import Batches
 from lamella.data.normalize import Normalize
 from lamella.data.readable import check_headers, readable, together, without_unreadable
-from lamella.data.samples import Samples, Shape, Splits, plain_shape, split_samples
+from lamella.data.samples import Samples, Shape, Splits, input_type, plain_shape, split_samples
 from lamella.data.summary import WORDS, class_notes, count_text
 from lamella.errors import RequestError
 from lamella.lightning_internals import batch_index
@@ -71,7 +71,7 @@ class Data(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size, self.num_classes, self.reconstructs = batch_size, num_classes, reconstruct
-        self.dtype: str | dict[str, str] = dtype if isinstance(dtype, str) else dict(dtype)
+        self.input_type = input_type(dtype)
         self.classes = list(map(str, classes)) if classes is not None else list(map(str, range(num_classes)))
         self.augment, self.drop_last, self.seed = augment, drop_last, seed
         self.in_memory, self.cache, self.workers = in_memory, cache, num_workers
@@ -94,7 +94,7 @@ class Data(pl.LightningDataModule):
             self.train, self.val, self.test = map(self.encoder.encode, (self.train, self.val, self.test))
         self.shape: Shape = kind(self.train)[0] if shape is None else plain_shape(shape)
         self._check()
-        check_samples(self.splits, self.shape, self.dtype, num_classes, ignored, validates=val_size != 0)
+        check_samples(self.splits, self.shape, self.input_type, num_classes, ignored, validates=val_size != 0)
         self.images = kind(self.train)[1] == torch.uint8
         if augment:
             check_augment(augment, self.images, self.shape)

@@ -19,7 +19,7 @@ from lamella.data.cache import MappedImages
 from lamella.data.chunk import Batch, Chunk
 from lamella.data.images import ImageFiles
 from lamella.data.normalize import Normalize
-from lamella.data.samples import Inputs, NamedInputs, Samples
+from lamella.data.samples import Inputs, NamedInputs, Samples, served
 from lamella.errors import RequestError
 from lamella.interrupts import SIGNALS, end_with_parent
 from lamella.seeds import ORDER, OWN, READ, generator, seeded
@@ -152,11 +152,6 @@ class Batches:
         if len(share) > self.size * (count - 1):
             return torch.split(share, self.size) if count else ()
         return share.tensor_split(count)
-
-
-def served(values: Tensor) -> Tensor:
-    """Return values as a network and a loss take them: integers as int64, which are stored in less memory."""
-    return values if values.is_floating_point() or values.dtype == torch.bool else values.long()
 
 
 def _prepare_worker(worker: int) -> None:

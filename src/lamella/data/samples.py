@@ -10,11 +10,26 @@ from torch import Tensor
 from lamella.errors import RequestError
 
 Shape = tuple[int, ...] | dict[str, tuple[int, ...]]  # of a sample, or of each of its named inputs
+InputType = torch.dtype | dict[str, torch.dtype]
+INPUT_TYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
 
 
 def plain_shape(shape: Sequence[int] | Mapping[str, Sequence[int]]) -> Shape:
     """Return a shape as it is written in a config as tuples."""
     return {name: tuple(one) for name, one in shape.items()} if isinstance(shape, Mapping) else tuple(shape)
+
+
+def input_type(names: object) -> InputType:
+    """Return the type of inputs that `data.dtype` names, or a mapping of types. Raises RequestError."""
+    if isinstance(names, Mapping):
+        return {name: INPUT_TYPES[_known_type(one)] for name, one in names.items()}
+    return INPUT_TYPES[_known_type(names)]
+
+
+def _known_type(name: object) -> str:
+    if name not in INPUT_TYPES:
+        raise RequestError(f"data.dtype is {name!r}; it takes {', '.join(INPUT_TYPES)}", "data.dtype")
+    return str(name)
 
 
 class Inputs(Protocol):
@@ -96,6 +111,11 @@ class Splits:
     left_out: str = ""
     notes: Sequence[str] = ()
     encoder: Encoder | None = None
+
+
+def served(values: Tensor) -> Tensor:
+    """Return values as a network and a loss take them: integers as int64, which are stored in less memory."""
+    return values if values.is_floating_point() or values.dtype == torch.bool else values.long()
 
 
 def split_samples(samples: Samples, size: int | float, seed: int, key: str) -> tuple[Samples, Samples]:

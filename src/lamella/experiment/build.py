@@ -18,8 +18,7 @@ from lamella.config.checks import ROOT_KEYS, check_root, is_read
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
-from lamella.data.loader import served
-from lamella.data.samples import Shape
+from lamella.data.samples import InputType, Shape, input_type, served
 from lamella.errors import RequestError, first_line, nearest, own_frames
 from lamella.experiment.experiment import Experiment
 from lamella.network.plan import Plan, plan_module
@@ -32,7 +31,6 @@ from lamella.training.scheduler import Schedule, build_schedule, check_schedule
 from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
 
 T = TypeVar("T")
-INPUT_TYPES = ("float32", "int64", "bool")
 # The classes that the arguments of a group's object may be built from.
 NESTED_CLASSES: dict[str, tuple[type, ...]] = {
     "data": (Splits, Augment),
@@ -70,7 +68,7 @@ def build_experiment(
     use_device(device)
     name, seed = builder.root()
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data()
-    plan, freeze, loss = builder.network(data.shape, data.dtype), builder.freeze(), builder.loss()
+    plan, freeze, loss = builder.network(data.shape, data.input_type), builder.freeze(), builder.loss()
     objective = builder.objective(plan, loss, data)
     optimizer, schedule = builder.optimizer()
     monitor = builder.monitor(objective.metric, bool(len(data.val)))
@@ -105,7 +103,7 @@ def build_network(config: Config) -> tuple[nn.Module, nn.Module, tuple[int, ...]
     if not all(isinstance(one, list) and all(isinstance(size, int) and size > 0 for size in one) for one in sizes):
         raise RequestError(f"data.shape is {shape!r}; it takes the sizes of a sample, as [1, 28, 28]", "data.shape")
     try:
-        plan, loss = builder.network(shape, config["data"].get("dtype", "float32")), builder.loss()
+        plan, loss = builder.network(shape, input_type(config["data"].get("dtype", "float32"))), builder.loss()
         with torch.random.fork_rng():  # drawing the weights leaves the state of the random generators as it is
             return plan.build(), loss, plan.output
     except (RuntimeError, MemoryError) as error:
@@ -137,16 +135,11 @@ class _Builder:
             data.check_keys()
         return data
 
-    def network(self, shape: Shape, dtype: str | Mapping[str, str]) -> Plan:
+    def network(self, shape: Shape, dtype: InputType) -> Plan:
         """Plan the network for samples of `shape` and `dtype`."""
-        types = (
-            {name: _torch_type(one) for name, one in dtype.items()}
-            if isinstance(dtype, Mapping)
-            else _torch_type(dtype)
-        )
         node = {key: value for key, value in self.config["network"].items() if key not in ("freeze", "class_dim")}
         if "_target_" in node:
-            return plan_module(self.make("network", nn.Module, node), shape, dtype=types)
+            return plan_module(self.make("network", nn.Module, node), shape, dtype=dtype)
         unread = [key for key in node if key not in ("name", "layers") and not self.read(f"network.{key}")]
         if unread:
             known = ["name", "layers", *(key for key in node if key not in unread)]
@@ -161,7 +154,7 @@ class _Builder:
         if not isinstance(name, str) or not name.isidentifier():
             raise RequestError(f"network.name is {name!r}; it is printed as a class name", "network.name")
         entries = self.layers(node["layers"], "network.layers")
-        return plan_layers(entries, shape, name, recorded=self.references is None, dtype=types)
+        return plan_layers(entries, shape, name, recorded=self.references is None, dtype=dtype)
 
     def freeze(self) -> list[str]:
         """Return the patterns of the names of parameters that are not trained."""
@@ -286,11 +279,3 @@ class _Builder:
     def read(self, key: str) -> bool:
         """Return whether an interpolation reads a key."""
         return is_read(key, self.references)
-
-
-def _torch_type(name: object) -> torch.dtype:
-    """Return the type of inputs that is named in `data.dtype`. Raises RequestError."""
-    if name not in INPUT_TYPES:
-        raise RequestError(f"data.dtype is {name!r}; it takes {', '.join(INPUT_TYPES)}", "data.dtype")
-    found: torch.dtype = getattr(torch, str(name))
-    return found

@@ -5,12 +5,12 @@ import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 
 from lamella.console import print
 from lamella.errors import first_line
 from lamella.lightning_internals import trainer_precision
 from lamella.network.eval_mode import eval_mode
+from lamella.network.inputs import zero_batch
 from lamella.visuals.tensorboard import datamodule_of, is_sharded, network_of, tensorboard_writer
 
 
@@ -38,7 +38,8 @@ class Graph(pl.Callback):
         if writer is None or trainer.global_step or is_sharded(trainer):
             return
         network = copy.deepcopy(network_of(pl_module))
-        sample = torch.zeros(1, *datamodule_of(trainer).shape, device=pl_module.device)
+        data = datamodule_of(trainer)
+        sample = zero_batch(data.shape, data.input_type, 1, pl_module.device)
         try:
             with warnings.catch_warnings(), eval_mode(network), trainer_precision(trainer, sample) as inputs:
                 warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, and add_graph has no other way

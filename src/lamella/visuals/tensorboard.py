@@ -14,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from lamella.data.samples import InputType, Shape
 from lamella.torch_internals import add_summary
 from lamella.training.objective import Objective
 
@@ -23,7 +24,8 @@ BINS = 64  # of a histogram
 class PictureData(Protocol):
     """What the pictures use of the datamodule: see `lamella.data.Data`."""
 
-    shape: tuple[int, ...]
+    shape: Shape
+    input_type: InputType
     classes: Sequence[str]
 
     def pixels(self, inputs: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ class Weights(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         writer, first = tensorboard_writer(trainer), next(network_of(pl_module).parameters(), None)
-        picture = weight_picture(first, datamodule_of(trainer).shape) if writer and first is not None else None
+        shape = datamodule_of(trainer).shape
+        picture = weight_picture(first, shape) if writer and first is not None and isinstance(shape, tuple) else None
         if writer and picture is not None:
             add_image(writer, "weights", picture, trainer.current_epoch + 1)
 
