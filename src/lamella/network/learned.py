@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lamella.errors import RequestError
 from lamella.network.initialization import initializer
 from lamella.network.inputs import Inputs, Named, first_tensor
 from lamella.network.layers import NamedLayer
@@ -21,7 +22,10 @@ class Parameter(NamedLayer):
     def __init__(self, shape: Sequence[int], init: str = "zeros") -> None:
         super().__init__()
         self.value = nn.Parameter(torch.empty(*shape))
-        initializer(init, "init")[0](self.value)
+        try:
+            initializer(init, "init")[0](self.value)
+        except RequestError as error:  # which knows no place
+            raise ValueError(str(error)) from error
 
     def forward(self, input: Inputs, named: Named = None) -> Tensor:
         """Return the tensor, once for each sample."""

@@ -137,7 +137,7 @@ def _check_dtype(layer: nn.Module, x: Tensor) -> None:
     The meta device multiplies whole numbers with floats, and the CPU does not.
     """
     known = type(layer).__module__.startswith(("torch.nn.", "lamella.network."))
-    if known and any(layer.parameters()) and (text := dtype_misfit(layer, x)):
+    if known and list(layer.parameters()) and (text := dtype_misfit(layer, x)):
         raise Unsuitable(text)
 
 
