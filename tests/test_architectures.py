@@ -66,9 +66,10 @@ class BasicBlock(Stack):
 
 
 def resnet20() -> nn.Module:
+    stem = conv3(3, 16), nn.BatchNorm2d(16), nn.ReLU()
     widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
     blocks = [BasicBlock(inputs, outputs) for inputs, outputs in pairwise(widths)]
-    return nn.Sequential(conv3(3, 16), nn.BatchNorm2d(16), nn.ReLU(), *blocks, Mean(), nn.Linear(64, 10))
+    return nn.Sequential(*stem, *blocks, Mean(), nn.Linear(64, 10))
 
 
 class SEBlock(Stack):
@@ -83,8 +84,9 @@ class SEBlock(Stack):
 
 
 def se_resnet() -> nn.Module:
+    stem = conv3(1, 16), nn.BatchNorm2d(16), nn.ReLU()
     stages = [layer for _ in range(2) for layer in (SEBlock(16, 4), SEBlock(16, 4), nn.MaxPool2d(2))]
-    return nn.Sequential(conv3(1, 16), nn.BatchNorm2d(16), nn.ReLU(), *stages, Mean(), nn.Linear(16, 10))
+    return nn.Sequential(*stem, *stages, Mean(), nn.Linear(16, 10))
 
 
 def mobilenet() -> nn.Module:
@@ -97,20 +99,37 @@ def mobilenet() -> nn.Module:
     return nn.Sequential(*layers, Mean(), nn.Linear(width, 10))
 
 
+class Token(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+
+
+class PositionsByHand(nn.Module):
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(length, width) * 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.positions
+
+
 class ViT(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, 64, 4, 4)
-        self.token = nn.Parameter(torch.zeros(1, 1, 64))
-        self.positions = nn.Parameter(torch.randn(50, 64) * 0.02)
+        self.token = Token(64)
+        self.positions = PositionsByHand(50, 64)
         blocks = [nn.TransformerEncoderLayer(64, 4, 256, 0.0, "gelu", 1e-5, True, True) for _ in range(4)]
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(64)
         self.head = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        x = self.positions(self.token(self.patches(x).flatten(2).transpose(1, 2)))
         output: Tensor = self.head(self.norm(self.blocks(x))[:, 0])
         return output
 
@@ -231,13 +250,13 @@ class GPT(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(65, 128)
-        self.positions = nn.Parameter(torch.randn(32, 128) * 0.02)
+        self.positions = PositionsByHand(32, 128)
         self.blocks = nn.Sequential(*[GPTBlock(128, 4) for _ in range(4)])
         self.norm = nn.LayerNorm(128)
         self.head = nn.Linear(128, 65)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embedding(tokens) + self.positions
+        x = self.positions(self.embedding(tokens))
         output: Tensor = self.head(self.norm(self.blocks(x)))
         return output
 

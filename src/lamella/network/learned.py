@@ -29,7 +29,7 @@ class Parameter(NamedLayer):
 
     def forward(self, input: Inputs, named: Named = None) -> Tensor:
         """Return the tensor, once for each sample."""
-        return self.value.expand(first_tensor(input).shape[0], *self.value.shape)
+        return self.value.repeat(first_tensor(input).shape[0], *[1] * self.value.dim())
 
     def extra_repr(self) -> str:
         """Return the arguments that are printed with the layer."""
