@@ -403,7 +403,7 @@ ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
     "attention": (
         [{"MultiheadAttention": [4, 2]}],
         (3, 4),
-        ".0: MultiheadAttention needs a further input (key, value), …self-attention is TransformerEncoderLayer; …",
+        ".0: MultiheadAttention needs a further input (key, value), …self-attention is `SelfAttention: {heads: 4}`; …",
     ),
     "bilinear": ([{"Bilinear": [4, 2]}], FLAT, ".0: Bilinear needs a further input (input2), …`_target_: mine.Block`"),
     "unpool": ([{"MaxUnpool2d": 2}], CUBE, ".0: MaxUnpool2d needs a further input (indices), …"),

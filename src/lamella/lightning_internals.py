@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
 
 from lamella.errors import RequestError
+
+T = TypeVar("T")
 
 # The attribute of a LightningModule that holds the name of the running hook. Lightning sets it some forty times a step,
 # and `Task` sets it without the search of nn.Module for parameters. If it is renamed, a step takes longer.

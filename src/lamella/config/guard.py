@@ -7,11 +7,13 @@ as Hydra has composed it.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
 from lamella.config.hydra_internals import CheckingConfigLoader, composing_with, unchecked_message
+from lamella.config.interpolations import arithmetic
 from lamella.config.launcher import check_launcher_target, check_plain_values
 from lamella.config.project import allowed_variables
 from lamella.errors import RequestError, nearest
@@ -45,13 +47,15 @@ def guarded() -> Iterator[None]:
 
 
 def register_resolvers() -> None:
-    """Register the resolvers of Lamella's own configs, and replace the one that reads environment variables."""
+    """Register arithmetic and the resolvers of Lamella's own configs, and replace that of environment variables."""
 
     def class_folders(root: str) -> list[str]:
         from lamella.data import sources
 
         return sources.class_folders(root)
 
+    for name in ("add", "mul", "div"):
+        OmegaConf.register_new_resolver(name, partial(arithmetic, name), replace=True)
     OmegaConf.register_new_resolver("length", len, replace=True)
     OmegaConf.register_new_resolver("class_folders", class_folders, replace=True)
     OmegaConf.register_new_resolver("oc.env", _environment_variable, replace=True)

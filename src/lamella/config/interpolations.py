@@ -1,5 +1,6 @@
-"""Interpolations in a config that is not resolved yet: which key reads which, and how many have to be resolved."""
+"""Interpolations in a config: which key reads which, how many have to be resolved, and arithmetic in them."""
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -7,7 +8,27 @@ from lamella.config.values import Config, walk
 from lamella.errors import RequestError
 
 MOST = 10_000  # interpolations that a config may have, each counted with those that it leads to
-READ = re.compile(r"\$\{(?:[\w.]+:)?(\.*[\w.\[\]-]+)")
+READ = re.compile(r"\$\{(?:[\w.]+:)?(\.*[\w.\[\]-]++)(?!:)")
+
+
+def arithmetic(name: str, *values: object) -> int | float:
+    """Return the result of `${add:…}`, `${mul:…}` or `${div:…}`, which is a whole number wherever it can be one.
+
+    Raises RequestError for values that are no numbers, and for a division by zero or of more than two numbers.
+    """
+    example = f"${{{name}:${{network.width}},2}}"
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) != len(values) or len(values) < 2 or (name == "div" and len(values) > 2):
+        count = "two numbers" if name == "div" else "two numbers or more"
+        raise RequestError(f"{name}: it takes {count}, as in {example}, and not {', '.join(map(repr, values))}")
+    if name != "div":
+        return sum(numbers) if name == "add" else math.prod(numbers)
+    above, below = numbers
+    if below == 0:
+        raise RequestError(f"div: {above} cannot be divided by 0")
+    if isinstance(above, int) and isinstance(below, int) and above % below == 0:
+        return above // below
+    return above / below
 
 
 def interpolated_keys(config: Config) -> dict[str, str]:

@@ -140,9 +140,9 @@ class _Builder:
         node = {key: value for key, value in self.config["network"].items() if key not in ("freeze", "class_dim")}
         if "_target_" in node:
             return plan_module(self.make("network", nn.Module, node), shape, dtype=dtype)
-        unread = [key for key in node if key not in ("name", "layers") and not self.read(f"network.{key}")]
+        unread = [key for key in node if key not in ("name", "layers", "init") and not self.read(f"network.{key}")]
         if unread:
-            known = ["name", "layers", *(key for key in node if key not in unread)]
+            known = ["name", "layers", "init", *(key for key in node if key not in unread)]
             raise RequestError(
                 f"network.{unread[0]}: nothing in the network reads this key; {nearest(unread[0], known)}",
                 f"network.{unread[0]}",
@@ -153,8 +153,8 @@ class _Builder:
         name = node.get("name", "Network")
         if not isinstance(name, str) or not name.isidentifier():
             raise RequestError(f"network.name is {name!r}; it is printed as a class name", "network.name")
-        entries = self.layers(node["layers"], "network.layers")
-        return plan_layers(entries, shape, name, recorded=self.references is None, dtype=dtype)
+        recorded, init = self.references is None, node.get("init")
+        return plan_layers(node["layers"], shape, name, recorded=recorded, dtype=dtype, init=init)
 
     def freeze(self) -> list[str]:
         """Return the patterns of the names of parameters that are not trained."""
@@ -164,17 +164,6 @@ class _Builder:
                 f"network.freeze is {patterns!r}; it takes a list of patterns, as [features.*]", "network.freeze"
             )
         return patterns
-
-    def layers(self, entry: object, key: str) -> object:
-        """Return an entry of `network.layers` with a function that makes the module in place of each `_target_`."""
-        if isinstance(entry, Mapping):
-            if "_target_" in entry:
-                check_target(entry, key, nn.Module, inner=NESTED_CLASSES["network"])
-                return partial(instantiate, entry, key)
-            return {name: self.layers(child, f"{key}.{name}") for name, child in entry.items()}
-        if isinstance(entry, list):
-            return [self.layers(child, f"{key}.{number}") for number, child in enumerate(entry)]
-        return entry
 
     def loss(self) -> nn.Module:
         """Build the loss, with class weights as tensors."""

@@ -1,17 +1,35 @@
 """Build a network from a list of layers, and infer the input size of each layer."""
 
+from lamella.network.attention import SelfAttention, TransformerEncoderLayer
 from lamella.network.freeze import freeze_parameters
-from lamella.network.layers import Affine, Concat, Network, Residual, Sequential
+from lamella.network.initialization import initialize_parameters
+from lamella.network.layers import Add, Affine, Concat, Multiply, Network, Residual, Sequential
+from lamella.network.learned import ClassToken, Parameter, Positions
 from lamella.network.plan import Plan, plan, plan_module
+from lamella.network.reshaping import Pad, Permute, Reshape
+from lamella.network.selecting import Pool, Select
 
 __all__ = [
+    "Add",
     "Affine",
+    "ClassToken",
     "Concat",
+    "Multiply",
     "Network",
+    "Pad",
+    "Parameter",
+    "Permute",
     "Plan",
+    "Pool",
+    "Positions",
+    "Reshape",
     "Residual",
+    "Select",
+    "SelfAttention",
     "Sequential",
+    "TransformerEncoderLayer",
     "freeze_parameters",
+    "initialize_parameters",
     "plan",
     "plan_module",
 ]

@@ -1,9 +1,13 @@
 """Read the entries of a network as YAML gives them: their names, and the arguments of composite layers."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from torch import nn
+
+from lamella.config.targets import check_target, instantiate
 from lamella.errors import RequestError, nearest
 from lamella.network import layers
 from lamella.network.layers import Network
@@ -15,7 +19,30 @@ COMPOSITES = {
     "Repeat": (("times", "layers"), "{times: 2, layers: [{Linear: 64}, ReLU]}"),
     "Residual": (("layers", "shortcut"), "[{Linear: 64}, ReLU]"),
     "Concat": (("layers", "dim"), "[{Linear: 64}, {Linear: 32}]"),
+    "Add": (("layers",), "[{Linear: 64}, {Linear: 64}]"),
+    "Multiply": (("layers",), "[[], [{Linear: 64}, Sigmoid]]"),
 }
+# The composites that run branches over one input.
+BRANCHED: dict[str, Callable[..., layers.Branches]] = {
+    "Concat": layers.Concat,
+    "Add": layers.Add,
+    "Multiply": layers.Multiply,
+}
+
+
+def replace_targets(entry: object, place: str) -> object:
+    """Return an entry with a function that makes the module in place of each `_target_` node.
+
+    All of them are checked before anything is imported or made. Raises RequestError.
+    """
+    if isinstance(entry, Mapping):
+        if "_target_" in entry:
+            check_target(entry, place, nn.Module, inner=(nn.Module,))
+            return partial(instantiate, entry, place)
+        return {name: replace_targets(child, f"{place}.{name}") for name, child in entry.items()}
+    if isinstance(entry, list | tuple):
+        return [replace_targets(child, f"{place}.{number}") for number, child in enumerate(entry)]
+    return entry
 
 
 def is_layer(name: object) -> bool:

@@ -57,7 +57,12 @@ def check_one_input(name: str, place: str) -> None:
     if others:
         way = "call it in a module of your own, `_target_: mine.Block`"
         if "batch_first" in parameters(cls):
-            way = f"self-attention is TransformerEncoderLayer; for anything else {way}"
+            own = (
+                "SelfAttention: {heads: 4}"
+                if cls is nn.MultiheadAttention
+                else "TransformerEncoderLayer: {causal: true}"
+            )
+            way = f"self-attention is `{own}`; for anything else {way}"
         raise RequestError(
             f"{place}: {name} needs a further input ({', '.join(others)}), and a layer gets one; {way}", place
         )

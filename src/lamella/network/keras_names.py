@@ -11,14 +11,11 @@ SAME_WORD = {
     "GroupNormalization": "write GroupNorm",
     "Activation": "write the activation as a layer of its own: ReLU",
     "SimpleRNN": "write RNN",
-    "Reshape": "write Unflatten: [1, [channels, height, width]]",
-    "Permute": "torch.nn has no such layer; write a Module of your own",
     "Lambda": "torch.nn has no such layer; write a Module of your own",
-    "Add": "layers whose input is added to their output are a Residual",
     "Concatenate": "branches that are joined are a Concat",
     "Input": "leave it out; the shape of the input is data.shape",
     "InputLayer": "leave it out; the shape of the input is data.shape",
-    "MultiHeadAttention": "self-attention is TransformerEncoderLayer",
+    "MultiHeadAttention": "self-attention is `SelfAttention: {heads: 4}`",
 }
 # Names with the number of dimensions, of which torch has one for each: Conv2D is Conv2d.
 WITH_DIMENSIONS = {

@@ -1,6 +1,8 @@
 """Define the composite layers that torch.nn lacks, and the network that is built from a list of layers."""
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, TypeVar
 
 import torch
@@ -74,16 +76,23 @@ class Residual(NamedLayer):
 
 
 class Branches(NamedLayer):
-    """Base of the layers that run several branches over the same input, and combine their outputs."""
+    """Base of the layers that run several branches over the same input, and combine their outputs.
+
+    A subclass defines `combine`, which takes the outputs in the order in which the branches are written.
+    """
 
     def __init__(self, branches: Mapping[str, nn.Module]) -> None:
         super().__init__()
         for name, branch in branches.items():
             self.add_module(name, branch)
 
-    def outputs(self, input: Inputs, named: Named) -> list[Tensor]:
-        """Return the outputs of the branches, in the order in which the branches are written."""
-        return [call_layer(branch, input, named) for branch in self.children()]
+    def forward(self, input: Inputs, named: Named = None) -> Tensor:
+        """Return the combined outputs."""
+        return self.combine([call_layer(branch, input, named) for branch in self.children()])
+
+    def combine(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return one tensor (B, …)."""
+        raise NotImplementedError
 
 
 class Concat(Branches):
@@ -96,13 +105,67 @@ class Concat(Branches):
         super().__init__(branches)
         self.dim = dim
 
-    def forward(self, input: Inputs, named: Named = None) -> Tensor:
+    def combine(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return the joined outputs."""
-        return torch.cat(self.outputs(input, named), self.dim)
+        return torch.cat(list(outputs), self.dim)
 
     def extra_repr(self) -> str:
         """Return the arguments that are printed with the layer."""
         return f"dim={self.dim}"
+
+
+class Add(Branches):
+    """Adds the outputs of several branches over the same input.
+
+    Shapes: those of the outputs, where a dimension of size 1 is repeated, as torch broadcasts.
+    """
+
+    def combine(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the sum."""
+        return reduce(operator.add, outputs)
+
+
+class Multiply(Branches):
+    """Multiplies the outputs of several branches over the same input, number by number, as a gate does.
+
+    Shapes: those of the outputs, where a dimension of size 1 is repeated, as torch broadcasts.
+    """
+
+    def combine(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the product."""
+        return reduce(operator.mul, outputs)
+
+
+class Take(nn.Module):
+    """Gives one part of the tuple that a layer returns, such as the final state of a GRU.
+
+    part: the number of the part, and of the part in it where that is a tuple too.
+    Shapes: those of the layer; the states (layers, B, H) of a recurrent layer become (B, layers, H).
+    """
+
+    def __init__(self, layer: nn.Module, part: Sequence[int]) -> None:
+        super().__init__()
+        self.layer, self.part = layer, tuple(part)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the part."""
+        output = self.layer(input)
+        for depth, number in enumerate(self.part):
+            if not isinstance(output, tuple):
+                way = f"write take: {list(self.part[:depth])}" if depth > 1 else f"write take: {self.part[0]}"
+                raise TypeError(
+                    "it gives one tensor; leave take out" if depth == 0 else f"that part is a tensor; {way}"
+                )
+            if number >= len(output):
+                raise IndexError(f"it gives {len(output)} parts, which are numbered from 0; take is {number}")
+            output = output[number]
+        if not isinstance(output, Tensor):
+            raise TypeError(f"that part is a tuple; write take: {[*self.part, 0]}")
+        return output.transpose(0, 1) if isinstance(self.layer, nn.RNNBase) and self.part[0] else output
+
+    def extra_repr(self) -> str:
+        """Return the arguments that are printed with the layer."""
+        return f"part={self.part}"
 
 
 class Affine(nn.Module):

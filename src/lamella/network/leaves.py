@@ -1,4 +1,4 @@
-"""Call functions before and after each leaf module of a network, that is, each layer without children."""
+"""Call functions before and after each leaf module of a network: each layer without children, and attention."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -6,8 +6,11 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from lamella.network.attention import SelfAttention
 from lamella.network.layers import first_output
 from lamella.network.selecting import Select
+
+WHOLE = (SelfAttention, nn.TransformerEncoderLayer)  # layers that are leaves in spite of their children
 
 
 @contextmanager
@@ -32,8 +35,9 @@ def leaf_hooks(
             leave(name, leaf, inputs[0], output)
 
     hooks = []
+    inner = {part for whole in network.modules() if isinstance(whole, WHOLE) for part in whole.modules()}
     for name, leaf in network.named_modules():
-        if not any(leaf.children()):
+        if isinstance(leaf, WHOLE) or (leaf not in inner and not any(leaf.children())):
             hooks.append(leaf.register_forward_pre_hook(partial(before, name)))
             hooks.append(leaf.register_forward_hook(partial(after, name)))
     try:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from lamella.errors import RequestError
 from lamella.network import layers
-from lamella.network.entries import COMPOSITES, composite_options, is_layer, named_entries
+from lamella.network.entries import BRANCHED, COMPOSITES, composite_options, is_layer, named_entries, replace_targets
 from lamella.network.hints import check_one_input, unknown_layer_hint
+from lamella.network.initialization import initialize_parameters
 from lamella.network.inputs import DType, Inputs, Shape, sample_shape, shape_text, zero_batch
 from lamella.network.layers import Network
-from lamella.network.shape_inference import MOST_LAYERS, layer_class, sized_layer
+from lamella.network.shape_inference import MOST_LAYERS, layer_class, one_tensor, sized_layer
 from lamella.network.trace import LayerRow, Trace, batch_kept
 from lamella.network.trial import run_foreign, run_layer
 
@@ -53,6 +54,8 @@ class Plan:
             try:
                 with torch.device("meta"):
                     return self.build()
+            except RequestError:
+                raise
             except Exception:  # some modules compute with values while they are made
                 return self.build().to("meta")
 
@@ -64,6 +67,7 @@ def plan(
     place: str = "network.layers",
     recorded: bool = False,
     dtype: DType = torch.float32,
+    init: object = None,
 ) -> Plan:
     """Plan a network of layers for samples of `shape`, without the batch dimension.
 
@@ -72,14 +76,25 @@ def plan(
     whose forward then takes a mapping of these names to batches. name: printed as the class of the network. place: the
     config key of the entries. recorded: whether a run has been trained with these entries, whose lists then mean what
     they meant, also where they might be a mistake. dtype: of the samples, or a mapping of the names of the inputs.
+    init: how the first weights are drawn, as in `initialize_parameters`, None to keep those of the layers.
     Raises RequestError, which names the place, the class of the layer, the shape that comes in and the way out.
     """
     x = zero_batch(shape, dtype, BATCH, "meta")
     planner = _LayerPlanner(x, recorded)
     with planner.trace.counting():
-        makes, y = planner.children(entries, x, place)
-    output = sample_shape(_tensor(y, "the network", place))
-    return Plan(lambda: Network(_build_all(makes), name), planner.trace.rows, output, shape, dtype)
+        makes, y = planner.children(replace_targets(entries, place), x, place)
+    output = sample_shape(one_tensor(y, "the network", place))
+
+    def build() -> nn.Module:
+        network = Network(_build_all(makes), name)
+        if init is not None:
+            initialize_parameters(network, init)
+        return network
+
+    planned = Plan(build, planner.trace.rows, output, shape, dtype)
+    if init is not None:
+        planned.outline()  # raises the errors of `init`
+    return planned
 
 
 def plan_module(make: Make, shape: Shape, place: str = "network", dtype: DType = torch.float32) -> Plan:
@@ -149,7 +164,7 @@ class _LayerPlanner:
             return self.repeat(options["times"], options["layers"], x, place, body)
         if name == "Residual":
             return self.residual(options["layers"], options.get("shortcut"), x, place, body)
-        return self.concat(options["layers"], options.get("dim", 1), x, place, body)
+        return self.branches(name, options, x, place, body)
 
     def sequential(self, entries: object, x: Inputs, place: str) -> tuple[Make, Inputs]:
         """Plan layers that are run one after another."""
@@ -178,7 +193,7 @@ class _LayerPlanner:
         if shortcut is not None:
             shortcut_makes, added_to = self.children(shortcut, x, f"{place}.shortcut")
             make_shortcut = partial(_build_stack, shortcut_makes)
-        x, added_to, y = (_tensor(value, "Residual", place) for value in (x if shortcut is None else y, added_to, y))
+        x, added_to, y = (one_tensor(value, "Residual", place) for value in (x if shortcut is None else y, added_to, y))
         if y.shape != added_to.shape:
             layer = "Linear: features" if x.dim() < 3 else f"Conv{x.dim() - 2}d: [channels, 1]"
             way = f"`shortcut: [{layer}]`"
@@ -191,24 +206,24 @@ class _LayerPlanner:
             )
         return (lambda: layers.Residual(_build_stack(makes), make_shortcut() if make_shortcut else None)), y
 
-    def concat(self, entries: object, dim: int, x: Inputs, place: str, body: str) -> tuple[Make, Inputs]:
-        """Plan branches over one input, whose outputs are joined along `dim`. body: the config key of the branches."""
+    def branches(self, name: str, options: dict[str, Any], x: Inputs, place: str, body: str) -> tuple[Make, Inputs]:
+        """Plan branches over one input, whose outputs become one. body: the config key of the branches."""
         branches: dict[str, Make] = {}
         outputs = []
-        for name, entry in named_entries(entries, body).items():
+        for key, entry in named_entries(options.pop("layers"), body).items():
             if entry is not None:
-                branches[name], y = self.entry(entry, x, f"{body}.{name}")
-                outputs.append(_tensor(y, "Concat", f"{body}.{name}"))
+                branches[key], y = self.entry(entry, x, f"{body}.{key}")
+                outputs.append(one_tensor(y, name, f"{body}.{key}"))
         try:
-            joined = batch_kept(torch.cat(outputs, dim), x)
+            combined = batch_kept(BRANCHED[name]({}, **options).combine(outputs), x)
         except Exception as error:
             shapes = ", ".join(str(sample_shape(y)) for y in outputs) or "nothing"
-            raise RequestError(
-                f"{place}: Concat takes {shape_text(x)} and joins {shapes} along dimension {dim} (0 is the batch); "
-                "the other dimensions must agree",
-                place,
-            ) from error
-        return (lambda: layers.Concat(_build_all(branches), dim)), joined
+            how = f"combines {shapes}; their dimensions must agree, or be 1"
+            if name == "Concat":
+                dim = f"dimension {options.get('dim', 1)} (0 is the batch)"
+                how = f"joins {shapes} along {dim}; the other dimensions must agree"
+            raise RequestError(f"{place}: {name} takes {shape_text(x)} and {how}", place) from error
+        return (lambda: BRANCHED[name](_build_all(branches), **options)), combined
 
     def layer(self, name: str, argument: object, x: Inputs, place: str) -> tuple[Make, Inputs]:
         """Plan a layer of torch.nn, whose input size is inferred. argument: as YAML gives it, None for no argument."""
@@ -226,17 +241,6 @@ class _LayerPlanner:
         is passed on.
         """
         return run_foreign(self.trace, make, x, place, tuples)
-
-
-def _tensor(x: Inputs, name: str, place: str) -> Tensor:
-    """Return `x`. Raise RequestError if it is the mapping of all named inputs, where `name` takes one tensor."""
-    if isinstance(x, Mapping):
-        raise RequestError(
-            f"{place}: {name} takes one tensor, and what comes in are the inputs {', '.join(x)}; "
-            f"begin with `Select: {next(iter(x))}`",
-            place,
-        )
-    return x
 
 
 def _build_by_keyword(make: Make) -> nn.Module:

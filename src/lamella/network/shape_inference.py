@@ -15,7 +15,11 @@ from lamella.network.arguments import (
     named_parameters,
     takes_anything,
 )
+from lamella.network.attention import SelfAttention, TransformerEncoderLayer
 from lamella.network.inputs import Inputs, Named, sample_shape
+from lamella.network.layers import Take
+from lamella.network.learned import ClassToken, Parameter, Positions
+from lamella.network.reshaping import Pad, Permute, Reshape
 from lamella.network.selecting import Pool, Select
 from lamella.signatures import check_call
 
@@ -25,21 +29,26 @@ SPATIAL = {1: "(channels, length)", 2: "(channels, height, width)", 3: "(channel
 INFERRED: dict[str, Callable[[Tensor], int | tuple[int, ...]]] = {
     "in_features": lambda x: x.shape[-1],
     "input_size": lambda x: x.shape[-1],
+    "embed_dim": lambda x: x.shape[-1],
+    "d_model": lambda x: x.shape[-1],
     "in_channels": lambda x: x.shape[1],
     "num_features": lambda x: x.shape[1],
     "num_channels": lambda x: x.shape[1],
+    "sample_shape": lambda x: tuple(x.shape[1:]),
     "normalized_shape": lambda x: tuple(x.shape[1:]) if x.dim() > 3 else (x.shape[-1],),
 }
 # The smallest value of the parameters whose names start so. torch accepts smaller ones, and then makes layers without
 # any output, or fails only when data pass through.
 LEAST = {
     **dict.fromkeys(("out_features", "out_channels", "hidden_size", "num_", "output_size", "groups"), 1),
-    **dict.fromkeys(("kernel_size", "stride", "dilation"), 1),
-    **dict.fromkeys(("padding", "output_padding"), 0),
+    **dict.fromkeys(("kernel_size", "stride", "dilation", "embedding_dim", "heads", "nhead", "dim_feedforward"), 1),
+    **dict.fromkeys(("padding", "output_padding", "before", "after"), 0),
 }
 MOST_LAYERS = 100_000  # torch would make more layers for hours, until the memory is full
+SEQUENCES = (ClassToken, Positions, SelfAttention, TransformerEncoderLayer)  # which take (length, features)
+LISTS = (Parameter, Permute, Reshape)  # whose first argument is a list, so that a list is this one argument
 # Lamella's own layers, which are entries as torch.nn's are.
-OWN: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (Pool, Select)}
+OWN: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (*SEQUENCES, *LISTS, Pad, Pool, Select)}
 
 
 def layer_class(name: object) -> type[nn.Module] | None:
@@ -79,16 +88,19 @@ def sized_layer(
         check_call(cls, keywords, place=f"{place}.{name}")
         _check_input_names(name, keywords, named, place)
         return partial(cls, **keywords)
-    if not isinstance(x, Tensor):
-        raise RequestError(
-            f"{place}: {name} takes one tensor, and what comes in are the inputs {', '.join(x)}; "
-            f"begin with `Select: {next(iter(x))}`",
-            place,
-        )
+    x = one_tensor(x, name, place)
     if takes_anything(cls):
         return cls
     expected, inferred = named_parameters(cls), inferred_parameter(cls)
     _check_kind(cls, expected, x, place)
+    argument, part = _without_take(cls, argument, place)
+    argument = _with_incoming_size(
+        cls, argument, INFERRED[inferred](x) if inferred else x.shape[1] if x.dim() > 1 else 0
+    )
+    if cls in LISTS and isinstance(argument, list):
+        argument = {expected[0]: argument}
+    if recorded and inferred == "d_model" and isinstance(argument, list):  # d_model was not inferred always
+        argument = in_torch_order(cls, argument) if argument[0] == x.shape[-1] else argument
     keywords = keyword_arguments(cls, argument, [key for key in expected if key != inferred], place)
     if inferred and argument is not None and not isinstance(argument, Mapping) and not recorded:
         _check_order(cls, as_list(argument), keywords, inferred, x, place)
@@ -103,7 +115,45 @@ def sized_layer(
         _check_size(name, inferred, keywords[inferred], x, place)
     if name in OWN:
         _check_input_names(name, keywords, named, place)
-    return partial(cls, **keywords)
+    return partial(cls, **keywords) if part is None else partial(_build_part, partial(cls, **keywords), part)
+
+
+def one_tensor(x: Inputs, name: str, place: str) -> Tensor:
+    """Return `x`. Raise RequestError if it is the mapping of all named inputs, where `name` takes one tensor."""
+    if isinstance(x, Mapping):
+        raise RequestError(
+            f"{place}: {name} takes one tensor, and what comes in are the inputs {', '.join(x)}; "
+            f"begin with `Select: {next(iter(x))}`",
+            place,
+        )
+    return x
+
+
+def _without_take(cls: type[nn.Module], argument: object, place: str) -> tuple[object, tuple[int, ...] | None]:
+    """Return the argument of a layer without `take`, and the part of its output that goes on, None for the first."""
+    if not isinstance(argument, Mapping) or "take" not in argument or cls.__name__ in OWN:
+        return argument, None
+    numbers = as_list(argument["take"])
+    if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
+        key = f"{place}.{cls.__name__}.take"
+        raise RequestError(f"{key} is {argument['take']!r}; it takes the number of a part from 0 on, or a list", key)
+    part = tuple(number for number in numbers if isinstance(number, int))
+    return {key: value for key, value in argument.items() if key != "take"}, part
+
+
+def _build_part(make: Callable[[], nn.Module], part: tuple[int, ...]) -> nn.Module:
+    return Take(make(), part)
+
+
+def _with_incoming_size(cls: type[nn.Module], argument: object, size: object) -> object:
+    """Return an argument with the size of what comes in wherever it says `in`: `groups: in`."""
+    if cls.__name__ in OWN and not inferred_parameter(cls):
+        return argument
+    if isinstance(argument, Mapping):
+        return {key: size if value == "in" else value for key, value in argument.items()}
+    if isinstance(argument, list):
+        return [size if value == "in" else value for value in argument]
+    return size if argument == "in" else argument
 
 
 def _check_input_names(name: str, keywords: Mapping[str, object], named: Named, place: str) -> None:
@@ -134,7 +184,7 @@ def _check_kind(cls: type[nn.Module], expected: list[str], x: Tensor, place: str
     spatial = re.search(r"([123])d$", name)
     if spatial and x.dim() != int(spatial[1]) + 2 and not (name == "BatchNorm1d" and x.dim() == 2):
         shape = ("(features,) or " if name == "BatchNorm1d" else "") + SPATIAL[int(spatial[1])]
-    elif "batch_first" in expected and x.dim() != 3:
+    elif ("batch_first" in expected or cls in SEQUENCES) and x.dim() != 3:
         shape = "(length, features)"
     elif x.dim() < 2:
         shape = "at least one dimension beside the batch"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lamella.network.inputs import Inputs, Named, first_tensor, sample_shape, zeros_on_cpu
-from lamella.network.layers import call_layer
+from lamella.network.layers import Take, call_layer
 from lamella.network.leaves import leaf_hooks
 from lamella.network.selecting import Select
 from lamella.network.shape_inference import dtype_misfit
@@ -64,7 +64,8 @@ class Trace:
             self._run(module, zeros_on_cpu(x))
         if isinstance(module, Select) and isinstance(x, Mapping):
             first = x[module.name]
-        self._add(place, type(module).__name__, first, y, list(module.parameters()), before, len(y))
+        layer = module.layer if isinstance(module, Take) else module
+        self._add(place, type(layer).__name__, first, y, list(module.parameters()), before, len(y))
         return y
 
     def leaves(self, module: nn.Module, x: Inputs, place: str, tuples: bool = True) -> Tensor:
@@ -136,7 +137,7 @@ def _check_dtype(layer: nn.Module, x: Tensor) -> None:
     The meta device multiplies whole numbers with floats, and the CPU does not.
     """
     known = type(layer).__module__.startswith(("torch.nn.", "lamella.network."))
-    if known and next(layer.parameters(), None) is not None and (text := dtype_misfit(layer, x)):
+    if known and list(layer.parameters()) and (text := dtype_misfit(layer, x)):
         raise Unsuitable(text)
 
 

@@ -119,7 +119,8 @@ def _refusal(
             cause += f"; another layer can come before it, as in `layers: [{{{before}}}, {{_target_: …}}]`"
     elif title != "the module" and isinstance(x, Tensor):
         cause = dtype_misfit(module, x) or cause
-    return RequestError(f"{place}: {type(module).__name__} cannot take {shape_text(x)}: {cause}{frames}", place)
+    name = type(module).__name__ if title == "the module" else title
+    return RequestError(f"{place}: {name} cannot take {shape_text(x)}: {cause}{frames}", place)
 
 
 def _build_lazy(make: Make, inputs: Inputs) -> nn.Module:
