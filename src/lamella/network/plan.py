@@ -19,6 +19,7 @@ from lamella.errors import RequestError, nearest
 from lamella.network import layers
 from lamella.network.hints import check_one_input, unknown_layer_hint
 from lamella.network.layers import Network
+from lamella.network.pretrained import without_reading_weights
 from lamella.network.shape_inference import MOST_LAYERS, layer_class, sample_shape, sized_layer
 from lamella.network.trace import LayerRow, Trace, batch_kept
 from lamella.network.trial import run_foreign, run_layer
@@ -51,7 +52,7 @@ class Plan:
         """Return the network on the meta device, where weights take no memory."""
         with torch.random.fork_rng(devices=[]):
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), without_reading_weights():
                     return self.build()
             except Exception:  # some modules compute with values while they are made
                 return self.build().to("meta")

@@ -10,6 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from lamella.errors import RequestError, causes, first_line, own_frames
 from lamella.network.hints import further_inputs
+from lamella.network.pretrained import without_reading_weights
 from lamella.network.shape_inference import misfit, sample_shape
 from lamella.network.trace import Trace, Unsuitable
 
@@ -58,7 +59,7 @@ def _run(
         warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
         try:
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), without_reading_weights():
                     module = make()
                 return run(module, x, place)
             except Exception as error:
