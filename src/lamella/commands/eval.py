@@ -89,7 +89,13 @@ def _notes(trained: Config, tested: Config, data: "Data") -> Iterator[str]:
 
     yield from [*([data.left_out] if data.left_out else []), *data.source_notes]
     sources = [{**node.get("source", {}), "download": None} for node in (trained, tested)]
-    if "test" not in data.cut or sources[0] != sources[1]:
+    if "test" not in data.cut:
+        return
+    if sources[0] != sources[1]:
+        yield (
+            "the test samples are cut off from the training samples of another source than the run's; some may have "
+            "been training samples of the run"
+        )
         return
     numbers = torch.arange(len(data.train) + len(data.test) + len(data.val) * ("val" in data.cut))
     whole = Samples(numbers, numbers)
@@ -120,7 +126,7 @@ def _text(result: "Evaluation", classes: list[str]) -> str:
     if scores:
         rows = [["class", "precision", "recall", "f1", "support"]]
         rows += [
-            [name, *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")), f"{row['support']:.0f}"]
+            [name, *map(_score_text, (row["precision"], row["recall"], row["f1"])), f"{row['support']:.0f}"]
             for name, row in zip(classes, scores, strict=True)
         ]
         lines += ["", format_table(rows)]
@@ -132,3 +138,7 @@ def _text(result: "Evaluation", classes: list[str]) -> str:
             table = f"the confusion matrix of {len(classes)} classes is in the file"
         lines += ["", table]
     return "\n".join(lines)
+
+
+def _score_text(score: float | None) -> str:
+    return "-" if score is None else f"{score:.4f}"
