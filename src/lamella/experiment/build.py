@@ -69,6 +69,7 @@ def build_experiment(
     use_device(device)
     name, seed = builder.root()
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data()
+    data.tests = config["trainer"].get("test", True)
     plan, freeze, loss = builder.network(data.shape), builder.freeze(), builder.loss()
     metric = metric_for(loss, data.train.targets)
     _check_output(plan, loss, data, recorded=references is None)
@@ -89,7 +90,7 @@ def build_experiment(
         optimizer=optimizer,
         schedule=schedule,
         trainer=trainer,
-        test=config["trainer"].get("test", True),
+        test=data.tests,
         epochs=config["trainer"].get("max_epochs"),
         checkpoint_every=checkpoint_every,
         chunk=chunk,
