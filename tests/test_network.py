@@ -4,15 +4,17 @@ import inspect
 import re
 from collections import namedtuple
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.modules import activation
-from torchvision.models import resnet18
+from torchvision.models import SqueezeNet1_1_Weights, resnet18, squeezenet1_1
 
 from lamella.errors import RequestError
 from lamella.network.freeze import freeze_parameters
@@ -568,6 +570,38 @@ def test_recurrent_layers_stand_in_composites() -> None:
     added = network[0].layers(x)[0] + x
     joined = torch.cat([network[1].get_submodule("0")(added)[0], added.relu()], 2)
     assert torch.equal(network(x), network[2](joined)[0])
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Weights of squeezenet1_1 as if they had been downloaded, and the addresses of all weights that are read."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name = Path(SqueezeNet1_1_Weights.DEFAULT.url).name
+    path = tmp_path / "hub" / "checkpoints" / name
+    path.parent.mkdir(parents=True)
+    torch.save(squeezenet1_1().state_dict(), path)
+    load, read = torchvision.models._api.load_state_dict_from_url, list[str]()
+    monkeypatch.setattr(
+        torchvision.models._api,
+        "load_state_dict_from_url",
+        lambda url, *given, **more: read.append(url) or load(url, *given, **more),
+    )
+    return read
+
+
+def test_planning_does_not_read_pretrained_weights(pretrained: list[str], tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        return squeezenet1_1(weights=SqueezeNet1_1_Weights.DEFAULT)
+
+    [file] = tmp_path.rglob("*.pth")
+    for planned in (plan_module(make, (3, 64, 64)), plan([make], (3, 64, 64))):
+        outline = planned.outline()
+        assert not pretrained
+        network = planned.build()
+        assert pretrained.pop() == SqueezeNet1_1_Weights.DEFAULT.url
+        assert [value.shape for value in outline.parameters()] == [value.shape for value in network.parameters()]
+        pairs = zip(network.state_dict().values(), torch.load(file).values(), strict=True)
+        assert all(torch.equal(value, saved) for value, saved in pairs)
 
 
 def test_planning_leaves_a_given_module_and_the_random_numbers_alone() -> None:

@@ -97,7 +97,9 @@ def _report(experiment: "Experiment", options: argparse.Namespace) -> str:
     """Return the text of the sections that the options ask for, or all sections as JSON."""
     import torch
 
-    torch.set_printoptions(threshold=60, edgeitems=3, linewidth=80)  # type: ignore[no-untyped-call]
+    from lamella.commands.inspect_sections import report_width
+
+    torch.set_printoptions(threshold=60, edgeitems=3, linewidth=report_width())  # type: ignore[no-untyped-call]
     sections = dict(_sections(experiment, options))
     if options.json:
         return json.dumps({name: section.data for name, section in sections.items()})

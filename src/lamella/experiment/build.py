@@ -68,6 +68,7 @@ def build_experiment(
     use_device(device)
     name, seed = builder.root()
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data()
+    data.tests = config["trainer"].get("test", True)
     plan, freeze, loss = builder.network(data.shape, data.input_type), builder.freeze(), builder.loss()
     objective = builder.objective(plan, loss, data)
     optimizer, schedule = builder.optimizer()
@@ -86,7 +87,7 @@ def build_experiment(
         optimizer=optimizer,
         schedule=schedule,
         trainer=trainer,
-        test=config["trainer"].get("test", True),
+        test=data.tests,
         epochs=config["trainer"].get("max_epochs"),
         checkpoint_every=checkpoint_every,
         chunk=chunk,

@@ -28,10 +28,11 @@ class Evaluation:
     confusion: Tensor | None
     counts: Tensor | None
 
-    def scores(self) -> list[dict[str, float]]:
+    def scores(self) -> list[dict[str, float | None]]:
         """Return precision, recall, f1 and support (the number of samples) of each class or label.
 
-        A score whose denominator is 0 is 0. The list is empty where the targets are numbers.
+        The scores of a class without any sample are None, and those of a class that is never predicted are 0. The list
+        is empty where the targets are numbers.
         """
         if self.counts is None:
             return []
@@ -43,7 +44,8 @@ class Evaluation:
             "support": actual,
         }
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        scores = [dict(zip(columns, row, strict=True)) for row in rows]
+        return [row if row["support"] else {**dict.fromkeys(row), "support": 0.0} for row in scores]
 
 
 class _AnswerCounter(pl.Callback):

@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from lamella.data import Data
-from lamella.errors import RequestError, first_line
+from lamella.errors import RequestError, first_line, own_frames
 from lamella.network.freeze import freeze_parameters
 from lamella.network.plan import Plan
 from lamella.training.checkpointing import CheckpointInterval
@@ -53,14 +53,18 @@ class Experiment:
 
         The weights are drawn by torch's generator for the CPU, whose state is put back afterwards.
 
-        Raises RequestError where the network cannot be built, as when its weights do not fit into memory.
+        Raises RequestError where the network cannot be built, as when its weights do not fit into memory, or where the
+        file of pretrained weights is damaged.
         """
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(self.seed)
                 network = self.plan.build()
-        except (RuntimeError, MemoryError) as error:
-            raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
+        except RequestError:
+            raise
+        except Exception as error:
+            message = f"network: it cannot be made: {first_line(error)}{own_frames(error)}"
+            raise RequestError(message, "network") from error
         freeze_parameters(network, self.freeze)
         task = Task(network, self.objective, self.optimizer, self.schedule, self.seed)
         if self.device.graph:

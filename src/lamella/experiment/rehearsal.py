@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -27,7 +28,7 @@ from lamella.data.loader import Batches
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.experiment import Experiment
 from lamella.seeds import kept_random_state
-from lamella.training.device import is_out_of_memory, process_count
+from lamella.training.device import is_out_of_memory, process_count, strategy_kind
 from lamella.training.loggers import EpochLogger
 from lamella.training.task import NonFiniteLoss
 from lamella.training.trainer import quiet_lightning
@@ -49,9 +50,11 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     check_options(options)
     experiment.objective.check(experiment.data.train.targets)
     callbacks = _checked_callbacks(options, experiment.objective.metric)
-    strategy = str(options.get("strategy", "auto"))
-    if not strategy.startswith(("auto", "ddp")):  # a network that such a strategy splits may not fit on one device
-        print(f"not tried before the run starts: trainer.strategy is {strategy}, and only auto and ddp can be tried")
+    kind, _ = strategy_kind(options)
+    if not issubclass(kind, SingleDeviceStrategy | DDPStrategy):  # a network that is divided may not fit on one device
+        print(
+            f"not tried before the run starts: trainer.strategy is {kind.__name__}, and only auto and DDP can be tried"
+        )
         return
     processes = process_count(options, experiment.device.accelerator)
     check_processes(options, processes, experiment.device.accelerator)

@@ -13,11 +13,13 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from pytorch_lightning.strategies import Strategy, StrategyRegistry
 
 from lamella.config.values import Config
 from lamella.console import print
 from lamella.errors import RequestError, nearest
 from lamella.runs.ranking import larger_is_better
+from lamella.training.device import strategy_kind
 
 # The arguments of the Trainer that Lamella sets itself, with what to write instead or why there is nothing to set.
 SET_BY_LAMELLA = {
@@ -35,7 +37,6 @@ SET_BY_LAMELLA = {
     "enable_autolog_hparams": "the config is in the run directory",
     "model_registry": "the checkpoints are in the run directory",
 }
-SPAWNING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 # The callbacks that cannot work in a run, with the way out.
 UNSUITABLE: dict[type[Callback], str] = {
     BatchSizeFinder: "compare sizes by a sweep: lamella train -m data.batch_size=32,64,128",
@@ -58,16 +59,25 @@ def check_options(options: Config) -> None:
             raise RequestError(f"trainer.{name}: Lamella sets this argument of the Trainer; {hint}", f"trainer.{name}")
     if not isinstance(test := options.get("test", True), bool):
         raise RequestError(f"trainer.test is {test!r}; it takes true or false", "trainer.test")
-    if any(str(options.get("strategy")).startswith(name) for name in SPAWNING):
-        raise RequestError(
-            f"trainer.strategy is {options['strategy']!r}, whose processes do not give back what they have trained; "
-            "use trainer=ddp",
-            "trainer.strategy",
-        )
+    _check_strategy(options)
     if options.get("limit_test_batches") in (0, 0.0) and test:
         raise RequestError(
             "trainer.limit_test_batches is 0, which leaves nothing to test; trainer.test=false trains without a test",
             "trainer.limit_test_batches",
+        )
+
+
+def _check_strategy(options: Config) -> None:
+    """Raise RequestError for a strategy that does not exist or cannot train. options: the config group `trainer`."""
+    strategy, (kind, start_method) = options.get("strategy", "auto"), strategy_kind(options)
+    is_name = isinstance(strategy, str)
+    if is_name and kind is Strategy:
+        hint = nearest(strategy, ["auto", *StrategyRegistry])
+        raise RequestError(f"trainer.strategy is {strategy!r}; {hint}", "trainer.strategy")
+    if start_method != "popen":
+        key, value = ("trainer.strategy", strategy) if is_name else ("trainer.strategy.start_method", start_method)
+        raise RequestError(
+            f"{key} is {value!r}, whose processes do not give back what they have trained; use trainer=ddp", key
         )
 
 
