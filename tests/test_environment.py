@@ -127,7 +127,8 @@ def test_an_allocation_of_several_tasks(lamella: Lamella, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_closed_terminal_saves_the_run_unless_nohup_keeps_it(tmp_path: Path) -> None:
-    program = Program(tmp_path / "closed", *LONG)
+    default = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)"  # `nohup make test` has it ignored
+    program = script(tmp_path / "closed", default, *LONG)
     wait_until(lambda: "epoch" in program.out, 60, program)
     program.send_signal(signal.SIGHUP)
     assert program.wait(60) == 128 + signal.SIGHUP
