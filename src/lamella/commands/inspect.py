@@ -111,12 +111,12 @@ def _sections(experiment: "Experiment", options: argparse.Namespace) -> "Iterato
 
     from lamella.commands.inspect_sections import Section, layers_section, left_out_section
 
-    device, layers, data = experiment.device.accelerator, experiment.plan.trace, experiment.data
+    device, plan, data = experiment.device.accelerator, experiment.plan, experiment.data
     yield "device", Section(device, f"Using {device} device")
-    too_large = _memory_shortage(sum(layer.parameters for layer in layers))
+    too_large = _memory_shortage(sum(layer.parameters for layer in plan.trace))
     network = experiment.plan.outline() if too_large else experiment.task.to(device).network
     yield "structure", Section(str(network), str(network))
-    yield "layers", layers_section(layers, network, min(data.batch_size, len(data.train)))
+    yield "layers", layers_section(plan, network, min(data.batch_size, len(data.train)))
     if too_large:
         yield "left_out", left_out_section(too_large)
         return

@@ -16,7 +16,8 @@ from lamella.inspection.autograd_graph import GraphNode, graph_text
 from lamella.inspection.gradients import Backward, GradientCheck, check_gradients
 from lamella.network.eval_mode import eval_mode
 from lamella.network.leaves import leaf_hooks
-from lamella.network.trace import LayerRow, layer_table
+from lamella.network.plan import Plan
+from lamella.network.trace import layer_table
 from lamella.tables import format_size, terminal_width
 from lamella.training.objective import Objective
 from lamella.training.task import Task
@@ -34,12 +35,12 @@ class Section(NamedTuple):
     text: str
 
 
-def layers_section(layers: list[LayerRow], network: nn.Module, batch: int) -> Section:
+def layers_section(plan: Plan, network: nn.Module, batch: int) -> Section:
     """Describe each layer by its shapes, parameters and multiply-adds. batch: the number of samples of a batch.
 
-    The table names the layers as the modules are named, and as `network.freeze` takes them.
+    plan: that of the network. The table names the layers as the modules are named, and as `network.freeze` takes them.
     """
-    names = _module_names(layers, network)
+    layers, names = plan.trace, _module_names(plan, network)
     values = sum(math.prod(layer.output) for layer in layers)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     lines = [
@@ -60,13 +61,13 @@ def layers_section(layers: list[LayerRow], network: nn.Module, batch: int) -> Se
     return Section(data, "\n".join(lines))
 
 
-def _module_names(layers: Sequence[LayerRow], network: nn.Module) -> list[str]:
+def _module_names(plan: Plan, network: nn.Module) -> list[str]:
     """Return the name of the module of each layer, or its config key where the layers do not run one by one."""
-    keys, names = [row.place for row in layers], list[str]()
+    keys, names = [row.place for row in plan.trace], list[str]()
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
         with eval_mode(network), leaf_hooks(network, _ignore, lambda name, *_: names.append(name)):
-            network(torch.zeros(1, *layers[0].input, device=device))
+            network(plan.zeros(1, device))
     except Exception:  # for example, the network takes no inputs of zeros
         return keys
     if len(names) != len(keys):
