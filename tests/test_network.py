@@ -560,17 +560,19 @@ def pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     path.parent.mkdir(parents=True)
     torch.save(squeezenet1_1().state_dict(), path)
     load, read = torchvision.models._api.load_state_dict_from_url, list[str]()
-    monkeypatch.setattr(
-        torchvision.models._api,
-        "load_state_dict_from_url",
-        lambda url, *given, **more: read.append(url) or load(url, *given, **more),
-    )
+
+    def recorded(url: str, *given: Any, **more: Any) -> Any:
+        read.append(url)
+        return load(url, *given, **more)
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", recorded)
     return read
 
 
 def test_planning_does_not_read_pretrained_weights(pretrained: list[str], tmp_path: Path) -> None:
     def make() -> nn.Module:
-        return squeezenet1_1(weights=SqueezeNet1_1_Weights.DEFAULT)
+        network: nn.Module = squeezenet1_1(weights=SqueezeNet1_1_Weights.DEFAULT)
+        return network
 
     [file] = tmp_path.rglob("*.pth")
     for planned in (plan_module(make, (3, 64, 64)), plan([make], (3, 64, 64))):
