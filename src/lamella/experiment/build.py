@@ -15,12 +15,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lamella import signatures
 from lamella.config.checks import ROOT_KEYS, check_root, is_read
+from lamella.config.files import LISTS
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
 from lamella.data.samples import InputType, Shape, input_type, served
 from lamella.errors import RequestError, first_line, nearest, own_frames
 from lamella.experiment.experiment import Experiment
+from lamella.experiment.metrics import build_metrics, check_monitor
 from lamella.network.plan import Plan, plan_module
 from lamella.network.plan import plan as plan_layers
 from lamella.runs.names import check_run_name
@@ -72,7 +74,8 @@ def build_experiment(
     plan, freeze, loss = builder.network(data.shape, data.input_type), builder.freeze(), builder.loss()
     objective = builder.objective(plan, loss, data)
     optimizer, schedule = builder.optimizer()
-    monitor = builder.monitor(objective.metric, bool(len(data.val)))
+    metrics = build_metrics(config.get("metrics") or {}, objective, plan.output, data.targets[0])
+    monitor = check_monitor(config["monitor"], ["loss", objective.metric, *metrics], bool(len(data.val)))
     trainer = builder.trainer(device)
     checkpoint_every, chunk = saving_and_chunks(config["trainer"])
     return Experiment(
@@ -84,6 +87,7 @@ def build_experiment(
         plan=plan,
         freeze=freeze,
         objective=objective,
+        metrics=metrics,
         optimizer=optimizer,
         schedule=schedule,
         trainer=trainer,
@@ -122,7 +126,7 @@ class _Builder:
         """Return the name and the seed of the run, after checking the keys at the root of the config."""
         check_root(self.config, self.references)
         for key in ROOT_KEYS:
-            if key not in self.config:
+            if key not in (*self.config, *LISTS):
                 raise RequestError(f"{key}: this key is missing, and a run needs it", key)
         name, seed = check_run_name(self.config["name"]), self.config["seed"]
         return name, seed
@@ -213,16 +217,6 @@ class _Builder:
         schedule = build_schedule(self.config["scheduler"], partial(self.make, "scheduler", LRScheduler))
         check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1, 1))]))
         return (lambda parameters: make(params=parameters)), schedule
-
-    def monitor(self, metric: str, validates: bool) -> str:
-        """Return the name of the metric that decides which epoch is the best one. validates: as val_size is not 0."""
-        monitor: str = self.config["monitor"]
-        stages = ("val", "train") if validates else ("train",)
-        known = [f"{stage}/{name}" for stage in stages for name in ("loss", metric)]
-        if monitor not in known:
-            why = "" if validates else ";\n  data.val_size is 0, so nothing is validated; write monitor=train/loss"
-            raise RequestError(f"monitor is {monitor!r}; this loss and data give {', '.join(known)}{why}", "monitor")
-        return monitor
 
     def trainer(self, device: Device) -> Callable[..., pl.Trainer]:
         """Return the function that makes the Trainer for a device."""

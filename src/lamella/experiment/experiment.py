@@ -7,6 +7,7 @@ from functools import cached_property
 import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from lamella.data import Data
 from lamella.errors import RequestError, first_line, own_frames
@@ -15,6 +16,7 @@ from lamella.network.plan import Plan
 from lamella.training.checkpointing import CheckpointInterval
 from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.device import Device
+from lamella.training.epoch_metrics import is_lower_better
 from lamella.training.objective import Objective
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
@@ -24,11 +26,11 @@ from lamella.training.task import Task
 class Experiment:
     """Everything that a run needs, built from one config. The network's weights are drawn when `task` is first read.
 
-    plan: the network, without weights. freeze: patterns of the names of parameters that are not trained. optimizer:
-    makes the optimizer of parameters. trainer: makes the Trainer, called with the first callback, the last ones, the
-    loggers and further arguments. test: whether the best checkpoint is tested after the training. epochs: None where
-    something else limits the run. chunk: the number of batches of a chunk, None to choose it by the time that a chunk
-    takes.
+    plan: the network, without weights. freeze: patterns of the names of parameters that are not trained. metrics: by
+    name, those that are counted beside the loss and the objective's own. optimizer: makes the optimizer of parameters.
+    trainer: makes the Trainer, called with the first callback, the last ones, the loggers and further arguments. test:
+    whether the best checkpoint is tested after the training. epochs: None where something else limits the run. chunk:
+    the number of batches of a chunk, None to choose it by the time that a chunk takes.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Experiment:
     plan: Plan
     freeze: list[str]
     objective: Objective
+    metrics: dict[str, Metric]
     optimizer: Callable[..., Optimizer]
     schedule: Schedule
     trainer: Callable[..., pl.Trainer]
@@ -46,6 +49,17 @@ class Experiment:
     epochs: int | None
     checkpoint_every: CheckpointInterval
     chunk: int | None
+
+    @property
+    def counted(self) -> list[str]:
+        """Return the names of the metrics that are logged for each stage, as in val/loss."""
+        return ["loss", self.objective.metric, *self.metrics]
+
+    @property
+    def lower_is_better(self) -> list[str]:
+        """Return the names of the metrics of which less is better."""
+        default = [] if self.objective.is_classifier else [self.objective.metric]
+        return ["loss", *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
 
     @cached_property
     def task(self) -> Task:
@@ -66,7 +80,7 @@ class Experiment:
             message = f"network: it cannot be made: {first_line(error)}{own_frames(error)}"
             raise RequestError(message, "network") from error
         freeze_parameters(network, self.freeze)
-        task = Task(network, self.objective, self.optimizer, self.schedule, self.seed)
+        task = Task(network, self.objective, self.optimizer, self.schedule, self.seed, self.metrics)
         if self.device.graph:
             task.run_chunk = CudaGraphs()
         return task

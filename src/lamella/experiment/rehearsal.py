@@ -49,7 +49,7 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     options = config["trainer"] if validates else {**config["trainer"], "limit_val_batches": 0}
     check_options(options)
     experiment.objective.check(experiment.data.train.targets)
-    callbacks = _checked_callbacks(options, experiment.objective.metric)
+    callbacks = _checked_callbacks(options, experiment)
     kind, _ = strategy_kind(options)
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy):  # a network that is divided may not fit on one device
         print(
@@ -82,10 +82,10 @@ def rehearsal_key(config: Config) -> str:
     """
     groups = {name: _without_floats(config[name]) for name in ("network", "loss", "optimizer", "scheduler")}
     data = {**config["data"], "seed": None}
-    return json.dumps([groups, data, config["device"], config["trainer"]], default=str)
+    return json.dumps([groups, data, config["device"], config["trainer"], config.get("metrics")], default=str)
 
 
-def _checked_callbacks(options: Config, metric: str) -> dict[str, pl.Callback]:
+def _checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.Callback]:
     """Return the callbacks of a config that are Lightning's own, by their keys.
 
     options: the config group `trainer`. Raises RequestError for a callback that cannot work.
@@ -102,7 +102,7 @@ def _checked_callbacks(options: Config, metric: str) -> dict[str, pl.Callback]:
         for kind, (key, node) in zip(kinds, nodes.items(), strict=True)
         if kind.__module__.startswith("pytorch_lightning.") or issubclass(kind, EarlyStopping | ModelCheckpoint)
     }
-    check_monitors(kinds, callbacks, options, metric)
+    check_monitors(kinds, callbacks, options, experiment.counted, experiment.lower_is_better)
     return callbacks
 
 

@@ -63,6 +63,7 @@ def create_run(
         "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
         "images": experiment.data.images,
         "metric": experiment.objective.metric,
+        "lower_is_better": experiment.lower_is_better,
         "job": os.environ.get(SLURM_JOB),
         "reads": reads,
         "choices": choices,

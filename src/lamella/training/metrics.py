@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
+
+from lamella.errors import RequestError
+from lamella.training.epoch_metrics import EpochMetrics, RankState
 
 
 class CountersState(TypedDict):
@@ -20,6 +23,7 @@ class CountersState(TypedDict):
     weights: Tensor
     rates: list[float]
     judged: Tensor
+    metrics: NotRequired[list[RankState]]  # of each rank; not there without metrics of the config
 
 
 class SavedCounters(CountersState):
@@ -31,11 +35,11 @@ class SavedCounters(CountersState):
 class Counters:
     """Collects losses and metrics during one pass over the data, in tensors on the device that are read at the end.
 
-    first_step: the number of optimizer steps before the pass.
+    metrics: those of the config. first_step: the number of optimizer steps before the pass.
     """
 
-    def __init__(self, first_step: int = 0) -> None:
-        self.first_step = first_step
+    def __init__(self, metrics: EpochMetrics, first_step: int = 0) -> None:
+        self.metrics, self.objective, self.first_step = metrics, metrics.objective, first_step
         self.started = time.perf_counter()
         self.paused = 0.0  # seconds that validations during the pass took
         self.losses: list[Tensor] = []
@@ -46,9 +50,20 @@ class Counters:
         self.rates: list[float] = []
         self.answers: int | Tensor = 0  # the number of answers that the scores are about
 
+    def count(self, loss: Tensor, output: Tensor, targets: Tensor) -> None:
+        """Count a batch. loss: a scalar. output: of the network (B, …). targets: as the data gives them."""
+        with torch.no_grad():
+            self.scores.append(self.objective.metric_sum(output, targets))
+            if self.objective.weighted:
+                self.weights.append(self.objective.weight(targets))
+        self.losses.append(loss.detach())
+        self.samples.append(len(targets))
+        self.answers += self.objective.answers(targets)
+        self.metrics.add(output, targets)
+
     def state(self, gather: Callable[[Tensor], Tensor]) -> CountersState:
         """Return everything that all ranks have counted. gather: stacks the values of all ranks (ranks, …)."""
-        return {
+        state: CountersState = {
             "first_step": self.first_step,
             "seconds": time.perf_counter() - self.started,
             "paused": self.paused,
@@ -59,19 +74,30 @@ class Counters:
             "rates": self.rates,
             "judged": gather(torch.as_tensor(self.answers)),
         }
+        if self.metrics.metrics:
+            state["metrics"] = self.metrics.states()
+        return state
 
-    @classmethod
-    def load(cls, state: CountersState, rank: int, device: torch.device) -> "Counters":
-        """Return counters on `device` with what the process of `rank` had counted."""
-        counters = cls(state["first_step"])
-        counters.started -= state["seconds"]
-        counters.paused = state["paused"]
-        counters.losses, counters.scores, counters.weights = (
+    def load(self, state: CountersState, rank: int, world: int, device: torch.device) -> None:
+        """Take up, on `device`, what the process of `rank` had counted. world: the number of processes.
+
+        Raises RequestError if the epoch was begun with another number of processes, or with other metrics.
+        """
+        if (saved_world := len(state["losses"])) != world:
+            raise RequestError(
+                f"trainer.devices: the run is in the middle of an epoch on {saved_world} processes, "
+                f"and cannot go on with {world}",
+                "trainer.devices",
+            )
+        self.first_step = state["first_step"]
+        self.started -= state["seconds"]
+        self.paused = state["paused"]
+        self.losses, self.scores, self.weights = (
             list(values[rank].to(device).unbind()) for values in (state["losses"], state["scores"], state["weights"])
         )
-        counters.samples, counters.answers = state["samples"][rank].tolist(), int(state["judged"][rank])
-        counters.rates = list(state["rates"])
-        return counters
+        self.samples, self.answers = state["samples"][rank].tolist(), int(state["judged"][rank])
+        self.rates = list(state["rates"])
+        self.metrics.load(state["metrics"][rank] if "metrics" in state else {}, device)
 
     def totals(self) -> Tensor:
         """Return the sums of weighted losses, weights, scores and answers, float64 (4,) on the CPU.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
 
 from lamella import seeds
 from lamella.data.chunk import Batch, Chunk
@@ -20,6 +21,7 @@ from lamella.errors import RequestError
 from lamella.lightning_internals import HOOK_NAME, batch_index
 from lamella.runs.checkpoints import StateDict
 from lamella.training.chunked_steps import run_chunk
+from lamella.training.epoch_metrics import EpochMetrics
 from lamella.training.metrics import Counters, SavedCounters
 from lamella.training.objective import Objective
 from lamella.training.optimizer_kernels import DirectOptimizer
@@ -33,7 +35,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Task(pl.LightningModule):
-    """Trains `network` to minimize the loss of `objective`, and counts its metric beside the loss.
+    """Trains `network` to minimize the loss of `objective`, and counts its metric and `metrics` beside the loss.
 
     Inputs are (B, …), or a mapping of names to such tensors; the kinds of targets are those of `Objective`. optimizer:
     called with the parameters that are trained. seed: what is random in a batch, for example dropout, depends on the
@@ -50,12 +52,14 @@ class Task(pl.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Schedule,
         seed: int = 0,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.objective, self.seed = network, objective, seed
         self.loss = objective.loss  # registered, so that its class weights are moved to the device of the network
         self.make_optimizer, self.schedule = optimizer, schedule
-        self._train, self._eval = Counters(), Counters()
+        self.metrics = dict(metrics or {})
+        self._train, self._eval = self._counters(), self._counters()
         self._val: dict[str, float] = {}
         self._scheduled_rate: float | None = None  # set while the optimizer has the learning rate of the warm-up
         self.schedule_length: int | None = None  # how many steps the scheduler takes in the run, once that is known
@@ -116,7 +120,7 @@ class Task(pl.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_epoch_start(self) -> None:
-        self._train, self._val = Counters(self.global_step), {}
+        self._train, self._val = self._counters(self.global_step), {}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Train all batches of a chunk but the last one, which Lightning trains after this hook."""
@@ -148,7 +152,7 @@ class Task(pl.LightningModule):
 
         loss: of the batch, a scalar. output: of the network. targets: as the data gives them.
         """
-        self._count(loss, output, targets, self._train)
+        self._train.count(loss, output, targets)
         rate = (
             self.trainer.optimizers[0].param_groups[0]["lr"] if self._scheduled_rate is None else self._scheduled_rate
         )
@@ -176,14 +180,14 @@ class Task(pl.LightningModule):
         metrics["seconds"] = seconds
         metrics["samples_per_second"] = sum(counters.samples) * self.trainer.world_size / (seconds - counters.paused)
         self._log(metrics, epoch=self.current_epoch + 1)
-        self._train = Counters()
+        self._train = self._counters()
 
     def on_validation_model_zero_grad(self) -> None:
         """Keep the gradients of the last step, because their norm and histograms are read after the validation."""
 
     def on_validation_start(self) -> None:
         self._check_training()  # before the validation, whose error could not name the step
-        self._eval = Counters()
+        self._eval = self._counters()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._evaluated(batch)
@@ -198,7 +202,7 @@ class Task(pl.LightningModule):
         self._train.paused += time.perf_counter() - self._eval.started
 
     def on_test_start(self) -> None:
-        self._eval = Counters()
+        self._eval = self._counters()
         seeds.reseed(self.seed, self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -222,22 +226,14 @@ class Task(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: StateDict) -> None:
         """Take up what this rank had counted in an unfinished epoch.
 
-        Raises RequestError if the epoch was begun with another number of processes.
+        Raises RequestError if the epoch was begun with another number of processes, or with other metrics.
         """
         if not self.trainer.training:  # WeightAveraging would test these weights and not those in `state_dict`
             checkpoint.pop("current_model_state", None)
         saved: SavedCounters | None = checkpoint.get("counters")
-        if not saved:
-            return
-        saved_world, world = len(saved["losses"]), self.trainer.world_size
-        if saved_world != world:
-            raise RequestError(
-                f"trainer.devices: the run is in the middle of an epoch on {saved_world} processes, "
-                f"and cannot go on with {world}",
-                "trainer.devices",
-            )
-        self._val = saved["val"]
-        self._train = Counters.load(saved, self.trainer.global_rank, self.device)
+        if saved:
+            self._val, self._train = saved["val"], self._counters()
+            self._train.load(saved, self.trainer.global_rank, self.trainer.world_size, self.device)
 
     def _log(self, metrics: Mapping[str, float], epoch: int | None = None, logger: bool | None = None) -> None:
         """Log metrics that are equal on all ranks. epoch: the number of finished epochs, the x axis of the loggers."""
@@ -251,25 +247,23 @@ class Task(pl.LightningModule):
     def _evaluated(self, batch: Batch) -> Tensor:
         """Return the output of the network for a batch, and count the batch."""
         output: Tensor = self(batch[0])
-        self._count(self.objective(output, batch[1]), output, batch[1], self._eval)
+        self._eval.count(self.objective(output, batch[1]), output, batch[1])
         return output
 
-    def _count(self, loss: Tensor, output: Tensor, targets: Tensor, counters: Counters) -> None:
-        with torch.no_grad():
-            counters.scores.append(self.objective.metric_sum(output, targets))
-            if self.objective.weighted:
-                counters.weights.append(self.objective.weight(targets))
-        counters.losses.append(loss.detach())
-        counters.samples.append(len(targets))
-        counters.answers += self.objective.answers(targets)
+    def _counters(self, first_step: int = 0) -> Counters:
+        """Return empty counters for a pass over the data. first_step: the number of optimizer steps before it."""
+        return Counters(EpochMetrics(self.objective, self.metrics), first_step)
 
     def _metrics(self, stage: str, counters: Counters) -> dict[str, float]:
-        """Return the mean loss and metric of a finished pass over the data on all ranks."""
+        """Return the mean loss and the metrics of a finished pass over the data on all ranks."""
         totals = counters.totals()
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum").cpu()
         loss, weight, score, answers = totals.tolist()
-        return {f"{stage}/loss": loss / weight, f"{stage}/{self.objective.metric}": score / answers}
+        metrics = {"loss": loss / weight, self.objective.metric: score / answers}
+        if math.isfinite(loss):  # otherwise the run ends
+            metrics |= counters.metrics.values()
+        return {f"{stage}/{name}": value for name, value in metrics.items()}
 
     def _check_training(self) -> None:
         """Raise NonFiniteLoss for the first training loss of the epoch that is not finite on some rank."""

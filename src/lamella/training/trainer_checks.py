@@ -1,7 +1,7 @@
 """Check the config group `trainer` of a new run: arguments without effect, and callbacks that cannot work."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pytorch_lightning.callbacks import (
     BackboneFinetuning,
@@ -101,7 +101,13 @@ def check_suitable(kinds: Sequence[type]) -> None:
                 )
 
 
-def check_monitors(kinds: Sequence[type], callbacks: Mapping[str, Callback], options: Config, metric: str) -> None:
+def check_monitors(
+    kinds: Sequence[type],
+    callbacks: Mapping[str, Callback],
+    options: Config,
+    counted: Sequence[str],
+    lower: Collection[str],
+) -> None:
     """Raise RequestError for a callback that waits for a metric that nothing logs, or print that it has a wrong mode.
 
     kinds: the classes in `trainer.callbacks`. callbacks: callbacks by their keys, of which those are checked that look
@@ -114,7 +120,7 @@ def check_monitors(kinds: Sequence[type], callbacks: Mapping[str, Callback], opt
     for key, callback in callbacks.items():
         if not isinstance(callback, EarlyStopping | ModelCheckpoint) or callback.monitor is None:
             continue
-        name, monitor, logged = type(callback).__name__, callback.monitor, _logged(callback, key, options, metric)
+        name, monitor, logged = type(callback).__name__, callback.monitor, _logged(callback, key, options, counted)
         known = monitor in logged or (rates and monitor.startswith("lr-"))
         if complete and not known and getattr(callback, "strict", True):
             hint = nearest(monitor, logged)
@@ -123,7 +129,7 @@ def check_monitors(kinds: Sequence[type], callbacks: Mapping[str, Callback], opt
                 f"{key}.monitor is {monitor!r}, which is not logged when {name} looks for it; {hint}",
                 f"{key}.monitor",
             )
-        mode = "max" if larger_is_better(monitor) else "min"
+        mode = "max" if larger_is_better(monitor, lower) else "min"
         if monitor.startswith(("train/", "val/")) and callback.mode != mode:
             takes = "smaller" if mode == "max" else "larger"
             print(
@@ -133,10 +139,10 @@ def check_monitors(kinds: Sequence[type], callbacks: Mapping[str, Callback], opt
             )
 
 
-def _logged(callback: EarlyStopping | ModelCheckpoint, key: str, options: Config, metric: str) -> list[str]:
+def _logged(callback: EarlyStopping | ModelCheckpoint, key: str, options: Config, counted: Sequence[str]) -> list[str]:
     """Return the metrics that are logged when a callback with this key looks for its metric the first time."""
-    train = ["train/loss", f"train/{metric}", *LOGGED]
-    val = ["val/loss", f"val/{metric}"] if options.get("limit_val_batches") not in (0, 0.0) else []
+    train = [*(f"train/{name}" for name in counted), *LOGGED]
+    val = [f"val/{name}" for name in counted] if options.get("limit_val_batches") not in (0, 0.0) else []
     if isinstance(callback, ModelCheckpoint):
         return [*val, *train, "epoch"]
     every, interval = options.get("check_val_every_n_epoch", 1), options.get("val_check_interval") or 1.0
