@@ -109,6 +109,8 @@ def _report(experiment: "Experiment", options: argparse.Namespace) -> str:
 def _sections(experiment: "Experiment", options: argparse.Namespace) -> "Iterator[tuple[str, Section]]":
     """Yield the name and the content of each section that the options ask for."""
 
+    from torch.nn import ModuleDict
+
     from lamella.commands.inspect_sections import Section, layers_section, left_out_section
 
     device, plan, data = experiment.device.accelerator, experiment.plan, experiment.data
@@ -119,6 +121,9 @@ def _sections(experiment: "Experiment", options: argparse.Namespace) -> "Iterato
     yield "layers", layers_section(plan, network, min(data.batch_size, len(data.train)))
     if too_large:
         yield "left_out", left_out_section(too_large)
+        return
+    if isinstance(network, ModuleDict):
+        yield "left_out", left_out_section("a step of the task's own runs its parts")
         return
     inputs, targets = next(iter(data.train_dataloader()))
     if isinstance(inputs, dict):

@@ -20,19 +20,21 @@ from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
 from lamella.data.samples import InputType, Shape, input_type, served
-from lamella.errors import RequestError, first_line, nearest, own_frames
+from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.metrics import build_metrics, check_monitor
-from lamella.network.plan import Plan, plan_module
-from lamella.network.plan import plan as plan_layers
+from lamella.experiment.stacks import plan_network
+from lamella.network.plan import Plan
 from lamella.runs.names import check_run_name
 from lamella.seeds import SOURCE, seeded
 from lamella.training.device import Device
 from lamella.training.objective import Objective
 from lamella.training.scheduler import Schedule, build_schedule, check_schedule
+from lamella.training.task import Task
 from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
 
 T = TypeVar("T")
+SUPERVISED = "lamella.Task"  # compares the network's output with the targets
 # The classes that the arguments of a group's object may be built from.
 NESTED_CLASSES: dict[str, tuple[type, ...]] = {
     "data": (Splits, Augment),
@@ -71,11 +73,13 @@ def build_experiment(
     name, seed = builder.root()
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data()
     data.tests = config["trainer"].get("test", True)
+    make_task = builder.task()
     plan, freeze, loss = builder.network(data.shape, data.input_type), builder.freeze(), builder.loss()
     objective = builder.objective(plan, loss, data)
     optimizer, schedule = builder.optimizer()
     metrics = build_metrics(config.get("metrics") or {}, objective, plan.output, data.targets[0])
-    monitor = check_monitor(config["monitor"], ["loss", objective.metric, *metrics], bool(len(data.val)))
+    counted = ["loss", *filter(None, [objective.metric]), *metrics]
+    monitor = check_monitor(config["monitor"], counted, bool(len(data.val)), builder.has_own_step)
     trainer = builder.trainer(device)
     checkpoint_every, chunk = saving_and_chunks(config["trainer"])
     return Experiment(
@@ -84,6 +88,7 @@ def build_experiment(
         monitor=monitor,
         device=device,
         data=data,
+        make_task=make_task,
         plan=plan,
         freeze=freeze,
         objective=objective,
@@ -140,26 +145,25 @@ class _Builder:
             data.check_keys()
         return data
 
+    def task(self) -> Callable[[], Task]:
+        """Return the function that makes the task, which has no network yet."""
+        return self.make("task", Task, self.config.get("task") or {"_target_": SUPERVISED})
+
+    @property
+    def has_own_step(self) -> bool:
+        """Return True if the task may have a step of its own."""
+        return bool(self.config.get("task", {}).get("_target_", SUPERVISED) != SUPERVISED)
+
     def network(self, shape: Shape, dtype: InputType) -> Plan:
         """Plan the network for samples of `shape` and `dtype`."""
-        node = {key: value for key, value in self.config["network"].items() if key not in ("freeze", "class_dim")}
-        if "_target_" in node:
-            return plan_module(self.make("network", nn.Module, node), shape, dtype=dtype)
-        unread = [key for key in node if key not in ("name", "layers", "init") and not self.read(f"network.{key}")]
-        if unread:
-            known = ["name", "layers", "init", *(key for key in node if key not in unread)]
-            raise RequestError(
-                f"network.{unread[0]}: nothing in the network reads this key; {nearest(unread[0], known)}",
-                f"network.{unread[0]}",
-                unknown=True,
-            )
-        if "layers" not in node:
-            raise RequestError("network: it takes `layers`, a list or a mapping, or a `_target_`", "network")
-        name = node.get("name", "Network")
-        if not isinstance(name, str) or not name.isidentifier():
-            raise RequestError(f"network.name is {name!r}; it is printed as a class name", "network.name")
-        recorded, init = self.references is None, node.get("init")
-        return plan_layers(node["layers"], shape, name, recorded=recorded, dtype=dtype, init=init)
+        return plan_network(
+            self.config["network"],
+            shape,
+            dtype,
+            lambda place, node: self.make(place, nn.Module, node),
+            self.read,
+            self.references is None,
+        )
 
     def freeze(self) -> list[str]:
         """Return the patterns of the names of parameters that are not trained."""
@@ -190,13 +194,20 @@ class _Builder:
 
         A recorded run may have been trained with a loss that gives a tensor of one number.
         """
+        if not plan.output and self.has_own_step:
+            return Objective(loss, "other")
         last = plan.trace[-1]
         ending = (
             f";\n  it ends with {last.layer} at {last.place}, which takes {last.input}; "
             "end it with Flatten and Linear: ${data.num_classes}"
         ) * data.has_classes
         class_dim = self.config["network"].get("class_dim")
-        objective = Objective.of(loss, data.targets, plan.output, data.num_classes, ending, class_dim)
+        try:
+            objective = Objective.of(loss, data.targets, plan.output, data.num_classes, ending, class_dim)
+        except RequestError:
+            if class_dim is None and self.has_own_step:
+                return Objective(loss, "other")
+            raise
         sample = served(data.targets[0][:1])
         try:
             value = copy.deepcopy(objective)(torch.zeros(1, *plan.output), sample)
@@ -257,7 +268,7 @@ class _Builder:
         for name in list(node):
             if name not in expected and not variadic and not str(name).startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]
-        check_target(node, group, base, supplied, NESTED_CLASSES.get(group, ()))
+        check_target(node, group, base, supplied, NESTED_CLASSES.get(group.partition(".")[0], ()))
         return partial(instantiate, node, group)
 
     def read(self, key: str) -> bool:

@@ -66,7 +66,8 @@ class _AnswerCounter(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         targets = batch[1]
-        assert isinstance(outputs, Tensor)
+        if not isinstance(outputs, Tensor):  # a task of one's own may give none
+            return
         if self.objective.kind == "classes":
             pairs = self.objective.confusion(outputs, targets)
             self.confusion = pairs if self.confusion is None else self.confusion + pairs

@@ -26,11 +26,12 @@ from lamella.training.task import Task
 class Experiment:
     """Everything that a run needs, built from one config. The network's weights are drawn when `task` is first read.
 
-    plan: the network, without weights. freeze: patterns of the names of parameters that are not trained. metrics: by
-    name, those that are counted beside the loss and the objective's own. optimizer: makes the optimizer of parameters.
-    trainer: makes the Trainer, called with the first callback, the last ones, the loggers and further arguments. test:
-    whether the best checkpoint is tested after the training. epochs: None where something else limits the run. chunk:
-    the number of batches of a chunk, None to choose it by the time that a chunk takes.
+    make_task: returns the LightningModule, without the network. plan: the network, without weights. freeze: patterns of
+    the names of parameters that are not trained. metrics: by name, those that are counted beside the loss and the
+    objective's own. optimizer: makes the optimizer of parameters. trainer: makes the Trainer, called with the first
+    callback, the last ones, the loggers and further arguments. test: whether the best checkpoint is tested after the
+    training. epochs: None where something else limits the run. chunk: the number of batches of a chunk, None to choose
+    it by the time that a chunk takes.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Experiment:
     monitor: str
     device: Device
     data: Data
+    make_task: Callable[[], Task]
     plan: Plan
     freeze: list[str]
     objective: Objective
@@ -53,12 +55,12 @@ class Experiment:
     @property
     def counted(self) -> list[str]:
         """Return the names of the metrics that are logged for each stage, as in val/loss."""
-        return ["loss", self.objective.metric, *self.metrics]
+        return ["loss", *filter(None, [self.objective.metric]), *self.metrics]
 
     @property
     def lower_is_better(self) -> list[str]:
         """Return the names of the metrics of which less is better."""
-        default = [] if self.objective.is_classifier else [self.objective.metric]
+        default = [self.objective.metric] if self.objective.kind == "numbers" else []
         return ["loss", *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
 
     @cached_property
@@ -80,7 +82,8 @@ class Experiment:
             message = f"network: it cannot be made: {first_line(error)}{own_frames(error)}"
             raise RequestError(message, "network") from error
         freeze_parameters(network, self.freeze)
-        task = Task(network, self.objective, self.optimizer, self.schedule, self.seed, self.metrics)
+        task = self.make_task()
+        task.attach(network, self.objective, self.optimizer, self.schedule, self.seed, self.metrics)
         if self.device.graph:
             task.run_chunk = CudaGraphs()
         return task

@@ -32,8 +32,8 @@ from lamella.runs.reader import check_metrics
 from lamella.training.checkpointing import Checkpoints
 from lamella.training.chunk_length import ChunkLength
 from lamella.training.loggers import EpochLogger, EpochTensorBoard
+from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.progress import EpochBar
-from lamella.training.task import NonFiniteLoss
 from lamella.training.trainer import quiet_lightning
 
 

@@ -44,6 +44,8 @@ def build_metrics(
     metrics = {}
     for name, node in config.items():
         key = f"metrics.{name}"
+        if objective.kind == "other":
+            raise RequestError(f"{key}: this task compares no output with the targets, and {name} needs both", key)
         if not re.fullmatch(r"[A-Za-z]\w*", name):
             raise RequestError(f"{key}: the name of a metric is letters, digits and _, as in val/macro_f1", key)
         if name in ("loss", objective.metric):
@@ -54,13 +56,15 @@ def build_metrics(
     return metrics
 
 
-def check_monitor(monitor: str, counted: Collection[str], validates: bool) -> str:
+def check_monitor(monitor: str, counted: Collection[str], validates: bool, counts_more: bool) -> str:
     """Return the name of the metric that decides which epoch is the best one. Raises RequestError.
 
-    counted: the names of the metrics, without the stage. validates: as `data.val_size` is not 0.
+    counted: the names of the metrics, without the stage. validates: as `data.val_size` is not 0. counts_more: whether
+    a step of the project's own may give further ones, which are known only after it was tried.
     """
-    known = [f"{stage}/{name}" for stage in (("val", "train") if validates else ("train",)) for name in counted]
-    if monitor in known:
+    stages = ("val", "train") if validates else ("train",)
+    known = [f"{stage}/{name}" for stage in stages for name in counted]
+    if monitor in known or (counts_more and str(monitor).startswith(tuple(f"{stage}/" for stage in stages))):
         return monitor
     why = "" if validates else ";\n  data.val_size is 0, so nothing is validated; write monitor=train/loss"
     if (name := str(monitor).rpartition("/")[2]) not in counted and name in options_of("metrics"):

@@ -98,6 +98,17 @@ def plan(
     return planned
 
 
+def plan_together(plans: Mapping[str, Plan]) -> Plan:
+    """Plan a network whose parts a task of one's own runs: a ModuleDict of networks. plans: those of the parts."""
+
+    def build() -> nn.Module:
+        return nn.ModuleDict({name: planned.build() for name, planned in plans.items()})
+
+    rows = [row for planned in plans.values() for row in planned.trace]
+    first = next(iter(plans.values()))
+    return Plan(build, rows, (), first.shape, first.dtype)
+
+
 def plan_module(make: Make, shape: Shape, place: str = "network", dtype: DType = torch.float32) -> Plan:
     """Plan a whole network that `make` returns, such as torchvision's resnet18, for samples of `shape`.
 

@@ -1,7 +1,7 @@
 """Sum losses and metrics over a pass through the data."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NotRequired, TypedDict
 
 import torch
@@ -24,6 +24,7 @@ class CountersState(TypedDict):
     rates: list[float]
     judged: Tensor
     metrics: NotRequired[list[RankState]]  # of each rank; not there without metrics of the config
+    further: NotRequired[dict[str, Tensor]]  # not there without further results
 
 
 class SavedCounters(CountersState):
@@ -49,15 +50,22 @@ class Counters:
         self.weights: list[Tensor] = []
         self.rates: list[float] = []
         self.answers: int | Tensor = 0  # the number of answers that the scores are about
+        self.further: dict[str, list[Tensor]] = {}  # the further results of the steps, by name
 
-    def count(self, loss: Tensor, output: Tensor, targets: Tensor) -> None:
-        """Count a batch. loss: a scalar. output: of the network (B, …). targets: as the data gives them."""
+    def count(self, results: Mapping[str, Tensor], targets: Tensor) -> None:
+        """Count a batch. results: as `Task.step` returns them. targets: as the data gives them."""
+        self.losses.append(results["loss"].detach())
+        self.samples.append(len(targets))
+        for name, value in results.items():
+            if name not in ("loss", "output"):
+                self.further.setdefault(name, []).append(value.detach())
+        output = results.get("output")
+        if output is None or self.objective.kind == "other":
+            return
         with torch.no_grad():
             self.scores.append(self.objective.metric_sum(output, targets))
             if self.objective.weighted:
                 self.weights.append(self.objective.weight(targets))
-        self.losses.append(loss.detach())
-        self.samples.append(len(targets))
         self.answers += self.objective.answers(targets)
         self.metrics.add(output, targets)
 
@@ -68,7 +76,7 @@ class Counters:
             "seconds": time.perf_counter() - self.started,
             "paused": self.paused,
             "losses": gather(torch.stack(self.losses)),
-            "scores": gather(torch.stack(self.scores)),
+            "scores": gather(torch.stack(self.scores) if self.scores else torch.empty(0)),
             "samples": gather(torch.tensor(self.samples)),
             "weights": gather(torch.stack(self.weights) if self.weights else torch.empty(0)),
             "rates": self.rates,
@@ -76,6 +84,8 @@ class Counters:
         }
         if self.metrics.metrics:
             state["metrics"] = self.metrics.states()
+        if self.further:
+            state["further"] = {name: gather(torch.stack(values)) for name, values in self.further.items()}
         return state
 
     def load(self, state: CountersState, rank: int, world: int, device: torch.device) -> None:
@@ -98,14 +108,29 @@ class Counters:
         self.samples, self.answers = state["samples"][rank].tolist(), int(state["judged"][rank])
         self.rates = list(state["rates"])
         self.metrics.load(state["metrics"][rank] if "metrics" in state else {}, device)
+        further = state.get("further", {})
+        self.further = {name: list(values[rank].to(device).unbind()) for name, values in further.items()}
 
     def totals(self) -> Tensor:
-        """Return the sums of weighted losses, weights, scores and answers, float64 (4,) on the CPU.
+        """Return sums of which `means` makes means, float64 on the CPU. The sums of several ranks can be added."""
+        samples = torch.tensor(self.samples, dtype=torch.float64)
+        weights = _double(self.weights) if self.weights else samples
+        further = [(_double(values) * samples).sum() for values in self.further.values()]
+        sums = [(_double(self.losses) * weights).sum(), weights.sum(), _double(self.scores).sum(), self.answers]
+        return torch.tensor([*sums, samples.sum(), *further], dtype=torch.float64)
 
-        The sums of several ranks can be added.
+    def means(self, totals: Tensor) -> dict[str, float]:
+        """Return the mean loss, the metric of the objective, and the means of the further results.
+
+        totals: the sums of all ranks.
         """
-        weights = torch.stack(self.weights) if self.weights else torch.tensor(self.samples)
-        losses, weights, scores = (
-            values.double().cpu() for values in (torch.stack(self.losses), weights, torch.stack(self.scores))
-        )
-        return torch.tensor([(losses * weights).sum(), weights.sum(), scores.sum(), self.answers], dtype=torch.float64)
+        loss, weight, score, answers, samples, *further = totals.tolist()
+        means = {"loss": loss / weight}
+        if answers:
+            means[self.objective.metric] = score / answers
+        return means | {name: value / samples for name, value in zip(self.further, further, strict=True)}
+
+
+def _double(values: list[Tensor]) -> Tensor:
+    """Return scalars as one tensor, float64 (N,) on the CPU."""
+    return torch.stack(values).double().cpu() if values else torch.zeros(0, dtype=torch.float64)
