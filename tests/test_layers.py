@@ -288,7 +288,7 @@ def test_a_config_computes_numbers(text: str, value: float) -> None:
     ],
 )
 def test_wrong_arithmetic_is_refused(lamella: Lamella, text: str, message: str) -> None:
-    result = lamella("inspect", f"network.width={text}")
+    result = lamella("inspect", f'network.width="{text}"')
     assert result.status == 2
     assert message in result.err
 
