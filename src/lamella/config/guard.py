@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
+from lamella.config.csv_classes import csv_classes
 from lamella.config.hydra_internals import CheckingConfigLoader, composing_with, unchecked_message
 from lamella.config.launcher import check_launcher_target, check_plain_values
 from lamella.config.project import allowed_variables
@@ -54,6 +55,7 @@ def register_resolvers() -> None:
 
     OmegaConf.register_new_resolver("length", len, replace=True)
     OmegaConf.register_new_resolver("class_folders", class_folders, replace=True)
+    OmegaConf.register_new_resolver("csv_classes", csv_classes, replace=True)
     OmegaConf.register_new_resolver("oc.env", _environment_variable, replace=True)
 
 
