@@ -7,6 +7,7 @@ from lamella.data.samples import NamedInputs, Samples, Splits
 from lamella.data.sources import digits, image_folder, tensors, torchvision_dataset
 from lamella.data.table_encoder import TableEncoder
 from lamella.data.tables import bundled_table, csv
+from lamella.data.windows import series, waves
 
 __all__ = [
     "Augment",
@@ -20,6 +21,8 @@ __all__ = [
     "csv",
     "digits",
     "image_folder",
+    "series",
     "tensors",
     "torchvision_dataset",
+    "waves",
 ]
