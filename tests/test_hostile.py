@@ -489,7 +489,10 @@ def test_paths_out_of_the_run_are_refused(lamella: Lamella, key: str, node: str,
     [
         ("torchmetrics.multimodal.CLIPScore", "which cannot be imported"),
         ("torchmetrics.text.BERTScore", "which cannot be imported"),
-        ("torchmetrics.image.LearnedPerceptualImagePatchSimilarity", "a layer or a loss comes from torch.nn, torchvision, lamella"),
+        (
+            "torchmetrics.image.LearnedPerceptualImagePatchSimilarity",
+            "a layer or a loss comes from torch.nn, torchvision, lamella",
+        ),
         ("pytorch_lightning.demos.Transformer", "a layer or a loss comes from torch.nn, torchvision, lamella"),
         ("torchvision.models.detection.fasterrcnn_resnet50_fpn", "a network turns one tensor into one"),
         ("torchvision.models.optical_flow.raft_large", "a network turns one tensor into one"),

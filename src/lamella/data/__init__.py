@@ -5,6 +5,9 @@ from lamella.data.datamodule import Data
 from lamella.data.loader import Batches
 from lamella.data.samples import NamedInputs, Samples, Splits
 from lamella.data.sources import digits, image_folder, tensors, torchvision_dataset
+from lamella.data.table_encoder import TableEncoder
+from lamella.data.tables import bundled_table, csv
+from lamella.data.windows import series, waves
 
 __all__ = [
     "Augment",
@@ -13,8 +16,13 @@ __all__ = [
     "NamedInputs",
     "Samples",
     "Splits",
+    "TableEncoder",
+    "bundled_table",
+    "csv",
     "digits",
     "image_folder",
+    "series",
     "tensors",
     "torchvision_dataset",
+    "waves",
 ]

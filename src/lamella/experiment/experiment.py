@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from lamella.config.values import Config
 from lamella.data import Data
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.network.freeze import freeze_parameters
@@ -62,6 +63,17 @@ class Experiment:
         """Return the names of the metrics of which less is better."""
         default = [self.objective.metric] if self.objective.kind == "numbers" else []
         return ["loss", *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
+
+    def completed(self, config: Config) -> Config:
+        """Return the config with the shape of the samples where its `data.shape` is null.
+
+        From such a config the network can be built without the data.
+        """
+        shape = self.data.shape
+        if config["data"].get("shape") is not None:
+            return config
+        plain = {name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape)
+        return {**config, "data": {**config["data"], "shape": plain}}
 
     @cached_property
     def task(self) -> Task:
