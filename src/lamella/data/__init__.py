@@ -5,14 +5,17 @@ from lamella.data.datamodule import Data
 from lamella.data.loader import Batches
 from lamella.data.samples import NamedInputs, Samples, Splits
 from lamella.data.sources import digits, image_folder, tensors, torchvision_dataset
+from lamella.data.text_windows import NextByte, characters
 
 __all__ = [
     "Augment",
     "Batches",
     "Data",
     "NamedInputs",
+    "NextByte",
     "Samples",
     "Splits",
+    "characters",
     "digits",
     "image_folder",
     "tensors",
