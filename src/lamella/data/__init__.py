@@ -5,6 +5,8 @@ from lamella.data.datamodule import Data
 from lamella.data.loader import Batches
 from lamella.data.samples import NamedInputs, Samples, Splits
 from lamella.data.sources import digits, image_folder, tensors, torchvision_dataset
+from lamella.data.table_encoder import TableEncoder
+from lamella.data.tables import bundled_table, csv
 from lamella.data.text_windows import NextByte, characters
 
 __all__ = [
@@ -15,7 +17,10 @@ __all__ = [
     "NextByte",
     "Samples",
     "Splits",
+    "TableEncoder",
+    "bundled_table",
     "characters",
+    "csv",
     "digits",
     "image_folder",
     "tensors",

@@ -83,8 +83,10 @@ def characters(
         raise RequestError(
             f"data.length is {length:,}, but {whole}; take a smaller data.length, or more text", "data.length"
         )
-    test, val = (_part_length(part, len(text), length, f"data.{name}_size") for name, part in
-                 (("test", test_size), ("val", val_size)))
+    test, val = (
+        _part_length(part, len(text), length, f"data.{name}_size")
+        for name, part in (("test", test_size), ("val", val_size))
+    )
     sizes = {"training": len(text) - val - test, "validation": val, "test": test}
     for name, count in sizes.items():
         if count <= length and not (name == "validation" and val_size == 0):
