@@ -42,15 +42,18 @@ def files_below(folder: Path, suffixes: Collection[str] | None) -> tuple[list[st
     return sorted(found), left_out
 
 
-def files_outside(folder: Path) -> Counter[str]:
-    """Return how many files in a folder with a folder for each class belong to no class, by their kind."""
+def files_outside(folder: Path, suffixes: Collection[str]) -> Counter[str]:
+    """Return how many files in a folder with a folder for each class belong to no class, by their kind.
+
+    suffixes: the endings of the files that are read.
+    """
     counts = Counter[str]()
     for child in folder.iterdir():
         if child.name.startswith("."):
             counts[HIDDEN] += sum(len(names) for _, names in _walk(child)) if child.is_dir() else 1
         elif not child.is_dir():
             suffix = child.suffix.lower()
-            counts[OUTSIDE if suffix in IMAGE_SUFFIXES else suffix or BARE] += 1
+            counts[OUTSIDE if suffix in suffixes else suffix or BARE] += 1
     return counts
 
 

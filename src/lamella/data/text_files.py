@@ -47,31 +47,35 @@ def library_files(folder: str = "") -> list[str]:
     return sorted(found)
 
 
-def read_text_file(path: str, key: str) -> bytes:
+def read_text_file(path: str, key: str | None = None) -> bytes:
     """Return what a text file holds. Raises RequestError for a file that is empty, binary or cannot be read.
 
-    key: the config key of the path, for messages.
+    key: the config key of the path, for messages, None for a path that is in no config.
     """
     try:
         text = Path(path).read_bytes()
     except OSError as error:
-        raise RequestError(f"{key}: {path} cannot be read ({error.strerror})", key) from error
+        raise RequestError(f"{_prefix(key)}{path} cannot be read ({error.strerror})", key) from error
     if problem := _problem(text):
         way = "; it takes text, in UTF-8 and not in UTF-16" if problem == BINARY else ""
-        raise RequestError(f"{key}: {path} is {problem}{way}", key)
+        raise RequestError(f"{_prefix(key)}{path} is {problem}{way}", key)
     return text
 
 
-def decode_text(text: bytes, path: str, key: str) -> str:
+def decode_text(text: bytes, path: str, key: str | None = None) -> str:
     """Return the text of a file in UTF-8. Raises RequestError for other encodings."""
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(
-            f"{key}: {path} is not in UTF-8 (byte {text[error.start]} at {error.start:,}); "
+            f"{_prefix(key)}{path} is not in UTF-8 (byte {text[error.start]} at {error.start:,}); "
             f"convert it, as by iconv -f latin1 -t utf-8",
             key,
         ) from error
+
+
+def _prefix(key: str | None) -> str:
+    return f"{key}: " if key else ""
 
 
 def _problem(text: bytes) -> str | None:

@@ -66,7 +66,7 @@ def characters(
     val_size: int | float = 0.1,
     test_size: int | float = 0.1,
 ) -> Splits:
-    """Return windows of text: inputs int16 (N, length), and as targets the same bytes shifted by one, uint8 (N, length).
+    """Return windows of text: inputs int16 (N, length), and as targets the same shifted by one, uint8 (N, length).
 
     paths: files, folders or patterns, whose texts are joined in their order; None takes the sources of Python's
     standard library, which are sorted. size: the number of bytes that are read at most; None takes all of them, and
