@@ -1,4 +1,4 @@
-"""Sources that read texts with a class each: files in folders, a column of a CSV file, and the docs of Python's code."""
+"""Sources of texts with a class each: files in folders, a column of a CSV file, and the docs of Python's code."""
 
 import ast
 import re
