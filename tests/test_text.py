@@ -321,7 +321,7 @@ def test_texts_need_room_in_every_part(notes: Path, reviews: Path) -> None:
         characters(16, ["notes.txt"], val_size=1.5)
     with pytest.raises(RequestError, match=r"data\.test_size: .* 0 are for test, where a window takes 17"):
         characters(16, ["notes.txt"], test_size=0)
-    with pytest.raises(RequestError, match="data.length is 0; it takes 1 or more"):
+    with pytest.raises(RequestError, match=r"data\.length is 0; it takes 1 or more"):
         text("reviews", ["good", "bad"], 0)
     with pytest.raises(RequestError, match="'nothing', and this Python has no such package"):
         docstrings(["json", "nothing"], 8)

@@ -4,7 +4,7 @@ lamella predict outputs/mnist/defaults photo.png more/
 lamella predict outputs/mnist/defaults 'scans/**/*.jpg' --top 3 --out scans.csv
 lamella predict outputs/houses/defaults new.csv --out prices.csv
 lamella predict outputs/reviews/defaults new.txt --lines --out classes.csv
-lamella predict outputs/char_gpt/defaults --prompt 'def main(' --tokens 400
+lamella predict outputs/char_gpt/experiment=char_gpt --prompt 'def main(' --tokens 400
 find . -name '*.png' | lamella predict outputs/mnist/defaults - --out all.jsonl
 """
 
