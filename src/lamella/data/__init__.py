@@ -10,6 +10,7 @@ from lamella.data.tables import bundled_table, csv
 from lamella.data.text_encoder import TextEncoder
 from lamella.data.text_windows import NextByte, characters
 from lamella.data.texts import docstrings, text, text_csv
+from lamella.data.windows import series, waves
 
 __all__ = [
     "Augment",
@@ -27,8 +28,10 @@ __all__ = [
     "digits",
     "docstrings",
     "image_folder",
+    "series",
     "tensors",
     "text",
     "text_csv",
     "torchvision_dataset",
+    "waves",
 ]
