@@ -418,7 +418,11 @@ ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
         FLAT,
         ".0: no input is called 'a'; the data give one input, whose name is input; …",
     ),
-    "mask-alone": ([{"Pool": {"over": 1, "mask": "m"}}], (3, 4), ".0: Pool reads the input 'm', …; leave it out"),
+    "mask-alone": (
+        [{"Pool": {"over": 1, "mask": "m"}}],
+        (3, 4),
+        ".0: no input is called 'm'; …; write `mask: input`, or leave it out",
+    ),
     "pool-how": ([{"Pool": {"over": 1, "how": "min"}}], (3, 4), ".0.Pool.how is 'min'; Pool takes mean or max or …"),
     "pool-batch": ([{"Pool": 0}], (3, 4), ".0: Pool cannot take (3, 4): it changes the batch dimension…"),
     "dimension": (["Flatten", {"Softmax": 3}], CUBE, ".1: Softmax cannot take (192,): Dimension out of range …"),

@@ -163,7 +163,8 @@ def _check_input_names(name: str, keywords: Mapping[str, object], named: Named, 
         if read is not None and named is not None and read not in named:
             way = nearest(str(read), named)
             if list(named) == ["input"]:
-                way = f"the data give one input, whose name is input; write `{parameter}: input`, or leave it out"
+                written = "mask: input" if parameter == "mask" else "Select: input"
+                way = f"the data give one input, whose name is input; write `{written}`, or leave it out"
             raise RequestError(f"{place}: no input is called {read!r}; {way}", place)
 
 
