@@ -193,8 +193,8 @@ class Objective:
             )
         if isinstance(self.loss, nn.CrossEntropyLoss) and self.kind == "numbers" and not _are_probabilities(targets):
             raise RequestError(
-                f"loss: {name} takes classes, but the targets are numbers; for numbers take loss=mse, and for labels of 0 and "
-                "1 loss=bce_with_logits",
+                f"loss: {name} takes classes, but the targets are numbers; for numbers take loss=mse, for labels of 0 "
+                "and 1 loss=bce_with_logits",
                 "loss",
             )
         if self.kind == "labels" and not bool(((targets >= 0) & (targets <= 1)).all()):
