@@ -418,9 +418,13 @@ ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
     "select-alone": (
         [{"Select": "a"}],
         FLAT,
-        ".0: Select reads the input 'a', and the data give one …; leave Select out",
+        ".0: no input is called 'a'; the data give one input, whose name is input; …",
     ),
-    "mask-alone": ([{"Pool": {"over": 1, "mask": "m"}}], (3, 4), ".0: Pool reads the input 'm', …; leave it out"),
+    "mask-alone": (
+        [{"Pool": {"over": 1, "mask": "m"}}],
+        (3, 4),
+        ".0: no input is called 'm'; …; write `mask: input`, or leave it out",
+    ),
     "pool-how": ([{"Pool": {"over": 1, "how": "min"}}], (3, 4), ".0.Pool.how is 'min'; Pool takes mean or max or …"),
     "pool-batch": ([{"Pool": 0}], (3, 4), ".0: Pool cannot take (3, 4): it changes the batch dimension…"),
     "from-another-module": (["DataParallel"], FLAT, "…made from a module (module); write `_target_: torch.nn.…"),

@@ -7,6 +7,9 @@ from lamella.data.samples import NamedInputs, Samples, Splits
 from lamella.data.sources import digits, image_folder, tensors, torchvision_dataset
 from lamella.data.table_encoder import TableEncoder
 from lamella.data.tables import bundled_table, csv
+from lamella.data.text_encoder import TextEncoder
+from lamella.data.text_windows import NextByte, characters
+from lamella.data.texts import docstrings, text, text_csv
 from lamella.data.windows import series, waves
 
 __all__ = [
@@ -14,15 +17,21 @@ __all__ = [
     "Batches",
     "Data",
     "NamedInputs",
+    "NextByte",
     "Samples",
     "Splits",
     "TableEncoder",
+    "TextEncoder",
     "bundled_table",
+    "characters",
     "csv",
     "digits",
+    "docstrings",
     "image_folder",
     "series",
     "tensors",
+    "text",
+    "text_csv",
     "torchvision_dataset",
     "waves",
 ]

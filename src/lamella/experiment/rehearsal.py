@@ -24,9 +24,11 @@ from lamella.config.values import Config
 from lamella.console import print
 from lamella.data.chunk import Batch
 from lamella.data.decoder import UnreadableImages
+from lamella.data.text_windows import NextByte
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.first_and_last import FirstAndLast
+from lamella.experiment.generation import check_causal
 from lamella.seeds import kept_random_state
 from lamella.training.device import is_out_of_memory, process_count, strategy_kind
 from lamella.training.loggers import EpochLogger
@@ -65,6 +67,8 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     try:
         with quiet_lightning(), warnings.catch_warnings(), kept_random_state(device):
             warnings.simplefilter("ignore")  # the run itself will show them
+            if isinstance(experiment.data.encoder, NextByte):
+                check_causal(experiment.task.network, experiment.objective, experiment.data.encoder.length)
             # With sync_batchnorm, the statistics are those of the whole batch.
             _Trial(experiment, options, callbacks, 1 if options.get("sync_batchnorm") else world).run()
     finally:
