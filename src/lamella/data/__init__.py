@@ -3,7 +3,9 @@
 from lamella.data.augment import Augment
 from lamella.data.datamodule import Data
 from lamella.data.loader import Batches
+from lamella.data.masks import masks
 from lamella.data.samples import NamedInputs, Samples, Splits
+from lamella.data.shapes import shapes
 from lamella.data.sources import digits, image_folder, tensors, torchvision_dataset
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "Splits",
     "digits",
     "image_folder",
+    "masks",
+    "shapes",
     "tensors",
     "torchvision_dataset",
 ]

@@ -82,7 +82,16 @@ class Objective:
                 "network.class_dim",
             )
         index = getattr(loss, "ignore_index", None)
-        occurs = index is not None and (index >= 0 or any(bool((part == index).any()) for part in targets))
+        # Not compared with a plain number, which is converted to the type of the targets, where it may not fit.
+        occurs = index is not None and (
+            index >= 0 or any(bool((part == torch.tensor([index])).any()) for part in targets)
+        )
+        if index is None and (left_out := max(int(part.max()) for part in targets if len(part))) >= classes:
+            raise RequestError(
+                f"loss: {type(loss).__name__} takes every target for a class, and {left_out} (data.ignored) is none; "
+                "take loss=cross_entropy, which leaves it out",
+                "loss",
+            )
         return cls(loss, "classes", 1 if found[0] == 1 else -1, index if occurs else None)
 
     @property
