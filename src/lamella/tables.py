@@ -1,4 +1,4 @@
-"""Functions that format tables and numbers for a terminal, and tables as CSV."""
+"""Functions that format tables and numbers for a terminal, and that write and read tables as CSV."""
 
 import csv
 import io
@@ -9,10 +9,15 @@ import sys
 import textwrap
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from operator import gt
+from pathlib import Path
 
 from rich.cells import cell_len
 
+from lamella.errors import RequestError, first_line
+
+DELIMITERS = ",;\t|"  # the most frequent one in the header of a CSV file is taken
 LEAST = 16  # the characters that a text in a table keeps; numbers are shorter
 
 
@@ -130,6 +135,71 @@ def _csv_cell(value: object) -> object:
         float(text)
     except ValueError:
         return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+    return text
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a table, as text.
+
+    path: of the file, for messages. columns: the cells of each column by its name. rows: the number of each row as a
+    spreadsheet shows it, where the header is row 1. unnamed: how many columns have no name and are left out.
+    """
+
+    path: str
+    columns: dict[str, list[str]]
+    rows: list[int]
+    unnamed: int = 0
+
+
+def read_csv(path: str, key: str | None = None) -> Table:
+    """Return the cells of a CSV file in UTF-8, whose first row names the columns; blank rows are left out.
+
+    The delimiter is a comma, semicolon, tab or bar, whichever the first row has most of. key: the config key of the
+    path, for messages. Raises RequestError where the file cannot be read, has no rows, two columns of one name, or a
+    row that is longer or shorter than the first one.
+    """
+    text = _read_text(path, key)
+    header = text.lstrip().partition("\n")[0]
+    delimiter = max(DELIMITERS, key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    try:
+        [(_, first), *rows] = [(number, row) for number, row in enumerate(reader, 1) if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise RequestError(f"{path}: line {reader.line_num} is no CSV: {first_line(error)}", key) from error
+    names = [name.strip() for name in first]
+    if repeated := [name for name in names if name and names.count(name) > 1]:
+        raise RequestError(f"{path}: two columns have the name {repeated[0]!r}; rename one of them", key)
+    if wrong := next((number for number, row in rows if len(row) != len(names)), None):
+        cells = len(dict(rows)[wrong])
+        raise RequestError(
+            f"{path}: row {wrong} has {cells} cells, but the first row names {len(names)} columns; cells with a "
+            f"{delimiter!r} in them stand in double quotes",
+            key,
+        )
+    if not rows:
+        raise RequestError(f"{path}: below the names of its columns, the file has no rows", key)
+    columns = [[cell.strip() for cell in column] for column in zip(*(row for _, row in rows), strict=True)]
+    named = {name: column for name, column in zip(names, columns, strict=True) if name}
+    return Table(path, named, [number for number, _ in rows], len(names) - len(named))
+
+
+def _read_text(path: str, key: str | None) -> str:
+    """Return the text of a file in UTF-8, with or without a byte-order mark. Raises RequestError."""
+    try:
+        content = Path(path).expanduser().read_bytes()
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise RequestError(
+            f"{path}: line {line} is not in UTF-8; save the file as UTF-8, or convert it:\n"
+            f"  iconv -f latin1 -t utf-8 {path} > new.csv",
+            key,
+        ) from error
+    except OSError as error:
+        raise RequestError(f"{path}: this file cannot be read ({error.strerror})", key) from error
+    if not text.strip():
+        raise RequestError(f"{path}: the file is empty; its first row has to name the columns", key)
     return text
 
 

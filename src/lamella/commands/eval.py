@@ -85,7 +85,7 @@ def _notes(trained: Config, tested: Config, data: "Data") -> Iterator[str]:
     import torch
 
     from lamella.data import Samples, Splits
-    from lamella.data.datamodule import cut_splits
+    from lamella.data.samples import cut_splits
 
     yield from [*([data.left_out] if data.left_out else []), *data.source_notes]
     sources = [{**node.get("source", {}), "download": None} for node in (trained, tested)]

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
     Weights = Mapping[str, Tensor]
 
-MOVED = ("data.root", "data.source.root")  # the keys that may change: where the data is now
+MOVED = (
+    "data.root",
+    "data.source.root",
+    "data.path",
+    "data.source.path",
+)  # the keys that may change: where the data is now
 MEASURED = ("seconds", "samples_per_second")  # times, which are never the same
 CHECKPOINTS = ("best", "last")
 PRUNING = "lamella.sweeps.search.pruning.Pruning"

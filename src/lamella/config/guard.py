@@ -12,6 +12,7 @@ from functools import partial
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
+from lamella.config.csv_classes import csv_classes
 from lamella.config.hydra_internals import CheckingConfigLoader, composing_with, unchecked_message
 from lamella.config.interpolations import arithmetic
 from lamella.config.launcher import check_launcher_target, check_plain_values
@@ -58,6 +59,7 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(name, partial(arithmetic, name), replace=True)
     OmegaConf.register_new_resolver("length", len, replace=True)
     OmegaConf.register_new_resolver("class_folders", class_folders, replace=True)
+    OmegaConf.register_new_resolver("csv_classes", csv_classes, replace=True)
     OmegaConf.register_new_resolver("oc.env", _environment_variable, replace=True)
 
 

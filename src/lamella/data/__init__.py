@@ -7,6 +7,8 @@ from lamella.data.masks import masks
 from lamella.data.samples import NamedInputs, Samples, Splits
 from lamella.data.shapes import shapes
 from lamella.data.sources import digits, image_folder, tensors, torchvision_dataset
+from lamella.data.table_encoder import TableEncoder
+from lamella.data.tables import bundled_table, csv
 
 __all__ = [
     "Augment",
@@ -15,6 +17,9 @@ __all__ = [
     "NamedInputs",
     "Samples",
     "Splits",
+    "TableEncoder",
+    "bundled_table",
+    "csv",
     "digits",
     "image_folder",
     "masks",

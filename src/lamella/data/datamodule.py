@@ -1,6 +1,7 @@
 """The datamodule: the splits of a data set, checked against the config, and a loader for each split."""
 
 import copy
+import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +16,8 @@ from lamella.data.checks import check_augment, check_files, check_mask_augment, 
 from lamella.data.loader import Batches
 from lamella.data.normalize import Normalize
 from lamella.data.readable import check_headers, readable, together, without_unreadable
-from lamella.data.samples import Samples, Shape, Splits, input_type, plain_shape, split_samples
+from lamella.data.sampler import class_weights
+from lamella.data.samples import Encoder, Samples, Shape, Splits, cut_splits, input_type, plain_shape
 from lamella.data.summary import WORDS, class_notes, count_text
 from lamella.errors import RequestError
 from lamella.lightning_internals import batch_index
@@ -40,6 +42,8 @@ class Data(pl.LightningDataModule):
     others. in_memory: keep the inputs on the device; otherwise `num_workers` processes read them. cache: "memmap" keeps
     decoded image files in one file, from which batches are taken as from memory. skip_unreadable: leave out image files
     that cannot be decoded, for which all are decoded here. seed: of the order of the samples and of the augmentation.
+    sampler: "balanced", or a weight for each class, by which each epoch draws its training samples with replacement;
+    None takes each sample once. encoder: takes the place of that of the source, and is fitted already.
 
     Image files are decoded when a Trainer calls `setup`, for the splits that it reads; without a Trainer, each batch is
     decoded when it is served. The attribute `chunk` returns how many training batches are served as one Chunk, as the
@@ -68,6 +72,8 @@ class Data(pl.LightningDataModule):
         dtype: str | Mapping[str, str] = "float32",
         reconstruct: bool = False,
         ignored: int = -100,
+        sampler: str | Sequence[float] | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         super().__init__()
         self.batch_size, self.num_classes, self.reconstructs = batch_size, num_classes, reconstruct
@@ -88,9 +94,10 @@ class Data(pl.LightningDataModule):
         self.left_out, self.source_notes = source.left_out, list(source.notes)
         self.cut = [name for name in ("val", "test") if getattr(source, name) is None]
         self.train, self.val, self.test = cut_splits(source, val_size, test_size, split_seed)
-        self.encoder = source.encoder
+        self.encoder = encoder or source.encoder
         if self.encoder is not None:
-            self.encoder.fit(self.train)
+            if encoder is None:
+                self.encoder.fit(self.train)
             self.train, self.val, self.test = map(self.encoder.encode, (self.train, self.val, self.test))
         self.shape: Shape = kind(self.train)[0] if shape is None else plain_shape(shape)
         self._check()
@@ -101,6 +108,7 @@ class Data(pl.LightningDataModule):
         self.normalize = None
         if self.images and not isinstance(self.shape, dict):  # pixels have no names
             self.normalize = Normalize.of(mean, std, self.shape)
+        self.weights = class_weights(sampler, self.train.targets, num_classes * self.has_classes)
 
     @property
     def splits(self) -> dict[str, Samples]:
@@ -195,13 +203,15 @@ class Data(pl.LightningDataModule):
         other.seed = seed
         return other
 
-    def state_dict(self) -> dict[str, list[list[int]]]:
+    def state_dict(self) -> dict[str, object]:
         """Return the number of samples and a checksum of the targets of each split, which a checkpoint contains.
 
-        A run is resumed only if they are the same.
+        Where there is an encoder, a checksum of what it has learned is added. A run is resumed only if they are the
+        same.
         """
-        splits = self.splits.values()
-        return {"targets": [[len(samples), zlib.crc32(samples.targets.numpy().tobytes())] for samples in splits]}
+        sums = [[len(one), zlib.crc32(one.targets.numpy().tobytes())] for one in self.splits.values()]
+        learned = {} if self.encoder is None else {"encoder": zlib.crc32(json.dumps(self.encoder.state()).encode())}
+        return {"targets": sums, **learned}
 
     def check_world(self, world: int) -> None:
         """Raise RequestError if `world` devices cannot share a batch equally, or one of them would have no samples."""
@@ -247,6 +257,7 @@ class Data(pl.LightningDataModule):
             # A run that was interrupted in the middle of an epoch continues with the next batch.
             start=lambda: batch_index(trainer) + 1 if trainer else 0,
             chunk=self.chunk,
+            weights=self.weights,
         )
 
     def val_dataloader(self) -> Batches:
@@ -271,20 +282,3 @@ class Data(pl.LightningDataModule):
         Lightning's own method looks through each batch for tensors to move, which takes a tenth of a step.
         """
         return batch
-
-
-def cut_splits(
-    source: Splits, val_size: int | float, test_size: int | float, seed: int
-) -> tuple[Samples, Samples, Samples]:
-    """Return the training, validation and test samples; splits that the source lacks are cut off from the training.
-
-    val_size, test_size, seed: as in `Data`. Raises RequestError.
-    """
-    train, val, test = source.train, source.val, source.test
-    if test is None:
-        train, test = split_samples(train, test_size, seed + 1, "data.test_size")
-    if val_size == 0:
-        val = train.take(torch.arange(0))
-    elif val is None:
-        train, val = split_samples(train, val_size, seed, "data.val_size")
-    return train, val, test

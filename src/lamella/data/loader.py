@@ -19,10 +19,11 @@ from lamella.data.cache import MappedImages
 from lamella.data.chunk import Batch, Chunk
 from lamella.data.images import ImageFiles
 from lamella.data.normalize import Normalize
+from lamella.data.sampler import epoch_order
 from lamella.data.samples import Inputs, NamedInputs, Samples, served
 from lamella.errors import RequestError
 from lamella.interrupts import SIGNALS, end_with_parent
-from lamella.seeds import ORDER, OWN, READ, generator, seeded
+from lamella.seeds import OWN, READ, seeded
 
 CPU = torch.device("cpu")
 
@@ -35,12 +36,12 @@ class Batches:
     samples: what the batches are made of. reconstructs: serve the inputs as the targets too. ignored: the class index
     of pixels that augmentation brings into masks from outside; None if the targets are no masks. batch_size: the number
     of samples in a batch, over all ranks. normalize, augment: applied to the inputs; None leaves them out. shuffle:
-    draw a new order for each epoch from `seed`. drop_last: leave out the last batch if it is smaller than the others;
-    only with `shuffle`. epoch: returns the number of the epoch that begins. start: returns the number of its first
-    batch, which is above 0 after an interruption. chunk: returns how many batches are served as one Chunk, for the
-    number of the first of them; only if the inputs are in memory. rank, world: this process, and how many share each
-    batch. num_workers: the number of processes that read inputs which are not in memory; None if the inputs are in
-    memory.
+    draw a new order for each epoch from `seed`. weights: with which each sample is then drawn (N,), with replacement;
+    None takes each once. drop_last: leave out the last batch if it is smaller than the others; only with `shuffle`.
+    epoch: returns the number of the epoch that begins. start: returns the number of its first batch, which is above 0
+    after an interruption. chunk: returns how many batches are served as one Chunk, for the number of the first of them;
+    only if the inputs are in memory. rank, world: this process, and how many share each batch. num_workers: the number
+    of processes that read inputs which are not in memory; None if the inputs are in memory.
 
     When the samples are shuffled, every batch is cut from one permutation, and each rank takes its share. Up to
     world - 1 samples of the last batch are left out, so that the shares are equal and the mean of the ranks' gradients
@@ -67,11 +68,12 @@ class Batches:
         num_workers: int | None = None,
         reconstructs: bool = False,
         ignored: int | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         self.samples, self.augment, self.reconstructs, self.ignored = samples, augment, reconstructs, ignored
         self.own_augment = augment is not None and type(augment) is not Augment  # it may draw from any generator
         self.shuffle, self.seed, self.epoch, self.start, self.chunk = shuffle, seed, epoch, start, chunk
-        self.rank, self.world, self.num_workers = rank, world, num_workers
+        self.rank, self.world, self.num_workers, self.weights = rank, world, num_workers, weights
         self.device = torch.device(device)
         self.normalize = normalize.to(self.device) if normalize else None
         self.size = max(1, batch_size // world)
@@ -94,7 +96,7 @@ class Batches:
         epoch, start = self.epoch(), self.start()
         order = torch.arange(len(self.samples))
         if self.shuffle:
-            order = torch.randperm(len(self.samples), generator=generator(self.seed, epoch, ORDER))
+            order = epoch_order(len(self.samples), self.seed, epoch, self.weights)
         share = order[: self.count][self.rank :: self.world]
         drawn = None
         if self.augment:

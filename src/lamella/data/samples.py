@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -83,8 +83,12 @@ class Samples:
         return Samples(inputs[indices], self.targets[indices])
 
 
+@runtime_checkable
 class Encoder(Protocol):
-    """Turns raw samples into those that a network takes, by what it has learned from the training samples."""
+    """Turns raw samples into those that a network takes, by what it has learned from the training samples.
+
+    The last four methods are for predictions.
+    """
 
     def fit(self, samples: Samples) -> None:
         """Learn from the raw training samples."""
@@ -94,6 +98,21 @@ class Encoder(Protocol):
 
     def state(self) -> dict[str, object]:
         """Return what was learned, as plain values: the `_target_` and the arguments that make an equal encoder."""
+
+    def read(self, path: str) -> tuple[list[str], Tensor]:
+        """Return a name for each sample in a file, and the inputs (N, …) as the network takes them.
+
+        Raises RequestError that names the place in the file.
+        """
+
+    def noun(self) -> str:
+        """Return what such a name is the name of, as "row"."""
+
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Return outputs that are numbers (B, …) in the unit of the raw targets."""
+
+    def output_names(self) -> list[str]:
+        """Return a name for each number of an output, or an empty list where the outputs are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -132,3 +151,20 @@ def split_samples(samples: Samples, size: int | float, seed: int, key: str) -> t
         raise RequestError(f"{key} is {size}; of {total} samples it must leave some on either side", key)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return samples.take(order[count:].sort().values), samples.take(order[:count].sort().values)
+
+
+def cut_splits(
+    source: Splits, val_size: int | float, test_size: int | float, seed: int
+) -> tuple[Samples, Samples, Samples]:
+    """Return the training, validation and test samples; splits that the source lacks are cut off from the training.
+
+    val_size, test_size, seed: as in `Data`. Raises RequestError.
+    """
+    train, val, test = source.train, source.val, source.test
+    if test is None:
+        train, test = split_samples(train, test_size, seed + 1, "data.test_size")
+    if val_size == 0:
+        val = train.take(torch.arange(0))
+    elif val is None:
+        train, val = split_samples(train, val_size, seed, "data.val_size")
+    return train, val, test

@@ -18,7 +18,7 @@ from lamella.config.checks import ROOT_KEYS, check_root, is_read
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
-from lamella.data.samples import InputType, Shape, input_type, served
+from lamella.data.samples import Encoder, InputType, Shape, input_type, served
 from lamella.errors import RequestError, first_line, nearest, own_frames
 from lamella.experiment.experiment import Experiment
 from lamella.network.plan import Plan, plan_module
@@ -41,13 +41,16 @@ NESTED_CLASSES: dict[str, tuple[type, ...]] = {
 
 
 def prepare_experiment(
-    config: Config, references: Collection[str] | None = None, data: Data | None = None
+    config: Config,
+    references: Collection[str] | None = None,
+    data: Data | None = None,
+    encoder: Encoder | None = None,
 ) -> Experiment:
     """Configure this process for the device of a config, and build what the run needs, as `build_experiment` does.
 
     The number of threads is set before data are read and weights are drawn, because their bits may depend on it.
     """
-    return build_experiment(config, references, data, Device.configure_process)
+    return build_experiment(config, references, data, Device.configure_process, encoder)
 
 
 def build_experiment(
@@ -55,19 +58,20 @@ def build_experiment(
     references: Collection[str] | None = None,
     data: Data | None = None,
     use_device: Callable[[Device], None] = lambda device: None,
+    encoder: Encoder | None = None,
 ) -> Experiment:
     """Build everything that a run needs from a resolved config. Raises RequestError for a config that cannot be run.
 
     references: the keys that interpolations read. A key that is no argument of its group's object, and that no
     interpolation reads, is an error. None leaves such keys unchecked, for a config that was composed earlier. data:
     samples that have been read for another run, None to read them. use_device: called with the device before data are
-    read and weights are drawn.
+    read and weights are drawn. encoder: of the run that is tested, None to fit that of the source.
     """
     builder = _Builder(config, references)
     device = Device.of(config["device"])
     use_device(device)
     name, seed = builder.root()
-    data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data()
+    data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data(encoder)
     plan, freeze, loss = builder.network(data.shape, data.input_type), builder.freeze(), builder.loss()
     objective = builder.objective(plan, loss, data)
     optimizer, schedule = builder.optimizer()
@@ -126,11 +130,11 @@ class _Builder:
         name, seed = check_run_name(self.config["name"]), self.config["seed"]
         return name, seed
 
-    def data(self) -> Data:
+    def data(self, encoder: Encoder | None) -> Data:
         """Read the samples. What a source draws at random depends on `data.split_seed` alone."""
-        make = self.make("data", Data)
+        make = self.make("data", Data, supplied={"encoder"})
         with seeded(torch.device("cpu"), self.config["data"].get("split_seed", 0) % 2**63, SOURCE):
-            data = make()
+            data = make(encoder=encoder) if encoder else make()
         if self.references is not None:
             data.check_keys()
         return data

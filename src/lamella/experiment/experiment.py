@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
 
+from lamella.config.values import Config
 from lamella.data import Data
 from lamella.errors import RequestError, first_line
 from lamella.network.freeze import freeze_parameters
@@ -46,6 +47,17 @@ class Experiment:
     epochs: int | None
     checkpoint_every: CheckpointInterval
     chunk: int | None
+
+    def completed(self, config: Config) -> Config:
+        """Return the config with the shape of the samples where its `data.shape` is null.
+
+        From such a config the network can be built without the data.
+        """
+        shape = self.data.shape
+        if config["data"].get("shape") is not None:
+            return config
+        plain = {name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape)
+        return {**config, "data": {**config["data"], "shape": plain}}
 
     @cached_property
     def task(self) -> Task:

@@ -9,17 +9,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from lamella.config.targets import resolve_target
 from lamella.config.values import Config
 from lamella.data import Data
 from lamella.data.decoder import Decoder
 from lamella.data.normalize import Normalize
+from lamella.data.samples import Encoder
 from lamella.errors import RequestError, first_line
 from lamella.experiment.build import build_network, prepare_experiment
 from lamella.experiment.experiment import Experiment
 from lamella.network.eval_mode import eval_mode
 from lamella.network.pretrained import without_pretrained_weights
 from lamella.runs.checkpoints import find_checkpoint, restore_weights
-from lamella.runs.reader import read_run
+from lamella.runs.files import PREPROCESSING
+from lamella.runs.reader import read_preprocessing, read_run
 from lamella.signatures import check_call
 from lamella.training.objective import LABELS, Objective
 
@@ -35,6 +38,7 @@ class Model:
     objective: of the training, by which outputs become probabilities. classes: their names, None where the network
     predicts numbers. shape: of a sample, without the batch dimension. normalize: the normalisation of pixels, None
     where the inputs are not images. decoder: turns images into pixels as in training, None where they are no images.
+    encoder: reads tables or texts as in training, None where they are none.
     """
 
     network: nn.Module
@@ -44,13 +48,24 @@ class Model:
     normalize: Normalize | None
     device: torch.device
     decoder: Decoder | None = None
+    encoder: Encoder | None = None
+
+    @property
+    def output_names(self) -> list[str]:
+        """Return the names of the classes or, where a table is read, of the numbers that are predicted."""
+        if self.classes is not None:
+            return self.classes
+        return self.encoder.output_names() if self.encoder else []
 
     def preprocess(self, inputs: Images) -> Tensor:
         """Return the inputs as the network takes them: float (N, *shape) on the network's device, as in training.
 
-        inputs: paths of image files or PIL images, of any size and mode; pixels, uint8 (N, *shape); or floats
-        (N, *shape), which are not changed. Raises RequestError for inputs that do not fit the network.
+        inputs: paths of image files or PIL images, of any size and mode; pixels, uint8 (N, *shape); floats (N, *shape),
+        which are not changed; or paths of the files from which tables or texts are read, all samples of which are
+        taken. Raises RequestError for inputs that do not fit the network.
         """
+        if self.encoder is not None and not isinstance(inputs, Tensor) and len(inputs):
+            inputs = torch.cat([self.encoder.read(str(path))[1] for path in inputs])
         if not isinstance(inputs, Tensor):
             if not len(inputs):
                 return torch.empty(0, *self.shape, device=self.device)
@@ -71,18 +86,25 @@ class Model:
         return inputs if inputs.is_floating_point() or self.normalize is None else self.normalize(inputs)
 
     def predict(self, inputs: Images) -> Tensor:
-        """Return probabilities (N, classes) on the CPU, or the network's outputs where it predicts numbers.
+        """Return probabilities (N, classes) on the CPU, or where the network predicts numbers, these in their own unit.
 
         inputs: as in `preprocess`, which raises RequestError for inputs that do not fit the network.
         """
         parts = []
         if isinstance(inputs, str | os.PathLike | Image.Image) or not hasattr(inputs, "__len__"):
             raise RequestError(f"predict takes a list of paths or images, or a tensor, and not {inputs!r}")
+        if self.encoder is not None:
+            inputs = self.preprocess(inputs)  # a file has many samples
         with eval_mode(self.network):
             for start in range(0, len(inputs), BATCH):
                 output = self.network(self.preprocess(inputs[start : start + BATCH]))
-                parts.append((output if self.classes is None else self.objective.probabilities(output)).cpu())
+                parts.append(self._answers(output).cpu())
         return torch.cat(parts) if parts else torch.empty(0, len(self.classes or []))
+
+    def _answers(self, output: Tensor) -> Tensor:
+        if self.classes is not None:
+            return self.objective.probabilities(output)
+        return output if self.encoder is None else self.encoder.decode(output)
 
 
 def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "cpu") -> Model:
@@ -108,7 +130,7 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
     classes = _classes(path, data, objective, output) if objective.is_classifier else None
     normalize = _normalize(path, data, shape).to(target) if fields["images"] else None
     decoder = _decoder(config["data"].get("source"), shape) if fields["images"] else None
-    return Model(network.eval(), objective, classes, shape, normalize, target, decoder)
+    return Model(network.eval(), objective, classes, shape, normalize, target, decoder, read_encoder(path))
 
 
 def load_experiment(run: Path, config: Config, checkpoint: str = "best", *, as_trained: bool = False) -> Experiment:
@@ -118,11 +140,29 @@ def load_experiment(run: Path, config: Config, checkpoint: str = "best", *, as_t
     keep weights in float64 where the device has that precision, as the Trainer does. Raises RequestError.
     """
     with without_pretrained_weights():
-        experiment = prepare_experiment(config)
+        experiment = prepare_experiment(config, encoder=read_encoder(run))
         if as_trained:
             experiment.device.make_double(experiment.task)
         restore_weights(experiment.task, find_checkpoint(run, checkpoint))
     return experiment
+
+
+def read_encoder(run: Path) -> Encoder | None:
+    """Return the encoder of a run, with what it has learned in training, None where the run has none.
+
+    Raises RequestError where its file is damaged, or names what a config may not build.
+    """
+    state = read_preprocessing(run)
+    if state is None:
+        return None
+    file, arguments = f"{run / PREPROCESSING}", {name: value for name, value in state.items() if name != "_target_"}
+    target = resolve_target(state.get("_target_"), f"{file}: _target_", Encoder)
+    check_call(target, arguments, place=file)
+    try:
+        encoder: Encoder = target(**arguments)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise RequestError(f"{file} is damaged ({first_line(error)})") from error
+    return encoder
 
 
 def _objective(loss: nn.Module, metric: str, config: Config, output: tuple[int, ...]) -> Objective:

@@ -69,7 +69,10 @@ def create_run(
     }
     if reproduces is not None:
         request["reproduces"] = reproduces
-    return RunWriter.start(make_directory(), config, request)
+    encoder = experiment.data.encoder
+    return RunWriter.start(
+        make_directory(), experiment.completed(config), request, None if encoder is None else encoder.state()
+    )
 
 
 def train_run(

@@ -8,7 +8,8 @@ from pathlib import Path
 from lamella.errors import RequestError
 
 METRICS = "metrics.jsonl"
-RUN_FILES = ("run.json", "config.yaml", METRICS, "log.txt", "git.patch")
+PREPROCESSING = "preprocessing.json"  # what an encoder has learned from the training samples
+RUN_FILES = ("run.json", "config.yaml", METRICS, PREPROCESSING, "log.txt", "git.patch")
 SWEEP_FILES = ("sweep.json", "plan.jsonl", "study.db", ".lock", "git.patch")
 EVENTS = "events.out.tfevents.*"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"  # in the folder checkpoints

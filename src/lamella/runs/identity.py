@@ -16,6 +16,8 @@ CHANGEABLE_KEYS = (
     "device.graph",
     "data.root",
     "data.source.root",
+    "data.path",
+    "data.source.path",
     "data.in_memory",
     "data.cache",
     "data.num_workers",

@@ -17,7 +17,7 @@ import yaml
 from lamella.config.files import GROUPS
 from lamella.config.values import Config, check_values
 from lamella.errors import RequestError, first_line
-from lamella.runs.files import METRICS
+from lamella.runs.files import METRICS, PREPROCESSING
 from lamella.runs.schema import RECORD_FORMAT, STATES, RunRecord, wrong_field
 
 OPEN_RUNS: set[Path] = set()  # the runs that this process writes
@@ -112,6 +112,19 @@ def unfinished_note(fields: RunRecord) -> str | None:
         return None
     state = "is still in training" if fields["status"] == "running" else f"is {fields['status']}"
     return f"note: the run {state}, after epoch {fields['epochs']}; its checkpoints are what it has so far"
+
+
+def read_preprocessing(path: Path) -> dict[str, object] | None:
+    """Return what the encoder of a run has learned, None where the run has no encoder. Raises RequestError."""
+    try:
+        state = parse_json(read_text(path, PREPROCESSING))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RequestError(f"{path / PREPROCESSING} is damaged ({first_line(error)})") from error
+    if not isinstance(state, dict):
+        raise RequestError(f"{path / PREPROCESSING} is damaged: it holds no mapping")
+    return state
 
 
 def is_being_written(path: Path) -> bool:

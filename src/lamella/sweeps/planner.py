@@ -72,7 +72,7 @@ class Planner:
         processes = self._checked_processes(job.config["trainer"], experiment.device.accelerator)
         if experiment.device.accelerator == "cpu":  # on a GPU, each job is tried when it starts
             self._once(rehearsal_key(job.config), partial(rehearse, experiment, job.config))
-        member = Member(name, list(overrides), job.config, job.reads, job.choices)
+        member = Member(name, list(overrides), experiment.completed(job.config), job.reads, job.choices)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         return PlannedJob(member, experiment, parameters, processes)
 

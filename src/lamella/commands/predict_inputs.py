@@ -1,0 +1,138 @@
+"""What `lamella predict` reads: image files, or files in which each row or the whole file is a sample."""
+
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from lamella.console import print
+from lamella.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lamella.data.decoder import Decoder
+    from lamella.data.samples import Encoder
+    from lamella.experiment.model import Model
+
+    Item = tuple[str, Tensor | str]
+
+BATCH = 256  # samples that are read and predicted together
+
+
+class Reader(Protocol):
+    """What a model takes: files that are found by the arguments of the command, and read as samples.
+
+    noun: what the name of a sample is the name of. samples: what all of them are called.
+    """
+
+    noun: str
+    samples: str
+
+    def in_folder(self, folder: str) -> list[str]:
+        """Return the files in a folder. Raises RequestError if there are none."""
+
+    def batches(self, files: list[str]) -> "Iterator[list[Item]]":
+        """Yield samples: the name of each, and its input or the reason why it cannot be read. Raises RequestError."""
+
+
+def reader_of(model: "Model", run: Path) -> Reader:
+    """Return what a model takes. Raises RequestError for a model that takes no files."""
+    if model.encoder is not None:
+        return FileReader(model.encoder)
+    if model.decoder is not None and model.classes is not None:
+        return ImageReader(model.decoder)
+    problem = "gives numbers, not classes" if model.classes is None else "was not trained on images or tables"
+    raise RequestError(f"{run}: its network {problem}; lamella.load(…).predict(…) in Python takes tensors")
+
+
+def find_files(paths: Iterable[str], reader: Reader) -> list[str]:
+    """Return the files that the arguments name, each once. Raises RequestError for an argument that names none.
+
+    An argument is a file, a folder, a pattern, or - for a list of files on standard input.
+    """
+    from lamella.data.folders import find_matches
+
+    found: list[str] = []
+    for given in paths:
+        path = Path(given)
+        if given == "-":
+            listed = [line for line in sys.stdin.read().splitlines() if line.strip()]
+            if not listed:
+                raise RequestError("-: no path came on standard input")
+            found += listed
+        elif path.is_dir():
+            found += reader.in_folder(given)
+        elif path.exists():
+            found.append(given)
+        else:
+            matched = find_matches(given)
+            if not matched:
+                raise RequestError(f"{given}: there is no such file or folder, and as a pattern it matches none")
+            found += matched
+    return list(dict.fromkeys(found))
+
+
+class ImageReader:
+    """Image files, each of which is a sample; they are decoded as in training."""
+
+    noun, samples = "file", "images"
+
+    def __init__(self, decoder: "Decoder") -> None:
+        self.decoder = decoder
+
+    def in_folder(self, folder: str) -> list[str]:
+        """Return the images in a folder, and print what else is there. Raises RequestError if there are none."""
+        from lamella.data.folders import IMAGE_SUFFIXES, find_images, left_out_text
+
+        inside, others = find_images(Path(folder))
+        left_out = left_out_text(others)
+        if not inside:
+            raise RequestError(
+                f"{folder}: no images in this folder; their names end with {', '.join(sorted(IMAGE_SUFFIXES))}"
+                f"{f'; {left_out}' if left_out else ''}"
+            )
+        if left_out:
+            print(f"{folder}: {left_out}", file=sys.stderr)
+        return inside
+
+    def batches(self, files: list[str]) -> "Iterator[list[Item]]":
+        """Yield the names and the pixels of images, with a progress bar on a terminal."""
+        from PIL import Image
+
+        from lamella.data.images import progress
+
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image that is too large is skipped
+        starts = range(0, len(files), BATCH)
+        with ThreadPoolExecutor() as pool:
+            batches = (list(pool.map(self._decoded, files[start : start + BATCH])) for start in starts)
+            yield from progress(batches, len(starts), "images")
+
+    def _decoded(self, path: str) -> "Item":
+        from lamella.data.decoder import UnreadableImages
+
+        try:
+            return path, self.decoder.file(path)
+        except UnreadableImages as error:
+            return path, error.problems[0]
+
+
+class FileReader:
+    """Files from which an encoder reads samples."""
+
+    def __init__(self, encoder: "Encoder") -> None:
+        self.encoder, self.noun = encoder, encoder.noun()
+        self.samples = f"{self.noun}s"
+
+    def in_folder(self, folder: str) -> list[str]:
+        """Raise RequestError, because only the user knows which files of a folder are meant."""
+        raise RequestError(f"{folder}: this is a folder; name the files, as '{folder.rstrip('/')}/*.csv'")
+
+    def batches(self, files: list[str]) -> "Iterator[list[Item]]":
+        """Yield the names and the inputs of the samples in files. Raises RequestError that names the place."""
+        for file in files:
+            names, inputs = self.encoder.read(file)
+            for start in range(0, len(names), BATCH):
+                yield list(zip(names[start : start + BATCH], inputs[start : start + BATCH], strict=True))
