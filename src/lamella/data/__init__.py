@@ -6,7 +6,7 @@ from lamella.data.loader import Batches
 from lamella.data.masks import masks
 from lamella.data.samples import NamedInputs, Samples, Splits
 from lamella.data.shapes import shapes
-from lamella.data.sources import digits, image_folder, tensors, torchvision_dataset
+from lamella.data.sources import digit_labels, digits, image_folder, tensors, torchvision_dataset
 from lamella.data.table_encoder import TableEncoder
 from lamella.data.tables import bundled_table, csv
 
@@ -20,6 +20,7 @@ __all__ = [
     "TableEncoder",
     "bundled_table",
     "csv",
+    "digit_labels",
     "digits",
     "image_folder",
     "masks",
