@@ -271,8 +271,7 @@ class Data(pl.LightningDataModule):
     def pixels(self, inputs: Tensor) -> Tensor:
         """Return served images (B, channels, height, width) on the scale from 0 to 1, to be shown."""
         if self.normalize is not None:
-            normalize = self.normalize.to(inputs.device)
-            return (inputs + normalize.shift) / normalize.scale / 255
+            return self.normalize.pixels(inputs)
         low, high = inputs.aminmax()
         return (inputs - low) / (high - low).clamp(min=1e-12)
 

@@ -98,6 +98,29 @@ def _by_stem(folder: Path, left_out: Counter[str]) -> dict[str, str]:
     return found_paths
 
 
+def class_colours(count: int) -> Tensor:
+    """Return the colours in which masks are shown, uint8 (count, 3), which are those of the PASCAL VOC data sets.
+
+    Each group of three bits of an index decides the next lower bit of red, green and blue: 0 is black, 1 dark red.
+    """
+    index, shifts = torch.arange(count)[:, None, None], torch.arange(8)
+    bits = (index >> (3 * shifts + torch.arange(3)[:, None])) & 1
+    return (bits << (7 - shifts)).sum(2).to(torch.uint8)
+
+
+def mask_picture(mask: Tensor) -> Image.Image:
+    """Return a mask (height, width) of class indices as a picture whose pixels are the indices, shown in colours.
+
+    Above 255, there is no palette, and the picture is grey, with 16 bits.
+    """
+    indices = mask.cpu().numpy()
+    if indices.max() > 255:
+        return Image.fromarray(indices.astype(np.uint16))
+    picture = Image.fromarray(indices.astype(np.uint8))
+    picture.putpalette(class_colours(256).flatten().tolist())
+    return picture
+
+
 class _MaskReader:
     """Reads masks as class indices (height, width). The arguments are those of `masks`."""
 
