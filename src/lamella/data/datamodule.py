@@ -128,6 +128,12 @@ class Data(pl.LightningDataModule):
         return is_mask and targets.dim() == 3 and not self.reconstructs and not targets.is_floating_point()
 
     @property
+    def fills_masks(self) -> bool:
+        """Return True if augmentation brings pixels without a class into the masks."""
+        moves = getattr(self.augment, "crop", 0) or getattr(self.augment, "rotation", 0)
+        return bool(moves) and self.has_masks
+
+    @property
     def targets(self) -> list[Tensor]:
         """Return the targets (N, …) of each split, or zeros (1, …) of the shape of an input that is the target."""
         if self.reconstructs and not isinstance(self.shape, dict):

@@ -196,6 +196,12 @@ class _Builder:
         ) * data.has_classes
         class_dim = self.config["network"].get("class_dim")
         objective = Objective.of(loss, data.targets, plan.output, data.num_classes, ending, class_dim)
+        if data.fills_masks and objective.ignored != data.ignored:
+            raise RequestError(
+                f"loss: {type(loss).__name__} takes every target for a class, and data.augment fills masks with "
+                f"{data.ignored} (data.ignored); take loss=cross_entropy, which leaves it out",
+                "loss",
+            )
         sample = served(data.targets[0][:1])
         try:
             value = copy.deepcopy(objective)(torch.zeros(1, *plan.output), sample)
