@@ -6,7 +6,7 @@ import shutil
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,25 @@ def lamella(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+Project = Callable[..., None]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Write a project: files of conf/, and modules by their names, from which a config may build."""
+
+    def write(conf: Mapping[str, str] | None = None, directory: Path = tmp_path, **modules: str) -> None:
+        files = {f"{name}.py": text for name, text in modules.items()}
+        files |= {f"conf/{name}": text for name, text in (conf or {}).items()}
+        files["pyproject.toml"] = f"[tool.lamella]\ntargets = {list(modules)}\n"
+        for name, text in files.items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    return write
 
 
 @pytest.fixture(scope="session", autouse=True)

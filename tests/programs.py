@@ -5,11 +5,16 @@ program itself, or about what it starts with its own command line.
 """
 
 import contextlib
+import fcntl
 import os
+import pty
 import runpy
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
@@ -52,9 +57,9 @@ def end_all() -> None:
 class Program:
     """`lamella` with these arguments, or a Python script with its own, in a directory and in a session of its own."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, stdout: int | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.files = os.memfd_create("out"), os.memfd_create("err")
+        self.files = os.memfd_create("out") if stdout is None else stdout, os.memfd_create("err")
         self.process = self.start(directory, arguments)
         self.pid: int = self.process.pid
         RUNNING.append(self)
@@ -107,6 +112,19 @@ class Program:
         """Send a signal to the program and to all that it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
+
+
+def on_terminal(directory: Path, columns: int, *arguments: str) -> str:
+    """Run `lamella` to its end, which has to be a good one, and return what it prints on a terminal of this width."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    program, printed = Program(directory, *arguments, stdout=slave), b""
+    while program.poll() is None or select.select([master], [], [], 0)[0]:
+        if select.select([master], [], [], 0.05)[0]:
+            printed += os.read(master, 65536)
+    os.close(master)
+    assert program.wait() == 0, program.err
+    return printed.decode().replace("\r\n", "\n")
 
 
 class RealProgram(Program):

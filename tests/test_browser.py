@@ -4,10 +4,12 @@ The screenshots in docs/ come from here: LAMELLA_WRITE_DOCS=1 keeps them.
 """
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,9 +53,14 @@ def answers(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working directory of TensorBoard and of the sweeps that it shows."""
+    return tmp_path_factory.mktemp("browser")
+
+
+@pytest.fixture(scope="module")
+def board(directory: Path) -> Iterator[str]:
     """The address of a TensorBoard over the sweep of two runs."""
-    directory = tmp_path_factory.mktemp("browser")
     options = ("optimizer.lr=1e-1,1e-2", "network=linear", "visuals=full", "trainer.max_epochs=5")
     programs.run(directory, "train", "-m", *options)
     with socket.socket() as free:
@@ -89,3 +96,29 @@ def test_tab(page: Page, board: str, tab: str) -> None:
     if os.environ.get("LAMELLA_WRITE_DOCS") == "1" and tab in PICTURED:
         page.wait_for_timeout(4000)
         page.screenshot(path=DOCS / f"board-{tab}.png")
+
+
+def test_hparams_of_several_sweeps_are_filtered(page: Page, board: str, directory: Path) -> None:
+    """After the tests of the tabs, whose pictures show one sweep."""
+    short = ("network=linear", "visuals=none", "trainer.max_epochs=1")
+    programs.run(directory, "train", "-m", "seed=1,2", "optimizer=sgd", "loss.label_smoothing=0.1", *short)
+    answers: list[int] = []
+    page.on("response", lambda response: answers.append(response.status) if "session_groups" in response.url else None)
+
+    def shown() -> int:
+        page.wait_for_timeout(100)
+        return page.get_by_text(re.compile(r"^default/.*=")).locator("visible=true").count()
+
+    deadline = time.monotonic() + 60  # TensorBoard looks for new runs every few seconds
+    while not answers or shown() < 4:
+        assert time.monotonic() < deadline
+        page.goto(f"{board}/#hparams", wait_until="domcontentloaded")
+        page.reload(wait_until="domcontentloaded")
+        page.get_by_role("checkbox", name="sgd", exact=True).wait_for(timeout=10_000)
+    for value in ("adam", "sgd"):
+        box = page.get_by_role("checkbox", name=value, exact=True)
+        box.click()
+        wait_until(lambda: shown() == 2, 60)
+        box.click()
+        wait_until(lambda: shown() == 4, 60)
+    assert set(answers) == {200}

@@ -9,7 +9,7 @@ from typing import Any
 import kill
 import pytest
 import torch
-from conftest import Lamella
+from conftest import Lamella, Project
 from torch import nn
 
 from lamella.training.cuda_graphs import _Passes
@@ -71,17 +71,18 @@ def test_a_loss_that_is_not_finite_is_found_in_its_step(lamella: Lamella) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_before_optimizer_step"])
-def test_a_callback_that_looks_at_each_batch_sees_each(lamella: Lamella, hook: str) -> None:
-    Path("seen.py").write_text(
-        "import pytorch_lightning as pl\n"
-        "class Seen(pl.Callback):\n"
-        "    steps = []\n"
-        f"    def {hook}(self, trainer, *given):\n"
-        "        self.steps.append(trainer.global_step)\n"
-        "    def on_train_epoch_end(self, trainer, pl_module):\n"
-        "        print('seen', len(self.steps), 'of', trainer.global_step)\n"
+def test_a_callback_that_looks_at_each_batch_sees_each(lamella: Lamella, project: Project, hook: str) -> None:
+    project(
+        seen=(
+            "import pytorch_lightning as pl\n"
+            "class Seen(pl.Callback):\n"
+            "    steps = []\n"
+            f"    def {hook}(self, trainer, *given):\n"
+            "        self.steps.append(trainer.global_step)\n"
+            "    def on_train_epoch_end(self, trainer, pl_module):\n"
+            "        print('seen', len(self.steps), 'of', trainer.global_step)\n"
+        )
     )
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["seen"]\n')
     for group in ("trainer.callbacks=[{_target_: seen.Seen}]", "+visuals.seen={_target_: seen.Seen}"):
         result = lamella("train", *kill.BASE, "trainer.max_epochs=1", group)
         assert result.status == 0, result.err
@@ -89,14 +90,15 @@ def test_a_callback_that_looks_at_each_batch_sees_each(lamella: Lamella, hook: s
 
 
 @pytest.mark.slow
-def test_with_a_size_callbacks_are_called_between_chunks(lamella: Lamella) -> None:
-    Path("seen.py").write_text(
-        "import pytorch_lightning as pl\n"
-        "class Seen(pl.Callback):\n"
-        "    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):\n"
-        "        print('seen', trainer.global_step, float(outputs['loss']) > 0, len(batch[0]))\n"
+def test_with_a_size_callbacks_are_called_between_chunks(lamella: Lamella, project: Project) -> None:
+    project(
+        seen=(
+            "import pytorch_lightning as pl\n"
+            "class Seen(pl.Callback):\n"
+            "    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):\n"
+            "        print('seen', trainer.global_step, float(outputs['loss']) > 0, len(batch[0]))\n"
+        )
     )
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["seen"]\n')
     options = ("trainer.max_epochs=1", "trainer.chunk=4", "trainer.callbacks=[{_target_: seen.Seen}]")
     result = lamella("train", *kill.BASE, *options)
     assert result.status == 0, result.err
@@ -137,9 +139,8 @@ def test_with_cuda_graphs_as_without(lamella: Lamella, name: str, monkeypatch: p
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_what_a_cuda_graph_would_leave_out_is_run_without(lamella: Lamella) -> None:
-    Path("mine.py").write_text("import torch\n\nclass Mine(torch.nn.Flatten): pass\n")
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+def test_what_a_cuda_graph_would_leave_out_is_run_without(lamella: Lamella, project: Project) -> None:
+    project(mine="import torch\n\nclass Mine(torch.nn.Flatten): pass\n")
     layers = "network.layers=[{_target_: mine.Mine}, {Linear: 10}]"
     result = lamella("train", "network=linear", layers, "device=cuda", "trainer.max_epochs=1")
     assert result.status == 0, result.err

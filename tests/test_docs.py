@@ -1,6 +1,7 @@
 """The README and the docs: every file in them is written and every command in them is run, in their order.
 
-What a `console` block shows is what its command prints; LAMELLA_WRITE_DOCS=1 writes it anew into the pages.
+What a `console` block shows is what its command prints, and the charts are what the commands draw;
+LAMELLA_WRITE_DOCS=1 writes both anew.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import doctest
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -96,8 +98,14 @@ def test_page(workplace: Lamella, page: Path) -> None:
                 assert_same(result.out.rstrip(), shown.rstrip())
         else:
             assert language in ("", "yaml"), block
+    for picture in set(re.findall(r"!\[.*\]\((.*)\)", page.read_text())) & set(DRAWN):
+        assert Path(DRAWN[picture]).is_file()
+        if os.environ.get("LAMELLA_WRITE_DOCS") == "1":
+            shutil.copy(DRAWN[picture], page.parent / picture)
 
 
+# The charts of the docs, and where the commands of their pages draw them.
+DRAWN = {"curves.png": "curves.png", "leaderboard.png": "outputs/default/widths/leaderboard.png"}
 NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import programs
 import pytest
 import torch
-from conftest import Lamella
+from conftest import Lamella, Project
 from programs import Program, RealProgram, wait_until
 
 SMALL = ("train", "network=linear", "device=cpu", "device.threads=1", "visuals=none", "trainer.max_epochs=1")
@@ -127,7 +127,8 @@ def test_an_allocation_of_several_tasks(lamella: Lamella, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_closed_terminal_saves_the_run_unless_nohup_keeps_it(tmp_path: Path) -> None:
-    program = Program(tmp_path / "closed", *LONG)
+    default = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)"  # `nohup make test` has it ignored
+    program = script(tmp_path / "closed", default, *LONG)
     wait_until(lambda: "epoch" in program.out, 60, program)
     program.send_signal(signal.SIGHUP)
     assert program.wait(60) == 128 + signal.SIGHUP
@@ -164,16 +165,17 @@ os.fork = fork_once
 
 
 @pytest.mark.slow
-def test_nothing_is_waited_for_after_a_failure(tmp_path: Path) -> None:
+def test_nothing_is_waited_for_after_a_failure(tmp_path: Path, project: Project) -> None:
     """A thread of the user's own that never ends keeps no failed run alive."""
-    (tmp_path / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-    (tmp_path / "mine.py").write_text(
-        "import threading, time\n"
-        "import pytorch_lightning as pl\n\n"
-        "class Broken(pl.Callback):\n"
-        "    def on_train_epoch_end(self, trainer, pl_module):\n"
-        "        threading.Thread(target=time.sleep, args=(9999,)).start()\n"
-        "        raise OSError('broken')\n"
+    project(
+        mine=(
+            "import threading, time\n"
+            "import pytorch_lightning as pl\n\n"
+            "class Broken(pl.Callback):\n"
+            "    def on_train_epoch_end(self, trainer, pl_module):\n"
+            "        threading.Thread(target=time.sleep, args=(9999,)).start()\n"
+            "        raise OSError('broken')\n"
+        )
     )
     soon = "from lamella import interrupts\ninterrupts.EXIT_SECONDS = 1.0"
     program = script(tmp_path, soon, *LONG, "+trainer.callbacks=[{_target_: mine.Broken}]")

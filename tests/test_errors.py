@@ -198,7 +198,7 @@ CASES = {
     "network=builtin": ["network._target_ is 'torch.nn.modules.module.torch._C.PyTorchFileReader', which leads out of"],
     "experiment=circle": ["Recursive interpolation detected", "conf/experiment/circle.yaml"],
     "hydra.job.chdir=true": ["hydra.job.chdir is true; run directories are made below the working directory"],
-    "trainer.strategy=foo": ["trainer: ", "the command line: trainer.strategy=foo"],
+    "trainer.strategy=foo": ["trainer.strategy is 'foo'; ", "the command line: trainer.strategy=foo"],
     "trainer.chunk=0": [
         "trainer.chunk is 0; it takes auto, or a number of batches",
         "the command line: trainer.chunk=0",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -133,6 +134,9 @@ def test_targets_that_are_no_classes(lamella: Lamella, loss: str, shown: str, sc
     assert len(written["classes"]) == scored
     if scored:
         assert [row["support"] for row in written["classes"]] == [1, 0, 1]
+        absent = {"class": "1", "precision": None, "recall": None, "f1": None, "support": 0}
+        assert written["classes"][1] == absent
+        assert re.search(r"^1 +- +- +- +0$", result.out, re.M)
 
 
 def test_a_loss_that_is_not_finite_is_the_result(lamella: Lamella, run: Path) -> None:

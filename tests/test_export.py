@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import safetensors
 import torch
-from conftest import Lamella, contents
+from conftest import Lamella, Project, contents
 from torch import Tensor
 
 import lamella as package
@@ -79,13 +79,10 @@ def test_every_network(lamella: Lamella, network: str, form: str) -> None:
 
 
 @pytest.fixture
-def own(lamella: Lamella, request: pytest.FixtureRequest) -> Path:
+def own(lamella: Lamella, project: Project, request: pytest.FixtureRequest) -> Path:
     """A run of a network of the project's own."""
-    Path("mine.py").write_text(OWN)
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
     layers = f"layers:\n  - Flatten\n  - {{_target_: mine.{request.param}, in_features: 784, out_features: 10}}\n"
-    Path("conf/network").mkdir(parents=True)
-    Path("conf/network/own.yaml").write_text(layers)
+    project(mine=OWN, conf={"network/own.yaml": layers})
     assert lamella("train", "network=own", "trainer=debug").status == 0
     return next(Path("outputs/default").iterdir())
 

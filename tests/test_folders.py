@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Lamella, Result
+from conftest import Lamella, Project, Result
 from PIL import Image
 from torch import Tensor
 
@@ -166,6 +167,9 @@ def test_a_command_decodes_what_it_needs(train: Train, lamella: Lamella, monkeyp
     [run] = Path("outputs/default").iterdir()
     assert len(set(paths)) == 40
     assert len(paths) <= 3 * 40  # the trial before the run has decoded its batches too
+    paths.clear()
+    assert train("data.test_size=4", "trainer.test=false", "name=untested").status == 0
+    assert len(set(paths)) == 36  # and no image of the test
     needed = {"eval": 4, "inspect": 36 - 4, "export": 2 * 4}
     for command, count in needed.items():
         paths.clear()
@@ -194,6 +198,38 @@ def test_testing_on_training_samples_is_said(train: Train, lamella: Lamella) -> 
     assert (
         "of the 20 test samples were training samples of the run" in lamella("eval", str(run), "data.test_size=20").err
     )
+
+
+@pytest.mark.slow
+def test_a_test_that_is_cut_off_from_other_data_is_said(train: Train, lamella: Lamella, pictures: Path) -> None:
+    assert train().status == 0
+    [run] = Path("outputs/default").iterdir()
+    shutil.copytree(pictures, "others")
+    said = "note: the test samples are cut off from the training samples of another source than the run's; "
+
+    def notes() -> int:
+        result = lamella("eval", str(run), "data.root=others")
+        assert result.status == 0, result.err
+        return result.err.count(said)
+
+    assert notes() == 0  # the folder has only moved
+    next(Path("others/train/cat").iterdir()).unlink()
+    assert notes() == 1
+    shutil.copytree("others/train", "others/test")
+    assert notes() == 0
+
+
+def test_several_threads_decode_a_batch(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ImageFiles(find_images(pictures)[0], Decoder((1, 8, 8)))
+    decode, both = Decoder.file, threading.Barrier(2, timeout=60)
+    expected = torch.stack([files.decoder.file(str(path)) for path in files.paths[:2]])
+
+    def together(self: Decoder, path: str) -> Tensor:
+        both.wait()  # it ends when a second thread is here
+        return decode(self, path)
+
+    monkeypatch.setattr(Decoder, "file", together)
+    assert torch.equal(files[torch.arange(2)], expected)
 
 
 def test_the_jobs_of_a_sweep_decode_once(pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -290,10 +326,9 @@ def floats(lazy: bool = False, target: str = "class", random_source: bool = Fals
 
 
 @pytest.fixture
-def own(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> Train:
+def own(lamella: Lamella, project: Project, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Train on 200 digits of 8×8 from a source of one's own."""
-    Path("own.py").write_text(OWN)
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["own"]\n')
+    project(own=OWN)
 
     def call(*overrides: str) -> Result:
         options = ("data.shape=[1,8,8]", "network=linear", "device=cpu", "device.threads=1", "visuals=none")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Lamella
+from conftest import Lamella, Project
 from programs import Program, wait_until
 from torch import nn
 
@@ -296,9 +296,8 @@ class Own(torch.optim.SGD):
         ),
     ],
 )
-def test_code_of_the_project(lamella: Lamella, override: str, reason: str) -> None:
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-    Path("mine.py").write_text(OWN)
+def test_code_of_the_project(lamella: Lamella, project: Project, override: str, reason: str) -> None:
+    project(mine=OWN)
     key, _, node = override.partition("=")
     folder, group = Path("conf", key.strip("+").partition(".")[0]), key.strip("+").partition(".")[0]
     if "." not in key:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from conftest import Lamella
@@ -152,6 +153,8 @@ FILES: dict[str, tuple[Callable[[Path], object], np.ndarray, int]] = {
     "turned-6.tif": (lambda path: save_turned(path, 6), COLOUR, 0),
     "turned-8.webp": (lambda path: save_turned(path, 8), COLOUR, LOSSY * 3),
 }
+if int(PIL.__version__.partition(".")[0]) < 13:  # it cannot read the file that it writes
+    del FILES["YCbCr.tif"]
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "I.tif": (lambda path: Image.fromarray(GREY.astype(np.int32)).save(path), "signed and 32-bit integers have no"),
     "F-255.tif": (lambda path: grey(GREY.astype(np.float32)).save(path), "its floats go from 48 to 255"),

@@ -359,7 +359,8 @@ def test_kinks_are_left_out_of_the_check() -> None:
     nn.init.zeros_(network.get_parameter("0.bias"))
     schedule = Schedule(lambda optimizer, length: torch.optim.lr_scheduler.ConstantLR(optimizer))
     objective = Objective(nn.CrossEntropyLoss(), "classes")
-    task = Task(network, objective, lambda values: torch.optim.SGD(values, 0.1), schedule)
+    task = Task()
+    task.attach(network, objective, lambda values: torch.optim.SGD(values, 0.1), schedule)
     found = check_gradients(task, torch.zeros(8, 1, 8, 8), torch.arange(8))
     assert found.kinks >= 1
     assert found.passed

@@ -28,7 +28,8 @@ class ByKeyword(nn.Module):
         self.embedding = nn.Embedding(256, 8)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return (self.embedding(tokens) * mask[..., None]).mean(1)
+        output: Tensor = (self.embedding(tokens) * mask[..., None]).mean(1)
+        return output
 
 
 def test_whole_numbers_begin_with_an_embedding() -> None:
@@ -249,7 +250,7 @@ def test_lists_of_a_recorded_encoder_layer_begin_with_its_size() -> None:
 
 
 STACK: list[Any] = [{"Linear": 5}, "BatchNorm1d", {"Linear": 3}]
-INITS: dict[str, tuple[Any, Callable[[nn.Module], object]]] = {
+INITS: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "word": ("he", lambda m: [init.kaiming_normal_(m[0].weight), init.kaiming_normal_(m[2].weight)]),
     "xavier": ("xavier", lambda m: [init.xavier_uniform_(m[0].weight), init.xavier_uniform_(m[2].weight)]),
     "zeros": ("zeros", lambda m: [init.zeros_(m[0].weight), init.zeros_(m[2].weight)]),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Lamella
+from conftest import Lamella, Project
 from torch import Tensor
 
 from lamella.experiment.build import build_experiment
@@ -69,10 +69,9 @@ def threads() -> Iterator[None]:
 
 
 @pytest.fixture
-def own(lamella: Lamella) -> None:
+def own(lamella: Lamella, project: Project) -> None:
     """Write a project with a data source and a network of its own into the working directory."""
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-    Path("mine.py").write_text(OWN)
+    project(mine=OWN)
     groups = {
         "network": {"_target_": "mine.Net"},
         "data": {"defaults": ["digits", "_self_"], "source": {"_target_": "mine.small_digits"}, "shape": [1, 8, 8]},

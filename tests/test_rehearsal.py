@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import Lamella
+from conftest import Lamella, Project
 from programs import Program
 from torch import nn
 
@@ -23,6 +23,7 @@ OWN = """
 import time
 import torch
 from pytorch_lightning import Callback
+from pytorch_lightning.strategies import Strategy
 from torch import nn
 
 
@@ -77,6 +78,32 @@ class Logs(Callback):
         module.log("mine", 1.0)
 
 
+class Divided(Strategy):
+    # It stands for a strategy that Lamella does not know.
+
+    def __init__(self):
+        super().__init__()
+        self.device = torch.device("cpu")
+
+    root_device = property(lambda self: self.device)
+    is_global_zero = True
+
+    def model_to_device(self):
+        pass
+
+    def all_gather(self, tensor, group=None, sync_grads=False):
+        return tensor
+
+    def reduce(self, tensor, *given, **more):
+        return tensor
+
+    def broadcast(self, value, src=0):
+        return value
+
+    def barrier(self, name=None):
+        pass
+
+
 def logs() -> Callback:
     print("made by a function")
     return Logs()
@@ -92,6 +119,11 @@ def callback(name: str, **arguments: object) -> str:
     return f"trainer.callbacks=[{{_target_: pytorch_lightning.callbacks.{name}{settings}}}]"
 
 
+def strategy(name: str, **arguments: object) -> str:
+    settings = "".join(f", {key}: {value}" for key, value in arguments.items())
+    return f"trainer.strategy={{_target_: pytorch_lightning.strategies.{name}{settings}}}"
+
+
 CASES = {
     ("network=mlp", "data.batch_size=1293"): [
         "data.batch_size is 1293: BatchNorm1d at ",
@@ -102,7 +134,7 @@ CASES = {
     ("network=mlp", "data.batch_size=1"): ["data.batch_size is 1: BatchNorm1d at "],
     ("network=own", "network._target_=mine.Fixed"): [
         "data.batch_size is 64: Fixed fails on a training batch of 14 samples: shape '[64, 10]' is invalid",
-        "mine.py, line 22, in shaped: return x if",
+        "mine.py, line 23, in shaped: return x if",
     ],
     ("network=own", "network._target_=mine.Detached"): ["network: the backward pass fails on a training batch of 64"],
     ("loss=own", "loss._target_=torch.nn.BCELoss"): ["loss: BCELoss fails on a training batch of 64 samples: all elem"],
@@ -120,7 +152,7 @@ CASES = {
     ],
     ("scheduler=one_cycle", "scheduler.pct_start=0.1", "+trainer.max_steps=10"): ["scheduler: float division by zero"],
     ("scheduler=own", "scheduler._target_=mine.Ends"): [
-        "scheduler: Ends cannot take all the steps of the run: no more\n  mine.py, line 50, in get_lr: raise Val",
+        "scheduler: Ends cannot take all the steps of the run: no more\n  mine.py, line 51, in get_lr: raise Val",
     ],
     ("+trainer.limit_val_batches=0.2",): ["trainer.limit_val_batches is 0.2: You requested to check 0.2 of the"],
     ("+trainer.limit_test_batches=0.1",): ["trainer.limit_test_batches is 0.1: You requested to check 0.1 of the"],
@@ -128,6 +160,10 @@ CASES = {
     ("trainer.test=maybe",): ["trainer.test is 'maybe'; it takes true or false"],
     ("+trainer.val_check_interval=22",): ["trainer.val_check_interval is 22: `val_check_interval` (22) must be less"],
     ("trainer.strategy=ddp_spawn",): ["trainer.strategy is 'ddp_spawn'", "use trainer=ddp"],
+    (strategy("DDPStrategy", start_method="spawn"),): ["trainer.strategy.start_method is 'spawn'", "use trainer=ddp"],
+    (strategy("FSDPStrategy"),): ["trainer.strategy is 'FSDPStrategy', which needs CUDA; use trainer=ddp"],
+    (strategy("DDPStrategy"), "network=mlp", "data.batch_size=1293"): ["data.batch_size is 1293: BatchNorm1d at "],
+    ("trainer.strategy=dpp",): ["trainer.strategy is 'dpp'; did you mean ddp"],
     ("+trainer.precision=bf16-true",): ["trainer.precision: Lamella sets this argument", "write device.precision"],
     ("+trainer.accelerator=cpu",): ["write device.accelerator"],
     ("+trainer.log_every_n_steps=1",): ["trainer.log_every_n_steps: Lamella sets this argument"],
@@ -158,10 +194,9 @@ CASES = {
 
 
 @pytest.fixture
-def own(lamella: Lamella) -> Lamella:
+def own(lamella: Lamella, project: Project) -> Lamella:
     """`lamella` in a project with a network, losses and a callback of its own."""
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-    Path("mine.py").write_text(OWN)
+    project(mine=OWN)
     for group in ("network", "loss", "optimizer", "scheduler"):
         Path("conf", group).mkdir(parents=True)
         interval = "interval: step\n" * (group == "scheduler")
@@ -213,11 +248,17 @@ def test_a_function_that_makes_a_callback_is_called_by_the_run_alone(own: Lamell
     assert result.out.count("made by a function") == 1
 
 
-def test_a_strategy_that_cannot_be_tried_is_named(lamella: Lamella) -> None:
-    strategy = "trainer.strategy={_target_: pytorch_lightning.strategies.SingleDeviceStrategy, device: cpu}"
-    result = lamella("train", *SMALL, strategy)
+def test_a_strategy_that_cannot_be_tried_is_named(own: Lamella) -> None:
+    result = own("train", *SMALL, "trainer.strategy={_target_: mine.Divided}", "network=mlp", "data.batch_size=1293")
+    assert result.status == 1, result.err
+    assert result.out.startswith("not tried before the run starts: trainer.strategy is Divided, and only auto and DDP")
+    assert "Expected more than 1 value per channel" in result.err
+
+
+def test_a_strategy_of_one_device_is_tried(lamella: Lamella) -> None:
+    result = lamella("train", *SMALL, strategy("SingleDeviceStrategy", device="cpu"))
     assert result.status == 0, result.err
-    assert result.out.startswith("not tried before the run starts: trainer.strategy is {'_target_': 'pytorch_lightning")
+    assert "not tried" not in result.out
 
 
 def test_a_recorded_network_keeps_the_keys_that_its_builder_hands_on(own: Lamella) -> None:
@@ -328,12 +369,13 @@ def test_a_mode_that_takes_the_worst_for_the_best_is_noted(lamella: Lamella, mon
 
 
 @pytest.mark.slow
-def test_a_failure_in_ones_own_code_names_its_place(tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-    (tmp_path / "mine.py").write_text(
-        "from pytorch_lightning import Callback\n\n\nclass Fails(Callback):\n"
-        "    def on_train_epoch_end(self, trainer, module):\n        self.half(0)\n\n"
-        "    def half(self, number):\n        return 1 / number\n"
+def test_a_failure_in_ones_own_code_names_its_place(tmp_path: Path, project: Project) -> None:
+    project(
+        mine=(
+            "from pytorch_lightning import Callback\n\n\nclass Fails(Callback):\n"
+            "    def on_train_epoch_end(self, trainer, module):\n        self.half(0)\n\n"
+            "    def half(self, number):\n        return 1 / number\n"
+        )
     )
     program = Program(tmp_path, "train", *SMALL, "trainer.callbacks=[{_target_: mine.Fails}]")
     assert program.wait() == 1

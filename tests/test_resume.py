@@ -16,7 +16,7 @@ import kill
 import programs
 import pytest
 import torch
-from conftest import Lamella
+from conftest import Lamella, Project
 from programs import Program, wait_until
 
 from lamella.runs.checkpoints import newest_checkpoint
@@ -130,16 +130,16 @@ def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path, number: signal.Signa
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_a_run_at_once(tmp_path: Path, project: Project) -> None:
     """In the middle of a step that would take a minute."""
-    (tmp_path / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-    (tmp_path / "conf/network").mkdir(parents=True)
-    (tmp_path / "conf/network/mine.yaml").write_text("layers: [Flatten, {_target_: mine.Slow}, Linear: 10]\n")
-    (tmp_path / "mine.py").write_text(
-        "import time\nfrom pathlib import Path\nfrom torch import nn\n\n\nclass Slow(nn.Module):\n    steps = 0\n"
-        "    def forward(self, x):\n        Slow.steps += self.training and x.device.type == 'cpu'\n"
-        "        if Slow.steps == 3 and not Path('fast').exists():\n            Path('slow').touch()\n"
-        "            time.sleep(60)\n        return x\n"
+    project(
+        mine=(
+            "import time\nfrom pathlib import Path\nfrom torch import nn\n\n\nclass Slow(nn.Module):\n    steps = 0\n"
+            "    def forward(self, x):\n        Slow.steps += self.training and x.device.type == 'cpu'\n"
+            "        if Slow.steps == 3 and not Path('fast').exists():\n            Path('slow').touch()\n"
+            "            time.sleep(60)\n        return x\n"
+        ),
+        conf={"network/mine.yaml": "layers: [Flatten, {_target_: mine.Slow}, Linear: 10]\n"},
     )
     options = ("train", "network=mine", "trainer.checkpoint_every=1steps", "trainer.max_epochs=1", "device=cpu")
     process = Program(tmp_path, *options)
@@ -440,17 +440,18 @@ def test_the_last_two_checkpoints_are_kept(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_network_that_draws_in_other_ways_is_exact_too(tmp_path: Path) -> None:
+def test_a_network_that_draws_in_other_ways_is_exact_too(tmp_path: Path, project: Project) -> None:
     """Layers that use Python's and NumPy's random numbers, in training and in evaluation."""
     for name in ("reference", "killed"):
         directory = tmp_path / name
-        (directory / "conf/network").mkdir(parents=True)
-        (directory / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-        (directory / "conf/network/mine.yaml").write_text("layers: [Flatten, {_target_: mine.Noise}, Linear: 10]\n")
-        (directory / "mine.py").write_text(
-            "import random\nimport numpy as np\nimport torch\nfrom torch import nn\n\n\nclass Noise(nn.Module):\n"
-            "    def forward(self, x):\n"
-            "        return x * random.random() + np.random.rand() + torch.rand(x.shape, device=x.device)\n"
+        project(
+            mine=(
+                "import random\nimport numpy as np\nimport torch\nfrom torch import nn\n\n\nclass Noise(nn.Module):\n"
+                "    def forward(self, x):\n"
+                "        return x * random.random() + np.random.rand() + torch.rand(x.shape, device=x.device)\n"
+            ),
+            conf={"network/mine.yaml": "layers: [Flatten, {_target_: mine.Noise}, Linear: 10]\n"},
+            directory=directory,
         )
     options = (*SMALL[:3], "visuals=none", "network=mine", "trainer.checkpoint_every=1steps", "trainer.max_epochs=2")
     reference = tmp_path / "reference"
@@ -474,17 +475,19 @@ def test_double_precision_is_exact_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_parameters_that_a_callback_has_thawed_stay_so(tmp_path: Path) -> None:
+def test_parameters_that_a_callback_has_thawed_stay_so(tmp_path: Path, project: Project) -> None:
     for name in ("whole", "killed"):
         directory = tmp_path / name
         directory.mkdir()
-        (directory / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-        (directory / "mine.py").write_text(
-            "from pytorch_lightning import Callback\n\n\nclass Thaw(Callback):\n"
-            "    def on_train_start(self, trainer, module):\n        module.network.requires_grad_(False)\n"
-            "        module.network[-1].requires_grad_(True)\n\n"
-            "    def on_train_epoch_start(self, trainer, module):\n"
-            "        if trainer.current_epoch == 1:\n            module.network.requires_grad_(True)\n"
+        project(
+            mine=(
+                "from pytorch_lightning import Callback\n\n\nclass Thaw(Callback):\n"
+                "    def on_train_start(self, trainer, module):\n        module.network.requires_grad_(False)\n"
+                "        module.network[-1].requires_grad_(True)\n\n"
+                "    def on_train_epoch_start(self, trainer, module):\n"
+                "        if trainer.current_epoch == 1:\n            module.network.requires_grad_(True)\n"
+            ),
+            directory=directory,
         )
     options = (*SMALL, "trainer.checkpoint_every=1steps", "trainer.callbacks=[{_target_: mine.Thaw}]")
     reference = tmp_path / "whole"

@@ -276,6 +276,11 @@ def test_compare_passes_over_what_is_no_run(lamella: Lamella, three: Path) -> No
     ]
     assert result.out.startswith("A  outputs/tuned/optimizer.lr=1e-1\n")
     assert lamella("compare", *paths, "outputs/tuned/typo").status == 2
+    for number in range(4):
+        (three / f"picture{number}.png").touch()
+    result = lamella("compare", *(str(path) for path in sorted(three.iterdir())))
+    assert result.status == 0
+    assert result.err == ("left out: 6 paths that are no run directories, such as outputs/tuned/leaderboard.csv\n")
 
 
 def test_compare_lists_a_change_once(lamella: Lamella, three: Path) -> None:

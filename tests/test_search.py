@@ -10,7 +10,7 @@ from typing import Any
 import kill
 import programs
 import pytest
-from conftest import Lamella, contents
+from conftest import Lamella, Project, contents
 from programs import Program, wait_until
 from test_sweep import SWEEP, leaderboard, members, plan, record
 
@@ -146,12 +146,13 @@ def test_several_objectives(lamella: Lamella) -> None:
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_is_tried_again(lamella: Lamella) -> None:
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-    Path("mine.py").write_text(
-        "from pathlib import Path\nfrom pytorch_lightning import Callback\n\n\nclass Sometimes(Callback):\n"
-        "    def on_train_epoch_start(self, trainer, module):\n"
-        "        if not Path('mended').exists():\n            raise OSError('not yet')\n"
+def test_a_trial_that_fails_is_tried_again(lamella: Lamella, project: Project) -> None:
+    project(
+        mine=(
+            "from pathlib import Path\nfrom pytorch_lightning import Callback\n\n\nclass Sometimes(Callback):\n"
+            "    def on_train_epoch_start(self, trainer, module):\n"
+            "        if not Path('mended').exists():\n            raise OSError('not yet')\n"
+        )
     )
     line = (*SEARCH, *BRIEF, "hydra.sweeper.n_trials=2", "+trainer.callbacks=[{_target_: mine.Sometimes}]")
     result = lamella(*line)

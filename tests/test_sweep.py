@@ -15,7 +15,7 @@ from typing import Any
 import kill
 import programs
 import pytest
-from conftest import Lamella, contents
+from conftest import Lamella, Project, contents
 from hypothesis import given
 from hypothesis import strategies as st
 from programs import Program, wait_until
@@ -285,11 +285,12 @@ def test_max_failures_stops_early(lamella: Lamella) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_that_is_refused_only_when_it_starts(lamella: Lamella) -> None:
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-    Path("mine.py").write_text(
-        "from pytorch_lightning import Callback\n\n\nclass Refuse(Callback):\n"
-        "    def __init__(self):\n        raise ValueError('not today')\n"
+def test_a_job_that_is_refused_only_when_it_starts(lamella: Lamella, project: Project) -> None:
+    project(
+        mine=(
+            "from pytorch_lightning import Callback\n\n\nclass Refuse(Callback):\n"
+            "    def __init__(self):\n        raise ValueError('not today')\n"
+        )
     )
     line = ("train", "-m", "seed=0,1", *SHORT, "+trainer.callbacks=[{_target_: mine.Refuse}]", "sweep.name=s")
     result = lamella(*line)
@@ -300,11 +301,12 @@ def test_a_job_that_is_refused_only_when_it_starts(lamella: Lamella) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_that_dies(lamella: Lamella) -> None:
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-    Path("mine.py").write_text(
-        "import os\nfrom pytorch_lightning import Callback\n\n\nclass Die(Callback):\n"
-        "    def on_train_epoch_start(self, trainer, module):\n        os.kill(os.getpid(), 9)\n"
+def test_a_job_that_dies(lamella: Lamella, project: Project) -> None:
+    project(
+        mine=(
+            "import os\nfrom pytorch_lightning import Callback\n\n\nclass Die(Callback):\n"
+            "    def on_train_epoch_start(self, trainer, module):\n        os.kill(os.getpid(), 9)\n"
+        )
     )
     result = lamella("train", "-m", "seed=0,1", *SHORT, "+trainer.callbacks=[{_target_: mine.Die}]", "sweep.name=s")
     assert result.status == 1
@@ -643,13 +645,12 @@ def test_ctrl_c_in_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_strange_exit_status_and_a_cause_of_before(lamella: Lamella) -> None:
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+def test_a_strange_exit_status_and_a_cause_of_before(lamella: Lamella, project: Project) -> None:
     code = "from pytorch_lightning import Callback\n\n\nclass Die(Callback):\n    def on_train_start(self, *given):\n"
     line = ("train", "-m", "seed=0,1", *SHORT, "+trainer.callbacks=[{_target_: mine.Die}]", "sweep.name=s")
-    Path("mine.py").write_text(f"{code}        raise OSError('first')\n")
+    project(mine=f"{code}        raise OSError('first')\n")
     assert lamella(*line).out.count("failed: OSError: first") == 2
-    Path("mine.py").write_text(f"import os\n{code}        os._exit(200)\n")
+    project(mine=f"import os\n{code}        os._exit(200)\n")
     result = lamella(*line)
     assert result.status == 1
     assert result.out.count("failed: exit status 200") == 2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Lamella
+from conftest import Lamella, Project
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -34,10 +34,9 @@ class Wrong(nn.Module):
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> None:
+def own(project: Project) -> None:
     """Write a module of the project's own, which its pyproject.toml allows."""
-    (tmp_path / "mine.py").write_text(OWN)
-    (tmp_path / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
+    project(mine=OWN)
 
 
 def subclasses(module: object, base: type) -> list[str]:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from lamella.data import Data, Samples, Splits, digits
 from lamella.interrupts import Interrupts
 from lamella.training.checkpointing import CheckpointInterval, Checkpoints
+from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.objective import Kind, Objective
 from lamella.training.scheduler import Schedule, Scheduler, build_schedule
-from lamella.training.task import NonFiniteLoss, Task
+from lamella.training.task import Task
 
 
 def constant(optimizer: torch.optim.Optimizer, length: int | None) -> Scheduler:
@@ -55,7 +56,9 @@ def linear(loss: nn.Module, schedule: Schedule | None = None, kind: Kind = "clas
 
     ignored = getattr(loss, "ignore_index", -100)
     objective = Objective(loss, kind, ignored=ignored if ignored >= 0 else None)
-    return Task(network, objective, optimizer, schedule or Schedule(constant))
+    task = Task()
+    task.attach(network, objective, optimizer, schedule or Schedule(constant))
+    return task
 
 
 def everything(task: Task, samples: Samples, data: Data) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Lamella
+from conftest import Lamella, Project
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -102,17 +102,17 @@ def test_a_histogram_holds_the_values(lamella: Lamella) -> None:
 
 
 @pytest.mark.slow
-def test_drawing_does_not_change_what_is_trained(lamella: Lamella) -> None:
+def test_drawing_does_not_change_what_is_trained(lamella: Lamella, project: Project) -> None:
     """Bit for bit, with a network that is random in evaluation too and keeps a layer out of training mode."""
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-    Path("mine.py").write_text(
-        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
-        "        super().__init__(nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.Linear(16, 10))\n"
-        "        self[2].eval()\n\n    def forward(self, x):\n"
-        "        return nn.functional.dropout(super().forward(x), 0.2, True)\n"
+    project(
+        mine=(
+            "import torch\nfrom torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+            "        super().__init__(nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.Linear(16, 10))\n"
+            "        self[2].eval()\n\n    def forward(self, x):\n"
+            "        return nn.functional.dropout(super().forward(x), 0.2, True)\n"
+        ),
+        conf={"network/mine.yaml": "_target_: mine.Net\n"},
     )
-    Path("conf/network").mkdir(parents=True)
-    Path("conf/network/mine.yaml").write_text("_target_: mine.Net\n")
     states = []
     for visuals in ("none", "full"):
         path, _ = trained(lamella, "network=mine", f"visuals={visuals}")
@@ -248,16 +248,16 @@ def test_pixels_are_those_before_normalisation(lamella: Lamella) -> None:
     torch.testing.assert_close(data.pixels(inputs) * 255, data.val.inputs[: len(inputs)].float())
 
 
-def test_a_picture_of_ones_own_is_called_at_every_hook(lamella: Lamella) -> None:
-    Path("pyproject.toml").write_text('[tool.lamella]\ntargets = ["mine"]\n')
-    Path("conf/visuals").mkdir(parents=True)
-    Path("conf/visuals/mine.yaml").write_text("hooks:\n  _target_: mine.Hooks\n")
-    Path("mine.py").write_text(
-        "import pytorch_lightning as pl\n\n\nclass Hooks(pl.Callback):\n"
-        "    def on_fit_start(self, *given):\n        print('fit starts')\n"
-        "    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):\n"
-        "        print('batch', batch_idx)\n"
-        "    def on_test_end(self, *given):\n        print('test ends')\n"
+def test_a_picture_of_ones_own_is_called_at_every_hook(lamella: Lamella, project: Project) -> None:
+    project(
+        mine=(
+            "import pytorch_lightning as pl\n\n\nclass Hooks(pl.Callback):\n"
+            "    def on_fit_start(self, *given):\n        print('fit starts')\n"
+            "    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):\n"
+            "        print('batch', batch_idx)\n"
+            "    def on_test_end(self, *given):\n        print('test ends')\n"
+        ),
+        conf={"visuals/mine.yaml": "hooks:\n  _target_: mine.Hooks\n"},
     )
     result = lamella("train", "visuals=mine", "network=linear", "trainer=debug")
     assert result.status == 0, result.err

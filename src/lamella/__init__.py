@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     __version__: str
     from lamella.experiment.model import Model
     from lamella.runs.listing import Runs
+    from lamella.training.task import Task as Task
 
 
 def load(run: "str | os.PathLike[str]", checkpoint: str = "best", device: str = "cpu") -> "Model":
@@ -29,7 +30,11 @@ def runs(directory: "str | os.PathLike[str]" = "outputs") -> "Runs":
     return runs(directory)
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> object:
+    if name == "Task":  # imported when it is asked for, because it imports torch
+        from lamella.training.task import Task
+
+        return Task
     if name == "__version__":  # read when it is asked for, because importing importlib.metadata takes time
         from importlib.metadata import version
 

@@ -22,6 +22,7 @@ from lamella.runs.schema import RunRecord
 from lamella.tables import format_table
 
 MOST_LINES = 200  # of the difference between two patches
+MOST_LEFT_OUT = 5  # paths that are named one by one
 NONE = "-"
 RESULTS = ("parameters", "epochs", "best_epoch", "seconds")  # the fields of a record that are compared as results
 
@@ -41,8 +42,8 @@ def main(arguments: list[str]) -> int:
         for path in passed_over:
             read_run(path)  # its error tells what the path is
         raise RequestError("compare takes two runs or more")
-    for path in passed_over:
-        print(f"left out: {path} is no run directory", file=sys.stderr)
+    for line in _left_out_lines(passed_over):
+        print(line, file=sys.stderr)
     if options.plot:
         check_output_path(options.plot, "--plot")
     runs = [read_run(path) for path in paths]
@@ -66,6 +67,13 @@ def main(arguments: list[str]) -> int:
         plot_curves(named, options.plot)
         print(f"\ndrawn in {options.plot}")
     return 0
+
+
+def _left_out_lines(paths: Sequence[Path]) -> list[str]:
+    """Return what to print about paths that are no run directories."""
+    if len(paths) <= MOST_LEFT_OUT:
+        return [f"left out: {path} is no run directory" for path in paths]
+    return [f"left out: {len(paths):,} paths that are no run directories, such as {paths[0]}"]
 
 
 def _section(title: str, names: Sequence[str], columns: Sequence[Mapping[str, object]]) -> str:

@@ -57,9 +57,10 @@ def main(arguments: list[str]) -> int:
     file = find_checkpoint(options.run, options.checkpoint)
     print(f"Using {experiment.device.accelerator} device")
     samples = read_checkpoint(file).get(datamodule_key(type(experiment.data)))  # a checksum of the samples of the run
-    if samples != experiment.data.state_dict() and not options.overrides:
+    are_same = samples == experiment.data.state_dict()
+    if not are_same and not options.overrides:
         print("note: these are not the samples that the run was trained and tested with", file=sys.stderr)
-    for note in _notes(trained["data"], config["data"], experiment.data):
+    for note in _notes(trained["data"], config["data"], experiment.data, are_same):
         print(f"note: {note}", file=sys.stderr)
     result = evaluate(experiment, options.run)
     # Labels of pixels and the like have no names.
@@ -77,10 +78,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _notes(trained: Config, tested: Config, data: "Data") -> Iterator[str]:
+def _notes(trained: Config, tested: Config, data: "Data", are_same: bool) -> Iterator[str]:
     """Yield what a user should know of the samples of a test.
 
-    trained, tested: the config group `data` of the run and of this test.
+    trained, tested: the config group `data` of the run and of this test. are_same: whether the samples of each split
+    have the targets that they had in the run.
     """
     import torch
 
@@ -89,7 +91,14 @@ def _notes(trained: Config, tested: Config, data: "Data") -> Iterator[str]:
 
     yield from [*([data.left_out] if data.left_out else []), *data.source_notes]
     sources = [{**node.get("source", {}), "download": None} for node in (trained, tested)]
-    if "test" not in data.cut or sources[0] != sources[1]:
+    if "test" not in data.cut:
+        return
+    if sources[0] != sources[1]:
+        if not are_same:  # otherwise a folder, for example, has only moved
+            yield (
+                "the test samples are cut off from the training samples of another source than the run's; some may "
+                "have been training samples of the run"
+            )
         return
     numbers = torch.arange(len(data.train) + len(data.test) + len(data.val) * ("val" in data.cut))
     whole = Samples(numbers, numbers)
@@ -120,7 +129,7 @@ def _text(result: "Evaluation", classes: list[str]) -> str:
     if scores:
         rows = [["class", *scores[0]]]
         rows += [
-            [name, *(f"{value:.0f}" if key == "support" else f"{value:.4f}" for key, value in row.items())]
+            [name, *(f"{value:.0f}" if key == "support" else _score_text(value) for key, value in row.items())]
             for name, row in zip(classes, scores, strict=True)
         ]
         lines += ["", format_table(rows)]
@@ -132,3 +141,7 @@ def _text(result: "Evaluation", classes: list[str]) -> str:
             table = f"the confusion matrix of {len(classes)} classes is in the file"
         lines += ["", table]
     return "\n".join(lines)
+
+
+def _score_text(score: float | None) -> str:
+    return "-" if score is None else f"{score:.4f}"

@@ -123,6 +123,8 @@ def _write_and_compare(experiment: "Experiment", config: Config, name: str, file
 
     write, read = FORMATS[name]
     network, data = experiment.task.network, experiment.data
+    if isinstance(network, torch.nn.ModuleDict):
+        raise RuntimeError("a step of its task's own runs its parts")
     with without_pretrained_weights():
         other, *_ = build_network(config)  # with other weights, for a format that stores the weights alone
     metadata = _metadata(experiment, config["data"])

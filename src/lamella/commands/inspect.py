@@ -97,7 +97,9 @@ def _report(experiment: "Experiment", options: argparse.Namespace) -> str:
     """Return the text of the sections that the options ask for, or all sections as JSON."""
     import torch
 
-    torch.set_printoptions(threshold=60, edgeitems=3, linewidth=80)  # type: ignore[no-untyped-call]
+    from lamella.commands.inspect_sections import report_width
+
+    torch.set_printoptions(threshold=60, edgeitems=3, linewidth=report_width())  # type: ignore[no-untyped-call]
     sections = dict(_sections(experiment, options))
     if options.json:
         return json.dumps({name: section.data for name, section in sections.items()})
@@ -107,16 +109,21 @@ def _report(experiment: "Experiment", options: argparse.Namespace) -> str:
 def _sections(experiment: "Experiment", options: argparse.Namespace) -> "Iterator[tuple[str, Section]]":
     """Yield the name and the content of each section that the options ask for."""
 
+    from torch.nn import ModuleDict
+
     from lamella.commands.inspect_sections import Section, layers_section, left_out_section
 
-    device, layers, data = experiment.device.accelerator, experiment.plan.trace, experiment.data
+    device, plan, data = experiment.device.accelerator, experiment.plan, experiment.data
     yield "device", Section(device, f"Using {device} device")
-    too_large = _memory_shortage(sum(layer.parameters for layer in layers))
+    too_large = _memory_shortage(sum(layer.parameters for layer in plan.trace))
     network = experiment.plan.outline() if too_large else experiment.task.to(device).network
     yield "structure", Section(str(network), str(network))
-    yield "layers", layers_section(layers, network, min(data.batch_size, len(data.train)))
+    yield "layers", layers_section(plan, network, min(data.batch_size, len(data.train)))
     if too_large:
         yield "left_out", left_out_section(too_large)
+        return
+    if isinstance(network, ModuleDict):
+        yield "left_out", left_out_section("a step of the task's own runs its parts")
         return
     inputs, targets = next(iter(data.train_dataloader()))
     if isinstance(inputs, dict):

@@ -1,7 +1,6 @@
 """Compute the sections of `lamella inspect`, each as data for programs and as text for people."""
 
 import math
-import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,11 +16,13 @@ from lamella.inspection.autograd_graph import GraphNode, graph_text
 from lamella.inspection.gradients import Backward, GradientCheck, check_gradients
 from lamella.network.eval_mode import eval_mode
 from lamella.network.leaves import leaf_hooks
-from lamella.network.trace import LayerRow, layer_table
-from lamella.tables import format_size
+from lamella.network.plan import Plan
+from lamella.network.trace import layer_table
+from lamella.tables import format_size, terminal_width
 from lamella.training.objective import Objective
 from lamella.training.task import Task
 
+WIDTH = 80  # columns of the report, if the terminal has as many
 SHOWN_SAMPLES = 3
 SHOWN_VALUES = 6  # of a tensor, for programs
 RECTIFIERS = ("ReLU", "ReLU6")  # layers whose units may be dead: 0 for every sample
@@ -34,19 +35,19 @@ class Section(NamedTuple):
     text: str
 
 
-def layers_section(layers: list[LayerRow], network: nn.Module, batch: int) -> Section:
+def layers_section(plan: Plan, network: nn.Module, batch: int) -> Section:
     """Describe each layer by its shapes, parameters and multiply-adds. batch: the number of samples of a batch.
 
-    The table names the layers as the modules are named, and as `network.freeze` takes them.
+    plan: that of the network. The table names the layers as the modules are named, and as `network.freeze` takes them.
     """
-    names = _module_names(layers, network)
+    layers, names = plan.trace, _module_names(plan, network)
     values = sum(math.prod(layer.output) for layer in layers)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     lines = [
         layer_table(
             [replace(row, place=name) for row, name in zip(layers, names, strict=True)],
             batch,
-            max(80, shutil.get_terminal_size().columns),
+            int(terminal_width()) if terminal_width() < math.inf else WIDTH,
         ),
         _wrapped(
             f"mult-adds (multiplications with an addition) are of one sample; weights {format_size(weights)}; "
@@ -60,13 +61,13 @@ def layers_section(layers: list[LayerRow], network: nn.Module, batch: int) -> Se
     return Section(data, "\n".join(lines))
 
 
-def _module_names(layers: Sequence[LayerRow], network: nn.Module) -> list[str]:
+def _module_names(plan: Plan, network: nn.Module) -> list[str]:
     """Return the name of the module of each layer, or its config key where the layers do not run one by one."""
-    keys, names = [row.place for row in layers], list[str]()
+    keys, names = [row.place for row in plan.trace], list[str]()
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
         with eval_mode(network), leaf_hooks(network, _ignore, lambda name, *_: names.append(name)):
-            network(torch.zeros(1, *layers[0].input, device=device))
+            network(plan.zeros(1, device))
     except Exception:  # for example, the network takes no inputs of zeros
         return keys
     if len(names) != len(keys):
@@ -98,7 +99,7 @@ def batch_section(
         "requires_grad": output.requires_grad,
     }
     lines = [
-        f"A batch of {len(inputs)} training samples (at most {SHOWN_SAMPLES} shown), in evaluation:\n"
+        _wrapped(f"A batch of {len(inputs)} training samples (at most {SHOWN_SAMPLES} shown), in evaluation:"),
         f"no gradient is tracked, requires_grad={output.requires_grad}",
         _tensor_text("logits" if has_classes and activation else "output", output),
     ]
@@ -213,7 +214,10 @@ def _check_lines(check: GradientCheck) -> list[str]:
     lines = [f"{check.kinks} entries are left out of the check: the loss has a kink there"] if check.kinks else []
     return [
         *lines,
-        f"{check.entries} entries by finite differences, float64: largest error {check.error:.0e}; gradcheck {verdict}",
+        _wrapped(
+            f"{check.entries} entries by finite differences, float64: largest error {check.error:.0e}; "
+            f"gradcheck {verdict}"
+        ),
     ]
 
 
@@ -233,5 +237,10 @@ def _first_values(tensor: Tensor) -> list[float]:
     return values
 
 
+def report_width() -> int:
+    """Return the number of columns that the lines of the report may have."""
+    return int(min(WIDTH, terminal_width()))
+
+
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False)
+    return textwrap.fill(text, report_width(), subsequent_indent="  ", break_long_words=False)

@@ -25,19 +25,6 @@ if TYPE_CHECKING:
     from lamella.runs.listing import Runs
 
 OVERRIDES_WIDTH = 48  # characters of the overrides that a table shows
-# The columns that a table loses first on a narrow terminal, where the user has not chosen the columns.
-DROPPABLE = (
-    "best_epoch",
-    "name",
-    "age",
-    "test/loss",
-    "val/loss",
-    "seconds",
-    "overrides",
-    "val/mae",
-    "val/accuracy",
-    "status",
-)
 
 
 def main(arguments: list[str]) -> int:
@@ -126,7 +113,18 @@ def _table(selected: "Runs", columns: list[str], shortened: bool) -> str:
             overrides = sorted(record.fields["overrides"], key=lambda text: text in common)
             cells[columns.index("overrides")] = shorten(" ".join(overrides) or "-", OVERRIDES_WIDTH, placeholder=" …")
         rows.append(cells)
-    return format_table(rows, DROPPABLE if shortened else columns[:0:-1])
+    return format_table(rows, _droppable(columns) if shortened else columns[:0:-1])
+
+
+def _droppable(columns: list[str]) -> list[str]:
+    """Return the columns that a table loses on a narrow terminal, the first one first.
+
+    Losses say less than the metrics beside them, and the validation says less than the test.
+    """
+    metrics = [name for name in reversed(columns) if "/" in name]
+    losses = [name for name in metrics if name.endswith("/loss")]
+    others = [name for name in metrics if name.startswith("val/") and name not in losses]
+    return ["best_epoch", "name", "age", *losses, "seconds", "overrides", *others, "status"]
 
 
 def _cell(name: str, value: object) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hydra.core.override_parser.types import Override
 
-from lamella.config.files import GROUPS
+from lamella.config.files import GROUPS, LISTS
 from lamella.config.grammar import parse_overrides
 from lamella.config.hints import CHOSEN, hint_for_option
 from lamella.errors import RequestError
@@ -115,11 +115,11 @@ def _check_override(override: Override, sweeps: bool) -> None:
         raise RequestError(f"{text}: this is for a sweep, which takes -m")
     if key not in CHOSEN or isinstance(value, dict):
         return
-    if key in GROUPS and (override.is_delete() or value in (None, "")):
+    if key in GROUPS and key not in LISTS and (override.is_delete() or value in (None, "")):
         raise RequestError(f"{text}: a run needs every group; write {key}=OPTION (conf/{key}/ holds the options)")
     if (override.is_add() or override.is_force_add()) and override.package is None:
         raise RequestError(f"{text}: a group is chosen without a plus; write {key}={value}")
-    if isinstance(value, list) and not (key == "experiment" and all(isinstance(name, str) for name in value)):
+    if isinstance(value, list) and not (key in ("experiment", *LISTS) and all(isinstance(name, str) for name in value)):
         names = [name for name in value if isinstance(name, str)]
         several = f", and several are a sweep: lamella train -m {key}={','.join(names)}" if len(names) > 1 else ""
         raise RequestError(f"{text}: a group takes one option; write {key}={names[0] if names else 'OPTION'}{several}")

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from lamella.config.arguments import CommandLine
 from lamella.config.composed import ComposedConfig, check_composed, resolve_config
 from lamella.config.diagnostics import error_block
-from lamella.config.files import GROUPS, SHIPPED, composing_from, project_folder, read_raw
+from lamella.config.files import GROUPS, OPTIONAL, SHIPPED, composing_from, project_folder, read_raw
 from lamella.config.guard import guarded, require_checked
 from lamella.config.origins import composed_files
 from lamella.console import print
@@ -64,7 +64,7 @@ def _check_primary_config() -> None:
         return  # this is no YAML, which composing reports with its line
     items = written.get("defaults") if isinstance(written, dict) else None
     defaults = [key for item in (items if isinstance(items, list) else []) if isinstance(item, dict) for key in item]
-    missing = [key for key in (*GROUPS, "override hydra/job_logging") if key not in defaults]
+    missing = [key for key in (*GROUPS, "override hydra/job_logging") if key not in (*defaults, *OPTIONAL)]
     if missing:
         raise RequestError(
             f"{path} takes the place of Lamella's own, and its defaults lack `{missing[0]}`;\n"

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lamella.config.checks import check_known
-from lamella.config.files import GROUPS, find_config, read_config
+from lamella.config.files import GROUPS, LISTS, find_config, read_config
 from lamella.config.grammar import parse_overrides
 from lamella.config.guard import require_checked
 from lamella.config.hydra_internals import can_merge_overrides, merge_overrides
@@ -170,12 +170,13 @@ def _check_groups(config: DictConfig, choices: Mapping[str, object]) -> None:
     """Raise RequestError if a group has no mapping, as after `network: mlp` in an experiment or with an empty file."""
     for group in GROUPS:
         node, choice = config.get(group), choices.get(group)
-        if not isinstance(node, DictConfig):
+        if not isinstance(node, DictConfig) and not (node is None and group in LISTS):
             path = find_config(f"{group}/{choice}")
             given = f"{group} is {node!r}" if isinstance(node, str) else f"{group}={choice}: {path} holds no keys"
+            option = "[OPTION, …]" if group in LISTS else "OPTION"
             raise RequestError(
-                f"{given}; an option is chosen with `{group}=OPTION`, and in an experiment with\n"
-                f"  `- override /{group}: OPTION` in its list of defaults",
+                f"{given}; an option is chosen with `{group}={option}`, and in an experiment with\n"
+                f"  `- override /{group}: {option}` in its list of defaults",
                 group,
             )
 
@@ -185,7 +186,9 @@ def _referenced_keys(config: DictConfig, choices: Mapping[str, object]) -> froze
     # A network's file reads its own scalars, also if the layers that read them are overridden.
     path = find_config(f"network/{choices.get('network')}")
     texts = [OmegaConf.to_yaml(config), *([read_config(path)] if path else [])]
-    inherited = [f"{group}.{key}" for group in GROUPS for key in _inherited(group, config, choices)]
+    inherited = [
+        f"{group}.{key}" for group in GROUPS if group not in LISTS for key in _inherited(group, config, choices)
+    ]
     found = [name for text in texts for name in READ.findall(text)]
     return frozenset(re.sub(r"\[.*", "", name) for name in [*found, *inherited])
 

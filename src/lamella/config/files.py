@@ -10,7 +10,9 @@ import yaml
 from lamella.config.values import LARGEST
 from lamella.errors import RequestError
 
-GROUPS = ("data", "network", "loss", "optimizer", "scheduler", "device", "trainer", "visuals")
+GROUPS = ("data", "network", "loss", "optimizer", "scheduler", "device", "trainer", "visuals", "metrics", "task")
+LISTS = ("metrics",)  # the groups that take a list of options, or none
+OPTIONAL = (*LISTS, "task")  # the groups that the configs of earlier versions lack
 # Lamella's own configs are beside this package in a wheel, and at the top of the repository in an editable install.
 SHIPPED = next(
     path for path in (Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf") if path.is_dir()

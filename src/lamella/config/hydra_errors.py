@@ -18,7 +18,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from lamella.config.files import GROUPS, find_config, read_raw, shown_path
+from lamella.config.files import GROUPS, LISTS, find_config, read_raw, shown_path
 from lamella.config.hints import CHOSEN, hint_for_key, misplaced_option
 from lamella.config.hydra_internals import config_root
 from lamella.errors import RequestError, first_line, nearest, nearest_keys
@@ -168,6 +168,8 @@ def _list_and_mapping(error: ConfigTypeError, outer: str) -> RequestError:
             "a mapping merges with a mapping only; start from a network whose layers are a list, as network=linear, "
             "or put the list into a file of its own, conf/network/NAME.yaml"
         )
+    if key in LISTS:
+        advice = f"in an experiment, options are chosen with `- override /{key}: [OPTION, …]` in its list of defaults"
     return RequestError(f"{where}{key} is a mapping, and a list cannot replace it;\n  {advice}")
 
 

@@ -21,7 +21,7 @@ from lamella.config.values import Config, walk
 from lamella.errors import RequestError, first_line, nearest, own_frames
 from lamella.signatures import check_call, parameters
 
-ALLOWED = ("torch.nn", "torch.optim", "torchvision", "pytorch_lightning", "lamella")
+ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
 # Where layers and losses are defined. Modules from elsewhere, such as demos of Lightning, may load data and models.
 LAYERS = ("torch.nn", "torchvision", "lamella")
 # Builders in torchvision.models of networks that do not turn one tensor into one tensor, and whose backbone is loaded.

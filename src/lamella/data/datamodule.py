@@ -22,7 +22,7 @@ from lamella.data.summary import WORDS, class_notes, count_text
 from lamella.errors import RequestError
 from lamella.lightning_internals import batch_index
 
-# The splits that a stage of the Trainer reads. A run tests its best checkpoint in the end, and should not fail then.
+# The splits that a stage of the Trainer reads. If a test follows the training, it should not fail then.
 STAGES = {"fit": ("train", "val", "test"), "validate": ("val",), "test": ("test",)}
 # Without gradients a batch needs a fraction of the memory, and larger batches take less time.
 EVALUATION_FACTOR = 4
@@ -46,8 +46,9 @@ class Data(pl.LightningDataModule):
     None takes each sample once. encoder: takes the place of that of the source, and is fitted already.
 
     Image files are decoded when a Trainer calls `setup`, for the splits that it reads; without a Trainer, each batch is
-    decoded when it is served. The attribute `chunk` returns how many training batches are served as one Chunk, as the
-    argument of Batches does. Raises RequestError if the samples and the config do not fit together.
+    decoded when it is served. The attribute `tests` says whether a test follows the training, and `chunk` returns how
+    many training batches are served as one Chunk, as the argument of Batches does. Raises RequestError if the samples
+    and the config do not fit together.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Data(pl.LightningDataModule):
         self.in_memory, self.cache, self.workers = in_memory, cache, num_workers
         self.num_workers = None if in_memory or cache else num_workers
         self.chunk: Callable[[int], int] = lambda number: 1
+        self.tests = True
         self.mean, self.std, self.loaded = mean, std, dict[str, Samples]()
 
         if not isinstance(source, Splits):
@@ -201,7 +203,8 @@ class Data(pl.LightningDataModule):
                 self.loaded[name] = readable(self.splits[name], self.in_memory, self.cache, create=stage == "fit")
             setattr(self, name, self.loaded[name])
 
-        together([partial(load, name) for name in STAGES.get(stage, ())])
+        names = ("train", "val") if stage == "fit" and not self.tests else STAGES.get(stage, ())
+        together([partial(load, name) for name in names])
 
     def with_seed(self, seed: int) -> "Data":
         """Return a copy for another run that shares the samples, and orders and augments them by its own seed."""

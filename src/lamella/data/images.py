@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from lamella.data.decoder import Decoder, UnreadableImages
 from lamella.distributed import rank
@@ -35,7 +36,11 @@ class ImageFiles:
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Return the images with these indices, decoded. Raises UnreadableImages."""
-        return torch.stack([self.decoder.file(path) for path in self._selected(indices)])
+        paths = self._selected(indices)
+        if get_worker_info():  # other workers have the other cores
+            return torch.stack([self.decoder.file(path) for path in paths])
+        with ThreadPoolExecutor() as pool:
+            return torch.stack([*pool.map(self.decoder.file, paths)])
 
     def take(self, indices: Tensor) -> "ImageFiles":
         """Return a selection of the files."""

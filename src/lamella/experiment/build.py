@@ -15,22 +15,26 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lamella import signatures
 from lamella.config.checks import ROOT_KEYS, check_root, is_read
+from lamella.config.files import LISTS
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
 from lamella.data.samples import Encoder, InputType, Shape, input_type, served
-from lamella.errors import RequestError, first_line, nearest, own_frames
+from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.experiment import Experiment
-from lamella.network.plan import Plan, plan_module
-from lamella.network.plan import plan as plan_layers
+from lamella.experiment.metrics import build_metrics, check_monitor
+from lamella.experiment.stacks import plan_network
+from lamella.network.plan import Plan
 from lamella.runs.names import check_run_name
 from lamella.seeds import SOURCE, seeded
 from lamella.training.device import Device
 from lamella.training.objective import Objective
 from lamella.training.scheduler import Schedule, build_schedule, check_schedule
+from lamella.training.task import Task
 from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
 
 T = TypeVar("T")
+SUPERVISED = "lamella.Task"  # compares the network's output with the targets
 # The classes that the arguments of a group's object may be built from.
 NESTED_CLASSES: dict[str, tuple[type, ...]] = {
     "data": (Splits, Augment),
@@ -72,10 +76,14 @@ def build_experiment(
     use_device(device)
     name, seed = builder.root()
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data(encoder)
+    data.tests = config["trainer"].get("test", True)
+    make_task = builder.task()
     plan, freeze, loss = builder.network(data.shape, data.input_type), builder.freeze(), builder.loss()
     objective = builder.objective(plan, loss, data)
     optimizer, schedule = builder.optimizer()
-    monitor = builder.monitor(objective.metric, bool(len(data.val)))
+    metrics = build_metrics(config.get("metrics") or {}, objective, plan.output, data.targets[0])
+    counted = ["loss", *filter(None, [objective.metric]), *metrics]
+    monitor = check_monitor(config["monitor"], counted, bool(len(data.val)), builder.has_own_step)
     trainer = builder.trainer(device)
     checkpoint_every, chunk = saving_and_chunks(config["trainer"])
     return Experiment(
@@ -84,13 +92,15 @@ def build_experiment(
         monitor=monitor,
         device=device,
         data=data,
+        make_task=make_task,
         plan=plan,
         freeze=freeze,
         objective=objective,
+        metrics=metrics,
         optimizer=optimizer,
         schedule=schedule,
         trainer=trainer,
-        test=config["trainer"].get("test", True),
+        test=data.tests,
         epochs=config["trainer"].get("max_epochs"),
         checkpoint_every=checkpoint_every,
         chunk=chunk,
@@ -125,7 +135,7 @@ class _Builder:
         """Return the name and the seed of the run, after checking the keys at the root of the config."""
         check_root(self.config, self.references)
         for key in ROOT_KEYS:
-            if key not in self.config:
+            if key not in (*self.config, *LISTS):
                 raise RequestError(f"{key}: this key is missing, and a run needs it", key)
         name, seed = check_run_name(self.config["name"]), self.config["seed"]
         return name, seed
@@ -139,26 +149,25 @@ class _Builder:
             data.check_keys()
         return data
 
+    def task(self) -> Callable[[], Task]:
+        """Return the function that makes the task, which has no network yet."""
+        return self.make("task", Task, self.config.get("task") or {"_target_": SUPERVISED})
+
+    @property
+    def has_own_step(self) -> bool:
+        """Return True if the task may have a step of its own."""
+        return bool(self.config.get("task", {}).get("_target_", SUPERVISED) != SUPERVISED)
+
     def network(self, shape: Shape, dtype: InputType) -> Plan:
         """Plan the network for samples of `shape` and `dtype`."""
-        node = {key: value for key, value in self.config["network"].items() if key not in ("freeze", "class_dim")}
-        if "_target_" in node:
-            return plan_module(self.make("network", nn.Module, node), shape, dtype=dtype)
-        unread = [key for key in node if key not in ("name", "layers", "init") and not self.read(f"network.{key}")]
-        if unread:
-            known = ["name", "layers", "init", *(key for key in node if key not in unread)]
-            raise RequestError(
-                f"network.{unread[0]}: nothing in the network reads this key; {nearest(unread[0], known)}",
-                f"network.{unread[0]}",
-                unknown=True,
-            )
-        if "layers" not in node:
-            raise RequestError("network: it takes `layers`, a list or a mapping, or a `_target_`", "network")
-        name = node.get("name", "Network")
-        if not isinstance(name, str) or not name.isidentifier():
-            raise RequestError(f"network.name is {name!r}; it is printed as a class name", "network.name")
-        recorded, init = self.references is None, node.get("init")
-        return plan_layers(node["layers"], shape, name, recorded=recorded, dtype=dtype, init=init)
+        return plan_network(
+            self.config["network"],
+            shape,
+            dtype,
+            lambda place, node: self.make(place, nn.Module, node),
+            self.read,
+            self.references is None,
+        )
 
     def freeze(self) -> list[str]:
         """Return the patterns of the names of parameters that are not trained."""
@@ -189,13 +198,20 @@ class _Builder:
 
         A recorded run may have been trained with a loss that gives a tensor of one number.
         """
+        if not plan.output and self.has_own_step:
+            return Objective(loss, "other")
         last = plan.trace[-1]
         ending = (
             f";\n  it ends with {last.layer} at {last.place}, which takes {last.input}; "
             "end it with Flatten and Linear: ${data.num_classes}"
         ) * data.has_classes
         class_dim = self.config["network"].get("class_dim")
-        objective = Objective.of(loss, data.targets, plan.output, data.num_classes, ending, class_dim)
+        try:
+            objective = Objective.of(loss, data.targets, plan.output, data.num_classes, ending, class_dim)
+        except RequestError:
+            if class_dim is None and self.has_own_step:
+                return Objective(loss, "other")
+            raise
         if data.fills_masks and objective.ignored != data.ignored:
             raise RequestError(
                 f"loss: {type(loss).__name__} takes every target for a class, and data.augment fills masks with "
@@ -222,16 +238,6 @@ class _Builder:
         schedule = build_schedule(self.config["scheduler"], partial(self.make, "scheduler", LRScheduler))
         check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1, 1))]))
         return (lambda parameters: make(params=parameters)), schedule
-
-    def monitor(self, metric: str, validates: bool) -> str:
-        """Return the name of the metric that decides which epoch is the best one. validates: as val_size is not 0."""
-        monitor: str = self.config["monitor"]
-        stages = ("val", "train") if validates else ("train",)
-        known = [f"{stage}/{name}" for stage in stages for name in ("loss", metric)]
-        if monitor not in known:
-            why = "" if validates else ";\n  data.val_size is 0, so nothing is validated; write monitor=train/loss"
-            raise RequestError(f"monitor is {monitor!r}; this loss and data give {', '.join(known)}{why}", "monitor")
-        return monitor
 
     def trainer(self, device: Device) -> Callable[..., pl.Trainer]:
         """Return the function that makes the Trainer for a device."""
@@ -272,7 +278,7 @@ class _Builder:
         for name in list(node):
             if name not in expected and not variadic and not str(name).startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]
-        check_target(node, group, base, supplied, NESTED_CLASSES.get(group, ()))
+        check_target(node, group, base, supplied, NESTED_CLASSES.get(group.partition(".")[0], ()))
         return partial(instantiate, node, group)
 
     def read(self, key: str) -> bool:

@@ -7,15 +7,17 @@ from functools import cached_property
 import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from lamella.config.values import Config
 from lamella.data import Data
-from lamella.errors import RequestError, first_line
+from lamella.errors import RequestError, first_line, own_frames
 from lamella.network.freeze import freeze_parameters
 from lamella.network.plan import Plan
 from lamella.training.checkpointing import CheckpointInterval
 from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.device import Device
+from lamella.training.epoch_metrics import is_lower_better
 from lamella.training.objective import Objective
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
@@ -25,11 +27,12 @@ from lamella.training.task import Task
 class Experiment:
     """Everything that a run needs, built from one config. The network's weights are drawn when `task` is first read.
 
-    plan: the network, without weights. freeze: patterns of the names of parameters that are not trained. optimizer:
-    makes the optimizer of parameters. trainer: makes the Trainer, called with the first callback, the last ones, the
-    loggers and further arguments. test: whether the best checkpoint is tested after the training. epochs: None where
-    something else limits the run. chunk: the number of batches of a chunk, None to choose it by the time that a chunk
-    takes.
+    make_task: returns the LightningModule, without the network. plan: the network, without weights. freeze: patterns of
+    the names of parameters that are not trained. metrics: by name, those that are counted beside the loss and the
+    objective's own. optimizer: makes the optimizer of parameters. trainer: makes the Trainer, called with the first
+    callback, the last ones, the loggers and further arguments. test: whether the best checkpoint is tested after the
+    training. epochs: None where something else limits the run. chunk: the number of batches of a chunk, None to choose
+    it by the time that a chunk takes.
     """
 
     name: str
@@ -37,9 +40,11 @@ class Experiment:
     monitor: str
     device: Device
     data: Data
+    make_task: Callable[[], Task]
     plan: Plan
     freeze: list[str]
     objective: Objective
+    metrics: dict[str, Metric]
     optimizer: Callable[..., Optimizer]
     schedule: Schedule
     trainer: Callable[..., pl.Trainer]
@@ -59,22 +64,38 @@ class Experiment:
         plain = {name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape)
         return {**config, "data": {**config["data"], "shape": plain}}
 
+    @property
+    def counted(self) -> list[str]:
+        """Return the names of the metrics that are logged for each stage, as in val/loss."""
+        return ["loss", *filter(None, [self.objective.metric]), *self.metrics]
+
+    @property
+    def lower_is_better(self) -> list[str]:
+        """Return the names of the metrics of which less is better."""
+        default = [self.objective.metric] if self.objective.kind == "numbers" else []
+        return ["loss", *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
+
     @cached_property
     def task(self) -> Task:
         """Return the LightningModule, with the weights that are drawn after `torch.manual_seed(seed)`.
 
         The weights are drawn by torch's generator for the CPU, whose state is put back afterwards.
 
-        Raises RequestError where the network cannot be built, as when its weights do not fit into memory.
+        Raises RequestError where the network cannot be built, as when its weights do not fit into memory, or where the
+        file of pretrained weights is damaged.
         """
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(self.seed)
                 network = self.plan.build()
-        except (RuntimeError, MemoryError) as error:
-            raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
+        except RequestError:
+            raise
+        except Exception as error:
+            message = f"network: it cannot be made: {first_line(error)}{own_frames(error)}"
+            raise RequestError(message, "network") from error
         freeze_parameters(network, self.freeze)
-        task = Task(network, self.objective, self.optimizer, self.schedule, self.seed)
+        task = self.make_task()
+        task.attach(network, self.objective, self.optimizer, self.schedule, self.seed, self.metrics)
         if self.device.graph:
             task.run_chunk = CudaGraphs()
         return task

@@ -32,8 +32,8 @@ from lamella.runs.reader import check_metrics
 from lamella.training.checkpointing import Checkpoints
 from lamella.training.chunk_length import ChunkLength
 from lamella.training.loggers import EpochLogger, EpochTensorBoard
+from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.progress import EpochBar
-from lamella.training.task import NonFiniteLoss
 from lamella.training.trainer import quiet_lightning
 
 
@@ -77,13 +77,13 @@ def fit(
     checkpoints = Checkpoints(
         directory,
         experiment.monitor,
-        "max" if larger_is_better(experiment.monitor) else "min",
+        "max" if larger_is_better(experiment.monitor, experiment.lower_is_better) else "min",
         experiment.checkpoint_every,
         interrupts,
         identity,
     )
     start = _starting_checkpoint(checkpoints, experiment.data, experiment.epochs)
-    charts = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", experiment.objective.metric)}
+    charts = {name: [f"train/{name}", f"val/{name}"] for name in experiment.counted}
     board = EpochTensorBoard(str(directory.absolute()), charts)
 
     def end_epoch(metrics: dict[str, float]) -> None:

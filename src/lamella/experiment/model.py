@@ -101,6 +101,11 @@ class Model:
         RequestError for inputs that do not fit the network.
         """
         parts = []
+        if isinstance(self.network, nn.ModuleDict):
+            raise RequestError(
+                f"a step of the task's own runs the parts of this network, {', '.join(self.network)}; call them "
+                "yourself, as in lamella.load(…).network"
+            )
         if isinstance(inputs, str | os.PathLike | Image.Image) or not hasattr(inputs, "__len__"):
             raise RequestError(f"predict takes a list of paths or images, or a tensor, and not {inputs!r}")
         if self.encoder is not None:

@@ -7,13 +7,14 @@ import re
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -23,13 +24,13 @@ from lamella.config.values import Config
 from lamella.console import print
 from lamella.data.chunk import Batch
 from lamella.data.decoder import UnreadableImages
-from lamella.data.loader import Batches
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.experiment import Experiment
+from lamella.experiment.first_and_last import FirstAndLast
 from lamella.seeds import kept_random_state
-from lamella.training.device import is_out_of_memory, process_count
+from lamella.training.device import is_out_of_memory, process_count, strategy_kind
 from lamella.training.loggers import EpochLogger
-from lamella.training.task import NonFiniteLoss
+from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.trainer import quiet_lightning
 from lamella.training.trainer_checks import check_monitors, check_options, check_processes, check_suitable
 
@@ -48,10 +49,12 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     options = config["trainer"] if validates else {**config["trainer"], "limit_val_batches": 0}
     check_options(options)
     experiment.objective.check(experiment.data.train.targets)
-    callbacks = _checked_callbacks(options, experiment.objective.metric)
-    strategy = str(options.get("strategy", "auto"))
-    if not strategy.startswith(("auto", "ddp")):  # a network that such a strategy splits may not fit on one device
-        print(f"not tried before the run starts: trainer.strategy is {strategy}, and only auto and ddp can be tried")
+    callbacks = _checked_callbacks(options, experiment)
+    kind, _ = strategy_kind(options)
+    if not issubclass(kind, SingleDeviceStrategy | DDPStrategy):  # a network that is divided may not fit on one device
+        print(
+            f"not tried before the run starts: trainer.strategy is {kind.__name__}, and only auto and DDP can be tried"
+        )
         return
     processes = process_count(options, experiment.device.accelerator)
     check_processes(options, processes, experiment.device.accelerator)
@@ -79,10 +82,10 @@ def rehearsal_key(config: Config) -> str:
     """
     groups = {name: _without_floats(config[name]) for name in ("network", "loss", "optimizer", "scheduler")}
     data = {**config["data"], "seed": None}
-    return json.dumps([groups, data, config["device"], config["trainer"]], default=str)
+    return json.dumps([groups, data, config["device"], config["trainer"], config.get("metrics")], default=str)
 
 
-def _checked_callbacks(options: Config, metric: str) -> dict[str, pl.Callback]:
+def _checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.Callback]:
     """Return the callbacks of a config that are Lightning's own, by their keys.
 
     options: the config group `trainer`. Raises RequestError for a callback that cannot work.
@@ -99,7 +102,7 @@ def _checked_callbacks(options: Config, metric: str) -> dict[str, pl.Callback]:
         for kind, (key, node) in zip(kinds, nodes.items(), strict=True)
         if kind.__module__.startswith("pytorch_lightning.") or issubclass(kind, EarlyStopping | ModelCheckpoint)
     }
-    check_monitors(kinds, callbacks, options, metric)
+    check_monitors(kinds, callbacks, options, experiment.counted, experiment.lower_is_better)
     return callbacks
 
 
@@ -109,35 +112,6 @@ def _without_floats(node: object) -> object:
     if isinstance(node, list):
         return [_without_floats(value) for value in node]
     return None if isinstance(node, float) else node
-
-
-class _Ends:
-    """A loader of the first and the last batch of `batches`, which has their length.
-
-    The last one is left out if it is as large as the first, or if `reached` returns less than its number, before or
-    after the first. last_only: leave out the first one if there is a last one.
-    """
-
-    def __init__(self, batches: Batches, reached: Callable[[], float], last_only: bool = False) -> None:
-        self.batches, self.reached, self.last_only = batches, reached, last_only
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        numbers = [0, len(self) - 1] if self.reached() >= len(self) > 1 else [0] * min(1, len(self))
-        sizes = set[int]()
-        for number in numbers[-1:] if self.last_only else numbers:
-            if number and self.reached() <= number:  # it may be less after the first batch
-                return
-            batch = self._batch(number)
-            if len(batch[1]) not in sizes:
-                sizes.add(len(batch[1]))
-                yield batch
-
-    def _batch(self, number: int) -> Batch:
-        self.batches.start = lambda: number
-        return next(iter(self.batches))
 
 
 class _Trial(pl.Callback):
@@ -179,17 +153,18 @@ class _Trial(pl.Callback):
         """Raise RequestError for what the run would fail at."""
         task, data, trainer = self.experiment.task, self.experiment.data, self.trainer
         try:
-            train = _Ends(data.train_dataloader(), self._training_batches)
+            train = FirstAndLast(data.train_dataloader(), self._training_batches)
             # Batches for evaluation are large, and it would take long to decode their images for the trial alone.
             files = not isinstance(data.train.inputs, Tensor)
-            val = _Ends(data.val_dataloader(), lambda: sum(trainer.num_val_batches), files)
-            test = _Ends(data.test_dataloader(), lambda: sum(trainer.num_test_batches), files)
+            val = FirstAndLast(data.val_dataloader(), lambda: sum(trainer.num_val_batches), files)
+            test = FirstAndLast(data.test_dataloader(), lambda: sum(trainer.num_test_batches), files)
             trainer.fit(task, train_dataloaders=train, val_dataloaders=val)
             if self.seconds > LONG:
                 print(f"a step takes {self.seconds:.0f} s, so nothing more is tried before the run starts")
                 return
             self._begin("validation")
             trainer.validate(task, dataloaders=val, verbose=False)
+            self._check_monitor()
             self._begin("test")
             if self.experiment.test:
                 trainer.test(task, dataloaders=test, verbose=False)
@@ -200,6 +175,12 @@ class _Trial(pl.Callback):
             raise
         except Exception as error:
             raise self._refusal(error) from error
+
+    def _check_monitor(self) -> None:
+        """Raise RequestError if a step of the project's own does not give the metric that decides on the best epoch."""
+        known = [name for name in self.trainer.callback_metrics if name.startswith(("train/", "val/"))]
+        if (monitor := self.experiment.monitor) not in known:
+            raise RequestError(f"monitor is {monitor!r}; this task gives {', '.join(sorted(known))}", "monitor")
 
     def _begin(self, stage: str) -> None:
         self.stage, self.sizes = stage, []
@@ -281,6 +262,8 @@ class _Trial(pl.Callback):
             owner = frame.f_locals.get("self")
             if frame.f_code.co_name == "backward":
                 found = "network", "the backward pass"
+            elif owner is task and task.has_own_step and frame.f_code.co_name == "step":
+                found = "task", f"{type(task).__name__}.step"
             elif owner is task.loss:
                 found = "loss", type(owner).__name__
             elif isinstance(owner, Optimizer):

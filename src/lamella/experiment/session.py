@@ -32,7 +32,7 @@ from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
 from lamella.training.device import is_out_of_memory
-from lamella.training.task import NonFiniteLoss
+from lamella.training.non_finite import NonFiniteLoss
 
 NOTICE = "the run ends after this step or the running validation; press Ctrl-C again to end it at once\n"
 # The settings that HPARAMS shows of every run, whether they were overridden or not.
@@ -63,6 +63,7 @@ def create_run(
         "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
         "images": experiment.data.images,
         "metric": experiment.objective.metric,
+        "lower_is_better": experiment.lower_is_better,
         "job": os.environ.get(SLURM_JOB),
         "reads": reads,
         "choices": choices,

@@ -13,13 +13,33 @@ from lamella.network.keras_names import hint_for_keras_name
 from lamella.network.shape_inference import inferred_parameter, layer_class, layer_names
 from lamella.signatures import parameters
 
+# The classes of torch.nn that hold modules or parameters, and what an entry has in their place.
+CONTAINERS = {
+    "Module": "it is the base of all layers; write the one that is meant, or `_target_: mine.Block`",
+    "ModuleList": "write a list, whose entries run one after another",
+    "ModuleDict": "write a mapping of names to entries, which run one after another",
+    "ParameterList": "write `Parameter: {shape: [8]}` for a learned tensor",
+    "ParameterDict": "write `Parameter: {shape: [8]}` for a learned tensor",
+    "Container": "write a list, whose entries run one after another",
+    "RNNBase": "write RNN, LSTM or GRU",
+    "RNNCellBase": "write RNNCell, LSTMCell or GRUCell",
+}
+# The attention of torch.nn that takes several inputs or modules, and the entry for a sequence that reads itself.
+SELF_ATTENTION = {
+    "MultiheadAttention": "`SelfAttention: {heads: 4}`",
+    "Transformer": "`Repeat: [4, [{TransformerEncoderLayer: {nhead: 4}}]]`",
+    "TransformerDecoder": "`Repeat: [4, [{TransformerEncoderLayer: {nhead: 4, causal: true}}]]`",
+    "TransformerDecoderLayer": "`TransformerEncoderLayer: {nhead: 4, causal: true}`",
+    "TransformerEncoder": "`Repeat: [4, [{TransformerEncoderLayer: {nhead: 4}}]]`",
+}
+
 
 def unknown_layer_hint(name: str, argument: object, composites: Sequence[str]) -> str:
     """Return what to write instead of a layer that does not exist. composites: the names that are entries too."""
     code = re.fullmatch(r"(?:torch\.)?(?:nn\.)?(\w+)(?:\((.*)\)|[ :=]+(.*))?", name)
     if code and (cls := layer_class(code[1])):
         return f"write `{_entry_of_call(cls, code[2] or re.sub('[ ,]+', ', ', code[3] or ''))}`"
-    if code and (hint := hint_for_keras_name(code[1])):
+    if code and (hint := CONTAINERS.get(code[1]) or hint_for_keras_name(code[1])):
         return hint
     if name.startswith("Lazy"):
         return f"sizes are inferred here, write {name[4:]}"
@@ -56,24 +76,18 @@ def check_one_input(name: str, place: str) -> None:
         raise RequestError(f"{place}: {name} is a loss and no layer; choose it by loss._target_={target}", place)
     if others:
         way = "call it in a module of your own, `_target_: mine.Block`"
-        if "batch_first" in parameters(cls):
-            own = (
-                "SelfAttention: {heads: 4}"
-                if cls is nn.MultiheadAttention
-                else "TransformerEncoderLayer: {causal: true}"
-            )
-            way = f"self-attention is `{own}`; for anything else {way}"
+        if name in SELF_ATTENTION:
+            way = f"self-attention is {SELF_ATTENTION[name]}; for anything else {way}"
         raise RequestError(
             f"{place}: {name} needs a further input ({', '.join(others)}), and a layer gets one; {way}", place
         )
     for parameter, given in parameters(cls).items():
         kind = getattr(given.annotation, "__bound__", given.annotation)  # that of a type variable
         if isinstance(kind, type) and issubclass(kind, nn.Module) and given.default is given.empty:
-            raise RequestError(
-                f"{place}: {name} is made from a module ({parameter}); write `_target_: {target}`, and "
-                f"`{parameter}: {{_target_: …}}` inside",
-                place,
-            )
+            way = f"write `_target_: {target}`, and `{parameter}: {{_target_: …}}` inside"
+            if name in SELF_ATTENTION:
+                way = f"write {SELF_ATTENTION[name]}"
+            raise RequestError(f"{place}: {name} is made from a module ({parameter}); {way}", place)
 
 
 def _takes_one_input(name: str) -> bool:

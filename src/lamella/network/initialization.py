@@ -1,9 +1,9 @@
 """Draw the first weights of a network otherwise than torch's layers do."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,14 @@ from lamella.errors import RequestError, first_line, nearest
 from lamella.signatures import check_call
 
 # Words for functions of torch.nn.init, beside those functions' own names. 0.02 is the deviation of GPT-2's weights.
-WORDS: dict[str, Callable[..., Any]] = {
+WORDS: dict[str, Callable[..., object]] = {
     "he": init.kaiming_normal_,
     "xavier": init.xavier_uniform_,
     "normal": partial(init.normal_, std=0.02),
 }
 # The functions that need a weight of two or more dimensions begin with these.
 OF_MATRICES = ("he", "xavier", "kaiming", "orthogonal", "sparse", "eye", "dirac")
-FUNCTIONS = {name.removesuffix("_"): function for name, function in vars(init).items() if name.endswith("_")} | WORDS
-FUNCTIONS = {name: function for name, function in FUNCTIONS.items() if not name.startswith("_")}
+FUNCTIONS = {name[:-1]: function for name, function in vars(init).items() if re.fullmatch("[a-z]\\w*_", name)} | WORDS
 
 
 def initialize_parameters(network: nn.Module, how: object, place: str = "network.init") -> None:
@@ -70,7 +69,8 @@ def initializer(word: object, place: str) -> tuple[Callable[[Tensor], object], b
     if not isinstance(word, str) or word not in FUNCTIONS:
         raise RequestError(f"{place} is {word!r}; {nearest(str(word), FUNCTIONS)}", place)
     function = FUNCTIONS[word]
-    check_call(getattr(function, "func", function), arguments, place=place, supplied={"tensor"}, title=word)
+    signature = function.func if isinstance(function, partial) else function
+    check_call(signature, arguments, place=place, supplied={"tensor"}, title=word)
 
     def draw(tensor: Tensor) -> object:
         try:

@@ -21,6 +21,7 @@ from lamella.network.hints import check_one_input, unknown_layer_hint
 from lamella.network.initialization import initialize_parameters
 from lamella.network.inputs import DType, Inputs, Shape, sample_shape, shape_text, zero_batch
 from lamella.network.layers import Network
+from lamella.network.pretrained import without_reading_weights
 from lamella.network.shape_inference import MOST_LAYERS, layer_class, one_tensor, sized_layer
 from lamella.network.trace import LayerRow, Trace, batch_kept
 from lamella.network.trial import run_foreign, run_layer
@@ -52,7 +53,7 @@ class Plan:
         """Return the network on the meta device, where weights take no memory."""
         with torch.random.fork_rng(devices=[]):
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), without_reading_weights():
                     return self.build()
             except RequestError:
                 raise
@@ -95,6 +96,17 @@ def plan(
     if init is not None:
         planned.outline()  # raises the errors of `init`
     return planned
+
+
+def plan_together(plans: Mapping[str, Plan]) -> Plan:
+    """Plan a network whose parts a task of one's own runs: a ModuleDict of networks. plans: those of the parts."""
+
+    def build() -> nn.Module:
+        return nn.ModuleDict({name: planned.build() for name, planned in plans.items()})
+
+    rows = [row for planned in plans.values() for row in planned.trace]
+    first = next(iter(plans.values()))
+    return Plan(build, rows, (), first.shape, first.dtype)
 
 
 def plan_module(make: Make, shape: Shape, place: str = "network", dtype: DType = torch.float32) -> Plan:

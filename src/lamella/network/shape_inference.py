@@ -87,7 +87,7 @@ def sized_layer(
         keywords = keyword_arguments(cls, argument, ["name"], place)
         check_call(cls, keywords, place=f"{place}.{name}")
         _check_input_names(name, keywords, named, place)
-        return partial(cls, **keywords)
+        return partial(Select, str(keywords["name"]))
     x = one_tensor(x, name, place)
     if takes_anything(cls):
         return cls

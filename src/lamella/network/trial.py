@@ -13,6 +13,7 @@ from lamella.errors import RequestError, causes, first_line, own_frames
 from lamella.network.hints import further_inputs
 from lamella.network.inputs import Inputs, first_tensor, shape_text, zeros_on_cpu
 from lamella.network.layers import call_layer
+from lamella.network.pretrained import without_reading_weights
 from lamella.network.shape_inference import dtype_misfit, misfit
 from lamella.network.trace import Trace, Unsuitable
 
@@ -72,7 +73,7 @@ def _run(
         warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
         try:
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), without_reading_weights():
                     module = make()
                 return run(module, x, place)
             except Exception as error:

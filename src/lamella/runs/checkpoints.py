@@ -34,18 +34,25 @@ LENGTH = len(COMMENT) + 64
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in the state dict of a checkpoint.
+    """Return the tensors in the state dict of a checkpoint. Raises RequestError as `read_intact_checkpoint` does."""
+    state: dict[str, Tensor] = read_intact_checkpoint(path)["state_dict"]
+    return state
 
-    Raises RequestError where the file is missing, is damaged, is not a checkpoint of Lamella's or contains something
-    other than tensors.
+
+def read_intact_checkpoint(path: Path) -> StateDict:
+    """Return the content of a checkpoint after comparing its checksum.
+
+    Raises RequestError where the file is missing, is damaged, is not a checkpoint of Lamella's or has something other
+    than tensors for weights.
     """
     if not checksum_matches(path):
         problem = "its checksum does not match its content" if has_checksum(path) else "it has no checksum at its end"
         raise RequestError(f"{path}: this is not a complete checkpoint of Lamella's, {problem}")
-    state = read_checkpoint(path)["state_dict"]
+    checkpoint = read_checkpoint(path)
+    state = checkpoint["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RequestError(f"{path}: this is not a checkpoint: its state_dict does not hold tensors by name")
-    return state
+    return checkpoint
 
 
 def find_checkpoint(run: Path, which: str) -> Path:
@@ -69,7 +76,9 @@ def restore_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
 
     prefix: the beginning of the names to load, which the names in the module do not have.
     """
-    state = {name.removeprefix(prefix): value for name, value in read_weights(path).items() if name.startswith(prefix)}
+    checkpoint = read_intact_checkpoint(path)
+    weights = checkpoint["state_dict"].items()
+    state = {name.removeprefix(prefix): value for name, value in weights if name.startswith(prefix)}
     try:
         module.load_state_dict(state)
     except Exception as error:
@@ -78,7 +87,7 @@ def restore_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
     run = path.absolute().parent.parent
     if (run / "run.json").exists():
         record, config = read_run(run)
-        check_identity(path, saved_identity(read_checkpoint(path)), run_identity(config, record["reads"]))
+        check_identity(path, saved_identity(checkpoint), run_identity(config, record["reads"]))
 
 
 def has_checksum(path: Path) -> bool:

@@ -151,7 +151,9 @@ class Runs(list[Record]):
         """
         self.check(key)
         known = [record for record in self if record.get(key) is not None]
-        known.sort(key=lambda record: sort_key(record[key]), reverse=larger_is_better(key) != reverse)
+        lowers = [record.fields["lower_is_better"] for record in known if "lower_is_better" in record.fields]
+        lower = {name for names in lowers for name in names} if lowers else None
+        known.sort(key=lambda record: sort_key(record[key]), reverse=larger_is_better(key, lower) != reverse)
         return Runs([*known, *(record for record in self if record.get(key) is None)])
 
     def check(self, key: str) -> None:

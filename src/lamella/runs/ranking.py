@@ -1,18 +1,23 @@
 """Which of two results is the better one."""
 
 import math
+from collections.abc import Collection
 
 from lamella.runs.schema import RunRecord
 
 
-def larger_is_better(key: str) -> bool:
-    """Return True for metrics that are maximised (accuracy), False for losses, errors and keys that are no metrics."""
-    return "/" in key and not key.endswith(("loss", "mae"))
+def larger_is_better(key: str, lower: Collection[str] | None = None) -> bool:
+    """Return True for metrics that are maximised (val/accuracy), False for losses, errors and keys that are no metrics.
+
+    lower: `lower_is_better` of a record, the metrics of which less is better (loss, rmse). None for a record of an
+    earlier version, which counted accuracy or mae beside the loss.
+    """
+    return "/" in key and key.rpartition("/")[2] not in (("loss", "mae") if lower is None else lower)
 
 
-def direction_sign(name: str) -> float:
-    """Return 1.0 where a larger value of `name` is better, else -1.0."""
-    return 1.0 if larger_is_better(name) else -1.0
+def direction_sign(key: str, lower: Collection[str] | None = None) -> float:
+    """Return 1.0 where a larger value of `key` is better, else -1.0. lower: as for `larger_is_better`."""
+    return 1.0 if larger_is_better(key, lower) else -1.0
 
 
 def record_value(fields: RunRecord, name: str) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import yaml
 
-from lamella.config.files import GROUPS
+from lamella.config.files import GROUPS, OPTIONAL
 from lamella.config.values import Config, check_values
 from lamella.errors import RequestError, first_line
 from lamella.runs.files import METRICS, PREPROCESSING
@@ -186,7 +186,7 @@ def _read_config(path: Path) -> Config:
     types = dict.fromkeys(GROUPS, dict) | {"name": str, "seed": int, "monitor": str}
     groups = config if isinstance(config, dict) else {}
     for key, kind in types.items():
-        if not isinstance(groups.get(key), kind):
+        if not isinstance(groups.get(key, {} if key in OPTIONAL else None), kind):
             raise RequestError(
                 f"{path} is not a run directory: its config.yaml is damaged, {key} is not there or wrong"
             )

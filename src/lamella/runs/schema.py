@@ -16,9 +16,9 @@ class RunRequest(TypedDict):
     """The fields of `run.json` that are known before a run starts.
 
     overrides: from the command line. parameters: the number of parameters of the network. images: whether the inputs
-    are images. metric: the metric beside the loss. job: Slurm's job id. reads: maps each key whose whole value is one
-    interpolation to the key that it interpolates. choices: the option of each config group. reproduces: the run that
-    this run repeats.
+    are images. metric: the metric that is always counted beside the loss. lower_is_better: the metrics of which less is
+    better. job: Slurm's job id. reads: maps each key whose whole value is one interpolation to the key that it
+    interpolates. choices: the option of each config group. reproduces: the run that this run repeats.
     """
 
     name: str
@@ -27,6 +27,7 @@ class RunRequest(TypedDict):
     device: str
     images: bool
     metric: str
+    lower_is_better: NotRequired[list[str]]  # not in records of earlier versions
     reads: dict[str, str]
     choices: dict[str, str]
     parameters: NotRequired[int]
@@ -79,7 +80,8 @@ class RecordChanges(TypedDict, total=False):
 class SweepRecord(TypedDict):
     """The fields of `sweep.json`.
 
-    arguments: the command line. launcher: the values of `hydra.launcher`. monitor, metric: as in the runs. objectives:
+    arguments: the command line. launcher: the values of `hydra.launcher`. monitor, metric, lower_is_better: as in
+    the runs. objectives:
     the metrics that rank the runs. swept: the keys that differ between the runs. threads: the CPU threads of each run,
     None where torch decides. max_failures: how many failed runs end the sweep, None for any number. search: the space
     and the directory of a search. pruned: the names of the runs that a search has ended early.
@@ -90,6 +92,7 @@ class SweepRecord(TypedDict):
     launcher: Config
     monitor: str
     metric: str
+    lower_is_better: NotRequired[list[str]]  # not in records of earlier versions
     objectives: list[str]
     swept: list[str]
     threads: int | None

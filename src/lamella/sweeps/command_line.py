@@ -59,12 +59,12 @@ class SweepOptions:
             objectives=_checked_objectives(values.get("objectives", [])),
         )
 
-    def check(self, monitor: str, metric: str) -> list[str]:
+    def check(self, monitor: str, counted: Collection[str]) -> list[str]:
         """Return the objectives, by default the monitor alone. Raises RequestError for one that no run reports.
 
-        monitor, metric: those of the runs.
+        monitor: that of the runs. counted: the names of their metrics, without the stage.
         """
-        metrics = [f"{stage}/{name}" for stage in ("train", "val", "test") for name in ("loss", metric)]
+        metrics = [f"{stage}/{name}" for stage in ("train", "val", "test") for name in counted]
         known = [*metrics, *OBJECTIVE_FIELDS]
         for name in self.objectives:
             if name not in known:
@@ -134,7 +134,8 @@ class SweepCommand:
                 f"sweep.objectives: the search is for {known}; choose another sweep.name", "sweep.objectives"
             )
         if objectives:
-            known = self.options.check(sweep.fields["monitor"], sweep.fields["metric"])
+            own = [name for member in sweep.members.values() for name in member.config.get("metrics") or {}]
+            known = self.options.check(sweep.fields["monitor"], ["loss", sweep.fields["metric"], *own])
         sweep.update(
             arguments=sys.argv[1:],
             swept=list(dict.fromkeys([*sweep.fields["swept"], *self.swept])),
@@ -145,14 +146,15 @@ class SweepCommand:
 
     def fields(self, planned: PlannedJob, threads: int | None) -> SweepRecord:
         """Return the content of `sweep.json` for a new sweep."""
-        monitor, metric = planned.experiment.monitor, planned.experiment.objective.metric
+        experiment = planned.experiment
         return {
             "format": SWEEP_FORMAT,
             "arguments": sys.argv[1:],
             "launcher": self.launcher,
-            "monitor": monitor,
-            "metric": metric,
-            "objectives": self.options.check(monitor, metric),
+            "monitor": experiment.monitor,
+            "metric": experiment.objective.metric,
+            "lower_is_better": experiment.lower_is_better,
+            "objectives": self.options.check(experiment.monitor, experiment.counted),
             "swept": self.swept,
             "threads": threads,
             "max_failures": self.options.max_failures,

@@ -53,7 +53,7 @@ class Leaderboard:
     def __init__(self, sweep: Sweep) -> None:
         self.path = sweep.path
         self.objectives = sweep.fields["objectives"] or [sweep.fields["monitor"]]
-        self.pruned = sweep.fields.get("pruned", [])
+        self.lower, self.pruned = sweep.fields.get("lower_is_better"), sweep.fields.get("pruned", [])
         settings = {name: override_values(member.overrides) for name, member in sweep.members.items()}
         differing = _differing_keys(sweep, list(settings.values()))
         self.keys, self.has_seeds = [key for key in differing if key != "seed"], "seed" in differing
@@ -105,7 +105,7 @@ class Leaderboard:
         for name in sorted(names):
             scores = (record_value(record, name) for record in finished.values())
             metrics[name] = [score for score in scores if score is not None]
-        first, sign = self.objectives[0], direction_sign(self.objectives[0])
+        first, sign = self.objectives[0], direction_sign(self.objectives[0], self.lower)
 
         def score(name: str) -> float:
             value = record_value(finished[name], first) if name in finished else None
@@ -130,9 +130,10 @@ class Leaderboard:
 
     def _sorted(self, rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
         """Mark the Pareto front, and sort the rows by the first objective; rows without a value come last."""
-        front = _pareto_front([[row.mean(name) for name in self.objectives] for row in rows], self.objectives)
+        signs = [direction_sign(name, self.lower) for name in self.objectives]
+        front = _pareto_front([[row.mean(name) for name in self.objectives] for row in rows], signs)
         marked = [replace(row, front=is_on_it) for row, is_on_it in zip(rows, front, strict=True)]
-        first, sign = self.objectives[0], direction_sign(self.objectives[0])
+        first, sign = self.objectives[0], direction_sign(self.objectives[0], self.lower)
         return sorted(
             marked, key=lambda row: (row.mean(first) is None, -sign * (row.mean(first) or 0.0), not row.front)
         )
@@ -154,13 +155,13 @@ def _differing_keys(sweep: Sweep, settings: Sequence[Mapping[str, str]]) -> list
     return [key for key in keys if key in swept or len({values.get(key) for values in settings}) > 1]
 
 
-def _pareto_front(scores: Sequence[Sequence[float | None]], names: Sequence[str]) -> list[bool]:
+def _pareto_front(scores: Sequence[Sequence[float | None]], signs: Sequence[float]) -> list[bool]:
     """Return for each row whether it is on the Pareto front.
 
     A row is on the front if no other row is at least as good in all objectives and better in one. scores
-    (rows, objectives): the mean of each objective in each row, None where a row has none. names: the objectives.
+    (rows, objectives): the mean of each objective in each row, None where a row has none. signs: 1.0 for an objective
+    of which more is better, else -1.0.
     """
-    signs = [direction_sign(name) for name in names]
     points = [
         None if any(mean is None for mean in row) else [s * (mean or 0.0) for s, mean in zip(signs, row, strict=True)]
         for row in scores

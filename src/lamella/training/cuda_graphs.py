@@ -38,7 +38,8 @@ class CudaGraphs:
 
     def __call__(self, task: Task, chunk: Chunk) -> None:
         """Train all batches of a chunk but the last one."""
-        if task.trainer.accumulate_grad_batches > 1:  # a graph replaces gradients and cannot add to them
+        # A graph replaces gradients and cannot add to them, and it is made of the network and the loss alone.
+        if task.trainer.accumulate_grad_batches > 1 or task.has_own_step:
             run_chunk(task, chunk)
             return
         fingerprint = _fingerprint(task)
@@ -51,7 +52,7 @@ class CudaGraphs:
                 return task.training_step(batch, 0)
             task.reseed()
             loss, output = passes(batch)
-            return task.counted(loss, output, batch[1])
+            return task.counted({"loss": loss, "output": output}, batch[1])
 
         def backward(loss: Tensor) -> None:
             if loss.requires_grad or self.passes is None:

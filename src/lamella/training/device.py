@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy, Strategy, StrategyRegistry
 from torch import nn
 
+from lamella.config.targets import resolve_target
 from lamella.config.values import Config
 from lamella.errors import RequestError, nearest
 from lamella.signatures import check_call
@@ -125,6 +127,23 @@ def needs_own_program(node: Config, count: int) -> bool:
     node: the config group `trainer`. count: the number of processes.
     """
     return count > 1 or node.get("strategy", "auto") != "auto"
+
+
+def strategy_kind(node: Config) -> tuple[type[Strategy], str]:
+    """Return the class of a run's strategy, and how it starts processes, by torch's names for it.
+
+    node: the config group `trainer`, whose strategy is a name or the config of an object. The class is Strategy itself
+    for an unknown name, and for a function of the project's own, which may return any strategy.
+    """
+    strategy = node.get("strategy", "auto")
+    if isinstance(strategy, dict) and "_target_" in strategy:
+        target = resolve_target(strategy["_target_"], "trainer.strategy._target_", Strategy)
+        return (target if isinstance(target, type) else Strategy), strategy.get("start_method", "popen")
+    name = str(strategy).lower()
+    if name not in StrategyRegistry:
+        return (SingleDeviceStrategy if name == "auto" else Strategy), "popen"
+    entry = StrategyRegistry[name]
+    return entry["strategy"], entry["init_params"].get("start_method", "popen")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,11 +1,14 @@
 """Sum losses and metrics over a pass through the data."""
 
 import time
-from collections.abc import Callable
-from typing import TypedDict
+from collections.abc import Callable, Mapping
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
+
+from lamella.errors import RequestError
+from lamella.training.epoch_metrics import EpochMetrics, RankState
 
 
 class CountersState(TypedDict):
@@ -20,6 +23,8 @@ class CountersState(TypedDict):
     weights: Tensor
     rates: list[float]
     judged: Tensor
+    metrics: NotRequired[list[RankState]]  # of each rank; not there without metrics of the config
+    further: NotRequired[dict[str, Tensor]]  # not there without further results
 
 
 class SavedCounters(CountersState):
@@ -31,11 +36,11 @@ class SavedCounters(CountersState):
 class Counters:
     """Collects losses and metrics during one pass over the data, in tensors on the device that are read at the end.
 
-    first_step: the number of optimizer steps before the pass.
+    metrics: those of the config. first_step: the number of optimizer steps before the pass.
     """
 
-    def __init__(self, first_step: int = 0) -> None:
-        self.first_step = first_step
+    def __init__(self, metrics: EpochMetrics, first_step: int = 0) -> None:
+        self.metrics, self.objective, self.first_step = metrics, metrics.objective, first_step
         self.started = time.perf_counter()
         self.paused = 0.0  # seconds that validations during the pass took
         self.losses: list[Tensor] = []
@@ -45,41 +50,87 @@ class Counters:
         self.weights: list[Tensor] = []
         self.rates: list[float] = []
         self.answers: int | Tensor = 0  # the number of answers that the scores are about
+        self.further: dict[str, list[Tensor]] = {}  # the further results of the steps, by name
+
+    def count(self, results: Mapping[str, Tensor], targets: Tensor) -> None:
+        """Count a batch. results: as `Task.step` returns them. targets: as the data gives them."""
+        self.losses.append(results["loss"].detach())
+        self.samples.append(len(targets))
+        for name, value in results.items():
+            if name not in ("loss", "output"):
+                self.further.setdefault(name, []).append(value.detach())
+        output = results.get("output")
+        if output is None or self.objective.kind == "other":
+            return
+        with torch.no_grad():
+            self.scores.append(self.objective.metric_sum(output, targets))
+            if self.objective.weighted:
+                self.weights.append(self.objective.weight(targets))
+        self.answers += self.objective.answers(targets)
+        self.metrics.add(output, targets)
 
     def state(self, gather: Callable[[Tensor], Tensor]) -> CountersState:
         """Return everything that all ranks have counted. gather: stacks the values of all ranks (ranks, …)."""
-        return {
+        state: CountersState = {
             "first_step": self.first_step,
             "seconds": time.perf_counter() - self.started,
             "paused": self.paused,
             "losses": gather(torch.stack(self.losses)),
-            "scores": gather(torch.stack(self.scores)),
+            "scores": gather(torch.stack(self.scores) if self.scores else torch.empty(0)),
             "samples": gather(torch.tensor(self.samples)),
             "weights": gather(torch.stack(self.weights) if self.weights else torch.empty(0)),
             "rates": self.rates,
             "judged": gather(torch.as_tensor(self.answers)),
         }
+        if self.metrics.metrics:
+            state["metrics"] = self.metrics.states()
+        if self.further:
+            state["further"] = {name: gather(torch.stack(values)) for name, values in self.further.items()}
+        return state
 
-    @classmethod
-    def load(cls, state: CountersState, rank: int, device: torch.device) -> "Counters":
-        """Return counters on `device` with what the process of `rank` had counted."""
-        counters = cls(state["first_step"])
-        counters.started -= state["seconds"]
-        counters.paused = state["paused"]
-        counters.losses, counters.scores, counters.weights = (
+    def load(self, state: CountersState, rank: int, world: int, device: torch.device) -> None:
+        """Take up, on `device`, what the process of `rank` had counted. world: the number of processes.
+
+        Raises RequestError if the epoch was begun with another number of processes, or with other metrics.
+        """
+        if (saved_world := len(state["losses"])) != world:
+            raise RequestError(
+                f"trainer.devices: the run is in the middle of an epoch on {saved_world} processes, "
+                f"and cannot go on with {world}",
+                "trainer.devices",
+            )
+        self.first_step = state["first_step"]
+        self.started -= state["seconds"]
+        self.paused = state["paused"]
+        self.losses, self.scores, self.weights = (
             list(values[rank].to(device).unbind()) for values in (state["losses"], state["scores"], state["weights"])
         )
-        counters.samples, counters.answers = state["samples"][rank].tolist(), int(state["judged"][rank])
-        counters.rates = list(state["rates"])
-        return counters
+        self.samples, self.answers = state["samples"][rank].tolist(), int(state["judged"][rank])
+        self.rates = list(state["rates"])
+        self.metrics.load(state["metrics"][rank] if "metrics" in state else {}, device)
+        further = state.get("further", {})
+        self.further = {name: list(values[rank].to(device).unbind()) for name, values in further.items()}
 
     def totals(self) -> Tensor:
-        """Return the sums of weighted losses, weights, scores and answers, float64 (4,) on the CPU.
+        """Return sums of which `means` makes means, float64 on the CPU. The sums of several ranks can be added."""
+        samples = torch.tensor(self.samples, dtype=torch.float64)
+        weights = _double(self.weights) if self.weights else samples
+        further = [(_double(values) * samples).sum() for values in self.further.values()]
+        sums = [(_double(self.losses) * weights).sum(), weights.sum(), _double(self.scores).sum(), self.answers]
+        return torch.tensor([*sums, samples.sum(), *further], dtype=torch.float64)
 
-        The sums of several ranks can be added.
+    def means(self, totals: Tensor) -> dict[str, float]:
+        """Return the mean loss, the metric of the objective, and the means of the further results.
+
+        totals: the sums of all ranks.
         """
-        weights = torch.stack(self.weights) if self.weights else torch.tensor(self.samples)
-        losses, weights, scores = (
-            values.double().cpu() for values in (torch.stack(self.losses), weights, torch.stack(self.scores))
-        )
-        return torch.tensor([(losses * weights).sum(), weights.sum(), scores.sum(), self.answers], dtype=torch.float64)
+        loss, weight, score, answers, samples, *further = totals.tolist()
+        means = {"loss": loss / weight}
+        if answers:
+            means[self.objective.metric] = score / answers
+        return means | {name: value / samples for name, value in zip(self.further, further, strict=True)}
+
+
+def _double(values: list[Tensor]) -> Tensor:
+    """Return scalars as one tensor, float64 (N,) on the CPU."""
+    return torch.stack(values).double().cpu() if values else torch.zeros(0, dtype=torch.float64)

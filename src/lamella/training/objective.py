@@ -19,7 +19,7 @@ WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
 # The losses whose targets are 1 and -1.
 SIGNED = (nn.SoftMarginLoss, nn.HingeEmbeddingLoss)
 
-Kind = Literal["classes", "labels", "numbers"]
+Kind = Literal["classes", "labels", "numbers", "other"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Objective:
     """What a network is trained to predict: the one place that knows how a loss, outputs and targets fit together.
 
     loss: of a batch, a scalar. kind: "classes" for class indices, of samples (B,) or of the positions in samples
-    (B, …); "labels" for 0 or 1 for each of several labels, floats (B, K, …); "numbers" for floats (B, …). class_dim:
+    (B, …); "labels" for 0 or 1 for each of several labels, floats (B, K, …); "numbers" for floats (B, …); "other" where
+    a task of one's own does not compare an output with the targets. class_dim:
     the dimension of an output that holds the classes, 1 for (B, K, …) or -1 for (B, …, K). ignored: the class index of
     samples or positions that do not count, None if all count.
     """
@@ -95,13 +96,13 @@ class Objective:
 
     @property
     def metric(self) -> str:
-        """Return the metric that is always counted beside the loss: "accuracy", or "mae" for numbers."""
-        return "mae" if self.kind == "numbers" else "accuracy"
+        """Return the metric that is always counted beside the loss: "accuracy", "mae" for numbers, or "" for none."""
+        return {"numbers": "mae", "other": ""}.get(self.kind, "accuracy")
 
     @property
     def is_classifier(self) -> bool:
         """Return True if the network predicts classes or labels, False if it predicts numbers."""
-        return self.kind != "numbers"
+        return self.kind in ("classes", "labels")
 
     @property
     def weighted(self) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
 
 from lamella import seeds
 from lamella.data.chunk import Batch, Chunk
@@ -20,46 +21,64 @@ from lamella.errors import RequestError
 from lamella.lightning_internals import HOOK_NAME, batch_index
 from lamella.runs.checkpoints import StateDict
 from lamella.training.chunked_steps import run_chunk
+from lamella.training.epoch_metrics import EpochMetrics
 from lamella.training.metrics import Counters, SavedCounters
+from lamella.training.non_finite import SMALLER, NonFiniteLoss
 from lamella.training.objective import Objective
 from lamella.training.optimizer_kernels import DirectOptimizer
+from lamella.training.results import check_results
 from lamella.training.scheduler import Schedule, check_length, scaled_rates
-
-SMALLER = "try a smaller optimizer.lr, or trainer.gradient_clip_val=1"
-
-
-class NonFiniteLoss(RuntimeError):
-    """The error of a run whose loss became NaN or infinite."""
 
 
 class Task(pl.LightningModule):
-    """Trains `network` to minimize the loss of `objective`, and counts its metric beside the loss.
+    """Trains a network to minimize a loss, and counts metrics beside the loss.
 
-    Inputs are (B, …), or a mapping of names to such tensors; the kinds of targets are those of `Objective`. optimizer:
-    called with the parameters that are trained. seed: what is random in a batch, for example dropout, depends on the
-    seed, the rank, the epoch and the number of the batch alone, so that no random state has to be saved.
+    A subclass may define another `step`. Its constructor takes the keys of the config group `task`; the network is
+    there after `attach`. What is random in a batch, for example dropout, depends on the seed, the rank, the epoch and
+    the number of the batch alone, so that no random state has to be saved. Attributes for `step`: `network`; `loss`,
+    the loss of the config; `objective`, which calls it with the output and the targets in the form in which it takes
+    them.
 
     Raises NonFiniteLoss, which names the step and the learning rate: on the CPU in the step itself, elsewhere at the
     end of the epoch, because reading the loss in each step would make the step wait for the device. A test does not.
     """
 
-    def __init__(
+    def __init__(self) -> None:
+        super().__init__()
+        self._val: dict[str, float] = {}
+        self._scheduled_rate: float | None = None  # set while the optimizer has the learning rate of the warm-up
+        self.schedule_length: int | None = None  # how many steps the scheduler takes in the run, once that is known
+        self.run_chunk: Callable[[Task, Chunk], None] = run_chunk
+
+    @property
+    def has_own_step(self) -> bool:
+        """Return True if a subclass defines another step."""
+        return type(self).step is not Task.step
+
+    def attach(
         self,
         network: nn.Module,
         objective: Objective,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Schedule,
         seed: int = 0,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
-        super().__init__()
+        """Set what is trained and how. optimizer: called with the parameters that are trained."""
         self.network, self.objective, self.seed = network, objective, seed
         self.loss = objective.loss  # registered, so that its class weights are moved to the device of the network
-        self.make_optimizer, self.schedule = optimizer, schedule
-        self._train, self._eval = Counters(), Counters()
-        self._val: dict[str, float] = {}
-        self._scheduled_rate: float | None = None  # set while the optimizer has the learning rate of the warm-up
-        self.schedule_length: int | None = None  # how many steps the scheduler takes in the run, once that is known
-        self.run_chunk: Callable[[Task, Chunk], None] = run_chunk
+        self.make_optimizer, self.schedule, self.metrics = optimizer, schedule, dict(metrics or {})
+        self._train, self._eval = self._counters(), self._counters()
+
+    def step(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the loss of a batch, a scalar, and what else is counted.
+
+        batch: the inputs (B, …), or a dict of named inputs, and the targets (B, …). The key `output` holds the output
+        of the network (B, …), from which accuracy and the metrics of the config are counted. Each further key holds a
+        scalar, the mean of the batch, which is logged for each epoch.
+        """
+        output = self.network(batch[0])
+        return {"loss": self.objective(output, batch[1]), "output": output}
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this attribute forty times a step, and nn.Module would search its parameters each time.
@@ -116,7 +135,7 @@ class Task(pl.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_epoch_start(self) -> None:
-        self._train, self._val = Counters(self.global_step), {}
+        self._train, self._val = self._counters(self.global_step), {}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Train all batches of a chunk but the last one, which Lightning trains after this hook."""
@@ -131,8 +150,7 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.reseed()
-        output = self.network(batch[0])
-        return self.counted(self.objective(output, batch[1]), output, batch[1])
+        return self.counted(self._step(batch), batch[1])
 
     def reseed(self) -> None:
         """Seed the random generators for the training batch that is about to be computed."""
@@ -143,19 +161,18 @@ class Task(pl.LightningModule):
         trainer, count = self.trainer, int(self.trainer.num_training_batches)
         return seeds.batch_seeds(self.seed, trainer.global_rank, trainer.current_epoch, count)[batch_index(trainer)]
 
-    def counted(self, loss: Tensor, output: Tensor, targets: Tensor) -> Tensor:
+    def counted(self, results: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """Count a training batch, and return the loss from which the gradients are computed.
 
-        loss: of the batch, a scalar. output: of the network. targets: as the data gives them.
+        results: as `step` returns them. targets: as the data gives them.
         """
-        self._count(loss, output, targets, self._train)
-        rate = (
-            self.trainer.optimizers[0].param_groups[0]["lr"] if self._scheduled_rate is None else self._scheduled_rate
-        )
-        self._train.rates.append(rate)
+        loss = results["loss"]
+        self._train.count(results, targets)
+        rate = self._scheduled_rate
+        self._train.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"] if rate is None else rate)
         # Only with a single process: another rank would wait for ever for the gradients of this one.
         if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
-            raise NonFiniteLoss(self._not_finite(batch_index(self.trainer)))
+            raise self._not_finite(batch_index(self.trainer))
         if self.objective.weighted and self.trainer.world_size > 1:
             # DDP averages the gradients of the ranks, but each rank's samples have another total weight.
             weight = self._train.weights[-1]
@@ -176,17 +193,22 @@ class Task(pl.LightningModule):
         metrics["seconds"] = seconds
         metrics["samples_per_second"] = sum(counters.samples) * self.trainer.world_size / (seconds - counters.paused)
         self._log(metrics, epoch=self.current_epoch + 1)
-        self._train = Counters()
+        self._train = self._counters()
 
     def on_validation_model_zero_grad(self) -> None:
         """Keep the gradients of the last step, because their norm and histograms are read after the validation."""
 
     def on_validation_start(self) -> None:
         self._check_training()  # before the validation, whose error could not name the step
-        self._eval = Counters()
+        self._eval = self._counters()
+        if self.has_own_step:  # which may draw random numbers in evaluation too
+            seeds.reseed(self.seed, self.device)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._evaluated(batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Count a batch, and return the output of the network if the step gives it."""
+        results = self._step(batch)
+        self._eval.count(results, batch[1])
+        return results.get("output")
 
     def on_validation_epoch_end(self) -> None:
         """Give the metrics of the validation to callbacks."""
@@ -198,11 +220,11 @@ class Task(pl.LightningModule):
         self._train.paused += time.perf_counter() - self._eval.started
 
     def on_test_start(self) -> None:
-        self._eval = Counters()
+        self._eval = self._counters()
         seeds.reseed(self.seed, self.device)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._evaluated(batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        return self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         self._log(self._metrics("test", self._eval), epoch=self.current_epoch)
@@ -222,22 +244,14 @@ class Task(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: StateDict) -> None:
         """Take up what this rank had counted in an unfinished epoch.
 
-        Raises RequestError if the epoch was begun with another number of processes.
+        Raises RequestError if the epoch was begun with another number of processes, or with other metrics.
         """
         if not self.trainer.training:  # WeightAveraging would test these weights and not those in `state_dict`
             checkpoint.pop("current_model_state", None)
         saved: SavedCounters | None = checkpoint.get("counters")
-        if not saved:
-            return
-        saved_world, world = len(saved["losses"]), self.trainer.world_size
-        if saved_world != world:
-            raise RequestError(
-                f"trainer.devices: the run is in the middle of an epoch on {saved_world} processes, "
-                f"and cannot go on with {world}",
-                "trainer.devices",
-            )
-        self._val = saved["val"]
-        self._train = Counters.load(saved, self.trainer.global_rank, self.device)
+        if saved:
+            self._val, self._train = saved["val"], self._counters()
+            self._train.load(saved, self.trainer.global_rank, self.trainer.world_size, self.device)
 
     def _log(self, metrics: Mapping[str, float], epoch: int | None = None, logger: bool | None = None) -> None:
         """Log metrics that are equal on all ranks. epoch: the number of finished epochs, the x axis of the loggers."""
@@ -248,28 +262,26 @@ class Task(pl.LightningModule):
         tensors = {name: torch.tensor(value, dtype=dtype) for name, value in metrics.items()}
         self.log_dict(tensors, sync_dist=True, logger=logger)
 
-    def _evaluated(self, batch: Batch) -> Tensor:
-        """Return the output of the network for a batch, and count the batch."""
-        output: Tensor = self(batch[0])
-        self._count(self.objective(output, batch[1]), output, batch[1], self._eval)
-        return output
+    def _step(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the results of a step. Raises RequestError for those of a project's own step that are none."""
+        results = self.step(batch)
+        if self.has_own_step:
+            check_results(results, f"{type(self).__module__}.{type(self).__qualname__}.step")
+        return results
 
-    def _count(self, loss: Tensor, output: Tensor, targets: Tensor, counters: Counters) -> None:
-        with torch.no_grad():
-            counters.scores.append(self.objective.metric_sum(output, targets))
-            if self.objective.weighted:
-                counters.weights.append(self.objective.weight(targets))
-        counters.losses.append(loss.detach())
-        counters.samples.append(len(targets))
-        counters.answers += self.objective.answers(targets)
+    def _counters(self, first_step: int = 0) -> Counters:
+        """Return empty counters for a pass over the data. first_step: the number of optimizer steps before it."""
+        return Counters(EpochMetrics(self.objective, self.metrics), first_step)
 
     def _metrics(self, stage: str, counters: Counters) -> dict[str, float]:
-        """Return the mean loss and metric of a finished pass over the data on all ranks."""
+        """Return the mean loss and the metrics of a finished pass over the data on all ranks."""
         totals = counters.totals()
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum").cpu()
-        loss, weight, score, answers = totals.tolist()
-        return {f"{stage}/loss": loss / weight, f"{stage}/{self.objective.metric}": score / answers}
+        metrics = counters.means(totals)
+        if math.isfinite(metrics["loss"]):  # otherwise the run ends
+            metrics |= counters.metrics.values()
+        return {f"{stage}/{name}": value for name, value in metrics.items()}
 
     def _check_training(self) -> None:
         """Raise NonFiniteLoss for the first training loss of the epoch that is not finite on some rank."""
@@ -280,16 +292,9 @@ class Task(pl.LightningModule):
         if self.trainer.world_size > 1:
             first = self.trainer.strategy.reduce(first, reduce_op="min")
         if int(first) < len(finite):
-            raise NonFiniteLoss(self._not_finite(int(first)))
+            raise self._not_finite(int(first))
 
-    def _not_finite(self, batch_idx: int) -> str:
-        """Return the message of NonFiniteLoss for the batch `batch_idx` of the epoch."""
-        counters = self._train
-        step = counters.first_step + batch_idx // self.trainer.accumulate_grad_batches
-        rate = counters.rates[batch_idx] * self.schedule.warmup(step)
-        # The list is empty if the loss is finite on this rank, but not on another one.
-        losses = [float(loss) for loss in counters.losses[batch_idx:] if not loss.isfinite()]
-        return (
-            f"the loss is {losses[0] if losses else math.nan} at step {step + 1} (epoch {self.current_epoch + 1}), "
-            f"with learning rate {rate:g}; {SMALLER}"
-        )
+    def _not_finite(self, batch: int) -> NonFiniteLoss:
+        """Return the error for a training batch, by its number in the epoch."""
+        count, epoch = self.trainer.accumulate_grad_batches, self.current_epoch
+        return NonFiniteLoss.at(batch, self._train, epoch, count, self.schedule)

@@ -14,7 +14,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
-from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 
 from lamella.config.checks import TRAINER_KEYS
 from lamella.config.targets import check_target, instantiate, resolve_target
@@ -24,6 +24,7 @@ from lamella.console import print
 from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.training.checkpointing import CheckpointInterval
+from lamella.training.device import strategy_kind
 
 # The arguments of the Trainer that Lamella sets: it does these things itself, or does not need them.
 OPTIONS = {
@@ -180,9 +181,10 @@ def _check_options(options: Config, accelerator: str) -> None:
             "Lamella writes the checkpoints",
             "trainer.plugins",
         )
-    strategy = str(options.get("strategy", "auto"))
-    if strategy.startswith(("fsdp", "deepspeed")) and accelerator != "cuda":
-        raise RequestError(f"trainer.strategy is {strategy!r}, which needs CUDA; use trainer=ddp", "trainer.strategy")
+    kind, _ = strategy_kind(options)
+    if issubclass(kind, FSDPStrategy | DeepSpeedStrategy) and accelerator != "cuda":
+        name = options["strategy"] if isinstance(options["strategy"], str) else kind.__name__
+        raise RequestError(f"trainer.strategy is {name!r}, which needs CUDA; use trainer=ddp", "trainer.strategy")
     if options.get("fast_dev_run"):
         raise RequestError(
             "trainer.fast_dev_run leaves no metrics and no checkpoints behind; use trainer=debug",

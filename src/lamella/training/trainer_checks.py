@@ -1,7 +1,7 @@
 """Check the config group `trainer` of a new run: arguments without effect, and callbacks that cannot work."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pytorch_lightning.callbacks import (
     BackboneFinetuning,
@@ -13,11 +13,13 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from pytorch_lightning.strategies import Strategy, StrategyRegistry
 
 from lamella.config.values import Config
 from lamella.console import print
 from lamella.errors import RequestError, nearest
 from lamella.runs.ranking import larger_is_better
+from lamella.training.device import strategy_kind
 
 # The arguments of the Trainer that Lamella sets itself, with what to write instead or why there is nothing to set.
 SET_BY_LAMELLA = {
@@ -35,7 +37,6 @@ SET_BY_LAMELLA = {
     "enable_autolog_hparams": "the config is in the run directory",
     "model_registry": "the checkpoints are in the run directory",
 }
-SPAWNING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 # The callbacks that cannot work in a run, with the way out.
 UNSUITABLE: dict[type[Callback], str] = {
     BatchSizeFinder: "compare sizes by a sweep: lamella train -m data.batch_size=32,64,128",
@@ -58,16 +59,25 @@ def check_options(options: Config) -> None:
             raise RequestError(f"trainer.{name}: Lamella sets this argument of the Trainer; {hint}", f"trainer.{name}")
     if not isinstance(test := options.get("test", True), bool):
         raise RequestError(f"trainer.test is {test!r}; it takes true or false", "trainer.test")
-    if any(str(options.get("strategy")).startswith(name) for name in SPAWNING):
-        raise RequestError(
-            f"trainer.strategy is {options['strategy']!r}, whose processes do not give back what they have trained; "
-            "use trainer=ddp",
-            "trainer.strategy",
-        )
+    _check_strategy(options)
     if options.get("limit_test_batches") in (0, 0.0) and test:
         raise RequestError(
             "trainer.limit_test_batches is 0, which leaves nothing to test; trainer.test=false trains without a test",
             "trainer.limit_test_batches",
+        )
+
+
+def _check_strategy(options: Config) -> None:
+    """Raise RequestError for a strategy that does not exist or cannot train. options: the config group `trainer`."""
+    strategy, (kind, start_method) = options.get("strategy", "auto"), strategy_kind(options)
+    is_name = isinstance(strategy, str)
+    if is_name and kind is Strategy:
+        hint = nearest(strategy, ["auto", *StrategyRegistry])
+        raise RequestError(f"trainer.strategy is {strategy!r}; {hint}", "trainer.strategy")
+    if start_method != "popen":
+        key, value = ("trainer.strategy", strategy) if is_name else ("trainer.strategy.start_method", start_method)
+        raise RequestError(
+            f"{key} is {value!r}, whose processes do not give back what they have trained; use trainer=ddp", key
         )
 
 
@@ -91,7 +101,13 @@ def check_suitable(kinds: Sequence[type]) -> None:
                 )
 
 
-def check_monitors(kinds: Sequence[type], callbacks: Mapping[str, Callback], options: Config, metric: str) -> None:
+def check_monitors(
+    kinds: Sequence[type],
+    callbacks: Mapping[str, Callback],
+    options: Config,
+    counted: Sequence[str],
+    lower: Collection[str],
+) -> None:
     """Raise RequestError for a callback that waits for a metric that nothing logs, or print that it has a wrong mode.
 
     kinds: the classes in `trainer.callbacks`. callbacks: callbacks by their keys, of which those are checked that look
@@ -104,7 +120,7 @@ def check_monitors(kinds: Sequence[type], callbacks: Mapping[str, Callback], opt
     for key, callback in callbacks.items():
         if not isinstance(callback, EarlyStopping | ModelCheckpoint) or callback.monitor is None:
             continue
-        name, monitor, logged = type(callback).__name__, callback.monitor, _logged(callback, key, options, metric)
+        name, monitor, logged = type(callback).__name__, callback.monitor, _logged(callback, key, options, counted)
         known = monitor in logged or (rates and monitor.startswith("lr-"))
         if complete and not known and getattr(callback, "strict", True):
             hint = nearest(monitor, logged)
@@ -113,7 +129,7 @@ def check_monitors(kinds: Sequence[type], callbacks: Mapping[str, Callback], opt
                 f"{key}.monitor is {monitor!r}, which is not logged when {name} looks for it; {hint}",
                 f"{key}.monitor",
             )
-        mode = "max" if larger_is_better(monitor) else "min"
+        mode = "max" if larger_is_better(monitor, lower) else "min"
         if monitor.startswith(("train/", "val/")) and callback.mode != mode:
             takes = "smaller" if mode == "max" else "larger"
             print(
@@ -123,10 +139,10 @@ def check_monitors(kinds: Sequence[type], callbacks: Mapping[str, Callback], opt
             )
 
 
-def _logged(callback: EarlyStopping | ModelCheckpoint, key: str, options: Config, metric: str) -> list[str]:
+def _logged(callback: EarlyStopping | ModelCheckpoint, key: str, options: Config, counted: Sequence[str]) -> list[str]:
     """Return the metrics that are logged when a callback with this key looks for its metric the first time."""
-    train = ["train/loss", f"train/{metric}", *LOGGED]
-    val = ["val/loss", f"val/{metric}"] if options.get("limit_val_batches") not in (0, 0.0) else []
+    train = [*(f"train/{name}" for name in counted), *LOGGED]
+    val = [f"val/{name}" for name in counted] if options.get("limit_val_batches") not in (0, 0.0) else []
     if isinstance(callback, ModelCheckpoint):
         return [*val, *train, "epoch"]
     every, interval = options.get("check_val_every_n_epoch", 1), options.get("val_check_interval") or 1.0

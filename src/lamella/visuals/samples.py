@@ -76,9 +76,9 @@ class Mistakes(ValidationCallback):
     def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, objective: Objective) -> None:
         if not are_images(inputs):
             return
-        if self.reconstructs:
+        if self.reconstructs and outputs.shape == targets.shape:
             wrong, answers = (outputs - targets).square().flatten(1).mean(1), outputs
-        elif self.masks:
+        elif self.masks and objective.kind == "classes":
             answers = outputs.argmax(objective.class_dim)
             counted = torch.ones_like(targets) if objective.ignored is None else targets != objective.ignored
             wrong = ((answers != targets) & counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1)

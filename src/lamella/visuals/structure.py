@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
+from torch import nn
 
 from lamella.console import print
 from lamella.errors import first_line
@@ -38,6 +39,8 @@ class Graph(pl.Callback):
         if writer is None or trainer.global_step or is_sharded(trainer):
             return
         network = copy.deepcopy(network_of(pl_module))
+        if isinstance(network, nn.ModuleDict):  # its parts are run by a step of the project's own
+            return
         data = datamodule_of(trainer)
         sample = zero_batch(data.shape, data.input_type, 1, pl_module.device)
         try:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lamella.config.targets import resolve_target
 from lamella.config.values import Config
 from lamella.errors import RequestError, first_line
-from lamella.experiment.build import build_network
+from lamella.experiment.build import SUPERVISED, build_network
 from lamella.network.structure import network_signature
 from lamella.runs.reader import read_record
 from lamella.sweeps.fused.stack import NetworkStack
@@ -118,6 +118,8 @@ def _obstacle_in_config(config: Config) -> str:
         return f"data: {data['_target_']} may depend on its seed"
     if not (data.get("in_memory", True) or data.get("cache")):
         return "data.in_memory is false"
+    if (target := config.get("task", {}).get("_target_", SUPERVISED)) != SUPERVISED:
+        return f"task: {target} may have a step of its own"
     if isinstance(data["shape"], dict):
         return "data: its samples have several inputs"
     if trainer.get("chunk", "auto") == 1:

@@ -140,7 +140,7 @@ class FusedRun:
             alone: Tensor = self.own[0](batch, batch_idx)
             return alone
         loss, output, _ = self.computed
-        return self.task.counted(loss, output, batch[1])
+        return self.task.counted({"loss": loss, "output": output}, batch[1])
 
     def _backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
         """Add to the gradients."""

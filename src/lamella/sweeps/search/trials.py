@@ -10,7 +10,7 @@ from lamella.config.values import Config
 from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.names import member_names
-from lamella.runs.ranking import direction_sign, record_value
+from lamella.runs.ranking import direction_sign, larger_is_better, record_value
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Member, Sweep
 from lamella.sweeps.command_line import SweepCommand
@@ -48,12 +48,12 @@ class Trials:
         options: SearchOptions,
     ) -> None:
         self.sweep, self.planner, self.space, self.options = sweep, planner, space, options
-        self.objectives = sweep.fields["objectives"]
+        self.objectives, self.lower = sweep.fields["objectives"], sweep.fields.get("lower_is_better")
         _check_pruner(options, self.objectives)
         self.constants = [
             str(override.input_line) for override in command.overrides if override.get_key_element() not in space
         ]
-        self.study = create_study(sweep.path, _directions(self.objectives))
+        self.study = create_study(sweep.path, [self._direction(name) for name in self.objectives])
         self.total = options.n_trials
         if options.sampler == "grid":
             self.total = min(self.total, math.prod(len(all_points(values)) for values in space.values()))
@@ -106,7 +106,7 @@ class Trials:
         complete = [trial for trial in self.study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
         if len(self.space) < 2 or len(complete) < 4:
             return
-        sign = -direction_sign(self.objectives[0])  # Optuna takes low targets for the good ones
+        sign = -direction_sign(self.objectives[0], self.lower)  # Optuna takes low targets for the good ones
         target = (lambda trial: sign * trial.values[0]) if len(self.objectives) > 1 else None
         try:
             with warnings.catch_warnings():
@@ -117,6 +117,13 @@ class Trials:
         print(f"\nimportance for {self.objectives[0]}")
         for key, share in shares.items():
             print(f"  {key:<{max(map(len, shares))}}  {share:.2f}")
+
+    def _direction(self, objective: str) -> "StudyDirection":
+        """Return whether Optuna is to maximize or to minimize an objective."""
+        from optuna.study import StudyDirection
+
+        maximize = larger_is_better(objective, self.lower)
+        return StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
 
     def _trials(self) -> "list[FrozenTrial]":
         """Return the trials that are members of the sweep, without those that replace another one."""
@@ -214,13 +221,6 @@ class Trials:
         if self.options.sampler == "cmaes":
             return samplers.CmaEsSampler(seed=seed + number)
         return samplers.TPESampler(seed=seed + number, constant_liar=True)
-
-
-def _directions(objectives: list[str]) -> "list[StudyDirection]":
-    """Return for each objective whether Optuna is to maximize or to minimize it."""
-    from optuna.study import StudyDirection
-
-    return [StudyDirection.MAXIMIZE if direction_sign(name) > 0 else StudyDirection.MINIMIZE for name in objectives]
 
 
 def _check_pruner(options: SearchOptions, objectives: list[str]) -> None:
