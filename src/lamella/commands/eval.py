@@ -127,9 +127,9 @@ def _text(result: "Evaluation", classes: list[str]) -> str:
     lines = [f"{result.samples:,} samples  {numbers}"]
     scores = result.scores()
     if scores:
-        rows = [["class", "precision", "recall", "f1", "support"]]
+        rows = [["class", *scores[0]]]
         rows += [
-            [name, *map(_score_text, (row["precision"], row["recall"], row["f1"])), f"{row['support']:.0f}"]
+            [name, *(f"{value:.0f}" if key == "support" else _score_text(value) for key, value in row.items())]
             for name, row in zip(classes, scores, strict=True)
         ]
         lines += ["", format_table(rows)]

@@ -5,6 +5,7 @@ lamella predict outputs/mnist/defaults 'scans/**/*.jpg' --top 3 --out scans.csv
 lamella predict outputs/houses/defaults new.csv --out prices.csv
 lamella predict outputs/reviews/defaults new.txt --lines --out classes.csv
 lamella predict outputs/char_gpt/experiment=char_gpt --prompt 'def main(' --tokens 400
+lamella predict outputs/unet_shapes/defaults photo.png --out masks/
 find . -name '*.png' | lamella predict outputs/mnist/defaults - --out all.jsonl
 """
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lamella.atomic_files import write_atomically
 from lamella.commands.parser import CommandParser
 from lamella.commands.predict_inputs import find_files, reader_of
+from lamella.commands.predict_pictures import Pictures
 from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.files import check_output_path
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".csv", ".json", ".jsonl")
 SAMPLING = ("tokens", "temperature", "seed")  # the options of a text that is continued, beside --top
+ENDINGS = "the name must end in .csv, .json or .jsonl"
 SHOWN_ROWS = 50  # on the screen, if all rows are written into a file
 
 
@@ -53,20 +56,26 @@ def main(arguments: list[str]) -> int:
         return 0
     reader = reader_of(model, options.run, options.lines)
     files = find_files(options.paths, reader)
+    pictures = Pictures(model, options.out, files) if model.has_masks or model.reconstructs else None
+    if options.out and pictures is None and options.out.suffix not in FORMATS:
+        raise RequestError(f"--out {options.out}: {ENDINGS}")
     rows, unreadable = [], 0
     for name, result in _predictions(model, reader.batches(files)):
         if isinstance(result, str):
             unreadable += 1
             print(f"skipped: {result}", file=sys.stderr)
         else:
-            rows.append((name, result))
-    if options.out:
+            rows.append((name, pictures.add(name, result) if pictures else result))
+    if options.out and not pictures:
         _write(options.out, rows, reader.noun, model)
     if rows:
         shown = rows[: SHOWN_ROWS if options.out else None]
-        heads, *lines = (
-            _number_lines(shown, model) if model.classes is None else _class_lines(shown, model, options.top)
-        )
+        if pictures:
+            heads, *lines = pictures.lines(shown)
+        else:
+            heads, *lines = (
+                _number_lines(shown, model) if model.classes is None else _class_lines(shown, model, options.top)
+            )
         table = [[name, *line] for (name, _), line in zip(shown, lines, strict=True)]
         print(format_table([[reader.noun, *heads], *table], heads[:1:-1]))
     if options.out:
@@ -88,7 +97,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="how many classes to name; default: 3; of how many bytes to draw; default: 40",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="every class's probability, or the numbers: .csv, .json or .jsonl"
+        "--out",
+        type=Path,
+        metavar="FILE|FOLDER",
+        help="every class's probability, or the numbers: .csv, .json or .jsonl; a folder for pictures",
     )
     parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
     parser.add_argument("--lines", action="store_true", help="each line of a file is a text")
@@ -102,11 +114,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         options.top = 3
     if options.top is not None and options.top < 1:
         raise RequestError(f"--top is {options.top}; it takes 1 or more")
-    if options.out and options.out.suffix not in FORMATS:
-        raise RequestError(f"--out {options.out}: the name must end in .csv, .json or .jsonl")
+    if options.out and options.out.suffix not in (*FORMATS, ""):
+        raise RequestError(f"--out {options.out}: {ENDINGS}")
     if options.out and not options.out.absolute().parent.is_dir():
         raise RequestError(f"--out {options.out}: there is no directory {options.out.parent}")
-    if options.out:
+    if options.out and options.out.suffix:
         check_output_path(options.out)
     return options
 

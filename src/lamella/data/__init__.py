@@ -3,8 +3,10 @@
 from lamella.data.augment import Augment
 from lamella.data.datamodule import Data
 from lamella.data.loader import Batches
+from lamella.data.masks import masks
 from lamella.data.samples import NamedInputs, Samples, Splits
-from lamella.data.sources import digits, image_folder, tensors, torchvision_dataset
+from lamella.data.shapes import shapes
+from lamella.data.sources import digit_labels, digits, image_folder, tensors, torchvision_dataset
 from lamella.data.table_encoder import TableEncoder
 from lamella.data.tables import bundled_table, csv
 from lamella.data.text_encoder import TextEncoder
@@ -25,10 +27,13 @@ __all__ = [
     "bundled_table",
     "characters",
     "csv",
+    "digit_labels",
     "digits",
     "docstrings",
     "image_folder",
+    "masks",
     "series",
+    "shapes",
     "tensors",
     "text",
     "text_csv",

@@ -1,4 +1,4 @@
-"""Random changes to training images, a whole batch at a time."""
+"""Random changes to training images, and to their masks, a whole batch at a time."""
 
 from dataclasses import dataclass
 
@@ -44,24 +44,52 @@ class Augment:
 
         images: of the same shape. drawn: the random numbers (B, 4) of these samples, from `draw`.
         """
-        count, _, height, width = images.shape
-        down, right, flip, angle = drawn.unbind(1)
         if self.crop or self.flip:
-            span = 2 * self.crop + 1
-            rows = torch.arange(height, device=images.device) + (down * span).long()[:, None]
-            columns = torch.arange(width, device=images.device).expand(count, width)
-            if self.flip:
-                columns = torch.where(flip[:, None] < 0.5, columns.flip(1), columns)
-            columns = columns + (right * span).long()[:, None]
+            batch, rows, columns = self._window(images, drawn)
             padded = pad(images, (self.crop,) * 4)
-            batch = torch.arange(count, device=images.device)[:, None, None]
-            images = padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+            images = padded[batch, :, rows, columns].permute(0, 3, 1, 2)
         if self.rotation:
-            radians = (2 * angle - 1) * (self.rotation * torch.pi / 180)
-            sin, cos = radians.sin(), radians.cos()
-            # affine_grid measures in half sides. Pixels are square, so that the ratio of the sides scales the sine.
-            ratio, zero = height / width, torch.zeros_like(sin)
-            matrix = torch.stack([cos, -sin * ratio, zero, sin / ratio, cos, zero], 1).view(count, 2, 3)
             images = images.float()
-            images = grid_sample(images, affine_grid(matrix, list(images.shape), False), align_corners=False)
+            images = grid_sample(images, self._rotated_grid(images, drawn), align_corners=False)
         return images
+
+    def masks(self, masks: Tensor, drawn: Tensor, ignored: int) -> Tensor:
+        """Return the masks (B, height, width) of images that `__call__` has changed, by nearest neighbour.
+
+        masks: class indices, int64, of the same shape. drawn: as for the images. ignored: the index of the pixels that
+        come into a mask from outside.
+        """
+        if self.crop or self.flip:
+            batch, rows, columns = self._window(masks, drawn)
+            masks = pad(masks, (self.crop,) * 4, value=ignored)[batch, rows, columns]
+        if self.rotation:
+            shifted = (masks - ignored)[:, None].float()  # grid_sample puts zeros where nothing was
+            grid = self._rotated_grid(shifted, drawn)
+            masks = grid_sample(shifted, grid, "nearest", align_corners=False)[:, 0].long() + ignored
+        return masks
+
+    def _window(self, images: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the indices that cut a window out of each padded image, mirrored or not: samples, rows and columns.
+
+        images: (B, …, height, width). The indices are (B, 1, 1), (B, height, 1) and (B, 1, width).
+        """
+        count, height, width = len(images), *images.shape[-2:]
+        down, right, flip, _ = drawn.unbind(1)
+        span = 2 * self.crop + 1
+        rows = torch.arange(height, device=images.device) + (down * span).long()[:, None]
+        columns = torch.arange(width, device=images.device).expand(count, width)
+        if self.flip:
+            columns = torch.where(flip[:, None] < 0.5, columns.flip(1), columns)
+        columns = columns + (right * span).long()[:, None]
+        batch = torch.arange(count, device=images.device)[:, None, None]
+        return batch, rows[:, :, None], columns[:, None, :]
+
+    def _rotated_grid(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Return the places from which the pixels of rotated images are taken, (B, height, width, 2)."""
+        count, _, height, width = images.shape
+        radians = (2 * drawn[:, 3] - 1) * (self.rotation * torch.pi / 180)
+        sin, cos = radians.sin(), radians.cos()
+        # affine_grid measures in half sides. Pixels are square, so that the ratio of the sides scales the sine.
+        ratio, zero = height / width, torch.zeros_like(sin)
+        matrix = torch.stack([cos, -sin * ratio, zero, sin / ratio, cos, zero], 1).view(count, 2, 3)
+        return affine_grid(matrix, list(images.shape), False)

@@ -79,7 +79,9 @@ def check_samples(
                 f"data.dtype is {_named(dtype)}, but the {split} samples are {_named(given)}", "data.dtype"
             )
         if not labels.is_floating_point():
-            wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != ignored)]
+            # Not compared with plain numbers, which are converted to the type of the labels, where they may not fit.
+            known, left_out = torch.tensor([num_classes]), torch.tensor([ignored])
+            wrong = labels[((labels < 0) | (labels >= known)) & (labels != left_out)]
             if not len(wrong):
                 continue
             raise RequestError(
@@ -131,4 +133,34 @@ def check_augment(augment: Augment, images: bool, shape: Shape) -> None:
         raise RequestError(
             f"data.augment.crop is {augment.crop}; on images of {shape[1]}×{shape[2]} it would leave nothing of some",
             "data.augment.crop",
+        )
+
+
+def check_mask_augment(augment: Augment, masks: bool, shape: list[int], ignored: int) -> None:
+    """Raise RequestError if augmentation cannot move targets as it moves the images.
+
+    masks: whether the targets are a class for each pixel. shape: of a target. ignored: as in `Data`.
+    """
+    if not masks:
+        raise RequestError(
+            f"data.augment would move the pixels of the inputs, but not those of the targets, which are {shape}; leave "
+            "it out, or give a class index for each pixel",
+            "data.augment",
+        )
+    cls = type(augment)
+    if (
+        cls is not Augment
+        and getattr(cls, "masks", Augment.masks) is Augment.masks
+        and cls.__call__ is not Augment.__call__
+    ):
+        raise RequestError(
+            f"data.augment is a {cls.__name__}, which changes images, and says nothing of their masks; give it a "
+            "method masks(masks, drawn, ignored)",
+            "data.augment",
+        )
+    if ignored < 0 and (getattr(augment, "crop", 0) or getattr(augment, "rotation", 0)):
+        raise RequestError(
+            f"data.augment brings pixels without a class into the masks, and data.ignored is {ignored}; write "
+            "data.ignored=255, or data.augment.flip alone",
+            "data.ignored",
         )

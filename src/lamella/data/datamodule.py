@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lamella.data.augment import Augment
-from lamella.data.checks import check_augment, check_files, check_samples, kind
+from lamella.data.checks import check_augment, check_files, check_mask_augment, check_samples, kind
 from lamella.data.loader import Batches
 from lamella.data.normalize import Normalize
 from lamella.data.readable import check_headers, readable, together, without_unreadable
@@ -78,7 +78,7 @@ class Data(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size, self.num_classes, self.reconstructs = batch_size, num_classes, reconstruct
-        self.input_type = input_type(dtype)
+        self.input_type, self.ignored = input_type(dtype), ignored
         self.classes = list(map(str, classes)) if classes is not None else list(map(str, range(num_classes)))
         self.augment, self.drop_last, self.seed = augment, drop_last, seed
         self.in_memory, self.cache, self.workers = in_memory, cache, num_workers
@@ -123,6 +123,19 @@ class Data(pl.LightningDataModule):
         return not self.reconstructs and self.train.targets.dim() == 1 and not self.train.targets.is_floating_point()
 
     @property
+    def has_masks(self) -> bool:
+        """Return True if the target of an image is a class for each pixel."""
+        targets = self.train.targets
+        is_mask = self.images and not isinstance(self.shape, dict) and targets.shape[1:] == self.shape[1:]
+        return is_mask and targets.dim() == 3 and not self.reconstructs and not targets.is_floating_point()
+
+    @property
+    def fills_masks(self) -> bool:
+        """Return True if augmentation brings pixels without a class into the masks."""
+        moves = getattr(self.augment, "crop", 0) or getattr(self.augment, "rotation", 0)
+        return bool(moves) and self.has_masks
+
+    @property
     def targets(self) -> list[Tensor]:
         """Return the targets (N, …) of each split, or zeros (1, …) of the shape of an input that is the target."""
         if self.reconstructs and not isinstance(self.shape, dict):
@@ -159,12 +172,8 @@ class Data(pl.LightningDataModule):
                     f"set {key}=null",
                     key,
                 )
-        if self.augment and self.train.targets.dim() > 2:
-            raise RequestError(
-                f"data.augment would move the pixels of the inputs, but not those of the targets, which are "
-                f"{list(self.train.targets.shape[1:])}; leave it out",
-                "data.augment",
-            )
+        if self.augment and not self.reconstructs and self.train.targets.dim() > 2:
+            check_mask_augment(self.augment, self.has_masks, list(self.train.targets.shape[1:]), self.ignored)
 
     def check_headers(self) -> None:
         """Raise UnreadableImages that names each image file that is no image, as far as headers tell."""
@@ -248,6 +257,7 @@ class Data(pl.LightningDataModule):
         return self.batches(
             self.train,
             augment=self.augment,
+            ignored=self.ignored if self.has_masks else None,
             shuffle=True,
             drop_last=self.drop_last,
             seed=self.seed,
@@ -270,8 +280,7 @@ class Data(pl.LightningDataModule):
     def pixels(self, inputs: Tensor) -> Tensor:
         """Return served images (B, channels, height, width) on the scale from 0 to 1, to be shown."""
         if self.normalize is not None:
-            normalize = self.normalize.to(inputs.device)
-            return (inputs + normalize.shift) / normalize.scale / 255
+            return self.normalize.pixels(inputs)
         low, high = inputs.aminmax()
         return (inputs - low) / (high - low).clamp(min=1e-12)
 

@@ -24,6 +24,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+QUARTER_TURNS = [TURNS[number] for number in (5, 6, 7, 8)]  # they exchange width and height
 # The last bytes of a complete file, by its format, of which some cameras add a few.
 ENDINGS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "GIF": b";"}
 ENDING_BYTES = 64
@@ -80,7 +81,7 @@ class Decoder:
     def file(self, path: str) -> Tensor:
         """Return the image in a file, uint8 of `shape`. Raises UnreadableImages if that fails."""
         try:
-            with _open(path) as image:
+            with open_image(path) as image:
                 return self.image(image)
         except Exception as error:
             raise _unreadable(path, error) from error
@@ -88,7 +89,7 @@ class Decoder:
     def check(self, path: str) -> None:
         """Raise UnreadableImages if a file is no image. Only its header and its end are read, if the end is there."""
         try:
-            with _open(path) as image, open(path, "rb") as file:
+            with open_image(path) as image, open(path, "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - ENDING_BYTES))
                 if ENDINGS.get(image.format or "", b"") not in file.read():
                     image.load()
@@ -101,9 +102,7 @@ class Decoder:
         if self.draft:
             image.draft(None, (max(height, width),) * 2)  # the image may be turned
         image.load()
-        turn = None
-        with suppress(Exception):  # many files have a damaged EXIF block, and every viewer shows them
-            turn = TURNS.get(image.getexif().get(Base.Orientation, 1))
+        turn = turn_of(image)
         image = self._opaque(_eight_bits(image)).convert("L" if channels == 1 else "RGB")
         if turn is not None:
             image = image.transpose(turn)
@@ -119,12 +118,25 @@ class Decoder:
         return image if image.mode in ("1", "L", "YCbCr") else image.convert("RGB")  # LAB has no other way to grey
 
 
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return how an image is turned upright, None if it is upright."""
+    with suppress(Exception):  # many files have a damaged EXIF block, and every viewer shows them
+        return TURNS.get(image.getexif().get(Base.Orientation, 1))
+    return None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the width and the height that an image has when it is turned upright."""
+    width, height = image.size
+    return (height, width) if turn_of(image) in QUARTER_TURNS else (width, height)
+
+
 def _unreadable(path: str, error: Exception) -> UnreadableImages:
     reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
     return UnreadableImages(f"{path} is no readable image ({reason})")
 
 
-def _open(path: str) -> Image.Image:
+def open_image(path: str) -> Image.Image:
     """Return the image in a file, of which the header is read. Raises OSError for a file that may never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("it is no regular file")

@@ -33,14 +33,15 @@ WORKER_SECONDS = 600  # the time that a run has, after SIGTERM, to finish its st
 class Batches:
     """Iterates over the batches of one epoch: inputs (B, …) or named inputs, and targets (B, …), on `device`.
 
-    samples: what the batches are made of. reconstructs: serve the inputs as the targets too. batch_size: the number of
-    samples in a batch, over all ranks. normalize, augment: applied to the inputs; None leaves them out. shuffle: draw a
-    new order for each epoch from `seed`. weights: with which each sample is then drawn (N,), with replacement; None
-    takes each once. drop_last: leave out the last batch if it is smaller than the others; only with `shuffle`. epoch:
-    returns the number of the epoch that begins. start: returns the number of its first batch, which is above 0 after an
-    interruption. chunk: returns how many batches are served as one Chunk, for the number of the first of them; only if
-    the inputs are in memory. rank, world: this process, and how many share each batch.
-    num_workers: the number of processes that read inputs which are not in memory; None if the inputs are in memory.
+    samples: what the batches are made of. reconstructs: serve the inputs as the targets too. ignored: the class index
+    of pixels that augmentation brings into masks from outside; None if the targets are no masks. batch_size: the number
+    of samples in a batch, over all ranks. normalize, augment: applied to the inputs; None leaves them out. shuffle:
+    draw a new order for each epoch from `seed`. weights: with which each sample is then drawn (N,), with replacement;
+    None takes each once. drop_last: leave out the last batch if it is smaller than the others; only with `shuffle`.
+    epoch: returns the number of the epoch that begins. start: returns the number of its first batch, which is above 0
+    after an interruption. chunk: returns how many batches are served as one Chunk, for the number of the first of them;
+    only if the inputs are in memory. rank, world: this process, and how many share each batch. num_workers: the number
+    of processes that read inputs which are not in memory; None if the inputs are in memory.
 
     When the samples are shuffled, every batch is cut from one permutation, and each rank takes its share. Up to
     world - 1 samples of the last batch are left out, so that the shares are equal and the mean of the ranks' gradients
@@ -66,9 +67,10 @@ class Batches:
         device: torch.device | str = "cpu",
         num_workers: int | None = None,
         reconstructs: bool = False,
+        ignored: int | None = None,
         weights: Tensor | None = None,
     ) -> None:
-        self.samples, self.augment, self.reconstructs = samples, augment, reconstructs
+        self.samples, self.augment, self.reconstructs, self.ignored = samples, augment, reconstructs, ignored
         self.own_augment = augment is not None and type(augment) is not Augment  # it may draw from any generator
         self.shuffle, self.seed, self.epoch, self.start, self.chunk = shuffle, seed, epoch, start, chunk
         self.rank, self.world, self.num_workers, self.weights = rank, world, num_workers, weights
@@ -114,6 +116,9 @@ class Batches:
             if drawn is not None and self.augment:
                 with seeded(self.device, *counters) if self.own_augment else nullcontext():
                     inputs = self.augment(inputs, drawn[indices])
+                if self.ignored is not None:
+                    with seeded(self.device, *counters) if self.own_augment else nullcontext():
+                        targets = self.augment.masks(targets, drawn[indices], self.ignored)
             inputs = served(inputs) if self.normalize is None else self.normalize(inputs)
             return inputs, inputs if self.reconstructs else targets
 

@@ -43,6 +43,11 @@ class Normalize:
         """Return the normalised pixels, float32. pixels: uint8 or float (B, channels, height, width)."""
         return pixels.to(torch.float32, copy=True).mul_(self.scale).sub_(self.shift)
 
+    def pixels(self, values: Tensor) -> Tensor:
+        """Return the pixels of normalised images (…, channels, height, width), on the scale from 0 to 1."""
+        normalize = self.to(values.device)
+        return (values + normalize.shift) / normalize.scale / 255
+
 
 def _numbers(key: str, value: float | Sequence[float], channels: int) -> list[float]:
     """Return a number for each channel. Raises RequestError."""

@@ -24,6 +24,8 @@ from lamella.errors import RequestError, first_line, nearest
 TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 # Names of folders that are splits and no classes, also where they are spelled with capitals.
 SIMILAR = ("train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing")
+# What can be said of a digit, and of which it is true. The lines of the last four are round a hole.
+LABELS = {"even": [0, 2, 4, 6, 8], "prime": [2, 3, 5, 7], "large": [5, 6, 7, 8, 9], "round": [0, 6, 8, 9]}
 
 
 def digits(size: int = 28) -> Splits:
@@ -39,6 +41,13 @@ def digits(size: int = 28) -> Splits:
     pixels = table[:, :64].reshape(-1, 1, 8, 8).float() * (255 / 16)
     images = interpolate(pixels, size=(size, size), mode="bilinear").round().to(torch.uint8)
     return Splits(Samples(images, table[:, 64].long()))
+
+
+def digit_labels(size: int = 28) -> Splits:
+    """Return the pictures of `digits` with the labels in LABELS: floats (N, 4), 1 for those that hold."""
+    digit = digits(size).train
+    labels = torch.stack([torch.isin(digit.targets, torch.tensor(those)) for those in LABELS.values()], 1)
+    return Splits(Samples(digit.inputs, labels.float()))
 
 
 def tensors(inputs: list[object], targets: list[object]) -> Splits:

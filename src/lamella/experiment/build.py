@@ -212,6 +212,12 @@ class _Builder:
             if class_dim is None and self.has_own_step:
                 return Objective(loss, "other")
             raise
+        if data.fills_masks and objective.ignored != data.ignored:
+            raise RequestError(
+                f"loss: {type(loss).__name__} takes every target for a class, and data.augment fills masks with "
+                f"{data.ignored} (data.ignored); take loss=cross_entropy, which leaves it out",
+                "loss",
+            )
         sample = served(data.targets[0][:1])
         try:
             value = copy.deepcopy(objective)(torch.zeros(1, *plan.output), sample)

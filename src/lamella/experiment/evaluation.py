@@ -20,19 +20,21 @@ class Evaluation:
     metrics: test/loss, and test/accuracy or test/mae. samples: the number of samples. confusion: how often each
     class was predicted for each true class (K, K); rows are true, columns predicted. None where the targets are no
     classes. counts: the true positives, the predictions and the occurrences of each class or label (3, K). None where
-    the targets are numbers.
+    the targets are numbers. masks: whether the targets are a class for each pixel.
     """
 
     metrics: dict[str, float]
     samples: int
     confusion: Tensor | None
     counts: Tensor | None
+    masks: bool = False
 
     def scores(self) -> list[dict[str, float | None]]:
         """Return precision, recall, f1 and support (the number of samples) of each class or label.
 
-        The scores of a class without any sample are None, and those of a class that is never predicted are 0. The list
-        is empty where the targets are numbers.
+        Of masks, the samples are pixels, and the intersection over union, iou, is added: the pixels that are of the
+        class and predicted as it, by those that are one or the other. The scores of a class without any sample are
+        None, and those of a class that is never predicted are 0. The list is empty where the targets are numbers.
         """
         if self.counts is None:
             return []
@@ -41,6 +43,7 @@ class Evaluation:
             "precision": right / predicted.clamp(min=1),
             "recall": right / actual.clamp(min=1),
             "f1": 2 * right / (predicted + actual).clamp(min=1),
+            **({"iou": right / (predicted + actual - right).clamp(min=1)} if self.masks else {}),
             "support": actual,
         }
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
@@ -95,4 +98,5 @@ def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
         samples=len(experiment.data.test),
         confusion=None if confusion is None else confusion.cpu(),
         counts=None if counts is None else counts.cpu(),
+        masks=experiment.data.has_masks,
     )

@@ -41,7 +41,8 @@ class Model:
     objective: of the training, by which outputs become probabilities. classes: their names, None where the network
     predicts numbers. shape: of a sample, without the batch dimension. normalize: the normalisation of pixels, None
     where the inputs are not images. decoder: turns images into pixels as in training, None where they are no images.
-    encoder: reads tables or texts as in training, None where they are none.
+    encoder: reads tables or texts as in training, None where they are none. output: the shape of the network's output
+    for one sample. reconstructs: whether the network was trained to give its input again.
     """
 
     network: nn.Module
@@ -52,6 +53,14 @@ class Model:
     device: torch.device
     decoder: Decoder | None = None
     encoder: Encoder | None = None
+    output: tuple[int, ...] = ()
+    reconstructs: bool = False
+
+    @property
+    def has_masks(self) -> bool:
+        """Return True if the network gives a class for each pixel of an image."""
+        places = self.output[1:] if self.objective.class_dim == 1 else self.output[:-1]
+        return self.decoder is not None and self.objective.kind == "classes" and places == self.shape[1:]
 
     @property
     def output_names(self) -> list[str]:
@@ -93,9 +102,10 @@ class Model:
         return served(inputs) if inputs.is_floating_point() or self.normalize is None else self.normalize(inputs)
 
     def predict(self, inputs: Images) -> Tensor:
-        """Return probabilities (N, classes) on the CPU, or where the network predicts numbers, these in their own unit.
+        """Return probabilities (N, classes, …) on the CPU, or where the network predicts numbers, these in their unit.
 
-        inputs: as in `preprocess`, which raises RequestError for inputs that do not fit the network.
+        Classes of pixels have probabilities (N, classes, height, width). inputs: as in `preprocess`, which raises
+        RequestError for inputs that do not fit the network.
         """
         parts = []
         if isinstance(self.network, nn.ModuleDict):
@@ -111,7 +121,7 @@ class Model:
             for start in range(0, len(inputs), BATCH):
                 output = self.network(self.preprocess(inputs[start : start + BATCH]))
                 parts.append(self._answers(output).cpu())
-        return torch.cat(parts) if parts else torch.empty(0, len(self.classes or []))
+        return torch.cat(parts) if parts else self.objective.by_class(torch.empty(0, *self.output))
 
     def generate(self, prompt: str, tokens: int = 200, temperature: float = 0.8, top: int = 40, seed: int = 0) -> str:
         """Return the text that follows `prompt`, without it, from a network that predicts the next byte.
@@ -160,7 +170,9 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
     classes = _classes(path, data, objective, output) if objective.is_classifier else None
     normalize = _normalize(path, data, shape).to(target) if fields["images"] else None
     decoder = _decoder(config["data"].get("source"), shape) if fields["images"] else None
-    return Model(network.eval(), objective, classes, shape, normalize, target, decoder, read_encoder(path))
+    encoder, reconstructs = read_encoder(path), config["data"].get("reconstruct", False)
+    network.eval()
+    return Model(network, objective, classes, shape, normalize, target, decoder, encoder, output, reconstructs)
 
 
 def load_experiment(run: Path, config: Config, checkpoint: str = "best", *, as_trained: bool = False) -> Experiment:

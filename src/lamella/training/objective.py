@@ -82,8 +82,16 @@ class Objective:
                 "the last dimension; write network.class_dim=1 for the first, or network.class_dim=-1 for the last",
                 "network.class_dim",
             )
-        index = getattr(loss, "ignore_index", None)
-        occurs = index is not None and (index >= 0 or any(bool((part == index).any()) for part in targets))
+        # Not compared with plain numbers, which are converted to the type of the targets, where they may not fit.
+        known, index = torch.tensor([classes]), getattr(loss, "ignore_index", None)
+        outside = {int(one) for part in targets for one in part[(part < 0) | (part >= known)].unique()}
+        if others := outside - {index}:
+            raise RequestError(
+                f"loss: {type(loss).__name__} takes every target for a class, and {min(others)} (data.ignored) is "
+                "none; take loss=cross_entropy, which leaves it out",
+                "loss",
+            )
+        occurs = index is not None and (index >= 0 or index in outside)
         return cls(loss, "classes", 1 if found[0] == 1 else -1, index if occurs else None)
 
     @property

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from lamella.data.masks import class_colours
+
 CARD = 350  # pixels; the width at which TensorBoard shows a picture, so that text is readable in pictures of this width
 LARGE = 84  # pixels; smaller images are enlarged to this size, so that a caption fits below, or to half of it without
 FONT = 11  # the height of letters in pixels
@@ -22,19 +24,21 @@ HEADING = "true (down), predicted (across)"
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def image_grid(images: Tensor, captions: Sequence[Sequence[str]] = (), title: str = "") -> Image.Image:
+def image_grid(images: Tensor, captions: Sequence[Sequence[str]] = (), title: str = "", panels: int = 1) -> Image.Image:
     """Draw images side by side, four in a row with captions below, or eight without.
 
     images: (N, channels, height, width) with values from 0 to 1. captions: the lines below each image, each of which is
-    shortened to the width of the image.
+    shortened to the width of the image. panels: how many pictures each image consists of, side by side; so many fewer
+    images are in a row.
     """
     count, channels, height, width = images.shape
-    scale = max(1, -(-(LARGE if captions else LARGE // 2) // max(height, width)))
+    scale = max(1, -(-(LARGE if captions else LARGE // 2) // max(height, width // panels)))
+    across = max(1, (4 if captions else 8) // panels)
     pixels = (images.clamp(0, 1) * 255).to(torch.uint8).cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    columns, lines = min(4 if captions else 8, count), max(map(len, captions), default=0)
+    columns, lines = min(across, count), max(map(len, captions), default=0)
     # TensorBoard shrinks a wide picture, and the letters with it.
     cell_width = max(width * scale, LARGE if captions else 0) + 4
-    size = max(FONT, cell_width * 4 * FONT // CARD) if captions else FONT
+    size = max(FONT, cell_width * across * FONT // CARD) if captions else FONT
     font, line = ImageFont.load_default(size), size + 3
     cell_height = height * scale + 4 + lines * line
     top = line + 4 if title else 0
@@ -48,6 +52,31 @@ def image_grid(images: Tensor, captions: Sequence[Sequence[str]] = (), title: st
         canvas.paste(Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()), (x, y))
         for place, text in enumerate(captions[number] if captions else ()):
             pen.text((x, y + height * scale + place * line), _shortened(text, cell_width - 4, font), "black", font)
+    return canvas
+
+
+def mask_images(masks: Tensor, ignored: int) -> Tensor:
+    """Return masks (N, height, width) of class indices in colours (N, 3, height, width), with values from 0 to 1.
+
+    ignored: the index of pixels that do not count, which get the colour of 255.
+    """
+    masks = torch.where(masks == ignored, 255, masks.long()).cpu()
+    return class_colours(max(256, int(masks.max()) + 1))[masks].movedim(-1, 1) / 255
+
+
+def with_legend(picture: Image.Image, classes: Sequence[str]) -> Image.Image:
+    """Draw the colours and the names of the classes of masks above a picture, as many as fit into its width."""
+    font, line = ImageFont.load_default(FONT), FONT + 6
+    canvas = Image.new("RGB", (picture.width, picture.height + line), "white")
+    canvas.paste(picture, (0, line))
+    pen, x = ImageDraw.Draw(canvas), 2
+    for name, colour in zip(drawable_names(classes), class_colours(len(classes)).tolist(), strict=True):
+        width = FONT + 4 + int(font.getlength(name))
+        if x + width > picture.width:
+            break
+        pen.rectangle((x, 3, x + FONT - 1, FONT + 2), fill=tuple(colour))
+        pen.text((x + FONT + 3, 2), name, "black", font)
+        x += width + 8
     return canvas
 
 

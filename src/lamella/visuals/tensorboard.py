@@ -27,6 +27,9 @@ class PictureData(Protocol):
     shape: Shape
     input_type: InputType
     classes: Sequence[str]
+    ignored: int
+    has_masks: bool
+    reconstructs: bool
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Return the images (B, channels, height, width) of inputs, with values from 0 to 1."""
