@@ -96,7 +96,7 @@ def characters(
                 "take a smaller data.length, or more text",
                 key,
             )
-    parts = torch.frombuffer(bytearray(text), dtype=torch.uint8).split(list(sizes.values()))
+    parts = torch.split(torch.frombuffer(bytearray(text), dtype=torch.uint8), list(sizes.values()))
     train, validation, tested = (_windows(part, length) for part in parts)
     return Splits(train, validation if val_size else None, tested, left_out, notes, NextByte(length))
 

@@ -84,7 +84,7 @@ class Objective:
             )
         # Not compared with plain numbers, which are converted to the type of the targets, where they may not fit.
         known, index = torch.tensor([classes]), getattr(loss, "ignore_index", None)
-        outside = {int(one) for part in targets for one in part[(part < 0) | (part >= known)].unique()}
+        outside = {int(one) for part in targets for one in set(part[(part < 0) | (part >= known)].tolist())}
         if others := outside - {index}:
             raise RequestError(
                 f"loss: {type(loss).__name__} takes every target for a class, and {min(others)} (data.ignored) is "
