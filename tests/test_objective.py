@@ -17,7 +17,7 @@ from lamella.training.objective import Objective
 
 SOURCES = """
 import torch
-from lamella.data import NamedInputs, Samples
+from lamella.data import NamedInputs, Samples, Splits
 
 def drawn(*shape, high):
     return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(0))
