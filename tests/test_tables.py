@@ -285,7 +285,7 @@ def test_no_validation_sample_is_drawn_for_the_training() -> None:
 
 @pytest.mark.parametrize(
     ("sampler", "message"),
-    [("fair", "it takes balanced, null, or a list of 2 weights"), ([1.0], "2 weights"), ([1, -1], "2 weights")],
+    [("fair", "it takes balanced, null, or a list"), ([1.0], "for each of the 2 classes"), ([1, -1], "2 classes")],
 )
 def test_a_sampler_that_is_none_is_refused(sampler: object, message: str) -> None:
     with pytest.raises(RequestError, match=message):
