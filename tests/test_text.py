@@ -110,7 +110,8 @@ def test_padding_changes_nothing(lamella: Lamella, reviews: Path, name: str) -> 
     heads = ("network.heads=2",) if name == "text_transformer" else ()
     run = finished(
         lamella("train", "data=text", "data.root=reviews", f"network={name}", "network.width=16", *heads,
-                "data.length=48", "trainer.max_epochs=20", "data.batch_size=8", "optimizer.lr=1e-2", "visuals=none"), "default"
+                "data.length=48", "trainer.max_epochs=20", "data.batch_size=8", "optimizer.lr=1e-2",
+                "visuals=none"), "default"
     )  # fmt: skip
     assert json.loads((run / "run.json").read_text())["metrics"]["test/accuracy"] > 0.8
     model: Any = package.load(run)
