@@ -255,7 +255,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "longer than a part": ((*GPT, "data.length=400"), "of which 340 are for validation, where a window takes 401"),
     "a byte beyond the vocabulary": (
         (*GPT, "data.paths=[accents.txt]", "data.num_classes=128"),
-        "data.num_classes is 128, but accents.txt has the byte 195 at 4",
+        "data.num_classes is 128, but accents.txt has the byte 195 at 3",
     ),
     "sees the future": ((*GPT, "network=seeing"), "network: its scores at a position depend on later tokens"),
     "one answer for a window": ((*GPT[:1], *GPT[7:], "network=mean"), "256 classes for each of (16,) positions take"),

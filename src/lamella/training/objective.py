@@ -82,7 +82,7 @@ class Objective:
                 "network.class_dim",
             )
         index = getattr(loss, "ignore_index", None)
-        occurs = index is not None and (index >= 0 or any(bool((part == index).any()) for part in targets))
+        occurs = index is not None and (index >= 0 or any(_occurs(part, index) for part in targets))
         return cls(loss, "classes", 1 if found[0] == 1 else -1, index if occurs else None)
 
     @property
@@ -209,3 +209,8 @@ class Objective:
 def _are_probabilities(targets: Tensor) -> bool:
     """Return True if targets (N, classes, …) may be probabilities of the classes, which sum to 1."""
     return targets.dim() > 1 and bool(((targets.sum(1) - 1).abs() < 1e-3).all())
+
+
+def _occurs(targets: Tensor, index: int) -> bool:
+    """Return True if a class index is among targets of any integer type, which may not hold it."""
+    return index >= torch.iinfo(targets.dtype).min and bool((targets == index).any())
