@@ -2,6 +2,7 @@
 
 import os
 import sysconfig
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ from lamella.errors import RequestError
 
 BINARY = "binary"
 EMPTY = "empty"
-# Folders of Python's standard library that differ from machine to machine, or hold no code of it.
-FOREIGN = ("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test")
+# Folders below Python's standard library that differ from machine to machine, or hold tests or tables.
+FOREIGN = ("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "pydoc_data")
 
 
 def find_text_files(paths: Sequence[str]) -> tuple[list[str], Counter[str]]:
@@ -39,12 +40,15 @@ def find_text_files(paths: Sequence[str]) -> tuple[list[str], Counter[str]]:
 
 
 def library_files(folder: str = "") -> list[str]:
-    """Return the sorted source files of Python's standard library, without tests. folder: of a package in it."""
-    found = []
-    for place, folders, names in os.walk(os.path.join(sysconfig.get_paths()["stdlib"], folder)):
+    """Return the source files of Python's standard library, without tests. folder: of a package in it.
+
+    They are sorted by a checksum of their names, so that the first and the last of them are of the same kinds.
+    """
+    found, library = [], sysconfig.get_paths()["stdlib"]
+    for place, folders, names in os.walk(os.path.join(library, folder)):
         folders[:] = [name for name in folders if name not in FOREIGN]
         found += [os.path.join(place, name) for name in names if name.endswith(".py")]
-    return sorted(found)
+    return sorted(found, key=lambda path: zlib.crc32(os.path.relpath(path, library).encode()))
 
 
 def read_text_file(path: str, key: str | None = None) -> bytes:

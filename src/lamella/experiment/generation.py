@@ -27,10 +27,10 @@ def next_tokens(
     so many of the best tokens are drawn. The tokens depend on the arguments alone. Raises RequestError.
     """
     if not context:
-        raise RequestError("--prompt is empty; it takes a text to go on from, of one letter or more")
+        raise RequestError("the prompt is empty; write a text to go on from, of one letter or more")
     for name, value, least in (("tokens", count, 1), ("temperature", temperature, 0), ("top", top, 1)):
         if not least <= value < float("inf"):
-            raise RequestError(f"--{name} is {value}; it takes {least} or more")
+            raise RequestError(f"{name} is {value}; it takes {least} or more")
     tokens, numbers = list(context), generator(seed, TEXT)
     for _ in range(count):
         found = scores(torch.tensor([tokens[-length:]]))
