@@ -15,7 +15,7 @@ from lamella.data.decoder import Decoder, open_image, turn_of, upright_size
 from lamella.data.folders import find_images, left_out_text
 from lamella.data.images import ImageFiles, progress
 from lamella.data.samples import Samples, Splits
-from lamella.errors import RequestError, first_line, nearest
+from lamella.errors import RequestError, first_line
 
 COLOURS = ("RGB", "RGBA", "LA", "CMYK", "YCbCr", "LAB", "HSV", "PA")  # modes of pictures that hold no indices
 
@@ -56,14 +56,16 @@ def masks(
 def _part(folder: Path, decoder: Decoder, reader: "_MaskReader", left_out: Counter[str], notes: list[str]) -> Samples:
     """Return the samples of one split. left_out: counts what is left out. notes: gets a note on unused masks."""
     images, masks = (_by_stem(folder / name, left_out) for name in ("images", "masks"))
+    unused = [path for stem, path in masks.items() if stem not in images]
     for stem, path in images.items():
         if stem not in masks:
+            others = f"; masks without an image: {', '.join(unused[:3])}{', …' * (len(unused) > 3)}" if unused else ""
             raise RequestError(
                 f"data.root: {path} has no mask: there is no {folder / 'masks' / stem} with the ending of a picture, "
-                f"as .png; {nearest(stem, masks)}",
+                f"as .png{others}",
                 "data.root",
             )
-    if unused := [path for stem, path in masks.items() if stem not in images]:
+    if unused:
         more = f" and {len(unused) - 1:,} more" * (len(unused) > 1)
         notes.append(f"there is no image for the mask {unused[0]}{more}")
     pairs = [(path, masks[stem]) for stem, path in images.items()]
