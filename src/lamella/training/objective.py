@@ -218,8 +218,3 @@ class Objective:
 def _are_probabilities(targets: Tensor) -> bool:
     """Return True if targets (N, classes, …) may be probabilities of the classes, which sum to 1."""
     return targets.dim() > 1 and bool(((targets.sum(1) - 1).abs() < 1e-3).all())
-
-
-def _occurs(targets: Tensor, index: int) -> bool:
-    """Return True if a class index is among targets of any integer type, which may not hold it."""
-    return index >= torch.iinfo(targets.dtype).min and bool((targets == index).any())
