@@ -84,13 +84,13 @@ def characters(
             f"data.length is {length:,}, but {whole}; take a smaller data.length, or more text", "data.length"
         )
     test, val = (
-        _part_length(part, len(text), length, f"data.{name}_size")
-        for name, part in (("test", test_size), ("val", val_size))
+        _part_length(part, len(text), length, key)
+        for key, part in (("data.test_size", test_size), ("data.val_size", val_size))
     )
     sizes = {"training": len(text) - val - test, "validation": val, "test": test}
     for name, count in sizes.items():
         if count <= length and not (name == "validation" and val_size == 0):
-            key = "data.length" if name == "training" else f"data.{'val' if name == 'validation' else 'test'}_size"
+            key = {"training": "data.length", "validation": "data.val_size", "test": "data.test_size"}[name]
             raise RequestError(
                 f"{key}: {whole}, of which {max(count, 0):,} are for {name}, where a window takes {length + 1:,}; "
                 "take a smaller data.length, or more text",
