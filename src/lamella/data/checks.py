@@ -79,7 +79,7 @@ def check_samples(
                 f"data.dtype is {_named(dtype)}, but the {split} samples are {_named(given)}", "data.dtype"
             )
         if not labels.is_floating_point():
-            if 0 <= int(labels.min()) and int(labels.max()) < num_classes:
+            if int(labels.min()) >= 0 and int(labels.max()) < num_classes:
                 continue
             labels = labels.long()  # a small type would not hold the numbers that follow
             wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != ignored)]

@@ -69,8 +69,8 @@ def characters(
     """Return windows of text: inputs int16 (N, length), and as targets the same shifted by one, uint8 (N, length).
 
     paths: files, folders or patterns, whose texts are joined in their order; None takes the sources of Python's
-    standard library, always in the same order. size: the number of bytes that are read at most; None takes all of them, and
-    LIBRARY_SIZE of the standard library. vocabulary: each byte is below it. The windows do not overlap. val_size,
+    standard library, always in the same order. size: the number of bytes that are read at most; None takes all of them,
+    and LIBRARY_SIZE of the standard library. vocabulary: each byte is below it. The windows do not overlap. val_size,
     test_size: a number of windows or a fraction of the text; the test is the end of the text, and the validation what
     comes before it, so that no window is in two of them. Raises RequestError for files that are empty or binary, for a
     byte beyond the vocabulary, and for a part of the text that is shorter than a window.
