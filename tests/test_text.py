@@ -16,6 +16,7 @@ from lamella.data.text_encoder import Texts
 from lamella.errors import RequestError
 from lamella.experiment.generation import next_tokens
 from lamella.network import plan
+from lamella.tables import printable
 
 PROSE = "The quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
 SMALL = ("network.width=16", "network.depth=1", "network.heads=2", "visuals=none", "device=cpu", "device.threads=1")
@@ -26,6 +27,7 @@ GPT = (
     "data.length=16",
     "trainer.max_epochs=1",
     "optimizer.lr=1e-2",
+    "scheduler.warmup_steps=0",
 )
 
 
@@ -178,7 +180,7 @@ def test_a_text_is_continued_the_same_way_each_time(lamella: Lamella, notes: Pat
     assert first.out.startswith("The qu")
     assert first.out == again.out != other.out
     model = package.load(run)
-    assert first.out == "The qu" + model.generate("The qu", tokens=40, top=10) + "\n"
+    assert first.out == printable("The qu" + model.generate("The qu", tokens=40, top=10)) + "\n"
     best = model.generate("The qu", tokens=40, temperature=0)
     assert best == model.generate("The qu", tokens=40, top=1, seed=7)
     long = f"{PROSE}The quick brown"
