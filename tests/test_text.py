@@ -27,6 +27,7 @@ GPT = (
     "data.length=16",
     "trainer.max_epochs=1",
     "optimizer.lr=1e-2",
+    "scheduler.warmup_steps=0",
 )
 
 
@@ -179,8 +180,7 @@ def test_a_text_is_continued_the_same_way_each_time(lamella: Lamella, notes: Pat
     assert first.out.startswith("The qu")
     assert first.out == again.out != other.out
     model = package.load(run)
-    continued = model.generate("The qu", tokens=40, top=10)
-    assert first.out == printable("The qu" + continued) + "\n"  # a terminal would obey control characters
+    assert first.out == printable("The qu" + model.generate("The qu", tokens=40, top=10)) + "\n"
     best = model.generate("The qu", tokens=40, temperature=0)
     assert best == model.generate("The qu", tokens=40, top=1, seed=7)
     long = f"{PROSE}The quick brown"
