@@ -50,6 +50,15 @@ CONFIGS = {
     "rarely": ("+trainer.check_val_every_n_epoch=2", "scheduler=plateau", "trainer.checkpoint_every=2steps"),
     "growing": (GROWING, "trainer.checkpoint_every=1steps", "network.dropout=0.2"),
     "max_steps": ("+trainer.max_steps=27", "trainer.checkpoint_every=2steps", "network.dropout=0.2"),
+    "text": (
+        "experiment=char_gpt",
+        "data.size=60000",
+        "data.length=32",
+        "network.width=16",
+        "network.depth=1",
+        "network.dropout=0.1",
+        "trainer.checkpoint_every=2steps",
+    ),
     "ddp": ("trainer=ddp", "trainer.devices=2", "trainer.checkpoint_every=2steps", "network.dropout=0.2"),
 }
 

@@ -30,8 +30,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # About how many seconds the commands of a page take, where these are many.
 SECONDS = {
-    "README.md": 60, "data.md": 8, "evaluate.md": 4, "export.md": 5, "performance.md": 50, "reliability.md": 12,
-    "runs.md": 15, "segmentation.md": 30, "sweeps.md": 90, "tensorboard.md": 20,
+    "README.md": 60, "data.md": 8, "evaluate.md": 4, "export.md": 5, "networks.md": 20, "performance.md": 50,
+    "reliability.md": 12, "runs.md": 15, "segmentation.md": 30, "sweeps.md": 90, "tables.md": 15, "tensorboard.md": 20,
+    "text.md": 30,
 }  # fmt: skip
 
 
@@ -181,7 +182,7 @@ def test_networks_of_the_docs_train(workplace: Lamella) -> None:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).write_text(block)
             names += [Path(file).stem] if file.startswith("conf/network/") else []
-    assert len(names) == 7
+    assert len(names) == 8
     pictures = ("data=image_folder", "data.root=pictures", "data.shape=[3,32,32]")
     for name in names:
         data = pictures if name == "photo" else ()

@@ -219,8 +219,8 @@ def test_a_test_that_is_cut_off_from_other_data_is_said(train: Train, lamella: L
     assert notes() == 0
 
 
-def test_several_threads_decode_a_batch(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = ImageFiles(find_images(pictures)[0], Decoder((1, 8, 8)))
+def test_several_threads_decode_a_batch(pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = ImageFiles(find_images(tmp_path / pictures)[0], Decoder((1, 8, 8)))
     decode, both = Decoder.file, threading.Barrier(2, timeout=60)
     expected = torch.stack([files.decoder.file(str(path)) for path in files.paths[:2]])
 

@@ -38,7 +38,7 @@ CHOICES = {
         "loss=bce_with_logits",
         "loss.label_smoothing=0.2",
         "loss.weight=[1,1,1,1,1,1,1,1,1,9]",
-        "+loss.ignore_index=3",
+        "loss.ignore_index=3",
         "+loss.reduction=sum",
     ],
     "precision": [

@@ -105,7 +105,7 @@ def test_every_class_of_torch_is_an_entry_or_says_what_to_write() -> None:
         warnings.simplefilter("ignore")  # about even kernels and nested tensors
         rows = {name: row(name) for name in classes()}
     works = [name for name, line in rows.items() if "| no entry |" not in line]
-    assert len(works) > 110
+    assert len(works) > 100
     version = ".".join(torch.__version__.split(".")[:2])
     if os.environ.get("LAMELLA_WRITE_DOCS") == "1":
         table = "\n".join([*HEAD, *rows.values()])

@@ -1,17 +1,23 @@
 """Lamella's own layers, whole numbers and named inputs: what they compute, and every refusal."""
 
 import copy
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from conftest import Lamella
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import init
 
+from lamella.config.guard import register_resolvers
+from lamella.config.interpolations import READ
 from lamella.errors import RequestError
+from lamella.network.leaves import leaf_hooks
 from lamella.network.plan import plan, plan_module
 
 SHAPES = {"tokens": (16,), "mask": (16,)}
@@ -76,11 +82,22 @@ class ToFloat(nn.Module):
         return x.float()
 
 
+def leaf_runs(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Return the input and the output of each leaf that runs."""
+    runs: list[tuple[Tensor, Tensor]] = []
+    with leaf_hooks(network, lambda *_: None, lambda name, leaf, given, output: runs.append((given, output))):
+        network(INPUTS)
+    return runs
+
+
 def test_named_inputs_reach_every_branch() -> None:
     entries = [{"Select": "tokens"}, {"Embedding": [256, 8]}, {"Repeat": [1, [{"Concat": BRANCHES}]]}, {"Linear": 3}]
     planned = plan(entries, SHAPES, dtype=DTYPES)
     assert (planned.trace[0].layer, planned.trace[0].input, planned.trace[0].output) == ("Select", (16,), (16,))
     network: Any = planned.build()
+    assert [(given.shape[1:], output.shape[1:]) for given, output in leaf_runs(network)] == [
+        (row.input, row.output) for row in planned.trace
+    ]
     values = network[1](INPUTS["tokens"]) * INPUTS["mask"][..., None]
     mean = values.sum(1) / torch.tensor(LENGTHS).clamp(min=1)[:, None]
     expected = network[3](torch.cat([mean, INPUTS["mask"].float()], 1))
@@ -247,6 +264,62 @@ def test_an_encoder_layer_hides_later_and_padded_positions() -> None:
 def test_lists_of_a_recorded_encoder_layer_begin_with_its_size() -> None:
     [layer] = plan([{"TransformerEncoderLayer": [4, 2, 8]}], SEQUENCE, recorded=True).build().children()
     assert (layer.self_attn.num_heads, layer.linear1.out_features) == (2, 8)  # type: ignore[union-attr]
+
+
+ARITHMETIC = {
+    "${mul:${width},2}": 24,
+    "${mul:${width},0.5}": 6.0,
+    "${div:${width},4}": 3,
+    "${div:${width},5}": 2.4,
+    "${add:${width},-1,3}": 14,
+    "${mul:${div:${width},4},${add:1,1}}": 6,
+}
+
+
+@pytest.mark.parametrize(("text", "value"), ARITHMETIC.items())
+def test_a_config_computes_numbers(text: str, value: float) -> None:
+    register_resolvers()
+    result = OmegaConf.create({"width": 12, "result": text}).result
+    assert (result, type(result)) == (value, type(value))
+    read = READ.findall(text)
+    assert "width" in read
+    assert not {"mul", "div", "add"} & set(read)  # which are no keys
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "${mul:${network.name},2}",
+            "mul: it takes two numbers or more, as in ${mul:${network.width},2}, and not 'MLP'",
+        ),
+        ("${div:1,0}", "div: 1 cannot be divided by 0"),
+        ("${div:1,2,3}", "div: it takes two numbers, as in ${div:${network.width},2}, and not 1, 2, 3"),
+        ("${add:3}", "add: it takes two numbers or more"),
+        ("${div:128,5}", "network.layers.1.Repeat.layers.0.Linear.out_features is 25.6; Linear takes int"),
+    ],
+)
+def test_wrong_arithmetic_is_refused(lamella: Lamella, text: str, message: str) -> None:
+    result = lamella("inspect", f'network.width="{text}"')
+    assert result.status == 2
+    assert message in result.err
+
+
+def test_init_is_a_key_of_the_network(lamella: Lamella) -> None:
+    result = lamella("inspect", "network=linear", "+network.init=zeros", "--json")
+    assert result.status == 0, result.err
+    weight, bias = json.loads(result.out)["parameters"]
+    assert set(weight["first"]) == {0.0}
+    assert set(bias["first"]) != {0.0}
+    wrong = lamella("inspect", "network=linear", "+network.init=hee")
+    assert (wrong.status, wrong.err.splitlines()[0]) == (2, "error: network.init is 'hee'; did you mean he?")
+
+
+def test_inspect_names_the_modules_of_a_network_with_attention(lamella: Lamella) -> None:
+    result = lamella("inspect", "network=vit", "network.depth=1", "--json")
+    assert result.status == 0, result.err
+    names = [layer["module"] for layer in json.loads(result.out)["layers"]]
+    assert names == [*(f"patches.{n}" for n in range(5)), "blocks.0.0", *(f"head.{n}" for n in range(3))]
 
 
 STACK: list[Any] = [{"Linear": 5}, "BatchNorm1d", {"Linear": 3}]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from conftest import Lamella
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -417,9 +418,13 @@ ERRORS: dict[str, tuple[Any, tuple[int, ...], str]] = {
     "select-alone": (
         [{"Select": "a"}],
         FLAT,
-        ".0: Select reads the input 'a', and the data give one …; leave Select out",
+        ".0: no input is called 'a'; the data give one input, whose name is input; …",
     ),
-    "mask-alone": ([{"Pool": {"over": 1, "mask": "m"}}], (3, 4), ".0: Pool reads the input 'm', …; leave it out"),
+    "mask-alone": (
+        [{"Pool": {"over": 1, "mask": "m"}}],
+        (3, 4),
+        ".0: no input is called 'm'; …; write `mask: input`, or leave it out",
+    ),
     "pool-how": ([{"Pool": {"over": 1, "how": "min"}}], (3, 4), ".0.Pool.how is 'min'; Pool takes mean or max or …"),
     "pool-batch": ([{"Pool": 0}], (3, 4), ".0: Pool cannot take (3, 4): it changes the batch dimension…"),
     "from-another-module": (["DataParallel"], FLAT, "…made from a module (module); write `_target_: torch.nn.…"),
@@ -561,11 +566,11 @@ def pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     torch.save(squeezenet1_1().state_dict(), path)
     load, read = torchvision.models._api.load_state_dict_from_url, list[str]()
 
-    def recorded(url: str, *given: Any, **more: Any) -> Any:
+    def counted(url: str, *given: Any, **more: Any) -> Any:
         read.append(url)
         return load(url, *given, **more)
 
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", recorded)
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", counted)
     return read
 
 
@@ -596,3 +601,15 @@ def test_planning_leaves_a_given_module_and_the_random_numbers_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], value) for name, value in given.state_dict().items())
     assert planned.build().get_submodule("0") is given
+
+
+@pytest.mark.slow
+def test_damaged_pretrained_weights_are_refused(lamella: Lamella, pretrained: list[str], tmp_path: Path) -> None:
+    [file] = tmp_path.rglob("*.pth")
+    file.write_bytes(file.read_bytes()[:1000])
+    layers = "[{Conv2d: [3,1]},{_target_: torchvision.models.squeezenet1_1,weights: DEFAULT},{Linear: 10}]"
+    result = lamella("train", "network=linear", f"network.layers={layers}", "visuals=none")
+    assert result.status == 2
+    assert result.err.startswith("error: network")
+    assert len(pretrained) == 1
+    assert not Path("outputs").exists()

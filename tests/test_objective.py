@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import programs
 import pytest
@@ -12,7 +11,7 @@ from conftest import Lamella, Project, Result
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from lamella.data import NamedInputs, Samples, Splits
+from lamella.data import NamedInputs, Samples
 from lamella.errors import RequestError
 from lamella.training.objective import Objective
 
@@ -220,35 +219,6 @@ def test_named_inputs_are_taken_together() -> None:
     taken = Samples(inputs, torch.arange(6)).take(torch.tensor([4, 1])).inputs
     assert isinstance(taken, NamedInputs)
     assert {name: values.tolist() for name, values in taken.tensors.items()} == {"a": [4, 1], "b": [4.0, 1.0]}
-
-
-class Centred:
-    """An encoder that subtracts the mean of the training samples."""
-
-    mean: Any
-
-    def fit(self, samples: Samples) -> None:
-        assert isinstance(samples.inputs, Tensor)
-        self.mean = samples.inputs.mean(0)
-
-    def encode(self, samples: Samples) -> Samples:
-        assert isinstance(samples.inputs, Tensor)
-        return Samples(samples.inputs - self.mean, samples.targets)
-
-    def state(self) -> dict[str, object]:
-        return {"mean": self.mean.tolist()}
-
-
-def test_an_encoder_learns_from_the_training_samples_alone() -> None:
-    from lamella.data import Data
-
-    inputs = torch.rand(100, 3, generator=torch.Generator().manual_seed(0))
-    data = Data(Splits(Samples(inputs, torch.arange(100) % 2), encoder=Centred()), None, 10, 2)
-    assert data.shape == (3,)
-    assert isinstance(data.train.inputs, Tensor)
-    torch.testing.assert_close(data.train.inputs.mean(0), torch.zeros(3))
-    assert isinstance(data.test.inputs, Tensor)
-    assert float(data.test.inputs.mean(0).abs().max()) > 1e-4
 
 
 def test_a_shape_that_is_no_shape_of_an_input_is_refused() -> None:

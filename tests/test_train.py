@@ -386,7 +386,7 @@ def test_plateau_waits_for_validations(lamella: Lamella) -> None:
 
 @pytest.mark.slow(10)
 def test_several_processes_weigh_classes_as_one_does(tmp_path: Path) -> None:
-    weights_of_classes = "+loss.ignore_index=3 loss.weight=[1,2,3,40,5,6,7,80,9,10]"
+    weights_of_classes = "loss.ignore_index=3 loss.weight=[1,2,3,40,5,6,7,80,9,10]"
     options = [
         *weights_of_classes.split(),
         "network=linear",

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 # The purpose of a stream of random numbers. It is one of the counters, so that two purposes never share a stream.
-# OWN, SOURCE and READ are for augmentations, sources and inputs of a user's own.
-ORDER, AUGMENT, LAYERS, OWN, SOURCE, READ = 0, 1, 2, 3, 4, 5
+# OWN, SOURCE and READ are for augmentations, sources and inputs of a user's own, TEXT for texts that are generated.
+ORDER, AUGMENT, LAYERS, OWN, SOURCE, READ, TEXT = 0, 1, 2, 3, 4, 5, 6
 
 
 def generator(*counters: int) -> torch.Generator:

@@ -180,6 +180,8 @@ def _metadata(experiment: "Experiment", data: Config) -> dict[str, str]:
         "std": _of_each_channel(data.get("std"), experiment.data.shape) if images else None,
         "input": "float32, (batch, *shape)" + (IMAGES.format(source.get("background", "white")) if images else ""),
     }
+    if experiment.data.encoder is not None:
+        known["preprocessing"] = experiment.data.encoder.state()
     if experiment.objective.is_classifier:
         activation = experiment.objective.activation
         meaning = f"logits, of which {activation} makes probabilities" if activation else "probabilities"

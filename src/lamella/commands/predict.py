@@ -1,8 +1,10 @@
-"""lamella predict RUN PATH…: compute what a network says of image files, or of the rows of tables.
+"""lamella predict RUN PATH…: compute what a network says of images, texts or the rows of tables, or continue a text.
 
 lamella predict outputs/mnist/defaults photo.png more/
 lamella predict outputs/mnist/defaults 'scans/**/*.jpg' --top 3 --out scans.csv
 lamella predict outputs/houses/defaults new.csv --out prices.csv
+lamella predict outputs/reviews/defaults new.txt --lines --out classes.csv
+lamella predict outputs/char_gpt/experiment=char_gpt --prompt 'def main(' --tokens 400
 lamella predict outputs/unet_shapes/defaults photo.png --out masks/
 find . -name '*.png' | lamella predict outputs/mnist/defaults - --out all.jsonl
 """
@@ -13,7 +15,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lamella.atomic_files import write_atomically
 from lamella.commands.parser import CommandParser
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from lamella.experiment.model import Model
 
 FORMATS = (".csv", ".json", ".jsonl")
+SAMPLING = ("tokens", "temperature", "seed")  # the options of a text that is continued, beside --top
 ENDINGS = "the name must end in .csv, .json or .jsonl"
 SHOWN_ROWS = 50  # on the screen, if all rows are written into a file
 
@@ -48,7 +51,10 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that the progress bar shows the cursor again
     model = load(options.run, options.checkpoint, resolve_accelerator("auto"))
-    reader = reader_of(model, options.run)
+    if options.prompt is not None:
+        print(options.prompt + model.generate(options.prompt, **_sampling(options)))
+        return 0
+    reader = reader_of(model, options.run, options.lines)
     files = find_files(options.paths, reader)
     pictures = Pictures(model, options.out, files) if model.has_masks or model.reconstructs else None
     if options.out and pictures is None and options.out.suffix not in FORMATS:
@@ -83,8 +89,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options. Raises RequestError for a value that is not possible."""
     parser = CommandParser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="files, folders, patterns; - for a list on stdin")
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="how many classes to name; default: 3")
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="files, folders, patterns; - for a list on stdin")
+    parser.add_argument(
+        "--top",
+        type=int,
+        metavar="K",
+        help="how many classes to name; default: 3; of how many bytes to draw; default: 40",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -92,8 +103,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="every class's probability, or the numbers: .csv, .json or .jsonl; a folder for pictures",
     )
     parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
+    parser.add_argument("--lines", action="store_true", help="each line of a file is a text")
+    parser.add_argument("--prompt", metavar="TEXT", help="the beginning of a text, which is printed and continued")
+    parser.add_argument("--tokens", type=int, metavar="N", help="how many bytes to add to the prompt; default: 200")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 takes the best byte; default: 0.8")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the bytes that are drawn; default: 0")
     options = parser.parse_args(arguments)
-    if options.top < 1:
+    _check_prompt(options)
+    if options.prompt is None and options.top is None:
+        options.top = 3
+    if options.top is not None and options.top < 1:
         raise RequestError(f"--top is {options.top}; it takes 1 or more")
     if options.out and options.out.suffix not in (*FORMATS, ""):
         raise RequestError(f"--out {options.out}: {ENDINGS}")
@@ -102,6 +121,25 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if options.out and options.out.suffix:
         check_output_path(options.out)
     return options
+
+
+def _check_prompt(options: argparse.Namespace) -> None:
+    """Raise RequestError for options that have no effect with, or without, a text that is continued."""
+    if options.prompt is None:
+        if unused := next((name for name in SAMPLING if getattr(options, name) is not None), None):
+            raise RequestError(f"--{unused} is for a text that is continued; add --prompt TEXT")
+        if not options.paths:
+            raise RequestError("PATH is missing; name files, or write --prompt TEXT for a run that continues texts")
+    elif options.paths or options.out or options.lines:
+        unused = options.paths[0] if options.paths else "--out" if options.out else "--lines"
+        raise RequestError(f"{unused}: with --prompt, the text is printed and no files are read; leave it out")
+    elif options.seed is not None and options.seed < 0:
+        raise RequestError(f"--seed is {options.seed}; it takes 0 or more")
+
+
+def _sampling(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that are given for a text that is continued."""
+    return {name: getattr(options, name) for name in (*SAMPLING, "top") if getattr(options, name) is not None}
 
 
 def _predictions(model: "Model", batches: "Iterator[list[Item]]") -> "Iterator[Item]":

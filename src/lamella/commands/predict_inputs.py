@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lamella.data.decoder import Decoder
     from lamella.data.samples import Encoder
+    from lamella.data.text_encoder import TextEncoder
     from lamella.experiment.model import Model
 
     Item = tuple[str, Tensor | str]
@@ -38,8 +39,14 @@ class Reader(Protocol):
         """Yield samples: the name of each, and its input or the reason why it cannot be read. Raises RequestError."""
 
 
-def reader_of(model: "Model", run: Path) -> Reader:
-    """Return what a model takes. Raises RequestError for a model that takes no files."""
+def reader_of(model: "Model", run: Path, lines: bool = False) -> Reader:
+    """Return what a model takes. lines: each line of a file is a text. Raises RequestError for what it cannot take."""
+    from lamella.data.text_encoder import TextEncoder
+
+    if lines:
+        if not isinstance(model.encoder, TextEncoder):
+            raise RequestError(f"--lines: {run} was not trained on texts; leave it out")
+        return LineReader(model.encoder)
     if model.encoder is not None:
         return FileReader(model.encoder)
     if model.decoder is not None and (model.classes is not None or model.reconstructs):
@@ -128,11 +135,32 @@ class FileReader:
 
     def in_folder(self, folder: str) -> list[str]:
         """Raise RequestError, because only the user knows which files of a folder are meant."""
-        raise RequestError(f"{folder}: this is a folder; name the files, as '{folder.rstrip('/')}/*.csv'")
+        ending = "txt" if self.noun == "text" else "csv"
+        raise RequestError(f"{folder}: this is a folder; name the files, as '{folder.rstrip('/')}/*.{ending}'")
 
     def batches(self, files: list[str]) -> "Iterator[list[Item]]":
         """Yield the names and the inputs of the samples in files. Raises RequestError that names the place."""
         for file in files:
-            names, inputs = self.encoder.read(file)
+            names, inputs = self.read(file)
             for start in range(0, len(names), BATCH):
                 yield list(zip(names[start : start + BATCH], inputs[start : start + BATCH], strict=True))
+
+    def read(self, file: str) -> "tuple[list[str], Tensor]":
+        """Return the names and the inputs of the samples in a file. Raises RequestError."""
+        return self.encoder.read(file)
+
+
+class LineReader(FileReader):
+    """Files in which each line that is not blank is a text."""
+
+    def __init__(self, encoder: "TextEncoder") -> None:
+        super().__init__(encoder)
+        self.texts = encoder
+
+    def read(self, file: str) -> "tuple[list[str], Tensor]":
+        """Return the numbers and the tokens of the lines of a file. Raises RequestError."""
+        from lamella.data.text_files import decode_text, read_text_file
+
+        lines = enumerate(decode_text(read_text_file(file), file).splitlines(), 1)
+        texts = {f"{file}:{number}": line for number, line in lines if line.strip()}
+        return list(texts), self.texts.rows(list(texts.values()))

@@ -29,6 +29,8 @@ MOVED = (
     "data.source.root",
     "data.path",
     "data.source.path",
+    "data.paths",
+    "data.source.paths",
 )  # the keys that may change: where the data is now
 MEASURED = ("seconds", "samples_per_second")  # times, which are never the same
 CHECKPOINTS = ("best", "last")

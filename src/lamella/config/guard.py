@@ -55,10 +55,16 @@ def register_resolvers() -> None:
 
         return sources.class_folders(root)
 
+    def vocabulary_size(tokens: str) -> int:
+        from lamella.data import text_encoder
+
+        return text_encoder.vocabulary_size(tokens)
+
     for name in ("add", "mul", "div"):
         OmegaConf.register_new_resolver(name, partial(arithmetic, name), replace=True)
     OmegaConf.register_new_resolver("length", len, replace=True)
     OmegaConf.register_new_resolver("class_folders", class_folders, replace=True)
+    OmegaConf.register_new_resolver("vocabulary_size", vocabulary_size, replace=True)
     OmegaConf.register_new_resolver("csv_classes", csv_classes, replace=True)
     OmegaConf.register_new_resolver("oc.env", _environment_variable, replace=True)
 

@@ -19,7 +19,7 @@ from omegaconf.errors import (
 )
 
 from lamella.config.files import GROUPS, LISTS, find_config, read_raw, shown_path
-from lamella.config.hints import CHOSEN, hint_for_key, misplaced_option
+from lamella.config.hints import CHOSEN, hint_for_key, misplaced_option, options_of
 from lamella.config.hydra_internals import config_root
 from lamella.errors import RequestError, first_line, nearest, nearest_keys
 
@@ -47,7 +47,7 @@ def _missing_option(error: MissingConfigException, outer: str) -> RequestError:
             f"`- override /{inner}: {option}`"
         )
     # `default` is the base of a group's other options; only in the group trainer it is an option itself.
-    options = [name for name in error.options or [] if name != "default" or group == "trainer"]
+    options = [name for name in error.options or options_of(group) if name != "default" or group == "trainer"]
     hint = misplaced_option(group, option) or nearest(option, options)
     return RequestError(f"{group}={option}: there is no such option; {hint}")
 

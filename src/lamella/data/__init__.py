@@ -9,22 +9,34 @@ from lamella.data.shapes import shapes
 from lamella.data.sources import digit_labels, digits, image_folder, tensors, torchvision_dataset
 from lamella.data.table_encoder import TableEncoder
 from lamella.data.tables import bundled_table, csv
+from lamella.data.text_encoder import TextEncoder
+from lamella.data.text_windows import NextByte, characters
+from lamella.data.texts import docstrings, text, text_csv
+from lamella.data.windows import series, waves
 
 __all__ = [
     "Augment",
     "Batches",
     "Data",
     "NamedInputs",
+    "NextByte",
     "Samples",
     "Splits",
     "TableEncoder",
+    "TextEncoder",
     "bundled_table",
+    "characters",
     "csv",
     "digit_labels",
     "digits",
+    "docstrings",
     "image_folder",
     "masks",
+    "series",
     "shapes",
     "tensors",
+    "text",
+    "text_csv",
     "torchvision_dataset",
+    "waves",
 ]

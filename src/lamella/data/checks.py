@@ -158,7 +158,7 @@ def check_mask_augment(augment: Augment, masks: bool, shape: list[int], ignored:
             "method masks(masks, drawn, ignored)",
             "data.augment",
         )
-    if ignored < 0 and (getattr(augment, "crop", 0) or getattr(augment, "rotation", 0)):
+    if ignored < 0 and (getattr(augment, "crop", False) or getattr(augment, "rotation", False)):
         raise RequestError(
             f"data.augment brings pixels without a class into the masks, and data.ignored is {ignored}; write "
             "data.ignored=255, or data.augment.flip alone",

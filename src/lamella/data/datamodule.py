@@ -168,8 +168,8 @@ class Data(pl.LightningDataModule):
         for key, value in (("data.mean", self.mean), ("data.std", self.std)):
             if value is not None and not self.images:
                 raise RequestError(
-                    f"{key} is {value}; it normalises pixels, and these samples are floats, which are served as they "
-                    f"are; set {key}=null",
+                    f"{key} is {value}; it normalises pixels, and these samples are none and are served as they are; "
+                    f"set {key}=null",
                     key,
                 )
         if self.augment and not self.reconstructs and self.train.targets.dim() > 2:

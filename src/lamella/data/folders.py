@@ -1,10 +1,10 @@
-"""Find image files in folders, and count what is left out."""
+"""Find files in folders, and count what is left out."""
 
 import glob
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -14,38 +14,46 @@ HIDDEN, SPECIAL, BARE, OUTSIDE = "hidden", "special", "without an ending", "outs
 
 
 def find_images(folder: Path) -> tuple[list[str], Counter[str]]:
-    """Return the sorted paths of the images below a folder, and how many files are left out, by their kind.
+    """Return the sorted paths of the images below a folder, and how many files are left out, as `files_below` does."""
+    return files_below(folder, IMAGE_SUFFIXES)
 
-    Left out are files that are hidden, because their name or that of a folder above begins with a dot; files without
-    the ending of an image; and special files, which are pipes and devices. Links are followed, but not to a folder
-    above, and a folder that is reached twice is read once.
+
+def files_below(folder: Path, suffixes: Collection[str] | None) -> tuple[list[str], Counter[str]]:
+    """Return the sorted paths of files below a folder, and how many files are left out, by their kind.
+
+    suffixes: the endings of the files, None for any. Left out are files that are hidden, because their name or that of
+    a folder above begins with a dot; files with other endings; and special files, which are pipes and devices. Links
+    are followed, but not to a folder above, and a folder that is reached twice is read once.
     Raises OSError for a folder that cannot be read.
     """
-    images, left_out = [], Counter[str]()
+    found, left_out = [], Counter[str]()
     for place, names in _walk(folder):
         hidden = any(part.startswith(".") for part in place.relative_to(folder).parts)
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
             if hidden or name.startswith("."):
                 left_out[HIDDEN] += 1
-            elif suffix not in IMAGE_SUFFIXES:
+            elif suffixes is not None and suffix not in suffixes:
                 left_out[suffix or BARE] += 1
             elif not _is_regular(path := os.path.join(place, name)):
                 left_out[SPECIAL] += 1
             else:
-                images.append(path)
-    return sorted(images), left_out
+                found.append(path)
+    return sorted(found), left_out
 
 
-def files_outside(folder: Path) -> Counter[str]:
-    """Return how many files in a folder with a folder for each class belong to no class, by their kind."""
+def files_outside(folder: Path, suffixes: Collection[str]) -> Counter[str]:
+    """Return how many files in a folder with a folder for each class belong to no class, by their kind.
+
+    suffixes: the endings of the files that are read.
+    """
     counts = Counter[str]()
     for child in folder.iterdir():
         if child.name.startswith("."):
             counts[HIDDEN] += sum(len(names) for _, names in _walk(child)) if child.is_dir() else 1
         elif not child.is_dir():
             suffix = child.suffix.lower()
-            counts[OUTSIDE if suffix in IMAGE_SUFFIXES else suffix or BARE] += 1
+            counts[OUTSIDE if suffix in suffixes else suffix or BARE] += 1
     return counts
 
 

@@ -198,7 +198,7 @@ class _MaskReader:
 
     def check_use(self, targets: Tensor) -> None:
         """Raise RequestError if at most one class occurs, beside pixels that do not count. targets: of the training."""
-        found = [int(value) for value in targets.unique()]
+        found = torch.unique(targets).tolist()
         present = [value for value in found if value != self.ignored]
         if len(self.classes) > 1 and len(present) < 2:
             only = f"but {self.classes[present[0]]}" if present else "that counts"

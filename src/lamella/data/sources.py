@@ -6,7 +6,7 @@ A new source is also exported in `lamella/data/__init__.py`, and gets an option 
 import gzip
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from lamella.data.decoder import Decoder
-from lamella.data.folders import files_outside, find_images, folder_names, left_out_text
+from lamella.data.folders import IMAGE_SUFFIXES, files_below, files_outside, folder_names, left_out_text
 from lamella.data.images import ImageFiles
 from lamella.data.samples import Samples, Splits
 from lamella.errors import RequestError, first_line, nearest
@@ -117,6 +117,25 @@ def image_folder(
     Without `root/train`, the folders in `root` are the classes. shape, background, draft: how each image is decoded, as
     described in `Decoder`. classes: the names of the folders, in the order of the class indices.
     """
+    decoder = Decoder(tuple(shape), background, draft)
+    files, left_out, notes = class_files(root, classes, IMAGE_SUFFIXES, "images")
+    parts = {
+        name: Samples(ImageFiles(paths, decoder), torch.tensor(targets)) for name, (paths, targets) in files.items()
+    }
+    return Splits(parts["train"], parts.get("val"), parts.get("test"), left_out_text(left_out), notes)
+
+
+ClassFiles = tuple[list[str], list[int]]  # paths, and the class index of each
+
+
+def class_files(
+    root: str, classes: list[str], suffixes: Collection[str], noun: str
+) -> tuple[dict[str, ClassFiles], Counter[str], list[str]]:
+    """Return the files of each split in folders of classes, how many others are left out, by kind, and notes.
+
+    root, classes: as in `image_folder`. suffixes: the endings of the files. noun: what the files are, for messages.
+    Raises RequestError.
+    """
     folder, train = Path(root).expanduser(), _train_folder(root)
     folders = {"train": train}
     if train != folder:
@@ -124,10 +143,9 @@ def image_folder(
     repeated = [name for name, count in Counter(classes).items() if count > 1]
     if repeated:
         raise RequestError(f"data.classes names {repeated[0]!r} twice; each class takes one place", "data.classes")
-    decoder, left_out = Decoder(tuple(shape), background, draft), Counter[str]()
-    parts = {name: _part(path, decoder, classes, left_out, name == "train") for name, path in folders.items()}
-    notes = _folder_notes(folder, folders)
-    return Splits(parts["train"], parts.get("val"), parts.get("test"), left_out_text(left_out), notes)
+    left_out = Counter[str]()
+    parts = {name: _part(path, classes, left_out, name == "train", suffixes, noun) for name, path in folders.items()}
+    return parts, left_out, _folder_notes(folder, folders, noun)
 
 
 def class_folders(root: str) -> list[str]:
@@ -139,7 +157,7 @@ def class_folders(root: str) -> list[str]:
     names = folder_names(folder)
     if not names:
         raise RequestError(
-            f"data.root is {root!r}: {folder.absolute()} holds no folders; put the images of each class into "
+            f"data.root is {root!r}: {folder.absolute()} holds no folders; put the files of each class into "
             "train/<class>/",
             "data.root",
         )
@@ -156,7 +174,7 @@ def _train_folder(root: str) -> Path:
     names = folder_names(folder)
     if not names:
         raise RequestError(
-            f"data.root is {root!r}: {folder.absolute()} has no folders; put the images of each class into a folder "
+            f"data.root is {root!r}: {folder.absolute()} has no folders; put the files of each class into a folder "
             "<class>/ or train/<class>/ there",
             "data.root",
         )
@@ -170,39 +188,46 @@ def _train_folder(root: str) -> Path:
     return folder
 
 
-def _part(folder: Path, decoder: Decoder, classes: list[str], left_out: Counter[str], every_class: bool) -> Samples:
-    """Return the samples of one split. Raises RequestError.
+def _part(
+    folder: Path,
+    classes: list[str],
+    left_out: Counter[str],
+    every_class: bool,
+    suffixes: Collection[str],
+    noun: str,
+) -> ClassFiles:
+    """Return the files of one split. Raises RequestError.
 
-    folder: has one folder for each class. left_out: counts what is left out. every_class: whether each class needs an
-    image.
+    folder: has one folder for each class. left_out: counts what is left out. every_class: whether each class needs a
+    file. suffixes, noun: as in `class_files`.
     """
     unknown = [name for name in folder_names(folder) if name not in classes]
     if unknown:
         raise RequestError(
             f"data.classes has no {unknown[0]!r}, a folder in {folder}; {nearest(unknown[0], classes)}", "data.classes"
         )
-    paths, targets = [], []
+    paths, targets = list[str](), list[int]()
     for number, name in enumerate(classes):
-        images, others = find_images(folder / name) if (folder / name).is_dir() else ([], Counter())
-        if not images and every_class:
-            found = f" ({left_out_text(others)})" if others else ""
+        found, others = files_below(folder / name, suffixes) if (folder / name).is_dir() else ([], Counter())
+        if not found and every_class:
+            instead = f" ({left_out_text(others)})" if others else ""
             raise RequestError(
-                f"data.root: there are no images in {folder / name}{found}; put some there, or remove the folder",
+                f"data.root: there are no {noun} in {folder / name}{instead}; put some there, or remove the folder",
                 "data.root",
             )
-        paths += images
-        targets += [number] * len(images)
+        paths += found
+        targets += [number] * len(found)
         left_out += others
     if not paths:
-        raise RequestError(f"data.root: there are no images in {folder}/<class>/", "data.root")
-    left_out += files_outside(folder)
-    return Samples(ImageFiles(paths, decoder), torch.tensor(targets))
+        raise RequestError(f"data.root: there are no {noun} in {folder}/<class>/", "data.root")
+    left_out += files_outside(folder, suffixes)
+    return paths, targets
 
 
-def _folder_notes(root: Path, folders: Mapping[str, Path]) -> list[str]:
+def _folder_notes(root: Path, folders: Mapping[str, Path], noun: str) -> list[str]:
     """Return notes about folders beside `train` that are not read, and about folders that are read twice.
 
-    folders: for each split, the folder with its classes.
+    folders: for each split, the folder with its classes. noun: what is read.
     """
     notes = []
     known = {os.path.realpath(folder) for folder in folders.values()}
@@ -215,5 +240,5 @@ def _folder_notes(root: Path, folders: Mapping[str, Path]) -> list[str]:
             places.setdefault(os.path.realpath(folder / name), []).append(str(folder / name))
     if same := [names for names in places.values() if len(names) > 1]:
         more = f", and so are {len(same) - 1} more" * (len(same) > 1)
-        notes.append(f"{' and '.join(same[0])} are one folder, so that its images are read more than once{more}")
+        notes.append(f"{' and '.join(same[0])} are one folder, so that its {noun} are read more than once{more}")
     return notes

@@ -74,9 +74,10 @@ def csv(
     numbers. standardize_target: train on numbers of mean 0 and standard deviation 1. Raises RequestError.
     """
     table = read_csv(path, "data.path")
-    targets = [target] if isinstance(target, str | int) else list(target)
-    used = _chosen(table, list(map(str, targets)), columns, drop)
-    return _splits(table, list(map(str, targets)), kind, classes, used, text, standardize_target)
+    targets = list(map(str, [target] if isinstance(target, str | int) else target))
+    check_columns(table, target=targets, columns=columns, drop=drop, text=text)
+    used = input_columns(table, columns, [*targets, *drop])
+    return _splits(table, targets, kind, classes, used, text, standardize_target)
 
 
 def bundled_table(
@@ -126,17 +127,23 @@ def _columns(values: np.ndarray, names: Sequence[str]) -> dict[str, list[str]]:
     return {name: list(map(str, column.tolist())) for name, column in zip(names, values.T, strict=True)}
 
 
-def _chosen(table: Table, targets: Sequence[str], columns: Sequence[str] | None, drop: Sequence[str]) -> list[str]:
-    """Return the columns that become inputs. Raises RequestError for a name that the file does not have."""
-    for key, names in (("data.target", targets), ("data.columns", columns or ()), ("data.drop", drop)):
-        if unknown := [str(name) for name in names if str(name) not in table.columns]:
+def check_columns(table: Table, **names: Sequence[object] | None) -> None:
+    """Raise RequestError for a name that the table does not have. names: lists of columns by the key below `data`."""
+    for key, given in names.items():
+        if unknown := [str(name) for name in given or () if str(name) not in table.columns]:
             single = len(table.columns) == 1
             hint = f"it has one column, {next(iter(table.columns))!r}" if single else nearest(unknown[0], table.columns)
-            raise RequestError(f"{key} names {unknown[0]!r}; {table.path} has no such column; {hint}", key)
-    left_out = {*targets, *map(str, drop)}
-    used = [name for name in map(str, columns or table.columns) if name not in left_out]
+            raise RequestError(
+                f"data.{key} names {unknown[0]!r}; {table.path} has no such column; {hint}", f"data.{key}"
+            )
+
+
+def input_columns(table: Table, columns: Sequence[str] | None, left_out: Sequence[str]) -> list[str]:
+    """Return the columns that become inputs: `columns` or all, without those left out. Raises RequestError."""
+    others = set(map(str, left_out))
+    used = [name for name in map(str, columns or table.columns) if name not in others]
     if not used:
-        raise RequestError(f"data.columns: of {table.path} no column but the target is read", "data.columns")
+        raise RequestError(f"data.columns: no column of {table.path} is left to be read", "data.columns")
     return used
 
 

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lamella import signatures
 from lamella.config.checks import ROOT_KEYS, check_root, is_read
-from lamella.config.files import LISTS
+from lamella.config.files import OPTIONAL
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
@@ -135,7 +135,7 @@ class _Builder:
         """Return the name and the seed of the run, after checking the keys at the root of the config."""
         check_root(self.config, self.references)
         for key in ROOT_KEYS:
-            if key not in (*self.config, *LISTS):
+            if key not in (*self.config, *OPTIONAL):
                 raise RequestError(f"{key}: this key is missing, and a run needs it", key)
         name, seed = check_run_name(self.config["name"]), self.config["seed"]
         return name, seed

@@ -53,17 +53,6 @@ class Experiment:
     checkpoint_every: CheckpointInterval
     chunk: int | None
 
-    def completed(self, config: Config) -> Config:
-        """Return the config with the shape of the samples where its `data.shape` is null.
-
-        From such a config the network can be built without the data.
-        """
-        shape = self.data.shape
-        if config["data"].get("shape") is not None:
-            return config
-        plain = {name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape)
-        return {**config, "data": {**config["data"], "shape": plain}}
-
     @property
     def counted(self) -> list[str]:
         """Return the names of the metrics that are logged for each stage, as in val/loss."""
@@ -74,6 +63,17 @@ class Experiment:
         """Return the names of the metrics of which less is better."""
         default = [self.objective.metric] if self.objective.kind == "numbers" else []
         return ["loss", *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
+
+    def completed(self, config: Config) -> Config:
+        """Return the config with the shape of the samples where its `data.shape` is null.
+
+        From such a config the network can be built without the data.
+        """
+        shape = self.data.shape
+        if config["data"].get("shape") is not None:
+            return config
+        plain = {name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape)
+        return {**config, "data": {**config["data"], "shape": plain}}
 
     @cached_property
     def task(self) -> Task:

@@ -124,10 +124,9 @@ def _check_class(target: Callable[..., object], path: str, key: str, objective: 
     if place.startswith("torchmetrics.text.") and not path.endswith(".Perplexity"):
         raise RequestError(f"{key} is {path}, which compares texts, and a network gives numbers", key)
     if place.startswith("torchmetrics.classification.") and objective.kind == "numbers":
-        raise RequestError(
-            f"{key} is {path}, which is for classes or labels, and the targets are numbers; there is metrics=[rmse,r2]",
-            key,
-        )
+        raise RequestError(f"{key} is {path}, which is for classes or labels; for numbers there is metrics=[r2]", key)
+    if place.startswith("torchmetrics.regression.") and objective.kind == "classes":
+        raise RequestError(f"{key} is {path}, which is for numbers; for classes there is metrics=[f1]", key)
     if _is_torchmetrics(target) and isinstance(target, type) and issubclass(target, Metric):
         _check_update(target.update, path, key)
 
@@ -161,11 +160,9 @@ def _try(
                 metric.update(*metric_inputs(metric, objective, outputs[part], answers[part]))
             value = metric.compute()
     except Exception as error:
-        place = type(metric).__module__
-        fit = "; it is for numbers" if place.startswith("torchmetrics.regression.") and objective.is_classifier else ""
         raise RequestError(
             f"{key}: {title} cannot be counted for outputs {output} and these {objective.kind}: "
-            f"{first_line(error)}{fit}{own_frames(error)}",
+            f"{first_line(error)}{own_frames(error)}",
             key,
         ) from error
     given = "num_outputs" in node or not isinstance(value, Tensor)

@@ -14,10 +14,13 @@ from lamella.config.values import Config
 from lamella.data import Data
 from lamella.data.decoder import Decoder
 from lamella.data.normalize import Normalize
-from lamella.data.samples import Encoder
+from lamella.data.samples import Encoder, served
+from lamella.data.text_encoder import TextEncoder
+from lamella.data.text_windows import NextByte
 from lamella.errors import RequestError, first_line
 from lamella.experiment.build import build_network, prepare_experiment
 from lamella.experiment.experiment import Experiment
+from lamella.experiment.generation import next_tokens
 from lamella.network.eval_mode import eval_mode
 from lamella.network.pretrained import without_pretrained_weights
 from lamella.runs.checkpoints import find_checkpoint, restore_weights
@@ -70,11 +73,15 @@ class Model:
         """Return the inputs as the network takes them: float (N, *shape) on the network's device, as in training.
 
         inputs: paths of image files or PIL images, of any size and mode; pixels, uint8 (N, *shape); floats (N, *shape),
-        which are not changed; or paths of the files from which tables or texts are read, all samples of which are
-        taken. Raises RequestError for inputs that do not fit the network.
+        which are not changed; paths of the files from which tables or texts are read, all samples of which are taken;
+        or, where the network was trained on texts, strings, each of which is a text and no path. Raises RequestError
+        for inputs that do not fit the network.
         """
         if self.encoder is not None and not isinstance(inputs, Tensor) and len(inputs):
-            inputs = torch.cat([self.encoder.read(str(path))[1] for path in inputs])
+            if isinstance(self.encoder, TextEncoder) and all(isinstance(text, str) for text in inputs):
+                inputs = self.encoder.rows([str(text) for text in inputs])
+            else:
+                inputs = torch.cat([self.encoder.read(str(path))[1] for path in inputs])
         if not isinstance(inputs, Tensor):
             if not len(inputs):
                 return torch.empty(0, *self.shape, device=self.device)
@@ -92,7 +99,7 @@ class Model:
                 f"the inputs are {tuple(inputs.shape)}; the network takes (N, {', '.join(map(str, self.shape))})"
             )
         inputs = inputs.to(self.device)
-        return inputs if inputs.is_floating_point() or self.normalize is None else self.normalize(inputs)
+        return served(inputs) if inputs.is_floating_point() or self.normalize is None else self.normalize(inputs)
 
     def predict(self, inputs: Images) -> Tensor:
         """Return probabilities (N, classes, …) on the CPU, or where the network predicts numbers, these in their unit.
@@ -115,6 +122,24 @@ class Model:
                 output = self.network(self.preprocess(inputs[start : start + BATCH]))
                 parts.append(self._answers(output).cpu())
         return torch.cat(parts) if parts else self.objective.by_class(torch.empty(0, *self.output))
+
+    def generate(self, prompt: str, tokens: int = 200, temperature: float = 0.8, top: int = 40, seed: int = 0) -> str:
+        """Return the text that follows `prompt`, without it, from a network that predicts the next byte.
+
+        tokens: the number of bytes. temperature, top: as in `next_tokens`. Equal arguments give equal texts. Raises
+        RequestError for another network, an empty prompt, and values that are not possible.
+        """
+        encoder = self.encoder
+        if not isinstance(encoder, NextByte):
+            raise RequestError("this network does not predict the next byte of a text, as those of data=characters do")
+
+        def scores(context: Tensor) -> Tensor:
+            output: Tensor = self.objective.by_class(self.network(context.to(self.device)))
+            return output[0, :, -1].cpu()
+
+        with eval_mode(self.network):
+            context = encoder.tokens(prompt)
+            return encoder.text([*next_tokens(scores, context, encoder.length, tokens, temperature, top, seed)])
 
     def _answers(self, output: Tensor) -> Tensor:
         if self.classes is not None:

@@ -24,9 +24,11 @@ from lamella.config.values import Config
 from lamella.console import print
 from lamella.data.chunk import Batch
 from lamella.data.decoder import UnreadableImages
+from lamella.data.text_windows import NextByte
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.first_and_last import FirstAndLast
+from lamella.experiment.generation import check_causal
 from lamella.seeds import kept_random_state
 from lamella.training.device import is_out_of_memory, process_count, strategy_kind
 from lamella.training.loggers import EpochLogger
@@ -65,6 +67,8 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     try:
         with quiet_lightning(), warnings.catch_warnings(), kept_random_state(device):
             warnings.simplefilter("ignore")  # the run itself will show them
+            if isinstance(experiment.data.encoder, NextByte):
+                check_causal(experiment.task.network, experiment.objective, experiment.data.encoder.length)
             # With sync_batchnorm, the statistics are those of the whole batch.
             _Trial(experiment, options, callbacks, 1 if options.get("sync_batchnorm") else world).run()
     finally:
@@ -159,12 +163,13 @@ class _Trial(pl.Callback):
             val = FirstAndLast(data.val_dataloader(), lambda: sum(trainer.num_val_batches), files)
             test = FirstAndLast(data.test_dataloader(), lambda: sum(trainer.num_test_batches), files)
             trainer.fit(task, train_dataloaders=train, val_dataloaders=val)
+            logged = set(trainer.callback_metrics)
             if self.seconds > LONG:
                 print(f"a step takes {self.seconds:.0f} s, so nothing more is tried before the run starts")
                 return
             self._begin("validation")
             trainer.validate(task, dataloaders=val, verbose=False)
-            self._check_monitor()
+            self._check_monitor(logged | set(trainer.callback_metrics))
             self._begin("test")
             if self.experiment.test:
                 trainer.test(task, dataloaders=test, verbose=False)
@@ -176,10 +181,10 @@ class _Trial(pl.Callback):
         except Exception as error:
             raise self._refusal(error) from error
 
-    def _check_monitor(self) -> None:
+    def _check_monitor(self, logged: set[str]) -> None:
         """Raise RequestError if a step of the project's own does not give the metric that decides on the best epoch."""
-        known = [name for name in self.trainer.callback_metrics if name.startswith(("train/", "val/"))]
-        if (monitor := self.experiment.monitor) not in known:
+        known = [name for name in logged if name.startswith(("train/", "val/"))]
+        if self.experiment.task.has_own_step and (monitor := self.experiment.monitor) not in known:
             raise RequestError(f"monitor is {monitor!r}; this task gives {', '.join(sorted(known))}", "monitor")
 
     def _begin(self, stage: str) -> None:

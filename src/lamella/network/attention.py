@@ -12,7 +12,8 @@ class SelfAttention(NamedLayer):
     """Lets each position of a sequence read all positions, or with `causal` those up to itself.
 
     It is torch's scaled_dot_product_attention between two Linear layers, `qkv` and `proj`. dropout: of the attention
-    weights. mask: the named input (B, T) that is not 0 (or is True) where a position may be read.
+    weights. mask: the named input (B, T) that is not 0 (or is True) where a position may be read, or `input` for the
+    tokens of a network with one input, of which 0 is padding.
     Shapes: (B, T, C) in and out.
     """
 

@@ -27,6 +27,11 @@ def zeros_on_cpu(inputs: Inputs) -> Inputs:
     return torch.zeros(inputs.shape, dtype=inputs.dtype)
 
 
+def named_inputs(inputs: Inputs) -> Mapping[str, Tensor]:
+    """Return the inputs of a network by name. A single one is called `input`."""
+    return inputs if isinstance(inputs, Mapping) else {"input": inputs}
+
+
 def first_tensor(inputs: Inputs) -> Tensor:
     """Return a tensor as it is, and of named inputs the first one. All of them have the same number of samples."""
     return next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lamella.network.inputs import Inputs, Named
+from lamella.network.inputs import Inputs, Named, named_inputs
 
 T = TypeVar("T")
 
@@ -24,7 +24,8 @@ def first_output(output: T | tuple[T, ...]) -> T:
 class NamedLayer(nn.Module):
     """A layer of Lamella: `forward(input, named=None)` may read the network's named inputs beside its own input.
 
-    named: a mapping of names to tensors (B, …), or None for a network with one input.
+    named: a mapping of names to tensors (B, …); where a network has one input, its name is `input`. None outside of a
+    network.
     """
 
 
@@ -193,7 +194,7 @@ class Network(Sequential):
 
     def forward(self, input: Any, named: Named = None) -> Any:
         """Return the output (B, …) for a batch (B, …), or for a mapping of names to such batches."""
-        return super().forward(input, input if isinstance(input, Mapping) else named)
+        return super().forward(input, named or named_inputs(input))
 
     def __repr__(self) -> str:
         return self.name + super().__repr__().removeprefix(type(self).__name__)

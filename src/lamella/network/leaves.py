@@ -22,17 +22,18 @@ def leaf_hooks(
     """Call `enter` before and `leave` after each run of a leaf within the block.
 
     enter: called with the name of the leaf, the leaf and its input. leave: called with these and the output, of a tuple
-    the first item. Runs of a leaf whose input or output is no tensor are left out.
+    the first item. Runs of a leaf whose input or output is no tensor are left out. The input of a Select that gets all
+    named inputs is the one that it selects.
     """
 
     def before(name: str, leaf: nn.Module, inputs: tuple[object, ...]) -> None:
-        if inputs and isinstance(inputs[0], Tensor):
-            enter(name, leaf, inputs[0])
+        if (given := _given(leaf, inputs)) is not None:
+            enter(name, leaf, given)
 
     def after(name: str, leaf: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         output = first_output(output)
-        if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-            leave(name, leaf, inputs[0], output)
+        if (given := _given(leaf, inputs)) is not None and isinstance(output, Tensor):
+            leave(name, leaf, given, output)
 
     hooks = []
     inner = {part for whole in network.modules() if isinstance(whole, WHOLE) for part in whole.modules()}

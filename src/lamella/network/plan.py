@@ -19,7 +19,7 @@ from lamella.network import layers
 from lamella.network.entries import BRANCHED, COMPOSITES, composite_options, is_layer, named_entries, replace_targets
 from lamella.network.hints import check_one_input, unknown_layer_hint
 from lamella.network.initialization import initialize_parameters
-from lamella.network.inputs import DType, Inputs, Shape, sample_shape, shape_text, zero_batch
+from lamella.network.inputs import DType, Inputs, Shape, named_inputs, sample_shape, shape_text, zero_batch
 from lamella.network.layers import Network
 from lamella.network.pretrained import without_reading_weights
 from lamella.network.shape_inference import MOST_LAYERS, layer_class, one_tensor, sized_layer
@@ -133,7 +133,7 @@ class _LayerPlanner:
     """
 
     def __init__(self, inputs: Inputs, recorded: bool = False) -> None:
-        self.named = inputs if isinstance(inputs, Mapping) else None
+        self.named = named_inputs(inputs)
         self.recorded = recorded
         self.trace = Trace(self.named)
         self.repeats = 1  # how often the entry at hand is repeated, by all the Repeats around it

@@ -10,7 +10,7 @@ from lamella.network.layers import NamedLayer
 
 
 class Select(NamedLayer):
-    """Gives the named input `name` of the network, whatever comes in.
+    """Gives the named input `name` of the network, whatever comes in; a single input is called `input`.
 
     Shapes: any in, those of the named input (B, …) out.
     """
@@ -33,7 +33,8 @@ class Pool(NamedLayer):
     """Replaces the dimension `over` by the mean, the largest value, the first or the last of its positions.
 
     over: counts the batch as dimension 0, as torch does. mask: the named input (B, T) that is not 0 (or is True) where
-    a position counts; a sample without any such position gives zeros.
+    a position counts, or `input` for the tokens of a network with one input, of which 0 is padding; a sample without
+    any such position gives zeros.
     Shapes: (B, …, T, …) in, the same without T out.
     """
 

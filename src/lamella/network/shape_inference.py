@@ -160,13 +160,12 @@ def _check_input_names(name: str, keywords: Mapping[str, object], named: Named, 
     """Raise RequestError if a layer reads an input that the network does not have."""
     for parameter in ("name", "mask"):
         read = keywords.get(parameter)
-        if read is not None and named is None:
-            way = "leave it out" if parameter == "mask" else "leave Select out"
-            raise RequestError(
-                f"{place}: {name} reads the input {read!r}, and the data give one input without a name; {way}", place
-            )
         if read is not None and named is not None and read not in named:
-            raise RequestError(f"{place}: no input is called {read!r}; {nearest(str(read), named)}", place)
+            way = nearest(str(read), named)
+            if list(named) == ["input"]:
+                written = "mask: input" if parameter == "mask" else "Select: input"
+                way = f"the data give one input, whose name is input; write `{written}`, or leave it out"
+            raise RequestError(f"{place}: no input is called {read!r}; {way}", place)
 
 
 def _check_kind(cls: type[nn.Module], expected: list[str], x: Tensor, place: str) -> None:

@@ -36,9 +36,8 @@ class LayerRow:
 class Trace:
     """Runs modules and keeps a row for each layer.
 
-    named: the named inputs of the network, on the meta device, None for a network with one input. rows: in the order
-    of execution. running: the name of the leaf that runs, the leaf and its input; after an error, this is where it was
-    raised. None outside of leaves.
+    named: the inputs of the network by name, on the meta device. rows: in the order of execution. running: the name of
+    the leaf that runs, the leaf and its input; after an error, this is where it was raised. None outside of leaves.
     """
 
     def __init__(self, named: Named = None) -> None:

@@ -18,6 +18,8 @@ CHANGEABLE_KEYS = (
     "data.source.root",
     "data.path",
     "data.source.path",
+    "data.paths",
+    "data.source.paths",
     "data.in_memory",
     "data.cache",
     "data.num_workers",

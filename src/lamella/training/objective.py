@@ -84,7 +84,7 @@ class Objective:
             )
         # Not compared with plain numbers, which are converted to the type of the targets, where they may not fit.
         known, index = torch.tensor([classes]), getattr(loss, "ignore_index", None)
-        outside = {int(one) for part in targets for one in part[(part < 0) | (part >= known)].unique()}
+        outside = {int(one) for part in targets for one in set(part[(part < 0) | (part >= known)].tolist())}
         if others := outside - {index}:
             raise RequestError(
                 f"loss: {type(loss).__name__} takes every target for a class, and {min(others)} (data.ignored) is "
@@ -200,8 +200,26 @@ class Objective:
             raise RequestError(
                 f"loss: {name} takes targets of 1 and -1, but the targets have other values; {instead}", "loss"
             )
+        if isinstance(self.loss, nn.CrossEntropyLoss) and self.kind == "numbers" and not _are_probabilities(targets):
+            raise RequestError(
+                f"loss: {name} takes classes, but the targets are numbers; for numbers take loss=mse, for labels of 0 "
+                "and 1 take loss=bce_with_logits",
+                "loss",
+            )
+        if self.kind == "labels" and not bool(((targets >= 0) & (targets <= 1)).all()):
+            raise RequestError(f"loss: {name} takes labels from 0 to 1; for other numbers take loss=mse", "loss")
         if next(self.loss.parameters(), None) is not None:
             raise RequestError(
                 f"loss: {name} has parameters, and the optimizer trains those of the network alone; put them there",
                 "loss",
             )
+
+
+def _are_probabilities(targets: Tensor) -> bool:
+    """Return True if targets (N, classes, …) may be probabilities of the classes, which sum to 1."""
+    return targets.dim() > 1 and bool(((targets.sum(1) - 1).abs() < 1e-3).all())
+
+
+def _occurs(targets: Tensor, index: int) -> bool:
+    """Return True if a class index is among targets of any integer type, which may not hold it."""
+    return index >= torch.iinfo(targets.dtype).min and bool((targets == index).any())

@@ -72,7 +72,8 @@ def _check_strategy(options: Config) -> None:
     strategy, (kind, start_method) = options.get("strategy", "auto"), strategy_kind(options)
     is_name = isinstance(strategy, str)
     if is_name and kind is Strategy:
-        hint = nearest(strategy, ["auto", *StrategyRegistry])
+        names = [name for name in StrategyRegistry if strategy_kind({"strategy": name})[1] == "popen"]
+        hint = nearest(strategy, ["auto", *names])
         raise RequestError(f"trainer.strategy is {strategy!r}; {hint}", "trainer.strategy")
     if start_method != "popen":
         key, value = ("trainer.strategy", strategy) if is_name else ("trainer.strategy.start_method", start_method)
