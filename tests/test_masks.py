@@ -384,7 +384,7 @@ def test_a_u_net_finds_the_shapes(lamella: Lamella) -> None:
 
 @pytest.mark.slow
 def test_an_autoencoder_beats_the_mean_image(lamella: Lamella, tmp_path: Path) -> None:
-    result = lamella("train", "experiment=autoencoder", "trainer.max_epochs=2")
+    result = lamella("train", "experiment=autoencoder", "trainer.max_epochs=5")
     assert result.status == 0, result.err
     [run] = Path("outputs/autoencoder").iterdir()
     images = digits().train.inputs
