@@ -108,7 +108,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, metavar="N", help="how many bytes to add to the prompt; default: 200")
     parser.add_argument("--temperature", type=float, metavar="T", help="0 takes the best byte; default: 0.8")
     parser.add_argument("--seed", type=int, metavar="N", help="of the bytes that are drawn; default: 0")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     _check_prompt(options)
     if options.prompt is None and options.top is None:
         options.top = 3
