@@ -91,6 +91,11 @@ def test_values_of_pixels_stand_for_classes(town: Path) -> None:
     assert torch.equal(targets, (shapes(24, 16).train.targets > 0).byte())
 
 
+def test_classes_without_a_pixel_are_named(town: Path) -> None:
+    assert masks(str(town), (3, 16, 16), [*CLASSES, "tree"]).notes == ["no training mask holds tree"]
+    assert read(town).notes == []
+
+
 def test_a_photo_that_is_turned_has_an_upright_mask(town: Path) -> None:
     """Cameras save a photo as it lay in the camera, and say in the file how it is turned."""
     image = Image.open(town / "images/00.png").crop((0, 0, 16, 10))

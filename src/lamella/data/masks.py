@@ -49,7 +49,7 @@ def masks(
         places = {"train": folder}
     left_out, notes = Counter[str](), list[str]()
     parts = {name: _part(place, decoder, reader, left_out, notes) for name, place in places.items()}
-    reader.check_use(parts["train"].targets)
+    notes += reader.missing_classes(parts["train"].targets)
     return Splits(parts["train"], parts.get("val"), parts.get("test"), left_out_text(left_out), notes)
 
 
@@ -196,13 +196,18 @@ class _MaskReader:
             )
         return np.where(known, order[places], self.ignored)
 
-    def check_use(self, targets: Tensor) -> None:
-        """Raise RequestError if at most one class occurs, beside pixels that do not count. targets: of the training."""
-        found = torch.unique(targets).tolist()
-        present = [value for value in found if value != self.ignored]
+    def missing_classes(self, targets: Tensor) -> list[str]:
+        """Return a note on the classes that do not occur, if there are some.
+
+        targets: of the training. Raises RequestError if at most one class occurs, beside pixels that do not count.
+        """
+        found = [int(value) for value in targets.unique()]
+        present = [self.classes[value] for value in found if value != self.ignored]
         if len(self.classes) > 1 and len(present) < 2:
-            only = f"but {self.classes[present[0]]}" if present else "that counts"
+            only = f"but {present[0]}" if present else "that counts"
             hint = f", and {self.ignored} does not count; if it is a class, write data.values=[0,{self.ignored}]"
             raise RequestError(
                 f"data.root: the training masks hold nothing {only}{hint * (self.ignored in found)}", "data.root"
             )
+        missing = [name for name in self.classes if name not in present]
+        return [f"no training mask holds {', '.join(missing[:5])}{', …' * (len(missing) > 5)}"] if missing else []

@@ -9,11 +9,12 @@ from lamella.seeds import generator
 
 CLASSES = ("ground", "disc", "square", "triangle")
 MOST = 2  # shapes in a picture
+DARK = 110.0  # the brightest value of the ground; shapes are so much darker than white at most
 NOISE = 20.0  # the standard deviation of the noise, of pixels from 0 to 255
 
 
 def shapes(count: int = 1000, size: int = 32, seed: int = 0, ignored: int = 255) -> Splits:
-    """Return pictures of one or two discs, squares and triangles of any colour on noise, with their masks.
+    """Return pictures of one or two bright discs, squares and triangles on noise, with their masks.
 
     count: how many pictures. size: their height and width. seed: decides what they show. ignored: the index of the
     pixels at an edge, which do not count. The inputs are uint8 (count, 3, size, size), the targets uint8 (count, size,
@@ -28,9 +29,11 @@ def shapes(count: int = 1000, size: int = 32, seed: int = 0, ignored: int = 255)
     shown = torch.randint(1, MOST + 1, (count,), generator=numbers)
     kinds = torch.randint(1, len(CLASSES), (count, MOST), generator=numbers)
     centres = size * (0.15 + 0.7 * torch.rand(count, MOST, 2, generator=numbers))
-    radii = size * (0.16 + 0.12 * torch.rand(count, MOST, generator=numbers))
+    centres[:, 1, 1] = (centres[:, 0, 1] + size / 2) % size  # beside each other, so that none hides the other
+    radii = size * (0.18 + 0.12 * torch.rand(count, MOST, generator=numbers))
     angles = 2 * torch.pi * torch.rand(count, MOST, generator=numbers)
-    colours = 255 * torch.rand(count, MOST + 1, 3, generator=numbers)  # the ground's first
+    colours = DARK * torch.rand(count, MOST + 1, 3, generator=numbers)  # the ground's first
+    colours[:, 1:] = 255 - colours[:, 1:]
     noise = NOISE * torch.randn(count, 3, size, size, generator=numbers)
 
     pictures = colours[:, 0, :, None, None].expand(count, 3, size, size)
@@ -47,7 +50,8 @@ def shapes(count: int = 1000, size: int = 32, seed: int = 0, ignored: int = 255)
 def _depth(kinds: Tensor, centres: Tensor, radii: Tensor, angles: Tensor, size: int) -> Tensor:
     """Return how deep each pixel lies in a shape, (N, size, size): a distance in pixels, below 0 outside.
 
-    kinds, radii, angles: (N,). centres: (N, 2). A radius is that of the circle through the corners.
+    kinds, radii, angles: (N,). centres: (N, 2). A triangle is a little larger than its radius says, because it has the
+    smallest area.
     """
     middle = torch.arange(size) + 0.5
     down = middle[:, None] - centres[:, 0, None, None]
@@ -57,7 +61,7 @@ def _depth(kinds: Tensor, centres: Tensor, radii: Tensor, angles: Tensor, size: 
     radius = radii[:, None, None]
     disc = radius - (down.square() + right.square()).sqrt()
     square = radius / 2**0.5 - torch.maximum(down.abs(), right.abs())
-    # The sides of an equilateral triangle are half a radius from its centre, in directions 120 degrees apart.
-    triangle = radius / 2 - torch.maximum(-down, down / 2 + right.abs() * (3**0.5 / 2))
+    # The sides of an equilateral triangle are at one distance from its centre, in directions 120 degrees apart.
+    triangle = 0.6 * radius - torch.maximum(-down, down / 2 + right.abs() * (3**0.5 / 2))
     kinds = kinds[:, None, None]
     return torch.where(kinds == 1, disc, torch.where(kinds == 2, square, triangle))
