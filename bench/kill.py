@@ -33,6 +33,7 @@ BASE = ("device=cpu", "device.threads=1", "data.batch_size=128", "trainer.max_ep
 CALLBACK = "trainer.callbacks=[{_target_: pytorch_lightning.callbacks."
 EARLY = CALLBACK + "EarlyStopping, monitor: val/loss, patience: 1}]"
 GROWING = CALLBACK + "GradientAccumulationScheduler, scheduling: {0: 1, 1: 3}}]"
+METRICS = "metrics=[f1,auroc,calibration_error]"
 CONFIGS = {
     "plain": ("network.dropout=0.2",),
     "steps": ("network.dropout=0.2", "trainer.checkpoint_every=1steps", "visuals=full"),
@@ -59,7 +60,8 @@ CONFIGS = {
         "network.dropout=0.1",
         "trainer.checkpoint_every=2steps",
     ),
-    "ddp": ("trainer=ddp", "trainer.devices=2", "trainer.checkpoint_every=2steps", "network.dropout=0.2"),
+    "metrics": (METRICS, "trainer.checkpoint_every=2steps", "monitor=val/auroc"),
+    "ddp": ("trainer=ddp", "trainer.devices=2", "trainer.checkpoint_every=2steps", "network.dropout=0.2", METRICS),
 }
 
 

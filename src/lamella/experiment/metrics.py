@@ -165,13 +165,19 @@ def _try(
             f"{first_line(error)}{own_frames(error)}",
             key,
         ) from error
-    given = "num_outputs" in node or not isinstance(value, Tensor)
-    outputs_of = getattr(metric, "num_outputs", None)
-    if not isinstance(value, Tensor) or (value.numel() != 1 and (given or tuple(value.shape) != (outputs_of,))):
-        several = next((name for name in SEVERAL_NUMBERS if name in node), None)
+    averaged = isinstance(value, Tensor) and tuple(value.shape) == (getattr(metric, "num_outputs", None),)
+    if not isinstance(value, Tensor) or not (value.numel() == 1 or (averaged and "num_outputs" not in node)):
         many = f"{value.numel()} numbers" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        hint = f"; leave out {key}.{several}" if several else ""
-        raise RequestError(f"{key}: {title} gives {many}, and a metric is one number{hint}", key)
+        raise RequestError(f"{key}: {title} gives {many}, and a metric is one{_hint(node, key)}", key)
     metric.reset()
     if hasattr(metric, "validate_args"):
         metric.validate_args = False  # the checks would wait for the device in each update
+
+
+def _hint(node: Config, key: str) -> str:
+    """Return what to write so that a metric gives one number, where an argument says how, or ""."""
+    written = next((name for name in SEVERAL_NUMBERS if name in node), None)
+    if written:
+        return f"; leave out {key}.{written}"
+    takes = signatures.parameters(resolve_target(node["_target_"], f"{key}._target_", Metric))
+    return f"; write {key}.average=macro" if "average" in takes else ""

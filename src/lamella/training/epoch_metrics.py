@@ -49,7 +49,8 @@ class EpochMetrics:
         found = {}
         for name, metric in self.metrics.items():
             try:
-                found[name] = float(metric.compute().mean())
+                value = metric.compute()
+                found[name] = float(value if value.numel() == 1 else value.mean())  # the mean over `num_outputs`
             except Exception as error:
                 raise _failure(name, metric, error) from error
         return found
