@@ -210,6 +210,7 @@ def test_further_results_survive_a_kill(tmp_path: Path) -> None:
     moments = int(kill.beside(reference, "ended").read_text().split()[1])
     assert kill.lamella(killed, "train", *options, moment=moments // 3) == -signal.SIGKILL
     run, whole = kill.run_of(killed), kill.run_of(reference)
-    assert run and whole
+    assert run
+    assert whole
     assert kill.lamella(killed, "resume", str(run.relative_to(killed))) == 0, kill.beside(killed, "output").read_text()
     assert kill.differences(whole, run) == []
