@@ -58,7 +58,7 @@ def losses_by_hand(
     optimizer = torch.optim.Adam(parameters, 1e-3, fused=True)
     epoch, found = 0, list[float]()
     batches = Batches(data.train, batch_size, normalize=data.normalize, shuffle=True, epoch=lambda: epoch)
-    for epoch in range(epochs):  # noqa: B007 - `batches` reads it
+    for epoch in range(epochs):
         total = 0.0
         numbers = seeds.batch_seeds(0, 0, epoch, len(batches))
         for number, (images, labels) in zip(numbers, batches, strict=True):
