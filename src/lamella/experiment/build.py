@@ -198,7 +198,13 @@ class _Builder:
 
         A recorded run may have been trained with a loss that gives a tensor of one number.
         """
-        if not plan.output and self.has_own_step:
+        if plan.parts and not self.has_own_step:
+            raise RequestError(
+                f"network: it has {len(plan.parts)} named stacks, {', '.join(plan.parts)}, and the task {SUPERVISED} "
+                "takes one; write one list `layers`,\n  or a task of your own, whose step runs the stacks",
+                "network",
+            )
+        if plan.parts:
             return Objective(loss, "other")
         last = plan.trace[-1]
         ending = (

@@ -81,10 +81,10 @@ def rehearse(experiment: Experiment, config: Config) -> None:
 def rehearsal_key(config: Config) -> str:
     """Return a text that is equal for configs of which only one has to be tried.
 
-    It leaves out `name`, `seed`, `monitor`, `visuals` and `data.seed`, and each float in the groups `network`, `loss`,
-    `optimizer` and `scheduler`.
+    It leaves out `name`, `seed`, `monitor`, `visuals` and `data.seed`, and each float in the groups `network`, `task`,
+    `loss`, `optimizer` and `scheduler`.
     """
-    groups = {name: _without_floats(config[name]) for name in ("network", "loss", "optimizer", "scheduler")}
+    groups = {name: _without_floats(config.get(name)) for name in ("network", "task", "loss", "optimizer", "scheduler")}
     data = {**config["data"], "seed": None}
     return json.dumps([groups, data, config["device"], config["trainer"], config.get("metrics")], default=str)
 

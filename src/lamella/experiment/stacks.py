@@ -43,6 +43,10 @@ def plan_network(
     if not stacks:
         _check_read(node, "network", STACK_KEYS, is_read)
         raise RequestError("network: it takes `layers`, a list or a mapping, or a `_target_`", "network")
+    for name, stack in node.items():
+        if isinstance(stack, Mapping) and name not in stacks and not is_read(f"network.{name}"):
+            key = f"network.{name}"
+            raise RequestError(f"{key}: a stack takes `layers` or a `_target_`, and this one has neither", key)
     _check_read(node, "network", list(stacks), is_read)
     plans = {}
     for name, stack in stacks.items():

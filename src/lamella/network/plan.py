@@ -37,6 +37,7 @@ class Plan:
 
     build: returns the network, with weights on the current default device. trace: what each layer does to a batch.
     output: the shape of the network's output for one sample. shape, dtype: what it was planned for, as in `plan`.
+    parts: the names of the networks that it consists of, () for a single one.
     """
 
     build: Make
@@ -44,6 +45,7 @@ class Plan:
     output: tuple[int, ...]
     shape: Shape
     dtype: DType
+    parts: tuple[str, ...] = ()
 
     def zeros(self, batch: int, device: torch.device | str = "cpu") -> Inputs:
         """Return a batch of zeros that the network takes: a tensor (B, …), or a mapping of names to such tensors."""
@@ -106,7 +108,7 @@ def plan_together(plans: Mapping[str, Plan]) -> Plan:
 
     rows = [row for planned in plans.values() for row in planned.trace]
     first = next(iter(plans.values()))
-    return Plan(build, rows, (), first.shape, first.dtype)
+    return Plan(build, rows, (), first.shape, first.dtype, tuple(plans))
 
 
 def plan_module(make: Make, shape: Shape, place: str = "network", dtype: DType = torch.float32) -> Plan:

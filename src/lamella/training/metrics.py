@@ -53,7 +53,16 @@ class Counters:
         self.further: dict[str, list[Tensor]] = {}  # the further results of the steps, by name
 
     def count(self, results: Mapping[str, Tensor], targets: Tensor) -> None:
-        """Count a batch. results: as `Task.step` returns them. targets: as the data gives them."""
+        """Count a batch. results: as `Task.step` returns them. targets: as the data gives them.
+
+        Raises RequestError if the results have other names than those of the batches before.
+        """
+        if self.losses and (names := results.keys() - {"loss", "output"}) != self.further.keys():
+            raise RequestError(
+                f"task: the step returns {sorted(names)} beside the loss for this batch, and {sorted(self.further)} "
+                "for those before it; every batch of a pass takes the same names",
+                "task",
+            )
         self.losses.append(results["loss"].detach())
         self.samples.append(len(targets))
         for name, value in results.items():

@@ -266,7 +266,7 @@ class Task(pl.LightningModule):
         """Return the results of a step. Raises RequestError for those of a project's own step that are none."""
         results = self.step(batch)
         if self.has_own_step:
-            check_results(results, f"{type(self).__module__}.{type(self).__qualname__}.step")
+            check_results(results, f"{type(self).__module__}.{type(self).__qualname__}", self.objective, self.metrics)
         return results
 
     def _counters(self, first_step: int = 0) -> Counters:
