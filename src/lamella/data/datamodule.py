@@ -39,7 +39,7 @@ class Data(pl.LightningDataModule):
     num_classes, classes: the number of classes, and their names. mean, std: one number for each channel or one for all,
     on the scale from 0 to 1, for uint8 inputs. val_size, test_size: a count or a fraction; so many training samples are
     taken, chosen by `split_seed`, if the source has no such split; with a val_size of 0 there is no validation.
-    folds, fold: divide the samples that are not for the test into so many parts, by `split_seed`, of which one validates.
+    folds, fold: as many parts of the samples that are not for the test, by `split_seed`, and the one that validates.
     augment: changes the training images. drop_last: leave out the last batch of an epoch if it is smaller than the
     others. in_memory: keep the inputs on the device; otherwise `num_workers` processes read them. cache: "memmap" keeps
     decoded image files in one file, from which batches are taken as from memory. skip_unreadable: leave out image files
