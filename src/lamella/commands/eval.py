@@ -103,12 +103,14 @@ def _notes(trained: Config, tested: Config, data: "Data", are_same: bool) -> Ite
     numbers = torch.arange(len(data.train) + len(data.test) + len(data.val) * ("val" in data.cut))
     whole = Samples(numbers, numbers)
     source = Splits(whole, None if "val" in data.cut else whole)
+    folds = trained.get("folds") is not None  # of which each sample was in one, for training or validation
     (before, *_), (*_, test) = (
-        cut_splits(source, *(node.get(key, default) for key, default in CUT.items())) for node in (trained, tested)
+        cut_splits(source, *(node.get(key, default) for key, default in CUT.items()))
+        for node in ({**trained, "val_size": 0} if folds else trained, tested)
     )
     both = int(torch.isin(test.targets, before.targets).sum())
     if both:
-        yield f"{both:,} of the {len(test):,} test samples were training samples of the run"
+        yield f"{both:,} of the {len(test):,} test samples were training {'or validation ' * folds}samples of the run"
 
 
 def _plain(result: "Evaluation", classes: list[str]) -> dict[str, object]:

@@ -21,7 +21,7 @@ from lamella.config.guard import require_checked
 from lamella.config.hydra_internals import can_merge_overrides, merge_overrides
 from lamella.config.interpolations import READ, check_interpolations, interpolated_keys
 from lamella.config.origins import ConfigFile, composed_files
-from lamella.config.values import Config
+from lamella.config.values import Config, key_of
 from lamella.config.yaml_files import load_yaml
 from lamella.errors import RequestError
 
@@ -129,8 +129,19 @@ def resolve_config(config: DictConfig, overrides: list[str], choices: Mapping[st
         unused = [] if "_target_" in _written("network", choices) else _inherited("network", config, choices)
         plain["network"] = {key: value for key, value in plain["network"].items() if key not in unused}
     check_known(plain, references)
+    _check_folds(plain["data"], overrides)
     chosen = {group: str(choices[group]) for group in (*GROUPS, "experiment") if choices.get(group)}
     return ComposedConfig(plain, overrides, references, interpolated_keys(written), chosen)
+
+
+def _check_folds(data: Config, overrides: Sequence[str]) -> None:
+    """Raise RequestError for an override that cross-validation does not read. A file may hold it for other runs."""
+    if data.get("folds") is not None and "data.val_size" in map(key_of, overrides):
+        raise RequestError(
+            f"data.val_size has no effect with data.folds={data['folds']}, because a fold validates; leave one of them "
+            "out",
+            "data.val_size",
+        )
 
 
 def check_composed(config: DictConfig, choices: Mapping[str, object]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lamella.data.augment import Augment
 from lamella.data.checks import check_augment, check_files, check_mask_augment, check_samples, kind
+from lamella.data.folds import Folds
 from lamella.data.loader import Batches
 from lamella.data.normalize import Normalize
 from lamella.data.readable import check_headers, readable, together, without_unreadable
@@ -38,6 +39,7 @@ class Data(pl.LightningDataModule):
     num_classes, classes: the number of classes, and their names. mean, std: one number for each channel or one for all,
     on the scale from 0 to 1, for uint8 inputs. val_size, test_size: a count or a fraction; so many training samples are
     taken, chosen by `split_seed`, if the source has no such split; with a val_size of 0 there is no validation.
+    folds, fold: as many parts of the samples that are not for the test, by `split_seed`, and the one that validates.
     augment: changes the training images. drop_last: leave out the last batch of an epoch if it is smaller than the
     others. in_memory: keep the inputs on the device; otherwise `num_workers` processes read them. cache: "memmap" keeps
     decoded image files in one file, from which batches are taken as from memory. skip_unreadable: leave out image files
@@ -75,6 +77,8 @@ class Data(pl.LightningDataModule):
         ignored: int = -100,
         sampler: str | Sequence[float] | None = None,
         encoder: Encoder | None = None,
+        folds: int | None = None,
+        fold: int | None = None,
     ) -> None:
         super().__init__()
         self.batch_size, self.num_classes, self.reconstructs = batch_size, num_classes, reconstruct
@@ -95,7 +99,9 @@ class Data(pl.LightningDataModule):
         source = without_unreadable(source) if skip_unreadable else source
         self.left_out, self.source_notes = source.left_out, list(source.notes)
         self.cut = [name for name in ("val", "test") if getattr(source, name) is None]
-        self.train, self.val, self.test = cut_splits(source, val_size, test_size, split_seed)
+        self.folds = Folds.of(source, folds, fold, (val_size, test_size), split_seed, self.classes)
+        splits = self.folds.splits(source) if self.folds else cut_splits(source, val_size, test_size, split_seed)
+        self.train, self.val, self.test = splits
         self.encoder = encoder or source.encoder
         if self.encoder is not None:
             if encoder is None:
@@ -187,6 +193,7 @@ class Data(pl.LightningDataModule):
     def notes(self) -> list[str]:
         """Return what a user should know of the data, each as one sentence."""
         notes = [*self.source_notes, *(class_notes(self.splits, self.classes) if self.has_classes else [])]
+        notes += self.folds.notes(self.train, self.val) if self.folds else []
         if self.workers and self.num_workers is None:
             kept = "data.cache is memmap" if self.cache else "data.in_memory is true"
             notes.append(f"data.num_workers is {self.workers}, but {kept}, so that no worker reads anything")

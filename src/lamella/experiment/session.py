@@ -1,5 +1,6 @@
 """Train a run, from its start or from where it stopped: what is printed, what is recorded and how the run ends."""
 
+import json
 import math
 import os
 import sys
@@ -18,6 +19,8 @@ from lamella.atomic_files import open_to_append
 from lamella.config.value_text import parse_value
 from lamella.config.values import Config, override_values
 from lamella.console import print
+from lamella.data import Data
+from lamella.data.folds import TEST
 from lamella.distributed import RUN_DIRECTORY, rank
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.build import prepare_experiment
@@ -26,11 +29,13 @@ from lamella.experiment.fit import Outcome, fit
 from lamella.experiment.report import epoch_line, result_lines
 from lamella.experiment.requeue import SLURM_JOB, requeue_slurm_job
 from lamella.interrupts import Interrupted, Interrupts, limit_exit
+from lamella.runs.files import FOLDS, PREPROCESSING
 from lamella.runs.identity import CHANGEABLE_KEYS, run_identity
 from lamella.runs.listing import Record
 from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
+from lamella.tables import format_csv
 from lamella.training.device import is_out_of_memory
 from lamella.training.non_finite import NonFiniteLoss
 
@@ -70,10 +75,18 @@ def create_run(
     }
     if reproduces is not None:
         request["reproduces"] = reproduces
-    encoder = experiment.data.encoder
-    return RunWriter.start(
-        make_directory(), experiment.completed(config), request, None if encoder is None else encoder.state()
-    )
+    return RunWriter.start(make_directory(), experiment.completed(config), request, _data_files(experiment.data))
+
+
+def _data_files(data: Data) -> dict[str, str]:
+    """Return the files that say what a run has made of its data: what an encoder has learned, and the folds."""
+    files = {}
+    if data.encoder is not None:
+        files[PREPROCESSING] = json.dumps(data.encoder.state(), indent=1) + "\n"
+    if data.folds is not None:
+        folds = ("test" if fold == TEST else fold for fold in data.folds.numbers.tolist())
+        files[FOLDS] = format_csv([["sample", "fold"], *enumerate(folds)])
+    return files
 
 
 def train_run(

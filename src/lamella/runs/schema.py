@@ -81,10 +81,10 @@ class SweepRecord(TypedDict):
     """The fields of `sweep.json`.
 
     arguments: the command line. launcher: the values of `hydra.launcher`. monitor, metric, lower_is_better: as in
-    the runs. objectives:
-    the metrics that rank the runs. swept: the keys that differ between the runs. threads: the CPU threads of each run,
-    None where torch decides. max_failures: how many failed runs end the sweep, None for any number. search: the space
-    and the directory of a search. pruned: the names of the runs that a search has ended early.
+    the runs. objectives: the metrics that rank the runs. swept: the keys that differ between the runs. over: the keys
+    in which the runs of one row of the leaderboard differ. threads: the CPU threads of each run, None where torch
+    decides. max_failures: how many failed runs end the sweep, None for any number. search: the space and the directory
+    of a search. pruned: the names of the runs that a search has ended early.
     """
 
     format: int
@@ -95,6 +95,7 @@ class SweepRecord(TypedDict):
     lower_is_better: NotRequired[list[str]]  # not in records of earlier versions
     objectives: list[str]
     swept: list[str]
+    over: NotRequired[list[str]]  # not in records of earlier versions
     threads: int | None
     max_failures: int | None
     search: NotRequired[dict[str, str]]
@@ -108,6 +109,7 @@ class SweepChanges(TypedDict, total=False):
     launcher: Config
     objectives: list[str]
     swept: list[str]
+    over: list[str]
     max_failures: int | None
     pruned: list[str]
 

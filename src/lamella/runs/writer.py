@@ -18,7 +18,7 @@ from lamella.atomic_files import open_to_append, write_atomically
 from lamella.config.values import Config
 from lamella.console import tolerant_output
 from lamella.errors import RequestError
-from lamella.runs.files import METRICS, NEW, PREPROCESSING, RUN_FILES, unrecorded_seconds
+from lamella.runs.files import METRICS, NEW, RUN_FILES, unrecorded_seconds
 from lamella.runs.identity import run_identity
 from lamella.runs.provenance import git_state, installed_versions
 from lamella.runs.reader import OPEN_RUNS, read_run
@@ -45,12 +45,10 @@ class RunWriter:
         self._opened = time.monotonic()
 
     @classmethod
-    def start(
-        cls, path: Path, config: Config, request: RunRequest, preprocessing: Mapping[str, object] | None = None
-    ) -> "RunWriter":
+    def start(cls, path: Path, config: Config, request: RunRequest, files: Mapping[str, str]) -> "RunWriter":
         """Create a run in the existing directory `path`, and delete what a start that failed has left there.
 
-        config: the resolved config. preprocessing: what an encoder has learned, None without one. Raises RequestError
+        config: the resolved config. files: the texts of further files by name. Raises RequestError
         where the directory cannot be written, contains other files or is open in another process.
         """
         leftovers = [entry for entry in path.iterdir() if entry.name != "log.txt"]
@@ -64,8 +62,8 @@ class RunWriter:
                 entry.unlink()
             writer = cls(path, log, _new_record(request, path / "git.patch"), None, config)
             writer.configure(config)
-            if preprocessing is not None:
-                write_atomically(path / PREPROCESSING, json.dumps(preprocessing, indent=1) + "\n")
+            for name, text in files.items():
+                write_atomically(path / name, text)
             writer.update()
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)

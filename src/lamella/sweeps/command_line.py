@@ -18,6 +18,7 @@ from lamella.runs.schema import SWEEP_FORMAT, SweepRecord
 from lamella.runs.sweep_directory import Sweep, is_sweep
 from lamella.sweeps.combinations import swept_keys, zipped_keys
 from lamella.sweeps.launch.local import LocalLauncher
+from lamella.sweeps.leaderboard import OVER
 from lamella.sweeps.planner import PlannedJob
 
 # The fields of a record that can be objectives, besides the metrics.
@@ -28,13 +29,15 @@ OBJECTIVE_FIELDS = ("seconds", "parameters", "epochs", "steps", "best_epoch")
 class SweepOptions:
     """The values of the config key `sweep`.
 
-    name: of the sweep's directory. zip: groups of keys that change together. skip_invalid: leave out the jobs that
+    name: of the sweep's directory. zip: groups of keys that change together. over: keys in which the runs of one row
+    of the leaderboard differ. skip_invalid: leave out the jobs that
     cannot be run. max_failures: the number of failed jobs after which no more start. objectives: what the leaderboard
     is sorted by, and what a search optimizes.
     """
 
     name: str | None = None
     zip: Sequence[Sequence[str]] = ()
+    over: Sequence[str] = OVER
     skip_invalid: bool = False
     max_failures: int | None = None
     objectives: Sequence[str] = ()
@@ -54,10 +57,17 @@ class SweepOptions:
         return cls(
             name=None if values.get("name") is None else check_run_name(values["name"], "sweep.name"),
             zip=zipped_keys(values.get("zip")),
+            over=_checked_keys(values.get("over", list(OVER))),
             skip_invalid=_checked_flag(values.get("skip_invalid", False)),
             max_failures=_checked_limit(values.get("max_failures")),
             objectives=_checked_objectives(values.get("objectives", [])),
         )
+
+    def check_over(self, swept: Collection[str]) -> None:
+        """Raise RequestError for a key of `over` that was written and has no values."""
+        for key in self.over:
+            if key not in (*swept, *OVER):
+                raise RequestError(f"sweep.over: {key} has no values here; {nearest(key, swept)}", "sweep.over")
 
     def check(self, monitor: str, counted: Collection[str]) -> list[str]:
         """Return the objectives, by default the monitor alone. Raises RequestError for one that no run reports.
@@ -108,6 +118,7 @@ class SweepCommand:
             elif override.is_sweep_override():
                 values = str(override.input_line).partition("=")[2]
                 raise RequestError(f"{override.input_line}: {key} takes one value; a list is {key}=[{values}]", key)
+        options.check_over(swept_keys(list(overrides.values())))
         line = [text for text in _texts(config.hydra.overrides.task) if not text.lstrip("+").startswith("sweep.")]
         parent = OUTPUTS / check_run_name(OmegaConf.select(config, "name"))
         path = parent / (options.name or _directory_name(parent, swept_keys(list(overrides.values())), line))
@@ -140,6 +151,7 @@ class SweepCommand:
             arguments=sys.argv[1:],
             swept=list(dict.fromkeys([*sweep.fields["swept"], *self.swept])),
             objectives=known,
+            over=list(self.options.over),
             launcher=self.launcher,
             max_failures=self.options.max_failures,
         )
@@ -156,6 +168,7 @@ class SweepCommand:
             "lower_is_better": experiment.lower_is_better,
             "objectives": self.options.check(experiment.monitor, experiment.counted),
             "swept": self.swept,
+            "over": list(self.options.over),
             "threads": threads,
             "max_failures": self.options.max_failures,
         }
@@ -200,6 +213,12 @@ def _checked_flag(flag: object) -> bool:
     if not isinstance(flag, bool):
         raise RequestError(f"sweep.skip_invalid is {flag!r}; it takes true or false", "sweep.skip_invalid")
     return flag
+
+
+def _checked_keys(keys: object) -> list[str]:
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise RequestError(f"sweep.over is {keys!r}; it takes a list of keys, as [seed,data.fold]", "sweep.over")
+    return keys
 
 
 def _checked_objectives(objectives: object) -> list[str]:

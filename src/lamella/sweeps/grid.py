@@ -6,10 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lamella.config.launcher import runs_in_process
 from lamella.config.moved_targets import with_present_names
+from lamella.config.value_text import parse_value
+from lamella.config.values import key_of
 from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.names import member_names
@@ -26,7 +28,7 @@ def run_grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str])
     loader, config, arguments: what Hydra gives a sweeper. Raises RequestError, and SystemExit with the exit status
     where that is not 0.
     """
-    command = SweepCommand.of(loader, config, arguments)
+    command = SweepCommand.of(loader, config, [*arguments, *_fold_values(config, arguments)])
     jobs = combinations(command.overrides, command.options.zip)
     planner = Planner(loader, config, own_process=not runs_in_process(command.launcher))
     with ExitStack() as stack:
@@ -62,6 +64,16 @@ def resume_grid(path: Path) -> int:
     """Run the jobs of the sweep in `path` that have not finished, and return the exit status. Raises RequestError."""
     with open_sweep(path) as sweep:
         return SweepRun(sweep).run()
+
+
+def _fold_values(config: DictConfig, arguments: Sequence[str]) -> list[str]:
+    """Return the override for each fold of cross-validation, where the folds are known and no fold is chosen."""
+    given = {key_of(text): text.partition("=")[2] for text in arguments}
+    folds = parse_value(given["data.folds"]) if "data.folds" in given else OmegaConf.select(config, "data.folds")
+    chosen = "data.fold" in given or OmegaConf.select(config, "data.fold") is not None
+    if chosen or isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
+        return []
+    return [f"{'' if 'fold' in config.data else '+'}data.fold=range(0,{folds})"]
 
 
 def _add_members(sweep: Sweep, planned: Sequence[PlannedJob]) -> int:

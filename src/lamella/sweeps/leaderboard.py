@@ -15,12 +15,14 @@ from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Sweep
 from lamella.tables import format_csv, format_table
 
+OVER = ("seed", "data.fold")  # where a sweep says nothing else, runs that differ in these alone form one row
+
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """The members that differ in their seed alone.
+    """The members that differ in their seed or their fold alone, or in what else `sweep.over` names.
 
-    settings: the values of the swept keys except the seed. metrics: for each name the values of the finished members.
+    settings: the values of the other swept keys. metrics: for each name the values of the finished members.
     best: the directory of the best member. n: how many members have a value of the first objective. status: how many
     members are unfinished, and in which state. front: whether the row is on the Pareto front, so that no other row is
     better in all objectives.
@@ -47,7 +49,8 @@ class LeaderboardRow:
 class Leaderboard:
     """The rows of a sweep, sorted by the first objective.
 
-    keys: the swept keys except the seed. columns: the metrics that are shown. has_seeds: whether the seed was swept.
+    keys: the swept keys except those of `sweep.over`. columns: the metrics that are shown. repeats: whether a key of
+    `sweep.over` was swept.
     """
 
     def __init__(self, sweep: Sweep) -> None:
@@ -56,7 +59,9 @@ class Leaderboard:
         self.lower, self.pruned = sweep.fields.get("lower_is_better"), sweep.fields.get("pruned", [])
         settings = {name: override_values(member.overrides) for name, member in sweep.members.items()}
         differing = _differing_keys(sweep, list(settings.values()))
-        self.keys, self.has_seeds = [key for key in differing if key != "seed"], "seed" in differing
+        over = sweep.fields.get("over", OVER)
+        self.keys = [key for key in differing if key not in over]
+        self.repeats = len(self.keys) < len(differing)
         groups: dict[tuple[str, ...], dict[str, RunRecord | None]] = {}
         for name, values in settings.items():
             group = groups.setdefault(tuple(values.get(key, "") for key in self.keys), {})
@@ -67,12 +72,12 @@ class Leaderboard:
         self.columns = list(dict.fromkeys([*self.objectives, sweep.fields["monitor"], *tested]))
 
     def table(self) -> str:
-        """Return the table that is printed: means, with standard deviations if there are several seeds."""
+        """Return the table that is printed: means, with standard deviations where a row has several runs."""
         pareto, unfinished = len(self.objectives) > 1, any(row.status for row in self.rows)
-        heads = [*self.keys, *(["n"] if self.has_seeds else []), *self.columns, *(["front"] if pareto else [])]
-        lines = [[*heads, *(["status"] if unfinished else []), "best" if self.has_seeds else "directory"]]
+        heads = [*self.keys, *(["n"] if self.repeats else []), *self.columns, *(["front"] if pareto else [])]
+        lines = [[*heads, *(["status"] if unfinished else []), "best" if self.repeats else "directory"]]
         for row in self.rows:
-            line = [*row.settings.values(), *([str(row.n)] if self.has_seeds else [])]
+            line = [*row.settings.values(), *([str(row.n)] if self.repeats else [])]
             line += [_cell(row.mean(name), row.spread(name)) for name in self.columns]
             line += ["*" if row.front else ""] if pareto else []
             line += [row.status or "finished"] if unfinished else []
