@@ -53,8 +53,7 @@ def losses_by_hand(
     epochs: int = 2,
 ) -> list[float]:
     """The training loss of each epoch of a loop over the digits. step: returns the loss of images and labels."""
-    pixels = {"mean": [mean], "std": [std]}
-    data = Data(digits(), [1, 28, 28], batch_size, 10, test_size=0.2, val_size=0.1, **pixels)
+    data = Data(digits(), [1, 28, 28], batch_size, 10, mean=[mean], std=[std], test_size=0.2, val_size=0.1)
     optimizer = torch.optim.Adam(parameters, 1e-3, fused=True)
     epoch, found = 0, list[float]()
     batches = Batches(data.train, batch_size, normalize=data.normalize, shuffle=True, epoch=lambda: epoch)
@@ -66,7 +65,7 @@ def losses_by_hand(
             assert isinstance(images, Tensor)
             loss = step(images, labels)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.item() * len(images)
         found.append(total / batches.count)
@@ -162,7 +161,7 @@ def test_ddpm(lamella: Lamella, tmp_path: Path) -> None:
         kept = left[times + 1][:, None, None, None]
         level = (times / 25)[:, None, None, None].expand(-1, 1, 28, 28)
         found = network(torch.cat([kept**0.5 * images + (1 - kept) ** 0.5 * noise, level], 1))
-        return ((found - noise) ** 2).mean()
+        return functional.mse_loss(found, noise)
 
     expected = losses_by_hand(network.parameters(), step, 0.5, 0.5, epochs=1)
     assert losses(run) == pytest.approx(expected, rel=1e-4)
@@ -224,7 +223,8 @@ def test_distillation(lamella: Lamella, tmp_path: Path) -> None:
         with torch.no_grad():
             answers = (teacher(images) / 2).softmax(1)
         distance = (answers * (answers.log() - (output / 2).log_softmax(1))).sum(1).mean() * 4
-        return 0.5 * distance + 0.5 * functional.cross_entropy(output, labels)
+        loss: Tensor = 0.5 * distance + 0.5 * functional.cross_entropy(output, labels)
+        return loss
 
     expected = losses_by_hand(network.parameters(), step)
     assert losses(run) == pytest.approx(expected, rel=1e-4)
@@ -239,6 +239,7 @@ def test_focal(lamella: Lamella, tmp_path: Path) -> None:
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
         right = network(images).softmax(1)[torch.arange(len(images)), labels]
-        return (-((1 - right) ** 2) * right.log()).mean()
+        loss: Tensor = (-((1 - right) ** 2) * right.log()).mean()
+        return loss
 
     assert losses(run) == pytest.approx(losses_by_hand(network.parameters(), step), rel=1e-4)

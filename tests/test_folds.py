@@ -4,6 +4,7 @@ import csv
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +20,11 @@ FAST = ("network=linear", "trainer.max_epochs=1", "device.threads=1", "data.sour
 SWEEP = Path("outputs/default/s")
 
 
-def data_of(source: Splits, count: int, **options: int) -> Data:
+def data_of(source: Splits, count: int, **options: Any) -> Data:
     return Data(source, None, 64, count, test_size=0.2, **options)
 
 
-def numbers_of(source: Splits, count: int, **options: int) -> Tensor:
+def numbers_of(source: Splits, count: int, **options: Any) -> Tensor:
     folds = data_of(source, count, fold=0, **options).folds
     assert folds is not None
     return folds.numbers

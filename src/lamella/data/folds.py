@@ -72,7 +72,8 @@ class Folds:
         trained = (self.numbers != TEST) & (self.numbers != self.fold)
         folds = [*self.numbers[trained].tolist(), *[self.fold] * len(val)]
         copies: defaultdict[bytes, list[int]] = defaultdict(list)
-        for row, fold in zip((row for part in (train, val) for row in part.inputs.numpy()), folds, strict=True):
+        rows = (row for inputs in (train.inputs, val.inputs) for row in inputs.numpy())
+        for row, fold in zip(rows, folds, strict=True):
             copies[row.tobytes()].append(fold)
         count = sum(len(those) for those in copies.values() if len(set(those)) > 1)
         return [f"{count:,} samples equal one of another fold, which validates what was trained on it"] * bool(count)

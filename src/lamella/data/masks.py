@@ -201,7 +201,7 @@ class _MaskReader:
 
         targets: of the training. Raises RequestError if at most one class occurs, beside pixels that do not count.
         """
-        found = [int(value) for value in targets.unique()]
+        found: list[int] = torch.unique(targets).tolist()
         present = [self.classes[value] for value in found if value != self.ignored]
         if len(self.classes) > 1 and len(present) < 2:
             only = f"but {present[0]}" if present else "that counts"
