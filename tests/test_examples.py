@@ -53,8 +53,7 @@ def losses_by_hand(
     epochs: int = 2,
 ) -> list[float]:
     """The training loss of each epoch of a loop over the digits. step: returns the loss of images and labels."""
-    pixels = {"mean": [mean], "std": [std]}
-    data = Data(digits(), [1, 28, 28], batch_size, 10, test_size=0.2, val_size=0.1, **pixels)
+    data = Data(digits(), [1, 28, 28], batch_size, 10, mean=mean, std=std, test_size=0.2, val_size=0.1)
     optimizer = torch.optim.Adam(parameters, 1e-3, fused=True)
     epoch, found = 0, list[float]()
     batches = Batches(data.train, batch_size, normalize=data.normalize, shuffle=True, epoch=lambda: epoch)
@@ -66,7 +65,7 @@ def losses_by_hand(
             assert isinstance(images, Tensor)
             loss = step(images, labels)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             total += loss.item() * len(images)
         found.append(total / batches.count)
