@@ -16,7 +16,7 @@ from torch import Tensor
 from lamella.data import Data, Samples, Splits, bundled_table, digits
 from lamella.data.folds import TEST
 
-FAST = ("network=linear", "trainer.max_epochs=1", "device.threads=1", "data.source.size=8", "data.shape=[1,8,8]")
+FAST = ("network=linear", "trainer.max_epochs=1", "device.threads=1", "+data.source.size=8", "data.shape=[1,8,8]")
 SWEEP = Path("outputs/default/s")
 
 

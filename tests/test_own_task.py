@@ -92,7 +92,7 @@ def test_what_a_step_cannot_return(lamella: Lamella, returns: str, message: str)
 
 @pytest.mark.usefixtures("own")
 def test_every_batch_gives_the_same_names(lamella: Lamella) -> None:
-    result = lamella("train", *SHORT, "+task.returns=changing", "monitor=val/loss", "+trainer.limit_train_batches=1.0")
+    result = lamella("train", *BASE, "+task.returns=changing", "monitor=val/loss", "trainer.max_epochs=1")
     assert result.status == 2
     assert "the step returns [] beside the loss for this batch, and ['training'] for those before it" in result.err
 
@@ -147,7 +147,7 @@ def test_an_error_in_the_step_shows_its_line(lamella: Lamella) -> None:
         ),
         (["+network.critic.shape=[3]"], "network.critic: a stack takes `layers` or a `_target_`, and this one has "),
         (["+network.width=3"], "network.width: nothing in the network reads this key; known: decoder, encoder"),
-        (["network.decoder.shape=[9]"], "network: Linear at encoder.1 fails"),
+        (["network.decoder.shape=[9]"], "network: Linear at decoder.0 fails on a training batch of 64 samples: "),
         (
             ["task._target_=lamella.Task"],
             "network: it has 2 named stacks, encoder, decoder, and the task lamella.Task takes one; write one list ",

@@ -16,7 +16,8 @@ class Distillation(lamella.Task):
 
     def __init__(self, teacher: str, temperature: float = 2.0, share: float = 0.5) -> None:
         super().__init__()
-        self.teacher = lamella.load(teacher).network.requires_grad_(False)
+        # In training mode, because Lightning warns of other networks at the start; the step sets evaluation mode.
+        self.teacher = lamella.load(teacher).network.train().requires_grad_(False)
         self.temperature, self.share = temperature, share
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
