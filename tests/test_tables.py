@@ -200,7 +200,7 @@ def test_an_encoder_that_a_config_may_not_build_is_refused(lamella: Lamella, pla
 def test_a_sweep_of_tables_is_fused(lamella: Lamella) -> None:
     path = write("plants.csv", PLANTS)
     given = ["data=csv", f"data.path={path}", "data.target=species", "network.norm=null", *FAST]
-    result = lamella("train", "-m", *given, "name=s", "seed=0,1", "hydra/launcher=fused")
+    result = lamella("train", "-m", *given, "name=s", "seed=0,1", "hydra/launcher=fused", "hydra.launcher.slots=1")
     assert result.status == 0, result.err
     for run in Path("outputs/s").glob("*/seed=*"):
         assert json.loads((run / "run.json").read_text())["inexact"]
