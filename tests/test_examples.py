@@ -239,6 +239,7 @@ def test_focal(lamella: Lamella, tmp_path: Path) -> None:
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
         right = network(images).log_softmax(1)[torch.arange(len(images)), labels]
-        return -((1 - right.exp()) ** 2 * right).mean()
+        loss: Tensor = -((1 - right.exp()) ** 2 * right).mean()
+        return loss
 
     assert losses(run) == pytest.approx(losses_by_hand(network.parameters(), step), rel=1e-4)
