@@ -213,7 +213,7 @@ TRAIN = {
 }
 OTHERS = {
     "eval": ["lamella eval takes RUN; `lamella eval outputs/NAME/RUN` names a run"],
-    "predict": ["lamella predict takes RUN and PATH"],
+    "predict": ["lamella predict takes RUN; `lamella predict outputs/NAME/RUN` names a run"],
     "resume": ["lamella resume takes RUN;"],
     "reproduce": ["lamella reproduce takes RUN;"],
     "compare": ["lamella compare takes RUN;"],
