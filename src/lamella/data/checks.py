@@ -84,8 +84,9 @@ def check_samples(
             wrong = labels[((labels < 0) | (labels >= known)) & (labels != left_out)]
             if not len(wrong):
                 continue
+            worst = int(wrong.max()) if int(wrong.max()) >= num_classes else int(wrong.min())
             raise RequestError(
-                f"data.num_classes is {num_classes}, but a {split} label is {int(wrong[0])}; "
+                f"data.num_classes is {num_classes}, but a {split} label is {worst}; "
                 f"labels go from 0 to {num_classes - 1}",
                 "data.num_classes",
             )
