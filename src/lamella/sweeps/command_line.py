@@ -144,7 +144,7 @@ class SweepCommand:
             raise RequestError(
                 f"sweep.objectives: the search is for {known}; choose another sweep.name", "sweep.objectives"
             )
-        if objectives:
+        if objectives and objectives != list(known):
             own = [name for member in sweep.members.values() for name in member.config.get("metrics") or {}]
             known = self.options.check(sweep.fields["monitor"], ["loss", sweep.fields["metric"], *own])
         sweep.update(
