@@ -15,7 +15,7 @@ from lamella.config.files import SHIPPED
 OPTIONS = sorted(str(path.relative_to(SHIPPED).with_suffix("")) for path in SHIPPED.glob("*/*.yaml"))
 CHOICES = [option for option in OPTIONS if not option.endswith("/default") or option == "trainer/default"]
 MNIST_LIKE = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-BATCH = ("+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1", "trainer.max_epochs=1", "data.val_size=20")
+BATCH = ("+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1", "trainer.max_epochs=1", "data.val_size=60")
 
 
 def finished(result: Result) -> dict[str, Any]:
