@@ -116,6 +116,11 @@ def measure(side: str, root: str, name: str, threads: int, directory: str) -> tu
     """Run one side, and return the seconds of its second epoch and its peak resident memory in MB."""
     command = [sys.executable, os.path.abspath(__file__), os.path.abspath(root), "--side", side, "--network", name]
     command = lamella(root, name, threads) if side == "lamella" else [*command, "--threads", str(threads)]
+    return second_epoch(command, threads, directory)
+
+
+def second_epoch(command: list[str], threads: int, directory: str) -> tuple[float, float]:
+    """Run a program of two epochs, and return the seconds of the second one and the peak resident memory in MB."""
     # Standard error is a terminal, so that Lamella shows its progress bar.
     master, slave = pty.openpty()
     threading.Thread(target=_drain, args=(master,), daemon=True).start()
@@ -137,7 +142,7 @@ def measure(side: str, root: str, name: str, threads: int, directory: str) -> tu
             times.append(time.perf_counter())
     _, status, usage = os.wait4(process.pid, 0)
     if status or len(times) != 2:
-        sys.exit(f"{side} failed: {' '.join(command)}")
+        sys.exit(f"failed: {' '.join(command)}")
     return times[1] - times[0], usage.ru_maxrss / 1024
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassStatScores
 from torchmetrics.text import Perplexity
 
 from lamella.errors import RequestError, first_line, own_frames
@@ -97,7 +98,8 @@ class EpochMetrics:
 def metric_inputs(metric: Metric, objective: Objective, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return what a metric's `update` takes for a batch.
 
-    For classes that is probabilities (B, K, …) and indices (B, …); for labels, probabilities and 0 or 1, both
+    For classes that is probabilities (B, K, …) and indices (B, …), or predicted and true indices where the metric takes
+    the most probable class alone, as accuracy, F1 and all that is made from a confusion matrix; for labels, probabilities and 0 or 1, both
     (B, K, …); for numbers, outputs and targets, without a last dimension of 1. Metrics for one class take the
     probability of the second of two classes (B, …). Perplexity takes the output as it is, with the classes last.
 
@@ -110,6 +112,9 @@ def metric_inputs(metric: Metric, objective: Objective, output: Tensor, targets:
     if objective.kind == "numbers":
         single = output.dim() > 1 and output.shape[-1] == 1
         return (output.squeeze(-1), targets.squeeze(-1)) if single else (output, targets)
+    counts_answers = isinstance(metric, MulticlassConfusionMatrix | MulticlassStatScores)
+    if objective.kind == "classes" and counts_answers and getattr(metric, "top_k", 1) == 1:
+        return objective.predicted(output), targets  # several metrics would each look for the largest probability
     probabilities = objective.probabilities(output)
     if objective.kind == "labels":
         targets = (targets > 0.5).long()

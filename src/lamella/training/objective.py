@@ -160,13 +160,18 @@ class Objective:
         """Return an output with the classes or labels in dimension 1."""
         return output if self.class_dim == 1 else output.movedim(-1, 1)
 
+    def predicted(self, output: Tensor) -> Tensor:
+        """Return the indices (B, …) of the classes with the largest outputs."""
+        # On the CPU, `argmax` takes ten times as long as `max` where the classes are not the last dimension.
+        return output.max(self.class_dim).indices
+
     def metric_sum(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the sum of the metric over a batch, a scalar: of right answers, or of absolute errors."""
         if self.kind == "numbers":
             return (output - targets).abs().sum()
         if self.kind == "labels":
             return ((output > 0) == (targets > 0.5)).sum()
-        right = output.argmax(self.class_dim) == targets
+        right = self.predicted(output) == targets
         return (right if self.ignored is None else right & (targets != self.ignored)).sum()
 
     def answers(self, targets: Tensor) -> int | Tensor:
@@ -182,7 +187,7 @@ class Objective:
 
     def confusion(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return how often each class was predicted for each true class, int64 (K, K): rows true, columns predicted."""
-        classes, predicted = output.shape[self.class_dim], output.argmax(self.class_dim)
+        classes, predicted = output.shape[self.class_dim], self.predicted(output)
         if self.ignored is not None:
             counted = targets != self.ignored
             targets, predicted = targets[counted], predicted[counted]
