@@ -98,10 +98,10 @@ class EpochMetrics:
 def metric_inputs(metric: Metric, objective: Objective, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return what a metric's `update` takes for a batch.
 
-    For classes that is probabilities (B, K, …) and indices (B, …), or predicted and true indices where the metric takes
-    the most probable class alone, as accuracy, F1 and all that is made from a confusion matrix; for labels, probabilities and 0 or 1, both
-    (B, K, …); for numbers, outputs and targets, without a last dimension of 1. Metrics for one class take the
-    probability of the second of two classes (B, …). Perplexity takes the output as it is, with the classes last.
+    For classes that is probabilities (B, K, …) and indices (B, …), or, for a metric that looks at the most probable
+    class alone, predicted and true indices; for labels, probabilities and 0 or 1, both (B, K, …); for numbers, outputs
+    and targets, without a last dimension of 1. Metrics for one class take the probability of the second of two classes
+    (B, …). Perplexity takes the output as it is, with the classes last.
 
     output: of the network (B, …). targets: as the data gives them.
     """
