@@ -46,6 +46,7 @@ def bare(overrides: list[str]) -> None:
     data.setup("fit")
     [(inputs, targets)] = list(data.batches(data.train, batch_size=len(data.train)))
     [(val_inputs, val_targets)] = list(data.batches(data.val, batch_size=len(data.val)))
+    assert isinstance(inputs, torch.Tensor) and isinstance(val_inputs, torch.Tensor)
     last = len(experiment.plan.output) if overrides[0] == "data=characters" else 1  # the dimension of the scores
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for epoch in range(2):
@@ -103,7 +104,8 @@ def measure(name: str, threads: int, repeats: int, directory: str) -> None:
     for side, times in seconds.items():
         spread = f"{statistics.median(times):6.2f} ({min(times):.2f}–{max(times):.2f})"
         ratios = [
-            statistics.median(a / b for a, b in zip(times, seconds[other], strict=True)) for other in ("bare", "lamella")
+            statistics.median(a / b for a, b in zip(times, seconds[other], strict=True))
+            for other in ("bare", "lamella")
         ]
         print(f"{name:<7} {threads:>7}  {side:<7}  {spread:<22} {ratios[0]:6.3f}  {ratios[1]:9.3f}", flush=True)
 

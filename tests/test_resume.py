@@ -20,6 +20,7 @@ from conftest import Lamella, Project
 from programs import Program, wait_until
 
 from lamella.runs.checkpoints import newest_checkpoint
+from lamella.training.device import processor
 
 SMALL = ("device=cpu", "device.threads=1", "data.batch_size=512", "network.dropout=0.2", "visuals=none")
 
@@ -261,11 +262,12 @@ def test_a_file_that_is_gone_in_the_middle_fails_the_run(tmp_path: Path, image_r
 def test_another_machine_is_allowed_and_said(copied: Path) -> None:
     run = run_in(copied)
     fields = record(run)
-    fields["environment"] |= {"torch": "2.14.0", "cpu": "SSE"}
+    fields["environment"] |= {"torch": "2.14.0", "cpu": "SSE", "processor": "Intel Pentium"}
     (run / "run.json").write_text(json.dumps(fields))
     printed = resume(copied, "trainer.max_epochs=3", "device.threads=2", "device.graph=false")
     changes = [f"torch {torch.__version__} instead of 2.14.0", "threads 2 instead of 1"]
     changes.append(f"cpu {torch.backends.cpu.get_cpu_capability()} instead of SSE")
+    changes.append(f"processor {processor()} instead of Intel Pentium")
     line = f"with {', '.join(changes)}: the result will not equal, bit for bit, that of a run without interruption\n"
     assert line in printed
     assert line in (run / "log.txt").read_text()

@@ -151,7 +151,8 @@ def _possible_causes(path: Path, before: RunRecord, new_path: Path, now: RunReco
     for group, (one, other) in groups.items():
         for name in sorted({*one, *other}):
             if one.get(name) != other.get(name):
-                yield f"{group} {name}: {other.get(name)} instead of {one.get(name)}"
+                recorded = one.get(name, "one that the record does not name")
+                yield f"{group} {name}: {other.get(name)} instead of {recorded}"
     patches = [(run / "git.patch").read_bytes() if (run / "git.patch").is_file() else b"" for run in (path, new_path)]
     if patches[0] != patches[1]:
         yield "git.patch: other uncommitted changes"

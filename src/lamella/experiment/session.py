@@ -36,7 +36,7 @@ from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
 from lamella.tables import format_csv
-from lamella.training.device import is_out_of_memory
+from lamella.training.device import is_out_of_memory, processor
 from lamella.training.non_finite import NonFiniteLoss
 
 NOTICE = "the run ends after this step or the running validation; press Ctrl-C again to end it at once\n"
@@ -166,6 +166,7 @@ def numeric_environment(experiment: Experiment) -> dict[str, object]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processor": processor(),
         "device": torch.cuda.get_device_name() if accelerator == "cuda" else accelerator,
     }
 
