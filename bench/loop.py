@@ -46,7 +46,8 @@ def bare(overrides: list[str]) -> None:
     data.setup("fit")
     [(inputs, targets)] = list(data.batches(data.train, batch_size=len(data.train)))
     [(val_inputs, val_targets)] = list(data.batches(data.val, batch_size=len(data.val)))
-    assert isinstance(inputs, torch.Tensor) and isinstance(val_inputs, torch.Tensor)
+    assert isinstance(inputs, torch.Tensor)
+    assert isinstance(val_inputs, torch.Tensor)
     last = len(experiment.plan.output) if overrides[0] == "data=characters" else 1  # the dimension of the scores
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for epoch in range(2):
