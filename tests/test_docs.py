@@ -128,6 +128,7 @@ BRIEF = {
     "bench/fused.py": ["--repeats", "1", "--seeds", "1", "--network", "mlp"],
     "bench/images.py": ["--repeats", "1", "--images", "200"],
     "bench/kill.py": ["--trials", "1", "--config", "steps"],
+    "bench/loop.py": ["--repeats", "1", "--threads", "1", "--case", "mlp"],
     "bench/runs.py": ["--repeats", "1", "--runs", "20"],
     "bench/start.py": ["--repeats", "1"],
     "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "10"],
