@@ -179,11 +179,12 @@ class Objective:
         return targets.numel() if self.ignored is None else (targets != self.ignored).sum()
 
     def weight(self, targets: Tensor) -> Tensor:
-        """Return the weight that a batch has in the mean of a weighted loss, a scalar."""
-        counts = torch.ones_like(targets, dtype=torch.float32)
-        if isinstance(self.loss, WEIGHTED) and self.loss.weight is not None:
-            counts = self.loss.weight[targets if self.ignored is None else targets.clamp(0, len(self.loss.weight) - 1)]
-        return (counts if self.ignored is None else counts * (targets != self.ignored)).sum()
+        """Return the weight that a batch has in the mean of a weighted loss, a scalar, float32."""
+        if not isinstance(self.loss, WEIGHTED) or (weight := self.loss.weight) is None:
+            return torch.as_tensor(self.answers(targets), dtype=torch.float32, device=targets.device)
+        if self.ignored is None:
+            return weight[targets].sum()
+        return (weight[targets.clamp(0, len(weight) - 1)] * (targets != self.ignored)).sum()
 
     def confusion(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return how often each class was predicted for each true class, int64 (K, K): rows true, columns predicted."""

@@ -79,7 +79,7 @@ class Mistakes(ValidationCallback):
         if self.reconstructs and outputs.shape == targets.shape:
             wrong, answers = (outputs - targets).square().flatten(1).mean(1), outputs
         elif self.masks and objective.kind == "classes":
-            answers = outputs.argmax(objective.class_dim)
+            answers = objective.predicted(outputs)
             counted = torch.ones_like(targets) if objective.ignored is None else targets != objective.ignored
             wrong = ((answers != targets) & counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1)
         elif objective.kind == "classes" and targets.dim() == 1:
