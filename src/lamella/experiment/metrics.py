@@ -16,7 +16,7 @@ from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config
 from lamella.data.samples import served
 from lamella.errors import RequestError, first_line, nearest, own_frames
-from lamella.training.epoch_metrics import metric_inputs
+from lamella.training.epoch_metrics import Answers
 from lamella.training.objective import Objective
 
 TRIED = 4  # samples, in two batches
@@ -157,7 +157,7 @@ def _try(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # these few samples lack most of the classes
             for part in (slice(0, TRIED // 2), slice(TRIED // 2, TRIED)):
-                metric.update(*metric_inputs(metric, objective, outputs[part], answers[part]))
+                metric.update(*Answers(objective, outputs[part], answers[part]).inputs(metric))
             value = metric.compute()
     except Exception as error:
         raise RequestError(

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -88,39 +90,62 @@ class EpochMetrics:
             return
         output, targets = (torch.cat(parts) for parts in zip(*self.held, strict=True))
         self.held, self.numbers = [], 0
+        answers = Answers(self.objective, output, targets)
         for name, metric in self.metrics.items():
             try:
-                metric.to(output.device).update(*metric_inputs(metric, self.objective, output, targets))
+                metric.to(output.device).update(*answers.inputs(metric))
             except Exception as error:
                 raise _failure(name, metric, error) from error
 
 
-def metric_inputs(metric: Metric, objective: Objective, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a metric's `update` takes for a batch.
-
-    For classes that is probabilities (B, K, …) and indices (B, …), or, for a metric that looks at the most probable
-    class alone, predicted and true indices; for labels, probabilities and 0 or 1, both (B, K, …); for numbers, outputs
-    and targets, without a last dimension of 1. Metrics for one class take the probability of the second of two classes
-    (B, …). Perplexity takes the output as it is, with the classes last.
+@dataclass(frozen=True)
+class Answers:
+    """What a network has answered, in the forms that metrics take; each form is computed once for all metrics.
 
     output: of the network (B, …). targets: as the data gives them.
     """
-    if output.dtype in (torch.float16, torch.bfloat16):
-        output = output.float()
-    if isinstance(metric, Perplexity):
-        return objective.by_class(output).movedim(1, -1), targets
-    if objective.kind == "numbers":
-        single = output.dim() > 1 and output.shape[-1] == 1
-        return (output.squeeze(-1), targets.squeeze(-1)) if single else (output, targets)
-    counts_answers = isinstance(metric, MulticlassConfusionMatrix | MulticlassStatScores)
-    if objective.kind == "classes" and counts_answers and getattr(metric, "top_k", 1) == 1:
-        return objective.predicted(output), targets  # several metrics would each look for the largest probability
-    probabilities = objective.probabilities(output)
-    if objective.kind == "labels":
-        targets = (targets > 0.5).long()
-    elif is_binary(metric) and probabilities.shape[1] == 2:
-        probabilities = probabilities[:, 1]
-    return probabilities, targets
+
+    objective: Objective
+    output: Tensor
+    targets: Tensor
+
+    @cached_property
+    def numbers(self) -> Tensor:
+        """Return the output, in float32 where it is of half precision."""
+        half = self.output.dtype in (torch.float16, torch.bfloat16)
+        return self.output.float() if half else self.output
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Return the probabilities (B, K, …) of classes or labels."""
+        return self.objective.probabilities(self.numbers)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """Return the indices (B, …) of the most probable classes."""
+        return self.objective.predicted(self.output)
+
+    def inputs(self, metric: Metric) -> tuple[Tensor, Tensor]:
+        """Return what a metric's `update` takes.
+
+        For classes that is probabilities (B, K, …) and indices (B, …), or, for a metric that looks at the most probable
+        class alone, predicted and true indices; for labels, probabilities and 0 or 1, both (B, K, …); for numbers,
+        outputs and targets, without a last dimension of 1. Metrics for one class take the probability of the second of
+        two classes (B, …). Perplexity takes the output as it is, with the classes last.
+        """
+        kind, output, targets = self.objective.kind, self.numbers, self.targets
+        if isinstance(metric, Perplexity):
+            return self.objective.by_class(output).movedim(1, -1), targets
+        if kind == "numbers":
+            single = output.dim() > 1 and output.shape[-1] == 1
+            return (output.squeeze(-1), targets.squeeze(-1)) if single else (output, targets)
+        if kind == "labels":
+            return self.probabilities, (targets > 0.5).long()
+        if isinstance(metric, MulticlassConfusionMatrix | MulticlassStatScores) and getattr(metric, "top_k", 1) == 1:
+            return self.predicted, targets
+        if is_binary(metric) and self.probabilities.shape[1] == 2:
+            return self.probabilities[:, 1], targets
+        return self.probabilities, targets
 
 
 def is_binary(metric: Metric) -> bool:
