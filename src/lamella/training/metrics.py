@@ -57,17 +57,17 @@ class Counters:
 
         Raises RequestError if the results have other names than those of the batches before.
         """
-        if self.losses and (names := results.keys() - {"loss", "output"}) != self.further.keys():
+        further = {name: value for name, value in results.items() if name not in ("loss", "output")}
+        if self.losses and further.keys() != self.further.keys():
             raise RequestError(
-                f"task: the step returns {sorted(names)} beside the loss for this batch, and {sorted(self.further)} "
+                f"task: the step returns {sorted(further)} beside the loss for this batch, and {sorted(self.further)} "
                 "for those before it; every batch of a pass takes the same names",
                 "task",
             )
         self.losses.append(results["loss"].detach())
         self.samples.append(len(targets))
-        for name, value in results.items():
-            if name not in ("loss", "output"):
-                self.further.setdefault(name, []).append(value.detach())
+        for name, value in further.items():
+            self.further.setdefault(name, []).append(value.detach())
         output = results.get("output")
         if output is None or self.objective.kind == "other":
             return
