@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -104,7 +105,7 @@ class Objective:
         """Return True if the network predicts classes or labels, False if it predicts numbers."""
         return self.kind in ("classes", "labels")
 
-    @property
+    @cached_property
     def weighted(self) -> bool:
         """Return True if the loss is a weighted mean: it has class weights, or leaves samples or positions out."""
         has_weights = isinstance(self.loss, WEIGHTED) and self.loss.weight is not None
@@ -142,7 +143,7 @@ class Objective:
             return targets.flatten() if self.class_dim == -1 else targets
         return one_hot(targets, output.shape[self.class_dim]).movedim(-1, 1).to(output.dtype)
 
-    @property
+    @cached_property
     def _reads_indices(self) -> bool:
         return isinstance(self.loss, INDEXED) or getattr(self.loss, "reads", None) == "classes"
 
