@@ -291,7 +291,8 @@ def test_weights_of_torchvision_by_name(
     )
     file = cache / "hub/checkpoints" / Path(weights.url).name
     for form in (skip, "network.weights=DEFAULT"):
-        refused = lamella("train", *data, "network=squeeze", "trainer=debug", form)
+        heads = [] if form == skip else ["~network.num_classes"]  # the argument has the classes of the weights
+        refused = lamella("train", *data, "network=squeeze", "trainer=debug", form, *heads)
         assert refused.status == 2
         message = "network.weights: SqueezeNet1_1_Weights.IMAGENET1K_V1 cannot be downloaded (no network)"
         assert f"{message};\n  bring {weights.url}\n  to {file}" in refused.err
