@@ -299,7 +299,8 @@ def test_weights_of_torchvision_by_name(
     unknown = lamella("train", *data, "network=squeeze", "network.weights={from: IMAGENET}")
     assert "network.weights is 'IMAGENET'; did you mean IMAGENET1K_V1?" in unknown.err
     torch.save(torchvision.models.squeezenet1_1().state_dict(), file)
-    result = lamella("train", *data, "network=squeeze", "trainer=debug", "visuals=none", skip)
+    pixels = ("data.mean=0.5", "data.std=0.5")
+    result = lamella("train", *data, *pixels, "network=squeeze", "trainer=debug", "visuals=none", skip)
     assert result.status == 0, result.err
     assert "weights: 50 of 52 parameters and buffers from " in result.out
     assert (

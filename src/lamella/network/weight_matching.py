@@ -91,7 +91,7 @@ def take_weights(
 
 def names_text(names: Collection[str], shown: int = SHOWN) -> str:
     """Return names in one line: those of a layer with its name and a star where there are several."""
-    counts = Counter(map(_layer, names))
+    counts = Counter(filter(None, map(_layer, names)))
     texts = list(dict.fromkeys(f"{_layer(name)}.*" if counts[_layer(name)] > 1 else name for name in names))
     return ", ".join(texts[:shown]) + (f" and {len(texts) - shown} more" if len(texts) > shown else "")
 
