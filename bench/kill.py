@@ -50,6 +50,13 @@ CONFIGS = {
     "val": ("+trainer.val_check_interval=0.25", "trainer.checkpoint_every=1steps", "monitor=val/loss"),
     "rarely": ("+trainer.check_val_every_n_epoch=2", "scheduler=plateau", "trainer.checkpoint_every=2steps"),
     "growing": (GROWING, "trainer.checkpoint_every=1steps", "network.dropout=0.2"),
+    "thaw": (
+        "network=cnn",
+        "network.widths=[4,8]",
+        "network.freeze={features.*: 1, classifier.1.*: 2}",
+        "optimizer=sgd",
+        "trainer.checkpoint_every=2steps",
+    ),
     "max_steps": ("+trainer.max_steps=27", "trainer.checkpoint_every=2steps", "network.dropout=0.2"),
     "text": (
         "experiment=char_gpt",

@@ -111,6 +111,7 @@ GPU = {
     "dropout": ("network=mlp", "network.dropout=0.2", "scheduler=one_cycle", "trainer.gradient_clip_val=0.1"),
     "cnn": ("network=cnn", "network.widths=[4,8]", "loss.label_smoothing=0.1"),
     "frozen": ("network=mlp", "network.freeze=[1.0.*]", "optimizer=sgd"),
+    "thaw": ("network=cnn", "network.widths=[4,8]", "network.freeze={features.*: 1}", "optimizer=sgd"),
     "accumulate": ("network=mlp", "trainer.accumulate_grad_batches=2"),
     "mse": ("network=mlp", "loss=mse"),
 }

@@ -287,25 +287,6 @@ def test_frozen_parameters_are_shown_and_stay(lamella: Lamella) -> None:
     assert len(checkpoint["optimizer_states"][0]["state"]) == 4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("freeze", "message"),
-    [
-        ("[stack.*]", "no parameter is called like 'stack.*'; "),
-        ("[1.weigth]", "no parameter is called like '1.weigth'; did you mean 1.weight?"),
-        ("['*']", "it leaves no parameter to train"),
-        ("1.weight", "is '1.weight'; it takes a list of patterns"),
-    ],
-)
-def test_what_cannot_be_frozen_is_refused(lamella: Lamella, freeze: str, message: str) -> None:
-    for command in ("train", "inspect"):
-        result = lamella(command, "network=linear", f"network.freeze={freeze}")
-        assert result.status == 2
-        assert result.err.startswith("error: network.freeze")
-        assert message in result.err
-    assert not Path("outputs").exists()
-
-
 def test_a_network_that_does_not_fit_is_still_described(lamella: Lamella) -> None:
     result = lamella("inspect", "network.width=400000", "network.depth=3", "--gradients")
     assert result.status == 0, result.err

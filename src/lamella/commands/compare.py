@@ -92,6 +92,8 @@ def _settings(config: Config, record: RunRecord) -> Iterator[tuple[str, object]]
     A list of plain values counts as one value.
     """
     yield from record["choices"].items()
+    if "weights" in record:
+        yield "network.weights, SHA-256", record["weights"].get("sha256")
     whole = set(record["reads"])  # the keys whose items are left out: copies, and lists of plain values
     for key, value in walk(with_present_names(config)):
         if key.rpartition(".")[0] in whole:

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         check_output_path(options.graph, "--graph")
     run = _run_directory(options.given)
     if run is not None:
-        print(_report(_trained_experiment(run, options.checkpoint or "best"), options))
+        print(_report(_trained_experiment(run, options.checkpoint or "best"), options, trained=True))
         return 0
     if options.checkpoint:
         raise RequestError("--checkpoint is that of a run; give its directory")
@@ -93,32 +93,40 @@ def _trained_experiment(run: Path, checkpoint: str) -> "Experiment":
     return load_experiment(run, config_for_testing(record, config, []), checkpoint)
 
 
-def _report(experiment: "Experiment", options: argparse.Namespace) -> str:
-    """Return the text of the sections that the options ask for, or all sections as JSON."""
+def _report(experiment: "Experiment", options: argparse.Namespace, trained: bool = False) -> str:
+    """Return the text of the sections that the options ask for, or all sections as JSON.
+
+    trained: whether the network has the weights of a run, and needs none to begin with.
+    """
     import torch
 
     from lamella.commands.inspect_sections import report_width
 
     torch.set_printoptions(threshold=60, edgeitems=3, linewidth=report_width())  # type: ignore[no-untyped-call]
-    sections = dict(_sections(experiment, options))
+    sections = dict(_sections(experiment, options, trained))
     if options.json:
         return json.dumps({name: section.data for name, section in sections.items()})
     return "\n\n".join(section.text for section in sections.values())
 
 
-def _sections(experiment: "Experiment", options: argparse.Namespace) -> "Iterator[tuple[str, Section]]":
+def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bool) -> "Iterator[tuple[str, Section]]":
     """Yield the name and the content of each section that the options ask for."""
 
     from torch.nn import ModuleDict
 
     from lamella.commands.inspect_sections import Section, layers_section, left_out_section
+    from lamella.network.freeze import freeze_parameters
 
     device, plan, data = experiment.device.accelerator, experiment.plan, experiment.data
     yield "device", Section(device, f"Using {device} device")
     too_large = _memory_shortage(sum(layer.parameters for layer in plan.trace))
     network = experiment.plan.outline() if too_large else experiment.task.to(device).network
+    freeze_parameters(network, experiment.freeze)
     yield "structure", Section(str(network), str(network))
-    yield "layers", layers_section(plan, network, min(data.batch_size, len(data.train)))
+    yield "layers", layers_section(plan, network, min(data.batch_size, len(data.train)), experiment.freeze)
+    if experiment.weights and not trained:
+        taken = experiment.weights.load(network)
+        yield "weights", Section(vars(taken), taken.table())
     if too_large:
         yield "left_out", left_out_section(too_large)
         return

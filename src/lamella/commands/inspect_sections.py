@@ -15,6 +15,7 @@ from lamella.inspection.activations import Activation, Values, activations
 from lamella.inspection.autograd_graph import GraphNode, graph_text
 from lamella.inspection.gradients import Backward, GradientCheck, check_gradients
 from lamella.network.eval_mode import eval_mode
+from lamella.network.freeze import Freeze, last_frozen_epochs
 from lamella.network.leaves import leaf_hooks
 from lamella.network.plan import Plan
 from lamella.network.trace import layer_table
@@ -35,10 +36,11 @@ class Section(NamedTuple):
     text: str
 
 
-def layers_section(plan: Plan, network: nn.Module, batch: int) -> Section:
+def layers_section(plan: Plan, network: nn.Module, batch: int, freeze: Freeze) -> Section:
     """Describe each layer by its shapes, parameters and multiply-adds. batch: the number of samples of a batch.
 
     plan: that of the network. The table names the layers as the modules are named, and as `network.freeze` takes them.
+    freeze: as in `freeze_parameters`.
     """
     layers, names = plan.trace, _module_names(plan, network)
     values = sum(math.prod(layer.output) for layer in layers)
@@ -54,9 +56,12 @@ def layers_section(plan: Plan, network: nn.Module, batch: int) -> Section:
             f"the outputs of all layers for a batch take {format_size(4 * batch * values)}"
         ),
     ]
+    last = last_frozen_epochs(network, freeze)
     frozen = {name: value.numel() for name, value in network.named_parameters() if not value.requires_grad}
-    if frozen:
-        lines.append(_wrapped(f"frozen: {sum(frozen.values()):,} parameters ({', '.join(frozen)})"))
+    for epoch in sorted({last.get(name, math.inf) for name in frozen}):
+        sizes = {name: size for name, size in frozen.items() if last.get(name, math.inf) == epoch}
+        until = f" until the end of epoch {epoch}" if math.isfinite(epoch) else ""
+        lines.append(_wrapped(f"frozen{until}: {sum(sizes.values()):,} parameters ({', '.join(sizes)})"))
     data = [{**vars(layer), "module": name} for layer, name in zip(layers, names, strict=True)]
     return Section(data, "\n".join(lines))
 

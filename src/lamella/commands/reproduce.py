@@ -1,6 +1,7 @@
 """lamella reproduce RUN: train again from the record, and say whether the result is bit for bit the same.
 
 lamella reproduce outputs/default/defaults
+lamella reproduce --chain outputs/fine/defaults
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from lamella.commands.parser import CommandParser
 from lamella.config.moved_targets import present_name
 from lamella.config.overrides import apply_overrides
-from lamella.config.values import Config, walk
+from lamella.config.values import Config, key_of, walk
 from lamella.console import print
 from lamella.distributed import rank
 from lamella.errors import RequestError
@@ -31,7 +32,9 @@ MOVED = (
     "data.source.path",
     "data.paths",
     "data.source.paths",
-)  # the keys that may change: where the data is now
+    "network.weights",
+    "network.weights.from",
+)  # the keys that may change: where the data and the weights are now
 MEASURED = ("seconds", "samples_per_second")  # times, which are never the same
 CHECKPOINTS = ("best", "last")
 PRUNING = "lamella.sweeps.search.pruning.Pruning"
@@ -42,24 +45,44 @@ def main(arguments: list[str]) -> int:
     parser = CommandParser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"where its data is now: {', '.join(MOVED)}")
-    options = parser.parse_args(arguments)
-    path: Path = options.run
-    record, config = read_run(path)
-    keys = [key for key, _ in walk(config) if key in MOVED]
-    config = apply_overrides(config, record, options.overrides, keys, "has to be as it was in the run")
+    parser.add_argument("--chain", action="store_true", help="first reproduce the run whose weights it began with")
+    options = parser.parse_intermixed_args(arguments)
     if rank() > 0:
         from lamella.experiment.session import join_run
 
         return join_run()
+    return _reproduce(options.run, options.overrides, options.chain)[0]
+
+
+def _reproduce(path: Path, overrides: Sequence[str], chain: bool, is_parent: bool = False) -> tuple[int, Path]:
+    """Train the run in `path` again and print whether the result is the same.
+
+    chain: first reproduce the run whose weights it began with, and begin with those of the reproduction. is_parent: the
+    run is that one; its checkpoints may be gone, and keys that it does not have are passed over. Returns the exit
+    status and the new directory, that of the run itself where nothing was trained.
+    """
+    record, config = read_run(path)
+    keys = [key for key, value in walk(config) if key in MOVED and not isinstance(value, Mapping)]
+    given = [text for text in overrides if key_of(text) in keys] if is_parent else overrides
+    config = apply_overrides(config, record, given, keys, "has to be as it was in the run")
     epochs, finished = read_epochs(path), record["status"] == "finished"
     if not epochs:
         raise RequestError(f"{path}: it has not finished an epoch, so there is nothing to compare with")
     if not finished:
         print(f"the run is {record['status']}: its {len(epochs)} epochs are compared, and not its final result")
-    weights = _read_checkpoints(path) if finished else {}  # read first: a checkpoint may be missing
-    status, new_path, new_record = _train_again(path, record, config)
+    kept = not is_parent or all((path / f"checkpoints/{name}.ckpt").exists() for name in CHECKPOINTS)
+    weights = _read_checkpoints(path) if finished and kept else {}  # read first: a checkpoint may be missing
+    parent = record["weights"] if chain and "checkpoint" in record.get("weights", {}) else None
+    if parent:
+        _check_chain(config, parent["from"])
+        status, new_parent = _reproduce(Path(parent["from"]), overrides, chain=True, is_parent=True)
+        if status:
+            print(f"{path} is not trained again, because the run that it began with is another one now")
+            return status, path
+        config = _beginning_with(config, new_parent)
+    status, new_path, new_record = _train_again(path, record, config, checked=not parent)
     if status:
-        return status
+        return status, new_path
     differences = [*_epoch_differences(epochs, read_epochs(new_path))]
     if finished:
         if len(epochs) != record["epochs"]:
@@ -67,25 +90,51 @@ def main(arguments: list[str]) -> int:
         differences += _number_differences("at the end", record["metrics"], new_record["metrics"])
         differences += _weight_differences(weights, _read_checkpoints(new_path))
     if not differences:
-        compared = "the weights of best.ckpt and last.ckpt, and " if finished else ""
+        compared = "the weights of best.ckpt and last.ckpt, and " if weights else ""
         print(f"\nreproduced: {compared}every metric of {len(epochs)} epochs, bit for bit those of {path}")
-        return 0
+        return 0, new_path
     count = len(differences)
     shown = "the only difference" if count == 1 else f"the first and the last of {count} differences"
     print(f"\nNOT reproduced; {shown}:")
     print(*(f"  {line}" for line in dict.fromkeys((differences[0], differences[-1]))), sep="\n")
     causes = list(_possible_causes(path, record, new_path, new_record))
     print("differences between the two environments:", *(causes or ["none is recorded"]), sep="\n  ")
-    return 1
+    return 1, new_path
 
 
-def _train_again(path: Path, record: RunRecord, config: Config) -> tuple[int, Path, RunRecord]:
-    """Train the run in `path` again, and return the exit status, the new directory and the new record."""
+def _check_chain(config: Config, parent: str) -> None:
+    """Raise RequestError where a run and the one before it cannot be trained by one process. parent: its directory."""
+    from lamella.training.device import needs_own_program, process_count, resolve_accelerator
+
+    for one in (config, read_run(Path(parent))[1]):
+        trainer, accelerator = one["trainer"], resolve_accelerator(one["device"]["accelerator"])
+        if needs_own_program(trainer, process_count(trainer, accelerator)):
+            raise RequestError(
+                f"--chain: runs of several processes cannot follow each other in one command; reproduce {parent} and\n"
+                "  then this run, each without --chain",
+                "trainer.devices",
+            )
+
+
+def _beginning_with(config: Config, run: Path) -> Config:
+    """Return the config of a run that begins with the weights of another run in place of the recorded one."""
+    weights = config["network"]["weights"]
+    weights = {**weights, "from": str(run)} if isinstance(weights, Mapping) else str(run)
+    return {**config, "network": {**config["network"], "weights": weights}}
+
+
+def _train_again(path: Path, record: RunRecord, config: Config, checked: bool) -> tuple[int, Path, RunRecord]:
+    """Train the run in `path` again, and return the exit status, the new directory and the new record.
+
+    checked: whether it has to begin with weights from the same file, if it began with any.
+    """
     from lamella.experiment.build import prepare_experiment
     from lamella.experiment.session import create_run, train_run
 
     config = _as_on_the_first_machine(record, config)
     experiment = prepare_experiment(config)
+    if experiment.weights and "weights" in record and checked:
+        experiment.weights.check(record["weights"])
     make_directory = partial(claim_directory, OUTPUTS / experiment.name, path.resolve().name)
     reads, choices = record["reads"], record["choices"]
     run = create_run(experiment, make_directory, config, record["overrides"], reads, choices, reproduces=str(path))

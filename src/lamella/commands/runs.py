@@ -24,6 +24,7 @@ from lamella.tables import format_csv, format_duration, format_table
 if TYPE_CHECKING:
     from lamella.runs.listing import Runs
 
+PARENT = "weights.from"  # the run or the file whose weights a run began with
 OVERRIDES_WIDTH = 48  # characters of the overrides that a table shows
 
 
@@ -90,7 +91,8 @@ def _default_columns(selected: "Runs") -> list[str]:
     """Return the columns of a table: with the metrics of validation and test that any of the runs has."""
     metrics = {name for record in selected for name in record.fields["metrics"]}
     shown = [name for stage in ("val/", "test/") for name in sorted(metrics, reverse=True) if name.startswith(stage)]
-    return ["name", "overrides", "status", "best_epoch", *shown, "seconds", "age", "directory"]
+    parent = [PARENT] if any("weights" in record.fields for record in selected) else []
+    return ["name", "overrides", "status", "best_epoch", *shown, "seconds", "age", *parent, "directory"]
 
 
 def _print_csv(selected: "Runs", columns: list[str] | None) -> None:
@@ -124,7 +126,7 @@ def _droppable(columns: list[str]) -> list[str]:
     metrics = [name for name in reversed(columns) if "/" in name]
     losses = [name for name in metrics if name.endswith("/loss")]
     others = [name for name in metrics if name.startswith("val/") and name not in losses]
-    return ["best_epoch", "name", "age", *losses, "seconds", "overrides", *others, "status"]
+    return ["best_epoch", "name", "age", *losses, "seconds", "overrides", *others, "status", PARENT]
 
 
 def _cell(name: str, value: object) -> str:

@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.error import URLError
 
 from hydra.utils import instantiate as hydra_instantiate
 
@@ -246,16 +245,18 @@ def instantiate(node: Config, key: str, **supplied: object) -> Any:
         while cause.__cause__ and not isinstance(cause, RequestError):
             cause = cause.__cause__
         if isinstance(cause, RequestError):
-            raise cause from None
+            raise cause from cause.__cause__
         message, frames = first_line(cause), own_frames(error)
         if unexpected := re.search(r"unexpected keyword argument '(\w+)'", message):
             name, title = unexpected[1], str(node.get("_target_")).rpartition(".")[2]
             place = f"{key}.{name}"
             raise RequestError(f"{place}: {title} has no such argument{frames}", place, unknown=True) from error
-        if isinstance(cause, URLError):
-            raise RequestError(f"{key}: weights cannot be downloaded: {cause.reason}", key) from error
         if "'num_classes' expected value" in message:
-            message += "; pretrained weights have their own classes: leave num_classes out, and let a Linear follow"
+            message = (
+                f"{message.rstrip('.')}; pretrained weights have their own classes: leave num_classes out, and let a "
+                "Linear follow,\n  or draw the last layer of a whole network anew, fc for example: "
+                "network.weights={from: DEFAULT,skip: [fc.*]}"
+            )
         # The key whose value the message quotes is to blame, if there is only one.
         quoted = [
             inner

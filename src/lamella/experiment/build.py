@@ -22,8 +22,10 @@ from lamella.data import Augment, Data, Splits
 from lamella.data.samples import Encoder, InputType, Shape, input_type, served
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.experiment import Experiment
+from lamella.experiment.initial_weights import InitialWeights
 from lamella.experiment.metrics import build_metrics, check_monitor
 from lamella.experiment.stacks import plan_network
+from lamella.network.freeze import read_freeze
 from lamella.network.plan import Plan
 from lamella.runs.names import check_run_name
 from lamella.seeds import SOURCE, seeded
@@ -78,7 +80,7 @@ def build_experiment(
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data(encoder)
     data.tests = config["trainer"].get("test", True)
     make_task = builder.task()
-    plan, freeze, loss = builder.network(data.shape, data.input_type), builder.freeze(), builder.loss()
+    plan, loss = builder.network(data.shape, data.input_type), builder.loss()
     objective = builder.objective(plan, loss, data)
     optimizer, schedule = builder.optimizer()
     metrics = build_metrics(config.get("metrics") or {}, objective, plan.output, data.targets[0])
@@ -94,7 +96,8 @@ def build_experiment(
         data=data,
         make_task=make_task,
         plan=plan,
-        freeze=freeze,
+        weights=InitialWeights.of(config["network"]),
+        freeze=read_freeze(config["network"].get("freeze")),
         objective=objective,
         metrics=metrics,
         optimizer=optimizer,
@@ -168,15 +171,6 @@ class _Builder:
             self.read,
             self.references is None,
         )
-
-    def freeze(self) -> list[str]:
-        """Return the patterns of the names of parameters that are not trained."""
-        patterns = self.config["network"].get("freeze", [])
-        if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
-            raise RequestError(
-                f"network.freeze is {patterns!r}; it takes a list of patterns, as [features.*]", "network.freeze"
-            )
-        return patterns
 
     def loss(self) -> nn.Module:
         """Build the loss, with class weights as tensors."""

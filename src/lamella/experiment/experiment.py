@@ -1,5 +1,6 @@
 """The objects of a run."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +13,14 @@ from torchmetrics import Metric
 from lamella.config.values import Config
 from lamella.data import Data
 from lamella.errors import RequestError, first_line, own_frames
-from lamella.network.freeze import freeze_parameters
+from lamella.experiment.initial_weights import InitialWeights
+from lamella.network.freeze import Freeze, freeze_parameters
 from lamella.network.plan import Plan
 from lamella.training.checkpointing import CheckpointInterval
 from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.device import Device
 from lamella.training.epoch_metrics import is_lower_better
+from lamella.training.freezing import grouping_by_thaw
 from lamella.training.objective import Objective
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
@@ -27,12 +30,13 @@ from lamella.training.task import Task
 class Experiment:
     """Everything that a run needs, built from one config. The network's weights are drawn when `task` is first read.
 
-    make_task: returns the LightningModule, without the network. plan: the network, without weights. freeze: patterns of
-    the names of parameters that are not trained. metrics: by name, those that are counted beside the loss and the
-    objective's own. optimizer: makes the optimizer of parameters. trainer: makes the Trainer, called with the first
-    callback, the last ones, the loggers and further arguments. test: whether the best checkpoint is tested after the
-    training. epochs: None where something else limits the run. chunk: the number of batches of a chunk, None to choose
-    it by the time that a chunk takes.
+    make_task: returns the LightningModule, without the network. plan: the network, without weights. weights: those that
+    a new run takes in place of drawn ones, None to take none. freeze: for each pattern of names of parameters the last
+    epoch in which these are not trained, None for all epochs. metrics: by name, those that are counted beside the loss
+    and the objective's own. optimizer: makes the optimizer of parameters. trainer: makes the Trainer, called with the
+    first callback, the last ones, the loggers and further arguments. test: whether the best checkpoint is tested after
+    the training. epochs: None where something else limits the run. chunk: the number of batches of a chunk, None to
+    choose it by the time that a chunk takes.
     """
 
     name: str
@@ -42,7 +46,8 @@ class Experiment:
     data: Data
     make_task: Callable[[], Task]
     plan: Plan
-    freeze: list[str]
+    weights: InitialWeights | None
+    freeze: Freeze
     objective: Objective
     metrics: dict[str, Metric]
     optimizer: Callable[..., Optimizer]
@@ -52,6 +57,11 @@ class Experiment:
     epochs: int | None
     checkpoint_every: CheckpointInterval
     chunk: int | None
+
+    @property
+    def thaws(self) -> bool:
+        """Return True if parameters are frozen in the first epochs alone."""
+        return any(epoch is not None for epoch in self.freeze.values())
 
     @property
     def counted(self) -> list[str]:
@@ -79,7 +89,8 @@ class Experiment:
     def task(self) -> Task:
         """Return the LightningModule, with the weights that are drawn after `torch.manual_seed(seed)`.
 
-        The weights are drawn by torch's generator for the CPU, whose state is put back afterwards.
+        The weights are drawn by torch's generator for the CPU, whose state is put back afterwards. Parameters that are
+        frozen in the first epochs alone are not frozen yet, so that the optimizer is made of them too.
 
         Raises RequestError where the network cannot be built, as when its weights do not fit into memory, or where the
         file of pretrained weights is damaged.
@@ -93,9 +104,13 @@ class Experiment:
         except Exception as error:
             message = f"network: it cannot be made: {first_line(error)}{own_frames(error)}"
             raise RequestError(message, "network") from error
-        freeze_parameters(network, self.freeze)
+        freeze_parameters(network, self.freeze)  # refuses what leaves nothing to train in the first epoch
+        optimizer = self.optimizer
+        if self.thaws:
+            freeze_parameters(network, self.freeze, math.inf)
+            optimizer = grouping_by_thaw(optimizer, network, self.freeze)
         task = self.make_task()
-        task.attach(network, self.objective, self.optimizer, self.schedule, self.seed, self.metrics)
+        task.attach(network, self.objective, optimizer, self.schedule, self.seed, self.metrics)
         if self.device.graph:
             task.run_chunk = CudaGraphs()
         return task

@@ -1,6 +1,7 @@
 """Train a run from start to end, then test its best checkpoint."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -31,6 +32,7 @@ from lamella.runs.ranking import larger_is_better
 from lamella.runs.reader import check_metrics
 from lamella.training.checkpointing import Checkpoints
 from lamella.training.chunk_length import ChunkLength
+from lamella.training.freezing import Freezing, thawed_names
 from lamella.training.loggers import EpochLogger, EpochTensorBoard
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.progress import EpochBar
@@ -68,12 +70,15 @@ def fit(
     identity: of the run, which its checkpoints have to carry. on_epoch: called on rank 0 with the metrics of each epoch
     and the outcome so far. settings: what TensorBoard's HPARAMS tab shows beside the best metrics.
 
+    A run that begins takes the weights that the config names.
+
     Raises RequestError, before any training, where the Trainer refuses its arguments, every checkpoint is damaged, the
     checkpoint is of another run or of other samples, or the metrics of finished epochs are lost; NonFiniteLoss where
     the loss is not finite; and Interrupted after a signal.
     """
     # A network that cannot be built is refused before a file is changed.
     experiment.device.make_double(experiment.task)
+    network = experiment.task.network
     checkpoints = Checkpoints(
         directory,
         experiment.monitor,
@@ -81,8 +86,15 @@ def fit(
         experiment.checkpoint_every,
         interrupts,
         identity,
+        {f"network.{name}" for name in thawed_names(network, experiment.freeze)},
     )
     start = _starting_checkpoint(checkpoints, experiment.data, experiment.epochs)
+    if start is None and experiment.weights:
+        taken = experiment.weights.load(network)
+        if rank() == 0:
+            print(taken.line)
+            for note in experiment.weights.notes(experiment.data):
+                print(f"note: {note}", file=sys.stderr)
     charts = {name: [f"train/{name}", f"val/{name}"] for name in experiment.counted}
     board = EpochTensorBoard(str(directory.absolute()), charts)
 
@@ -109,7 +121,7 @@ def _trainer(
     """Return the Trainer of a run, and let the data know the number of processes and the length of a chunk."""
     trainer = experiment.trainer(
         checkpoints,
-        [EpochBar()],
+        [EpochBar(), *([Freezing(experiment.freeze)] if experiment.thaws else [])],
         list(loggers),
         plugins=[VerifiedCheckpointIO()],
         default_root_dir=str(directory),

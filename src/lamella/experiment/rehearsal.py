@@ -34,7 +34,7 @@ from lamella.training.device import is_out_of_memory, process_count, strategy_ki
 from lamella.training.loggers import EpochLogger
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.trainer import quiet_lightning
-from lamella.training.trainer_checks import check_monitors, check_options, check_processes, check_suitable
+from lamella.training.trainer_checks import check_monitors, check_options, check_processes, check_suitable, check_thaw
 
 LONG = 10.0  # seconds; after a step that takes longer, nothing more is tried
 MOST_SCHEDULER_STEPS = 1000  # how many steps of the scheduler are tried, which takes 20 ms
@@ -53,12 +53,15 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     experiment.objective.check(experiment.data.train.targets)
     callbacks = _checked_callbacks(options, experiment)
     kind, _ = strategy_kind(options)
+    processes = process_count(options, experiment.device.accelerator)
+    if experiment.weights:
+        experiment.weights.load(experiment.plan.outline())
+    check_thaw(experiment.freeze, experiment.epochs, issubclass(kind, SingleDeviceStrategy) and processes == 1)
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy):  # a network that is divided may not fit on one device
         print(
             f"not tried before the run starts: trainer.strategy is {kind.__name__}, and only auto and DDP can be tried"
         )
         return
-    processes = process_count(options, experiment.device.accelerator)
     check_processes(options, processes, experiment.device.accelerator)
     world = processes * options.get("num_nodes", 1)
     experiment.data.check_world(world)

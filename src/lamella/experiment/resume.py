@@ -72,6 +72,8 @@ def open_run(
     if finished:
         _print_finished(path, fields)
         return None
+    if experiment.weights and "weights" in fields and not _has_checkpoint(path):  # they are read once more
+        experiment.weights.check(fields["weights"])
     return experiment, _reopen(path, fields, changed, overrides)
 
 
@@ -106,7 +108,7 @@ def _start_member(
 
 def _reopen(path: Path, fields: RunRecord, config: Config, overrides: Sequence[str]) -> RunWriter:
     """Open a run for writing and record the overrides. Raises RequestError where its checkpoints are gone."""
-    has_checkpoint = any((path / "checkpoints").glob("[!.]*.ckpt"))
+    has_checkpoint = _has_checkpoint(path)
     if not has_checkpoint and (fields["epochs"] > 1 or fields["status"] == "finished"):
         raise RequestError(f"{path}: its checkpoints are gone, it cannot go on; `lamella train` begins a new run")
     writer = RunWriter.reopen(path)
@@ -120,6 +122,11 @@ def _reopen(path: Path, fields: RunRecord, config: Config, overrides: Sequence[s
         writer.update(status="running", overrides=[*earlier, *new])
         writer.configure(config)
     return writer
+
+
+def _has_checkpoint(path: Path) -> bool:
+    """Return whether a run has saved a checkpoint from which it can go on."""
+    return any((path / "checkpoints").glob("[!.]*.ckpt"))
 
 
 def _print_finished(path: Path, fields: RunRecord) -> None:

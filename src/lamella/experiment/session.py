@@ -73,6 +73,8 @@ def create_run(
         "reads": reads,
         "choices": choices,
     }
+    if experiment.weights:
+        request["weights"] = experiment.weights.record()
     if reproduces is not None:
         request["reproduces"] = reproduces
     return RunWriter.start(make_directory(), experiment.completed(config), request, _data_files(experiment.data))

@@ -7,6 +7,7 @@ from torch import nn
 from lamella.config.values import Config
 from lamella.data.samples import InputType, Shape, input_type, plain_shape
 from lamella.errors import RequestError, nearest
+from lamella.experiment.initial_weights import InitialWeights
 from lamella.network.plan import Plan, plan, plan_module, plan_together
 
 RUN_KEYS = ("freeze", "class_dim")  # of the group `network`, which are not about its layers
@@ -26,7 +27,8 @@ def plan_network(
     shape, dtype: of a sample. make: returns the function that builds the `_target_` of a node, which has a key.
     is_read: returns whether an interpolation reads a key. recorded: as in `lamella.network.plan`.
     """
-    node = {key: value for key, value in node.items() if key not in RUN_KEYS}
+    run_keys = RUN_KEYS if InitialWeights.is_argument(node) else (*RUN_KEYS, "weights")
+    node = {key: value for key, value in node.items() if key not in run_keys}
 
     def plan_stack(node: Config, place: str, shape: Shape, dtype: InputType) -> Plan:
         if "_target_" in node:

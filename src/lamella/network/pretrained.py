@@ -1,14 +1,18 @@
-"""Make torchvision's networks without their pretrained weights."""
+"""Make torchvision's networks without their pretrained weights, and find the files of these."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
 from torch import nn
+
+from lamella.errors import RequestError, nearest
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -33,12 +37,58 @@ def without_reading_weights() -> Iterator[None]:
 
     Weights that are missing are downloaded, so that a network that cannot have them is refused here.
     """
-    with _leaving_out(_is_downloaded):
+    with _leaving_out(lambda weights: _downloaded_file(weights).is_file()):
         yield
 
 
-def _is_downloaded(weights: "WeightsEnum") -> bool:
-    return Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(weights.url).path).name).is_file()
+def pretrained_file(builder: Callable[..., Any], name: str) -> Path:
+    """Return the file of the weights called `name` for a network that `builder` makes, and download it if need be.
+
+    Raises RequestError where there are no such weights, and where they cannot be downloaded.
+    """
+    weights = _weights_of(builder, name)
+    path = _downloaded_file(weights)
+    if not path.is_file():
+        digits = re.search(r"-([0-9a-f]{8,})\.", path.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(weights.url, str(path), digits and digits[1], progress=False)
+        except (OSError, RuntimeError) as error:
+            raise _unreachable(weights, error) from error
+    return path
+
+
+def pretrained_normalization(builder: Callable[..., Any], name: str) -> tuple[list[float] | None, list[float] | None]:
+    """Return the mean and the standard deviation of the pixels with which weights of torchvision were trained."""
+    transforms = _weights_of(builder, name).transforms()
+    return getattr(transforms, "mean", None), getattr(transforms, "std", None)
+
+
+def _weights_of(builder: Callable[..., Any], name: str) -> "WeightsEnum":
+    from torchvision.models import get_model_weights
+
+    known: dict[str, WeightsEnum] = {}
+    with suppress(ValueError):  # torchvision has no weights for this network
+        known = dict(get_model_weights(builder).__members__)
+    if name not in known:
+        hint = nearest(name, known) if known else "torchvision has no weights for this network"
+        raise RequestError(f"network.weights is {name!r}; {hint}", "network.weights")
+    return known[name]
+
+
+def _unreachable(weights: "WeightsEnum", error: Exception) -> RequestError:
+    """Return the error for weights that cannot be downloaded."""
+    path = _downloaded_file(weights)
+    return RequestError(
+        f"network.weights: {weights} cannot be downloaded ({getattr(error, 'reason', error)});\n"
+        f"  bring {weights.url}\n  to {path}",
+        "network.weights",
+    )
+
+
+def _downloaded_file(weights: "WeightsEnum") -> Path:
+    """Return the file in torch's cache for weights, which need not be there."""
+    return Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(weights.url).path).name)
 
 
 @contextmanager
@@ -52,7 +102,10 @@ def _leaving_out(left_out: Callable[["WeightsEnum"], bool]) -> Iterator[None]:
     read, load = WeightsEnum.get_state_dict, nn.Module.load_state_dict
 
     def read_unless_left_out(weights: WeightsEnum, *given: Any, **more: Any) -> Any:
-        return _LeftOut() if left_out(weights) else read(weights, *given, **more)
+        try:
+            return _LeftOut() if left_out(weights) else read(weights, *given, **more)
+        except URLError as error:
+            raise _unreachable(weights, error) from error
 
     def load_unless_left_out(module: nn.Module, state: Any, *given: Any, **more: Any) -> Any:
         return None if isinstance(state, _LeftOut) else load(module, state, *given, **more)

@@ -18,7 +18,8 @@ class RunRequest(TypedDict):
     overrides: from the command line. parameters: the number of parameters of the network. images: whether the inputs
     are images. metric: the metric that is always counted beside the loss. lower_is_better: the metrics of which less is
     better. job: Slurm's job id. reads: maps each key whose whole value is one interpolation to the key that it
-    interpolates. choices: the option of each config group. reproduces: the run that this run repeats.
+    interpolates. choices: the option of each config group. reproduces: the run that this run repeats. weights: those
+    with which the network begins: `from`, a run or a file, the `checkpoint` of a run, and the `sha256` of the file.
     """
 
     name: str
@@ -33,6 +34,7 @@ class RunRequest(TypedDict):
     parameters: NotRequired[int]
     job: NotRequired[str | None]
     reproduces: NotRequired[str]
+    weights: NotRequired[dict[str, str]]
 
 
 class RunRecord(RunRequest):

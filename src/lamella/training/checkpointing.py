@@ -18,7 +18,7 @@ name whatever the class is called, and a test keeps the second one.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -80,7 +80,7 @@ class Checkpoints(pl.Callback):
     compared; as long as no epoch has the metric, the last epoch is the best.
 
     run: the run directory. monitor: the name of a metric. mode: "min" or "max". identity: of the run, which each
-    checkpoint carries.
+    checkpoint carries. scheduled: the names of the parameters that the number of the epoch freezes or thaws.
 
     A run is saved only between batches: when the previous batch is completely finished, its validation and schedulers
     included, and the optimizer has taken its step; for the last batch of an epoch, when the metrics of the epoch are
@@ -98,6 +98,7 @@ class Checkpoints(pl.Callback):
         every: CheckpointInterval,
         interrupts: Interrupts,
         identity: Identity,
+        scheduled: Collection[str] = (),
     ) -> None:
         directory = run / "checkpoints"
         self.run, self.last, self.previous, self.best = run, directory / LAST, directory / PREVIOUS, directory / BEST
@@ -105,6 +106,7 @@ class Checkpoints(pl.Callback):
         self.started = False
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.every, self.interrupts, self.identity = every, interrupts, identity
+        self.scheduled = scheduled
         self.best_epoch, self.metrics = 0, dict[str, float]()
         self.better = False
         self.saved_step, self.saved_time = 0, 0.0
@@ -179,7 +181,9 @@ class Checkpoints(pl.Callback):
             return
         frozen = set(self.state["frozen"])
         changed = [
-            parameter for name, parameter in pl_module.named_parameters() if parameter.requires_grad == (name in frozen)
+            parameter
+            for name, parameter in pl_module.named_parameters()
+            if parameter.requires_grad == (name in frozen) and name not in self.scheduled
         ]
         for parameter in changed:
             parameter.requires_grad_(not parameter.requires_grad)

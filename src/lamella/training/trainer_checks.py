@@ -18,6 +18,7 @@ from pytorch_lightning.strategies import Strategy, StrategyRegistry
 from lamella.config.values import Config
 from lamella.console import print
 from lamella.errors import RequestError, nearest
+from lamella.network.freeze import Freeze
 from lamella.runs.ranking import larger_is_better
 from lamella.training.device import strategy_kind
 
@@ -90,6 +91,28 @@ def check_processes(options: Config, processes: int, accelerator: str) -> None:
         raise RequestError(
             "trainer.sync_batchnorm is true, which torch supports on a GPU alone", "trainer.sync_batchnorm"
         )
+
+
+def check_thaw(freeze: Freeze, epochs: int | None, alone: bool) -> None:
+    """Raise RequestError if parameters cannot be thawed in the course of a run, and say which never are.
+
+    epochs: of the run, None where something else limits it. alone: whether the run has one process, and no strategy
+    that wraps the network.
+    """
+    thaws = {pattern: last for pattern, last in freeze.items() if last is not None}
+    if thaws and not alone:
+        raise RequestError(
+            "network.freeze: several processes decide at the start of a run which gradients they exchange, so that "
+            "nothing\n  can be thawed later; freeze in all epochs, with a list of patterns, or train with one process",
+            "network.freeze",
+        )
+    for pattern, last in thaws.items():
+        if epochs is not None and last >= epochs > 0:
+            print(
+                f"note: network.freeze thaws {pattern} after epoch {last}, and trainer.max_epochs is {epochs}: it is "
+                "never trained",
+                file=sys.stderr,
+            )
 
 
 def check_suitable(kinds: Sequence[type]) -> None:

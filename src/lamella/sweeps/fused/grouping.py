@@ -15,6 +15,7 @@ from lamella.config.targets import resolve_target
 from lamella.config.values import Config
 from lamella.errors import RequestError, first_line
 from lamella.experiment.build import SUPERVISED, build_network
+from lamella.network.freeze import read_freeze
 from lamella.network.structure import network_signature
 from lamella.runs.reader import read_record
 from lamella.sweeps.fused.stack import NetworkStack
@@ -80,7 +81,7 @@ class FusedGroups:
                 common = {
                     "data": {key: value for key, value in config["data"].items() if key != "seed"},
                     "device": config["device"],
-                    "freeze": config["network"].get("freeze"),
+                    "freeze": read_freeze(config["network"].get("freeze")),
                     "network": network_signature(network),
                 }
                 kind = json.dumps(common, default=str)
@@ -120,6 +121,8 @@ def _obstacle_in_config(config: Config) -> str:
         return "data.in_memory is false"
     if (target := config.get("task", {}).get("_target_", SUPERVISED)) != SUPERVISED:
         return f"task: {target} may have a step of its own"
+    if any(epoch is not None for epoch in read_freeze(config["network"].get("freeze")).values()):
+        return "network.freeze thaws parameters in the course of the run"
     if isinstance(data["shape"], dict):
         return "data: its samples have several inputs"
     if trainer.get("chunk", "auto") == 1:
