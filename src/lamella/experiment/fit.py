@@ -73,7 +73,7 @@ def fit(
     the loss is not finite; and Interrupted after a signal.
     """
     # A network that cannot be built is refused before a file is changed.
-    experiment.device.make_double(experiment.task)
+    experiment.device.make_double(experiment.module)
     checkpoints = Checkpoints(
         directory,
         experiment.monitor,
@@ -83,15 +83,15 @@ def fit(
         identity,
     )
     start = _starting_checkpoint(checkpoints, experiment.data, experiment.epochs)
-    charts = {name: [f"train/{name}", f"val/{name}"] for name in experiment.counted}
-    board = EpochTensorBoard(str(directory.absolute()), charts)
+    board = EpochTensorBoard(str(directory.absolute()), of_task=experiment.kind.is_task)
 
     def end_epoch(metrics: dict[str, float]) -> None:
         checkpoints.compare(metrics)
         on_epoch(metrics, _outcome(checkpoints, int(metrics["epoch"]), trainer.global_step))
 
     with quiet_lightning(), closing(board):
-        trainer = _trainer(experiment, directory, checkpoints, [EpochLogger(end_epoch), board])
+        # The board is the first one: code of the project's own writes pictures to `self.logger.experiment`.
+        trainer = _trainer(experiment, directory, checkpoints, [board, EpochLogger(end_epoch)])
         try:
             test_metrics, stopped = _train_and_test(trainer, experiment, checkpoints, start)
         except RequestError as error:
@@ -109,8 +109,8 @@ def _trainer(
     """Return the Trainer of a run, and let the data know the number of processes and the length of a chunk."""
     trainer = experiment.trainer(
         checkpoints,
-        [EpochBar()],
-        list(loggers),
+        [EpochBar(), *experiment.callbacks(loggers)],
+        [logger for logger in loggers if experiment.kind.is_task or not isinstance(logger, EpochLogger)],
         plugins=[VerifiedCheckpointIO()],
         default_root_dir=str(directory),
         log_every_n_steps=0,
@@ -129,18 +129,19 @@ def _train_and_test(
     Returns the test metrics of the best checkpoint, none if `trainer.test` is false, and why the run ended before its
     last epoch, None if it did not. Raises NonFiniteLoss if the loss of the test is not finite.
     """
-    task, data = experiment.task, experiment.data
-    trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
+    module, data = experiment.module, experiment.data
+    trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     if not trainer.global_step:
         raise RequestError("trainer: its limits leave no step to take", "trainer")
     stopped = _reason_to_stop(trainer)
     if not experiment.test:
         return {}, stopped
     best = str(checkpoints.best)
-    [metrics] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    if not math.isfinite(loss := metrics["test/loss"]):
+    [logged] = trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    metrics = experiment.test_metrics(logged)
+    if not math.isfinite(loss := metrics.get("test/loss", 0.0)):
         raise NonFiniteLoss(f"the loss of the test is {loss}, with the weights of the best epoch")
-    return {name: value for name, value in metrics.items() if name.startswith("test/")}, stopped
+    return metrics, stopped
 
 
 def _reason_to_stop(trainer: pl.Trainer) -> str | None:
