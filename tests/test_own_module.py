@@ -107,6 +107,10 @@ class Thing:
     pass
 
 
+def silent():
+    return Plain()
+
+
 class Needy(Plain):
     def __init__(self, size):
         super().__init__()
@@ -237,6 +241,7 @@ def test_a_prediction_that_is_no_tensor(lab: None, lamella: Lamella) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ([*plain("silent")], "task: the function gives a lab.Plain; it has to say so, as in -> Plain"),
         ([*plain("Thing")], "task._target_ is 'lab.Thing'; it takes a subclass of LightningModule"),
         (["task._target_=pytorch_lightning.demos.boring_classes.BoringModel"], "a task is lamella.Task, or a class of"),
         ([*plain("Needy")], "task: Needy needs a value for 'size'"),

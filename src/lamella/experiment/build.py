@@ -136,10 +136,8 @@ def build_network(config: Config) -> tuple[nn.Module, nn.Module, tuple[int, ...]
     try:
         dtype, loss = input_type(config["data"].get("dtype", "float32")), builder.loss()
         plan = builder.network(shape, dtype) if builder.kind.takes("network") else None
-        with (
-            quiet_lightning(),
-            torch.random.fork_rng(),
-        ):  # drawing the weights leaves the state of the random generators as it is
+        # Drawing the weights leaves the state of the random generators as it is.
+        with quiet_lightning(), torch.random.fork_rng():
             network = plan.build() if plan else None
             if not builder.kind.is_task:
                 parts = {"network": network, "loss": loss, "optimizer": builder.optimizer()[0]}
@@ -177,8 +175,8 @@ class _Builder:
         return data
 
     def task(self) -> Callable[..., pl.LightningModule]:
-        """Return the function that makes the task, which takes the objects in `given`. A Task has no network yet."""
-        return self.make("task", pl.LightningModule, self.task_node, supplied=self.kind.given or ())
+        """Return the function that makes the task, which takes the objects in `kind.given`. A Task has no network yet."""
+        return self.make("task", pl.LightningModule, self.task_node, supplied=self.kind.given)
 
     @property
     def task_node(self) -> Config:

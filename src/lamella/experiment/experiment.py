@@ -24,7 +24,7 @@ from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.device import Device
 from lamella.training.epoch_metrics import is_lower_better
 from lamella.training.objective import Objective
-from lamella.training.own_module import OwnModule, by_stage, defines
+from lamella.training.own_module import OwnModule, by_stage, defines, title
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
 from lamella.training.trainer import quiet_lightning
@@ -112,7 +112,11 @@ class Experiment:
             parts = {"network": network, "loss": self.objective.loss, "optimizer": self.optimizer}
             module = self.make_task(**{name: parts[name] for name in self.kind.given})
         if self.kind.is_task:
-            assert isinstance(module, Task)
+            if not isinstance(module, Task):
+                made = type(module)
+                raise RequestError(
+                    f"task: the function gives a {title(made)}; it has to say so, as in -> {made.__name__}", "task"
+                )
             assert network
             assert self.optimizer
             assert self.schedule

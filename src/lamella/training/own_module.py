@@ -132,6 +132,13 @@ def by_stage(stage: str, values: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
+def logged_names(metric: str) -> list[str]:
+    """Return the names by which a module may have logged a metric such as val/loss, the likeliest first."""
+    stage, _, name = metric.partition("/")
+    beginnings = BEGINNINGS[stage].split("|") if stage in BEGINNINGS else []
+    return [metric, *(f"{beginning}{sign}{name}" for beginning in beginnings for sign in "_/"), name]
+
+
 def check_finite(values: Mapping[str, float], epoch: int | None = None) -> None:
     """Raise NonFiniteLoss for a loss that is not finite. epoch: counted from 1, None for the test."""
     for name, value in values.items():
