@@ -175,7 +175,7 @@ class _Builder:
         return data
 
     def task(self) -> Callable[..., pl.LightningModule]:
-        """Return the function that makes the task, which takes the objects in `kind.given`. A Task has no network yet."""
+        """Return the function that makes the task from the objects in `kind.given`. A Task has no network yet."""
         return self.make("task", pl.LightningModule, self.task_node, supplied=self.kind.given)
 
     @property
