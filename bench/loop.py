@@ -42,13 +42,14 @@ def bare(overrides: list[str]) -> None:
     from lamella.experiment.build import prepare_experiment
 
     experiment = prepare_experiment(compose_one(overrides).config)
-    data, model = experiment.data, experiment.plan.build()
+    data, model, plan = experiment.data, experiment.task.network, experiment.plan
+    assert plan
     data.setup("fit")
     [(inputs, targets)] = list(data.batches(data.train, batch_size=len(data.train)))
     [(val_inputs, val_targets)] = list(data.batches(data.val, batch_size=len(data.val)))
     assert isinstance(inputs, torch.Tensor)
     assert isinstance(val_inputs, torch.Tensor)
-    last = len(experiment.plan.output) if overrides[0] == "data=characters" else 1  # the dimension of the scores
+    last = len(plan.output) if overrides[0] == "data=characters" else 1  # the dimension of the scores
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for epoch in range(2):
         model.train()

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import kill
 import pytest
+import pytorch_lightning as pl
 import torch
 from conftest import Lamella
 from torch import Tensor, nn
 from torch.nn import functional
 
+import lamella as api
 from lamella import seeds
 from lamella.data import Data, digits
 from lamella.data.loader import Batches
@@ -107,11 +109,12 @@ def test_vae(lamella: Lamella, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow(15)
-def test_vae_killed_and_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("folder", "name"), [("vae", "vae"), ("gan_lightning", "gan")])
+def test_killed_and_resumed(tmp_path: Path, folder: str, name: str) -> None:
     reference, killed = tmp_path / "reference", tmp_path / "killed"
     for directory in (reference, killed):
-        example("vae", directory)
-    options = ("train", "experiment=vae", *SHORT, "data.batch_size=256", "trainer.checkpoint_every=1steps")
+        example(folder, directory)
+    options = ("train", f"experiment={name}", *SHORT, "data.batch_size=256", "trainer.checkpoint_every=1steps")
     assert kill.lamella(reference, *options, moment=0) == 0, kill.beside(reference, "output").read_text()
     moments = int(kill.beside(reference, "ended").read_text().split()[1])
     assert kill.lamella(killed, *options, moment=moments // 3) == -signal.SIGKILL
@@ -120,6 +123,47 @@ def test_vae_killed_and_resumed(tmp_path: Path) -> None:
     assert whole
     assert kill.lamella(killed, "resume", str(run.relative_to(killed))) == 0, kill.beside(killed, "output").read_text()
     assert kill.differences(whole, run) == []
+
+
+class Losses(pl.Callback):
+    """Seeds each batch of a plain Trainer as Lamella does, and keeps what is logged in each epoch."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.epoch, self.found = batches, 0, list[dict[str, float]]()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: object, batch: object, batch_idx: int) -> None:
+        seeds.reseed(seeds.batch_seeds(0, 0, self.epoch, len(self.batches))[batch_idx], CPU)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: object) -> None:
+        self.found.append({f"train/{name}": float(value) for name, value in trainer.callback_metrics.items()})
+        self.epoch += 1
+
+
+@pytest.mark.slow(10)
+def test_gan_lightning(lamella: Lamella, tmp_path: Path) -> None:
+    """With a plain Trainer, which has the same batches, the module has the same losses to the bit."""
+    example("gan_lightning", tmp_path)
+    run = train(lamella, "gan")
+    data = Data(digits(), [1, 28, 28], 64, 10, mean=[0.5], std=[0.5], test_size=0.2, val_size=0)
+    batches = Batches(data.train, 64, normalize=data.normalize, shuffle=True, epoch=lambda: trained.epoch)
+    trained = Losses(batches)
+    torch.manual_seed(0)
+    module = sys.modules["gan"].GAN()
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[trained], **quiet).fit(module, batches)  # type: ignore[arg-type]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [{name: line[name] for name in ("train/d_loss", "train/g_loss")} for line in lines] == trained.found
+    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert all(value.equal(saved["state_dict"][name]) for name, value in module.state_dict().items())
+    assert saved["hyper_parameters"] == {"code": 16, "width": 128, "lr": 2e-4}
+    drawn = api.load(run).network(torch.randn(3, 16))
+    assert drawn.shape == (3, 1, 28, 28)
+    refused = lamella("eval", str(run))
+    assert (refused.status, refused.err.splitlines()[-1]) == (
+        2, f"error: {run}: gan.GAN has no test_step, so it cannot be tested"
+    )  # fmt: skip
+    again = lamella("reproduce", str(run))
+    assert again.status == 0, again.out + again.err
 
 
 class UNet(nn.Module):

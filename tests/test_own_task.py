@@ -129,6 +129,16 @@ def test_a_monitor_that_the_step_does_not_give(lamella: Lamella) -> None:
 
 
 @pytest.mark.usefixtures("own")
+def test_a_callback_waits_for_what_the_step_gives(lamella: Lamella) -> None:
+    callback = "trainer.callbacks=[{{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/{}}}]"
+    result = lamella("train", *SHORT, callback.format("noize"))
+    assert result.status == 2
+    assert "trainer.callbacks.0.monitor is 'val/noize'; this task logs " in result.err
+    result = lamella("train", *SHORT, callback.format("noise"), "monitor=val/noise")
+    assert result.status == 0, result.err
+
+
+@pytest.mark.usefixtures("own")
 def test_an_error_in_the_step_shows_its_line(lamella: Lamella) -> None:
     result = lamella("train", *SHORT, "+task.returns=error")
     assert result.status == 2

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from torchmetrics import Metric
 
 from lamella.errors import RequestError
 
@@ -45,6 +46,10 @@ RESUME_NAMES = (
     "fit_loop.epoch_loop.restarting",
     "fit_loop.epoch_loop._batches_that_stepped",
 )
+
+# The arguments of `self.log` that a checkpoint keeps, and the reductions, of which it keeps the number.
+LOGGED = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph")
+REDUCTIONS = (torch.mean, torch.sum, torch.max, torch.min, sum, max, min)
 
 
 def batch_index(trainer: pl.Trainer) -> int:
@@ -182,6 +187,59 @@ def restore_callback_metrics(trainer: pl.Trainer, metrics: Mapping[str, float]) 
     trainer.callback_metrics.update({name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()})
     if not metrics.keys() <= trainer.callback_metrics.keys():
         raise _cannot_resume("its Trainer takes no callback_metrics")
+
+
+def logged_values(trainer: pl.Trainer) -> dict[str, float]:
+    """Return what the LightningModule has logged since the running epoch, validation or test began, by name.
+
+    A value that is logged for each step alone is that of the last step. `trainer.callback_metrics` would mix them with
+    those of other stages. Touches `trainer._results` and its items; without it, such a module cannot be trained.
+    """
+    results: Any = trainer._results
+    values = {
+        one.meta.name: results._get_cache(one, False) if one.meta.on_epoch else one._forward_cache
+        for one in results.values()
+        if not one.has_reset
+    }
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def logged_state(trainer: pl.Trainer) -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+    """Return the arguments and the state of each `self.log` of the unfinished epoch, which Lightning does not save.
+
+    Metrics of torchmetrics are left out. Touches `fit_loop.epoch_loop._results` and its items.
+    """
+    found = []
+    for one in trainer.fit_loop.epoch_loop._results.values():
+        if one.is_tensor and not one.has_reset and one.meta.sync.group is None:
+            arguments = {name: getattr(one.meta, name) for name in LOGGED}
+            arguments |= {"sync_dist": one.meta.sync.should, "rank_zero_only": one.meta.sync.rank_zero_only}
+            state = {name: getattr(one, name, None) for name in ("value", "cumulated_batch_size", "_forward_cache")}
+            kept = {name: value.cpu() for name, value in state.items() if value is not None}
+            found.append(({**arguments, "reduce_fx": REDUCTIONS.index(one.meta.reduce_fx)}, kept))
+    return found
+
+
+def restore_logged(trainer: pl.Trainer, logged: list[tuple[dict[str, Any], dict[str, torch.Tensor]]]) -> None:
+    """Put back what `logged_state` has returned, before the first batch of the resumed epoch.
+
+    Touches `_logger_connector._first_loop_iter`: what is logged in the first batch of a Trainer replaces what is there.
+    """
+    trainer._logger_connector._first_loop_iter = False
+    results, reduce = trainer.fit_loop.epoch_loop._results, trainer.strategy.reduce
+    for arguments, state in logged:
+        # The next `self.log` has to have the same arguments.
+        given = {**arguments, "reduce_fx": REDUCTIONS[arguments["reduce_fx"]], "sync_dist_fn": reduce}
+        results.log(value=torch.zeros(()), batch_size=1, **given)
+        vars(results[f"{arguments['fx']}.{arguments['name']}"]).update(state)
+
+
+def set_update_count(metric: Metric, count: int) -> None:
+    """Set how often a metric of torchmetrics has been updated, on which means over its updates depend.
+
+    Touches `_update_count`, which has no public setter. If it is gone, such a mean is wrong after a resume.
+    """
+    metric._update_count = count
 
 
 def datamodule_key(datamodule: type[pl.LightningDataModule]) -> str:

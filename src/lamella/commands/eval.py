@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         raise RequestError(f"{out}: cannot write there ({error.strerror}); --out FILE writes elsewhere") from error
     print(f"{_text(result, classes)}\n\nwritten to {out}")
-    if not math.isfinite(loss := result.metrics["test/loss"]):
+    if not math.isfinite(loss := result.metrics.get("test/loss", 0.0)):
         print(f"error: the loss of the test is {loss}", file=sys.stderr)
         return 1
     return 0

@@ -114,17 +114,21 @@ def _write_and_compare(experiment: "Experiment", config: Config, name: str, file
     network. Raises ImportError where a package is not installed, and RuntimeError with the first cause in one line
     where the network cannot be exported.
     """
+    import pytorch_lightning as pl
     import torch
 
     from lamella.experiment.build import build_network
     from lamella.experiment.export_formats import FORMATS
     from lamella.network.eval_mode import eval_mode
     from lamella.network.pretrained import without_pretrained_weights
+    from lamella.training.own_module import defines, title
 
     write, read = FORMATS[name]
-    network, data = experiment.task.network, experiment.data
+    network, data = experiment.task.network if experiment.kind.is_task else experiment.module, experiment.data
     if isinstance(network, torch.nn.ModuleDict):
         raise RuntimeError("a step of its task's own runs its parts")
+    if isinstance(network, pl.LightningModule) and not defines(type(network), "forward"):
+        raise RuntimeError(f"{title(type(network))} has no forward")
     with without_pretrained_weights():
         other, *_ = build_network(config)  # with other weights, for a format that stores the weights alone
     metadata = _metadata(experiment, config["data"])

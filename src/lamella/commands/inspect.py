@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     def inspect(job: ComposedConfig) -> int:
         from lamella.experiment.build import prepare_experiment
 
-        reports.append(_report(prepare_experiment(job.config, job.references), options))
+        reports.append(_report(prepare_experiment(job.config, job.references, written=job.written), options))
         return 0
 
     status = compose_and_call(inspect, options.given)
@@ -114,13 +114,20 @@ def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bo
 
     from torch.nn import ModuleDict
 
-    from lamella.commands.inspect_sections import Section, layers_section, left_out_section
+    from lamella.commands.inspect_sections import Section, layers_section, left_out_section, parameters_section
     from lamella.network.freeze import freeze_parameters
 
     device, plan, data = experiment.device.accelerator, experiment.plan, experiment.data
     yield "device", Section(device, f"Using {device} device")
+    if not experiment.kind.is_task or plan is None:
+        module = experiment.module.to(device)
+        yield "structure", Section(str(module), str(module))
+        if options.parameters or options.json:
+            yield "parameters", parameters_section(module)
+        yield "left_out", left_out_section("the steps of a LightningModule run its parts")
+        return
     too_large = _memory_shortage(sum(layer.parameters for layer in plan.trace))
-    network = experiment.plan.outline() if too_large else experiment.task.to(device).network
+    network = plan.outline() if too_large else experiment.task.to(device).network
     freeze_parameters(network, experiment.freeze)
     yield "structure", Section(str(network), str(network))
     yield "layers", layers_section(plan, network, min(data.batch_size, len(data.train)), experiment.freeze)

@@ -169,12 +169,18 @@ def _class_lines(rows: "Sequence[tuple[str, Tensor]]", model: "Model", top: int)
 
 def _number_lines(rows: "Sequence[tuple[str, Tensor]]", model: "Model") -> list[list[str]]:
     """Return the names of the numbers, and the numbers of each row."""
-    return [model.output_names, *([f"{value:.6g}" for value in row.flatten().tolist()] for _, row in rows)]
+    lines = [[f"{value:.6g}" for value in row.flatten().tolist()] for _, row in rows]
+    return [_names(rows, model), *lines]
+
+
+def _names(rows: "Sequence[tuple[str, Tensor]]", model: "Model") -> list[str]:
+    """Return the names of the numbers in a row. Those of a LightningModule of the project's own are counted from 0."""
+    return [str(number) for number in range(rows[0][1].numel())] if model.is_own and rows else model.output_names
 
 
 def _write(out: Path, rows: "Sequence[tuple[str, Tensor]]", noun: str, model: "Model") -> None:
     """Write the probability of each class, or the numbers, for each row. Raises RequestError if that fails."""
-    names, classes = model.output_names, model.classes
+    names, classes = _names(rows, model), model.classes
     said = [
         ({noun: name} | ({"class": classes[int(row.argmax())]} if classes else {}), row.flatten().tolist())
         for name, row in rows

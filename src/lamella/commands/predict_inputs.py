@@ -49,7 +49,7 @@ def reader_of(model: "Model", run: Path, lines: bool = False) -> Reader:
         return LineReader(model.encoder)
     if model.encoder is not None:
         return FileReader(model.encoder)
-    if model.decoder is not None and (model.classes is not None or model.reconstructs):
+    if model.decoder is not None and (model.classes is not None or model.reconstructs or model.is_own):
         return ImageReader(model.decoder)
     problem = "gives numbers, not classes" if model.classes is None else "was not trained on images or tables"
     raise RequestError(f"{run}: its network {problem}; lamella.load(…).predict(…) in Python takes tensors")

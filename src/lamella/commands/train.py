@@ -33,7 +33,7 @@ def train(job: ComposedConfig) -> int:
     if path := find_requeued_run(OUTPUTS / str(job.config.get("name")), job.overrides):
         print(f"the job was requeued: going on with {path}")
         return resume_run(path)
-    experiment = prepare_experiment(job.config, job.references)
+    experiment = prepare_experiment(job.config, job.references, written=job.written)
     experiment.data.check_headers()  # names every unreadable file before the trial meets the first
     rehearse(experiment, job.config)
     make = partial(claim_directory, OUTPUTS / experiment.name, slug(job.overrides))

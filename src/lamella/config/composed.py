@@ -32,7 +32,8 @@ class ComposedConfig:
 
     overrides: the overrides of the command line. references: the keys that an interpolation reads; an unknown key that
     is not among them is a typing error. reads: maps each key whose whole value is one interpolation to the key that it
-    interpolates. choices: the chosen option of each group.
+    interpolates. choices: the chosen option of each group. written: the keys and groups that an override or an
+    experiment sets, and that no interpolation of another group reads.
     """
 
     config: Config
@@ -40,6 +41,7 @@ class ComposedConfig:
     references: frozenset[str]
     reads: dict[str, str]
     choices: dict[str, str]
+    written: list[str]
 
 
 class SweepComposer:
@@ -131,7 +133,20 @@ def resolve_config(config: DictConfig, overrides: list[str], choices: Mapping[st
     check_known(plain, references)
     _check_folds(plain["data"], overrides)
     chosen = {group: str(choices[group]) for group in (*GROUPS, "experiment") if choices.get(group)}
-    return ComposedConfig(plain, overrides, references, interpolated_keys(written), chosen)
+    reads = interpolated_keys(written)
+    return ComposedConfig(plain, overrides, references, reads, chosen, _set_keys(overrides, choices, reads))
+
+
+def _set_keys(overrides: Sequence[str], choices: Mapping[str, object], reads: Mapping[str, str]) -> list[str]:
+    """Return `ComposedConfig.written`. reads: as there."""
+    primary = find_config("config")
+    listed = _content(primary, primary.stat().st_mtime_ns).get("defaults") if primary else []
+    assert isinstance(listed, list)
+    options = {key: option for one in listed if isinstance(one, dict) for key, option in one.items()}
+    chosen = [group for group in GROUPS if group not in LISTS and choices.get(group) != options.get(group)]
+    keys = [*map(key_of, overrides), *_written("experiment", choices), *chosen]
+    foreign = {source for key, source in reads.items() if key.partition(".")[0] != source.partition(".")[0]}
+    return [key for key in dict.fromkeys(keys) if key not in foreign]
 
 
 def _check_folds(data: Config, overrides: Sequence[str]) -> None:

@@ -106,8 +106,13 @@ def _check_kind(found: Callable[..., object], path: str, key: str, kinds: Kinds)
         if not issubclass(found, kinds):
             raise RequestError(f"{key} is {path!r}; it takes a subclass of {wanted}", key)
         home = found.__module__
-        if wanted == "Module" and _is_below(home, ALLOWED) and not _is_below(home, LAYERS):
-            raise RequestError(f"{key} is {path!r}; a layer or a loss comes from {', '.join(LAYERS)}", key)
+        if wanted in ("Module", "LightningModule") and _is_below(home, ALLOWED) and not _is_below(home, LAYERS):
+            source = (
+                f"a layer or a loss comes from {', '.join(LAYERS)}"
+                if wanted == "Module"
+                else "a task is lamella.Task, or a class of your own project"
+            )
+            raise RequestError(f"{key} is {path!r}; {source}", key)
     elif not _builds(found, key, kinds):
         raise RequestError(f"{key} is {path!r}, a function; here it takes a class, a {wanted}", key)
 

@@ -1,10 +1,9 @@
 """Build the objects of a run from a config: the one place that knows what each group of the config becomes."""
 
-import copy
 import typing
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import pytorch_lightning as pl
@@ -19,21 +18,22 @@ from lamella.config.files import OPTIONAL
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
 from lamella.data import Augment, Data, Splits
-from lamella.data.samples import Encoder, InputType, Shape, input_type, served
-from lamella.errors import RequestError, first_line, own_frames
+from lamella.data.samples import Encoder, InputType, Shape, input_type
+from lamella.errors import RequestError, first_line
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.initial_weights import InitialWeights
 from lamella.experiment.metrics import build_metrics, check_monitor
+from lamella.experiment.objective import build_objective
 from lamella.experiment.stacks import plan_network
+from lamella.experiment.task_kind import OptimizerFactory, TaskKind
 from lamella.network.freeze import read_freeze
 from lamella.network.plan import Plan
 from lamella.runs.names import check_run_name
 from lamella.seeds import SOURCE, seeded
 from lamella.training.device import Device
-from lamella.training.objective import Objective
+from lamella.training.own_module import defines
 from lamella.training.scheduler import Schedule, build_schedule, check_schedule
-from lamella.training.task import Task
-from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
+from lamella.training.trainer import PARTS, build_trainer, quiet_lightning, saving_and_chunks
 
 T = TypeVar("T")
 SUPERVISED = "lamella.Task"  # compares the network's output with the targets
@@ -51,12 +51,13 @@ def prepare_experiment(
     references: Collection[str] | None = None,
     data: Data | None = None,
     encoder: Encoder | None = None,
+    written: Collection[str] = (),
 ) -> Experiment:
     """Configure this process for the device of a config, and build what the run needs, as `build_experiment` does.
 
     The number of threads is set before data are read and weights are drawn, because their bits may depend on it.
     """
-    return build_experiment(config, references, data, Device.configure_process, encoder)
+    return build_experiment(config, references, data, Device.configure_process, encoder, written)
 
 
 def build_experiment(
@@ -65,29 +66,45 @@ def build_experiment(
     data: Data | None = None,
     use_device: Callable[[Device], None] = lambda device: None,
     encoder: Encoder | None = None,
+    written: Collection[str] = (),
 ) -> Experiment:
     """Build everything that a run needs from a resolved config. Raises RequestError for a config that cannot be run.
 
     references: the keys that interpolations read. A key that is no argument of its group's object, and that no
     interpolation reads, is an error. None leaves such keys unchecked, for a config that was composed earlier. data:
     samples that have been read for another run, None to read them. use_device: called with the device before data are
-    read and weights are drawn. encoder: of the run that is tested, None to fit that of the source.
+    read and weights are drawn. encoder: of the run that is tested, None to fit that of the source. written: the keys
+    that were set for this run. One in a group that the task does not take is an error.
     """
     builder = _Builder(config, references)
     device = Device.of(config["device"])
     use_device(device)
     name, seed = builder.root()
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data(encoder)
-    data.tests = config["trainer"].get("test", True)
     make_task = builder.task()
-    plan, loss = builder.network(data.shape, data.input_type), builder.loss()
-    objective = builder.objective(plan, loss, data)
+    builder.kind.check_written(written)
+    data.tests = config["trainer"].get("test", True) and defines(builder.kind.made, "test_step")
+    plan = builder.network(data.shape, data.input_type) if builder.kind.takes("network") else None
+    weights, freeze = InitialWeights.of(config["network"]), read_freeze(config["network"].get("freeze"))
+    builder.kind.check_network(weights is not None, freeze)
+    loss = builder.loss()
+    objective = build_objective(
+        plan if builder.kind.is_task else None,
+        loss,
+        data,
+        config["network"].get("class_dim"),
+        builder.kind.has_own_step,
+        references is None,
+    )
     optimizer, schedule = builder.optimizer()
-    metrics = build_metrics(config.get("metrics") or {}, objective, plan.output, data.targets[0])
+    metrics = build_metrics(config.get("metrics") or {}, objective, plan.output if plan else (), data.targets[0])
     counted = ["loss", *filter(None, [objective.metric]), *metrics]
-    monitor = check_monitor(config["monitor"], counted, bool(len(data.val)), builder.has_own_step)
+    monitor = config["monitor"]
+    if builder.kind.is_task:
+        check_monitor(monitor, counted, bool(len(data.val)), builder.kind.has_own_step)
     trainer = builder.trainer(device)
     checkpoint_every, chunk = saving_and_chunks(config["trainer"])
+    builder.kind.check_chunk(chunk)
     return Experiment(
         name=name,
         seed=seed,
@@ -95,9 +112,10 @@ def build_experiment(
         device=device,
         data=data,
         make_task=make_task,
+        kind=builder.kind,
         plan=plan,
-        weights=InitialWeights.of(config["network"]),
-        freeze=read_freeze(config["network"].get("freeze")),
+        weights=weights,
+        freeze=freeze,
         objective=objective,
         metrics=metrics,
         optimizer=optimizer,
@@ -106,23 +124,32 @@ def build_experiment(
         test=data.tests,
         epochs=config["trainer"].get("max_epochs"),
         checkpoint_every=checkpoint_every,
-        chunk=chunk,
+        chunk=chunk if builder.kind.is_task else 1,
     )
 
 
 def build_network(config: Config) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
     """Return the network of a resolved config, its loss, and the shape of the network's output for one sample.
 
-    No data is read, and the weights are to be replaced. Raises RequestError.
+    A LightningModule of the project's own takes the place of the network, and the shape is (). No data is read, and the
+    weights are to be replaced. Raises RequestError.
     """
     builder, shape = _Builder(config, None), config["data"].get("shape")
     sizes = list(shape.values()) if isinstance(shape, Mapping) else [shape]
     if not all(isinstance(one, list) and all(isinstance(size, int) and size > 0 for size in one) for one in sizes):
         raise RequestError(f"data.shape is {shape!r}; it takes the sizes of a sample, as [1, 28, 28]", "data.shape")
     try:
-        plan, loss = builder.network(shape, input_type(config["data"].get("dtype", "float32"))), builder.loss()
-        with torch.random.fork_rng():  # drawing the weights leaves the state of the random generators as it is
-            return plan.build(), loss, plan.output
+        dtype, loss = input_type(config["data"].get("dtype", "float32")), builder.loss()
+        plan = builder.network(shape, dtype) if builder.kind.takes("network") else None
+        # Drawing the weights leaves the state of the random generators as it is.
+        with quiet_lightning(), torch.random.fork_rng():
+            network = plan.build() if plan else None
+            if not builder.kind.is_task:
+                parts = {"network": network, "loss": loss, "optimizer": builder.optimizer()[0]}
+                return builder.task()(**{name: parts[name] for name in builder.kind.given}), loss, ()
+            assert plan
+            assert network
+            return network, loss, plan.output
     except (RuntimeError, MemoryError) as error:
         raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
 
@@ -152,14 +179,19 @@ class _Builder:
             data.check_keys()
         return data
 
-    def task(self) -> Callable[[], Task]:
-        """Return the function that makes the task, which has no network yet."""
-        return self.make("task", Task, self.config.get("task") or {"_target_": SUPERVISED})
+    def task(self) -> Callable[..., pl.LightningModule]:
+        """Return the function that makes the task from the objects in `kind.given`. A Task has no network yet."""
+        return self.make("task", pl.LightningModule, self.task_node, supplied=self.kind.given)
 
     @property
-    def has_own_step(self) -> bool:
-        """Return True if the task may have a step of its own."""
-        return bool(self.config.get("task", {}).get("_target_", SUPERVISED) != SUPERVISED)
+    def task_node(self) -> Config:
+        """Return the config of the task, which the configs of earlier versions lack."""
+        return self.config.get("task") or {"_target_": SUPERVISED}
+
+    @cached_property
+    def kind(self) -> TaskKind:
+        """Return what is known of the task before it is made."""
+        return TaskKind.of(self.task_node.get("_target_", SUPERVISED))
 
     def network(self, shape: Shape, dtype: InputType) -> Plan:
         """Plan the network for samples of `shape` and `dtype`."""
@@ -173,7 +205,9 @@ class _Builder:
         )
 
     def loss(self) -> nn.Module:
-        """Build the loss, with class weights as tensors."""
+        """Build the loss, with class weights as tensors. A task that takes no loss gets one that nobody calls."""
+        if not self.kind.takes("loss"):
+            return nn.Identity()
         node = dict(self.config["loss"])
         for key in ("weight", "pos_weight"):
             if isinstance(node.get(key), list):
@@ -187,54 +221,16 @@ class _Builder:
             raise RequestError(f"loss.reduction is {reduction!r}; a step takes the mean of its batch", "loss.reduction")
         return loss
 
-    def objective(self, plan: Plan, loss: nn.Module, data: Data) -> Objective:
-        """Return the objective, after a run of the loss on zeros.
+    def optimizer(self) -> tuple[Callable[..., Optimizer] | None, Schedule | None]:
+        """Return the function that makes the optimizer of parameters, and the schedule of its learning rate.
 
-        A recorded run may have been trained with a loss that gives a tensor of one number.
+        Each is None where the task makes its own.
         """
-        if plan.parts and not self.has_own_step:
-            raise RequestError(
-                f"network: it has {len(plan.parts)} named stacks, {', '.join(plan.parts)}, and the task {SUPERVISED} "
-                "takes one; write one list `layers`,\n  or a task of your own, whose step runs the stacks",
-                "network",
-            )
-        if plan.parts:
-            return Objective(loss, "other")
-        last = plan.trace[-1]
-        ending = (
-            f";\n  it ends with {last.layer} at {last.place}, which takes {last.input}; "
-            "end it with Flatten and Linear: ${data.num_classes}"
-        ) * data.has_classes
-        class_dim = self.config["network"].get("class_dim")
-        try:
-            objective = Objective.of(loss, data.targets, plan.output, data.num_classes, ending, class_dim)
-        except RequestError:
-            if class_dim is None and self.has_own_step:
-                return Objective(loss, "other")
-            raise
-        if data.fills_masks and objective.ignored != data.ignored:
-            raise RequestError(
-                f"loss: {type(loss).__name__} takes every target for a class, and data.augment fills masks with "
-                f"{data.ignored} (data.ignored); take loss=cross_entropy, which leaves it out",
-                "loss",
-            )
-        sample = served(data.targets[0][:1])
-        try:
-            value = copy.deepcopy(objective)(torch.zeros(1, *plan.output), sample)
-        except Exception as error:
-            raise RequestError(f"loss: {first_line(error)}{own_frames(error)}", "loss") from error
-        if self.references is not None and (not isinstance(value, torch.Tensor) or value.dim()):
-            given = (
-                f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-            )
-            raise RequestError(
-                f"loss: {type(loss).__name__} gives {given}; a step takes one number, the mean of its batch", "loss"
-            )
-        return objective
-
-    def optimizer(self) -> tuple[Callable[..., Optimizer], Schedule]:
-        """Return the function that makes the optimizer of parameters, and the schedule of its learning rate."""
+        if not self.kind.takes("optimizer"):
+            return None, None
         make = self.make("optimizer", Optimizer, supplied={"params"})
+        if not self.kind.takes("scheduler"):
+            return OptimizerFactory(make), None
         schedule = build_schedule(self.config["scheduler"], partial(self.make, "scheduler", LRScheduler))
         check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1, 1))]))
         return (lambda parameters: make(params=parameters)), schedule

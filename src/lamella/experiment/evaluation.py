@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from lamella.data.chunk import Batch
+from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
 from lamella.training.objective import Objective
+from lamella.training.own_module import defines
 from lamella.training.trainer import quiet_lightning
 
 
@@ -84,17 +86,22 @@ class _AnswerCounter(pl.Callback):
 def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
     """Test the network with its present weights, in the way in which a run tests its best checkpoint.
 
-    directory: where Lightning would write files. It has none to write.
+    directory: where Lightning would write files. It has none to write. Raises RequestError where the LightningModule of
+    the run has no test.
     """
+    if not defines(experiment.kind.made, "test_step"):
+        raise RequestError(f"{directory}: {experiment.kind.title} has no test_step, so it cannot be tested")
     answers = _AnswerCounter(experiment.objective)
     with quiet_lightning():
-        trainer = experiment.trainer(answers, [], [], default_root_dir=str(directory), log_every_n_steps=0)
-        [metrics] = trainer.test(experiment.task, datamodule=experiment.data, verbose=False)
+        trainer = experiment.trainer(
+            answers, experiment.callbacks([]), [], default_root_dir=str(directory), log_every_n_steps=0
+        )
+        [logged] = trainer.test(experiment.module, datamodule=experiment.data, verbose=False)
     confusion, counts = answers.confusion, answers.counts
     if confusion is not None:
         counts = torch.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)])
     return Evaluation(
-        metrics={name: value for name, value in metrics.items() if name.startswith("test/")},
+        metrics=experiment.test_metrics(logged),
         samples=len(experiment.data.test),
         confusion=None if confusion is None else confusion.cpu(),
         counts=None if counts is None else counts.cpu(),

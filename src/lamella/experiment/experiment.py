@@ -1,12 +1,14 @@
 """The objects of a run."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
+from torch import nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
@@ -14,29 +16,38 @@ from lamella.config.values import Config
 from lamella.data import Data
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.initial_weights import InitialWeights
+from lamella.experiment.task_kind import PARTS, TaskKind
 from lamella.network.freeze import Freeze, freeze_parameters
 from lamella.network.plan import Plan
+from lamella.runs.ranking import larger_is_better
+from lamella.seeds import kept_random_state, reseed
 from lamella.training.checkpointing import CheckpointInterval
 from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.device import Device
 from lamella.training.epoch_metrics import is_lower_better
 from lamella.training.freezing import grouping_by_thaw
 from lamella.training.objective import Objective
+from lamella.training.own_module import OwnModule, by_stage, defines, title
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
+from lamella.training.trainer import quiet_lightning
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Everything that a run needs, built from one config. The network's weights are drawn when `task` is first read.
 
-    make_task: returns the LightningModule, without the network. plan: the network, without weights. weights: those that
-    a new run takes in place of drawn ones, None to take none. freeze: for each pattern of names of parameters the last
+    make_task: returns the LightningModule, a Task without its network, another one from the objects in `kind.given`.
+    kind: what is known of it before it is made. plan: the network, without weights. weights: those that a new run takes
+    in place of drawn ones, None to take none. freeze: for each pattern of names of the network's parameters the last
     epoch in which these are not trained, None for all epochs. metrics: by name, those that are counted beside the loss
-    and the objective's own. optimizer: makes the optimizer of parameters. trainer: makes the Trainer, called with the
-    first callback, the last ones, the loggers and further arguments. test: whether the best checkpoint is tested after
-    the training. epochs: None where something else limits the run. chunk: the number of batches of a chunk, None to
-    choose it by the time that a chunk takes.
+    and the objective's own. optimizer: makes the optimizer of parameters. The plan, the optimizer and the schedule are
+    None where the LightningModule makes its own. trainer: makes the Trainer, called with the first callback, the last
+    ones, the loggers and further arguments. test: whether the best checkpoint is tested after the training. epochs:
+    None where something else limits the run. chunk: the number of batches of a chunk, None to choose it by the time
+    that a chunk takes.
     """
 
     name: str
@@ -44,14 +55,15 @@ class Experiment:
     monitor: str
     device: Device
     data: Data
-    make_task: Callable[[], Task]
-    plan: Plan
+    make_task: Callable[..., pl.LightningModule]
+    kind: TaskKind
+    plan: Plan | None
     weights: InitialWeights | None
     freeze: Freeze
     objective: Objective
     metrics: dict[str, Metric]
-    optimizer: Callable[..., Optimizer]
-    schedule: Schedule
+    optimizer: Callable[..., Optimizer] | None
+    schedule: Schedule | None
     trainer: Callable[..., pl.Trainer]
     test: bool
     epochs: int | None
@@ -75,42 +87,102 @@ class Experiment:
         return ["loss", *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
 
     def completed(self, config: Config) -> Config:
-        """Return the config with the shape of the samples where its `data.shape` is null.
+        """Return the config with the shape of the samples where its `data.shape` is null, without unused groups.
 
         From such a config the network can be built without the data.
         """
-        shape = self.data.shape
+        shape, config = self.data.shape, {**config, **{group: {} for group in PARTS if not self.kind.takes(group)}}
         if config["data"].get("shape") is not None:
             return config
         plain = {name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape)
         return {**config, "data": {**config["data"], "shape": plain}}
 
     @cached_property
+    def module(self) -> pl.LightningModule:
+        """Return the LightningModule that is trained, as `made` returns it."""
+        return self.made()
+
+    @property
     def task(self) -> Task:
+        """Return the LightningModule where it is a Task, which has a network, a loss and an objective."""
+        assert isinstance(self.module, Task)
+        return self.module
+
+    def made(self) -> pl.LightningModule:
         """Return the LightningModule, with the weights that are drawn after `torch.manual_seed(seed)`.
 
-        The weights are drawn by torch's generator for the CPU, whose state is put back afterwards. Parameters that are
-        frozen in the first epochs alone are not frozen yet, so that the optimizer is made of them too.
+        The weights are drawn by torch's generator for the CPU. All generators are put back into their state afterwards.
+        Parameters that are frozen in the first epochs alone are not frozen yet, so that the optimizer is made of them
+        too.
 
         Raises RequestError where the network cannot be built, as when its weights do not fit into memory, or where the
         file of pretrained weights is damaged.
         """
+        with kept_random_state(CPU), quiet_lightning():
+            reseed(self.seed, CPU)
+            network = self._network() if self.plan else None
+            parts = {"network": network, "loss": self.objective.loss, "optimizer": self.optimizer}
+            module = self.make_task(**{name: parts[name] for name in self.kind.given})
+        if self.kind.is_task:
+            if not isinstance(module, Task):
+                made = type(module)
+                raise RequestError(
+                    f"task: the function gives a {title(made)}; it has to say so, as in -> {made.__name__}", "task"
+                )
+            assert network
+            assert self.optimizer
+            assert self.schedule
+            optimizer = grouping_by_thaw(self.optimizer, network, self.freeze) if self.thaws else self.optimizer
+            module.attach(network, self.objective, optimizer, self.schedule, self.seed, self.metrics)
+            if self.device.graph:
+                module.run_chunk = CudaGraphs()
+        return module
+
+    def outline(self) -> nn.Module:
+        """Return what is trained, without weights where the network alone is. Raises RequestError as `made` does."""
+        if not self.kind.is_task or self.plan is None:
+            return self.made()
+        network = self.plan.outline()
+        freeze_parameters(network, self.freeze)
+        return network
+
+    def callbacks(self, loggers: Sequence[Logger]) -> list[OwnModule]:
+        """Return the callbacks that a LightningModule of the project's own needs; a Task needs none."""
+        return [] if self.kind.is_task else [OwnModule(self.seed, loggers, self.kind.given)]
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of the promises that a LightningModule of the project's own does not keep."""
+        if self.kind.is_task:
+            return []
+        name, made = self.kind.title, self.kind.made
+        better = "larger" if larger_is_better(self.monitor, self.lower_is_better) else "smaller"
+        notes = [
+            f"{name} is a LightningModule: batches are trained one by one; a resumed run is exact if all that the "
+            "module remembers is in its parameters, buffers and checkpoints; "
+            f"a {better} {self.monitor} counts as better"
+        ]
+        if len(self.data.val) and not defines(made, "validation_step"):
+            notes.append(f"{name} has no validation_step, so the samples for validation are not used")
+        if not defines(made, "test_step"):
+            notes.append(f"{name} has no test_step, so it is not tested")
+        return notes
+
+    def test_metrics(self, logged: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics among what a test has logged, each as test/…."""
+        if self.kind.is_task:  # a callback may have logged other values
+            return {name: value for name, value in logged.items() if name.startswith("test/")}
+        return by_stage("test", logged)
+
+    def _network(self) -> nn.Module:
+        assert self.plan
         try:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(self.seed)
-                network = self.plan.build()
+            network = self.plan.build()
         except RequestError:
             raise
         except Exception as error:
             message = f"network: it cannot be made: {first_line(error)}{own_frames(error)}"
             raise RequestError(message, "network") from error
         freeze_parameters(network, self.freeze)  # refuses what leaves nothing to train in the first epoch
-        optimizer = self.optimizer
         if self.thaws:
             freeze_parameters(network, self.freeze, math.inf)
-            optimizer = grouping_by_thaw(optimizer, network, self.freeze)
-        task = self.make_task()
-        task.attach(network, self.objective, optimizer, self.schedule, self.seed, self.metrics)
-        if self.device.graph:
-            task.run_chunk = CudaGraphs()
-        return task
+        return network

@@ -77,8 +77,8 @@ def fit(
     the loss is not finite; and Interrupted after a signal.
     """
     # A network that cannot be built is refused before a file is changed.
-    experiment.device.make_double(experiment.task)
-    network = experiment.task.network
+    experiment.device.make_double(experiment.module)
+    network = experiment.task.network if experiment.kind.is_task else None
     checkpoints = Checkpoints(
         directory,
         experiment.monitor,
@@ -86,24 +86,24 @@ def fit(
         experiment.checkpoint_every,
         interrupts,
         identity,
-        {f"network.{name}" for name in thawed_names(network, experiment.freeze)},
+        {f"network.{name}" for name in thawed_names(network, experiment.freeze)} if network else (),
     )
     start = _starting_checkpoint(checkpoints, experiment.data, experiment.epochs)
-    if start is None and experiment.weights:
+    if start is None and experiment.weights and network:
         taken = experiment.weights.load(network)
         if rank() == 0:
             print(taken.line)
             for note in experiment.weights.notes(experiment.data):
                 print(f"note: {note}", file=sys.stderr)
-    charts = {name: [f"train/{name}", f"val/{name}"] for name in experiment.counted}
-    board = EpochTensorBoard(str(directory.absolute()), charts)
+    board = EpochTensorBoard(str(directory.absolute()), of_task=experiment.kind.is_task)
 
     def end_epoch(metrics: dict[str, float]) -> None:
         checkpoints.compare(metrics)
         on_epoch(metrics, _outcome(checkpoints, int(metrics["epoch"]), trainer.global_step))
 
     with quiet_lightning(), closing(board):
-        trainer = _trainer(experiment, directory, checkpoints, [EpochLogger(end_epoch), board])
+        # The board is the first one: code of the project's own writes pictures to `self.logger.experiment`.
+        trainer = _trainer(experiment, directory, checkpoints, [board, EpochLogger(end_epoch)])
         try:
             test_metrics, stopped = _train_and_test(trainer, experiment, checkpoints, start)
         except RequestError as error:
@@ -121,8 +121,8 @@ def _trainer(
     """Return the Trainer of a run, and let the data know the number of processes and the length of a chunk."""
     trainer = experiment.trainer(
         checkpoints,
-        [EpochBar(), *([Freezing(experiment.freeze)] if experiment.thaws else [])],
-        list(loggers),
+        [EpochBar(), *([Freezing(experiment.freeze)] if experiment.thaws else []), *experiment.callbacks(loggers)],
+        [logger for logger in loggers if experiment.kind.is_task or not isinstance(logger, EpochLogger)],
         plugins=[VerifiedCheckpointIO()],
         default_root_dir=str(directory),
         log_every_n_steps=0,
@@ -141,18 +141,19 @@ def _train_and_test(
     Returns the test metrics of the best checkpoint, none if `trainer.test` is false, and why the run ended before its
     last epoch, None if it did not. Raises NonFiniteLoss if the loss of the test is not finite.
     """
-    task, data = experiment.task, experiment.data
-    trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
+    module, data = experiment.module, experiment.data
+    trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     if not trainer.global_step:
         raise RequestError("trainer: its limits leave no step to take", "trainer")
     stopped = _reason_to_stop(trainer)
     if not experiment.test:
         return {}, stopped
     best = str(checkpoints.best)
-    [metrics] = trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    if not math.isfinite(loss := metrics["test/loss"]):
+    [logged] = trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    metrics = experiment.test_metrics(logged)
+    if not math.isfinite(loss := metrics.get("test/loss", 0.0)):
         raise NonFiniteLoss(f"the loss of the test is {loss}, with the weights of the best epoch")
-    return {name: value for name, value in metrics.items() if name.startswith("test/")}, stopped
+    return metrics, stopped
 
 
 def _reason_to_stop(trainer: pl.Trainer) -> str | None:

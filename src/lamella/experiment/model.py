@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from lamella.runs.files import PREPROCESSING
 from lamella.runs.reader import read_preprocessing, read_run
 from lamella.signatures import check_call
 from lamella.training.objective import LABELS, Objective
+from lamella.training.own_module import answers
 
 BATCH = 256
 USED = ("shape", "num_classes", "classes", "mean", "std")  # the keys of `data` that a prediction needs
@@ -38,11 +40,12 @@ Images = Tensor | Sequence[Image.Image] | Sequence[str | Path]
 class Model:
     """A trained network in evaluation mode, with its preprocessing.
 
-    objective: of the training, by which outputs become probabilities. classes: their names, None where the network
-    predicts numbers. shape: of a sample, without the batch dimension. normalize: the normalisation of pixels, None
-    where the inputs are not images. decoder: turns images into pixels as in training, None where they are no images.
-    encoder: reads tables or texts as in training, None where they are none. output: the shape of the network's output
-    for one sample. reconstructs: whether the network was trained to give its input again.
+    network: of the config, or the LightningModule of the project's own that was trained. objective: of the training, by
+    which outputs become probabilities. classes: their names, None where the network predicts numbers. shape: of a
+    sample, without the batch dimension. normalize: the normalisation of pixels, None where the inputs are not images.
+    decoder: turns images into pixels as in training, None where they are no images. encoder: reads tables or texts as
+    in training, None where they are none. output: the shape of the network's output for one sample. reconstructs:
+    whether the network was trained to give its input again.
     """
 
     network: nn.Module
@@ -55,6 +58,11 @@ class Model:
     encoder: Encoder | None = None
     output: tuple[int, ...] = ()
     reconstructs: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Return True for a LightningModule of the project's own, of whose answers Lamella knows no names."""
+        return isinstance(self.network, pl.LightningModule)
 
     @property
     def has_masks(self) -> bool:
@@ -104,8 +112,9 @@ class Model:
     def predict(self, inputs: Images) -> Tensor:
         """Return probabilities (N, classes, …) on the CPU, or where the network predicts numbers, these in their unit.
 
-        Classes of pixels have probabilities (N, classes, height, width). inputs: as in `preprocess`, which raises
-        RequestError for inputs that do not fit the network.
+        A LightningModule of the project's own gives what its `predict_step` or its `forward` gives (N, …). Classes of
+        pixels have probabilities (N, classes, height, width). inputs: as in `preprocess`, which raises RequestError for
+        inputs that do not fit the network.
         """
         parts = []
         if isinstance(self.network, nn.ModuleDict):
@@ -119,8 +128,11 @@ class Model:
             inputs = self.preprocess(inputs)  # a file has many samples
         with eval_mode(self.network):
             for start in range(0, len(inputs), BATCH):
-                output = self.network(self.preprocess(inputs[start : start + BATCH]))
-                parts.append(self._answers(output).cpu())
+                batch = self.preprocess(inputs[start : start + BATCH])
+                if isinstance(self.network, pl.LightningModule):
+                    parts.append(answers(self.network, batch).cpu())
+                else:
+                    parts.append(self._answers(self.network(batch)).cpu())
         return torch.cat(parts) if parts else self.objective.by_class(torch.empty(0, *self.output))
 
     def generate(self, prompt: str, tokens: int = 200, temperature: float = 0.8, top: int = 40, seed: int = 0) -> str:
@@ -157,7 +169,10 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
     fields, config = read_run(path)
     with without_pretrained_weights():
         network, loss, output = build_network(config)
-    restore_weights(network, find_checkpoint(path, checkpoint), "network.")
+    if isinstance(network, pl.LightningModule):
+        restore_weights(network, find_checkpoint(path, checkpoint), before=network.on_load_checkpoint)
+    else:
+        restore_weights(network, find_checkpoint(path, checkpoint), "network.")
     data = {name: config["data"][name] for name in USED if name in config["data"]}
     check_call(Data, data, place="data", supplied=("source", "batch_size"))
     shape = tuple(data["shape"])
@@ -170,7 +185,8 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
     classes = _classes(path, data, objective, output) if objective.is_classifier else None
     normalize = _normalize(path, data, shape).to(target) if fields["images"] else None
     decoder = _decoder(config["data"].get("source"), shape) if fields["images"] else None
-    encoder, reconstructs = read_encoder(path), config["data"].get("reconstruct", False)
+    is_own = isinstance(network, pl.LightningModule)
+    encoder, reconstructs = read_encoder(path), config["data"].get("reconstruct", False) and not is_own
     network.eval()
     return Model(network, objective, classes, shape, normalize, target, decoder, encoder, output, reconstructs)
 
@@ -184,8 +200,9 @@ def load_experiment(run: Path, config: Config, checkpoint: str = "best", *, as_t
     with without_pretrained_weights():
         experiment = prepare_experiment(config, encoder=read_encoder(run))
         if as_trained:
-            experiment.device.make_double(experiment.task)
-        restore_weights(experiment.task, find_checkpoint(run, checkpoint))
+            experiment.device.make_double(experiment.module)
+        before = (lambda checkpoint: None) if experiment.kind.is_task else experiment.module.on_load_checkpoint
+        restore_weights(experiment.module, find_checkpoint(run, checkpoint), before=before)
     return experiment
 
 

@@ -2,10 +2,9 @@
 
 import copy
 import gc
+import io
 import json
-import re
 import time
-import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,11 +12,12 @@ from types import SimpleNamespace
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lamella.config.targets import instantiate, resolve_target
 from lamella.config.values import Config
@@ -25,14 +25,17 @@ from lamella.console import print
 from lamella.data.chunk import Batch
 from lamella.data.decoder import UnreadableImages
 from lamella.data.text_windows import NextByte
-from lamella.errors import RequestError, first_line, own_frames
+from lamella.errors import RequestError, first_line
+from lamella.experiment.blame import refusal
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.first_and_last import FirstAndLast
 from lamella.experiment.generation import check_causal
+from lamella.runs.checkpoints import StateDict
 from lamella.seeds import kept_random_state
-from lamella.training.device import is_out_of_memory, process_count, strategy_kind
+from lamella.training.device import process_count, strategy_kind
 from lamella.training.loggers import EpochLogger
 from lamella.training.non_finite import NonFiniteLoss
+from lamella.training.own_module import defines
 from lamella.training.trainer import quiet_lightning
 from lamella.training.trainer_checks import check_monitors, check_options, check_processes, check_suitable, check_thaw
 
@@ -55,7 +58,7 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     kind, _ = strategy_kind(options)
     processes = process_count(options, experiment.device.accelerator)
     if experiment.weights:
-        experiment.weights.load(experiment.plan.outline())
+        experiment.weights.load(experiment.outline())
     check_thaw(experiment.freeze, experiment.epochs, issubclass(kind, SingleDeviceStrategy) and processes == 1)
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy):  # a network that is divided may not fit on one device
         print(
@@ -70,7 +73,7 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     try:
         with quiet_lightning(), warnings.catch_warnings(), kept_random_state(device):
             warnings.simplefilter("ignore")  # the run itself will show them
-            if isinstance(experiment.data.encoder, NextByte):
+            if isinstance(experiment.data.encoder, NextByte) and experiment.kind.is_task:
                 check_causal(experiment.task.network, experiment.objective, experiment.data.encoder.length)
             # With sync_batchnorm, the statistics are those of the whole batch.
             _Trial(experiment, options, callbacks, 1 if options.get("sync_batchnorm") else world).run()
@@ -109,7 +112,8 @@ def _checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.
         for kind, (key, node) in zip(kinds, nodes.items(), strict=True)
         if kind.__module__.startswith("pytorch_lightning.") or issubclass(kind, EarlyStopping | ModelCheckpoint)
     }
-    check_monitors(kinds, callbacks, options, experiment.counted, experiment.lower_is_better)
+    counted = [] if experiment.kind.has_own_step else experiment.counted  # what a step logs is known after the trial
+    check_monitors(kinds, callbacks, options, counted, experiment.lower_is_better)
     return callbacks
 
 
@@ -119,6 +123,34 @@ def _without_floats(node: object) -> object:
     if isinstance(node, list):
         return [_without_floats(value) for value in node]
     return None if isinstance(node, float) else node
+
+
+class _UnwrittenCheckpoint(CheckpointIO):
+    """Raises RequestError where a checkpoint of a LightningModule could not be read back. No file is written."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+
+    def save_checkpoint(self, checkpoint: StateDict, path: object, storage_options: object = None) -> None:
+        large = ("state_dict", "optimizer_states")
+        file = io.BytesIO()
+        try:
+            torch.save({name: value for name, value in checkpoint.items() if name not in large}, file)
+            file.seek(0)
+            torch.load(file, weights_only=True)
+        except Exception as error:
+            raise RequestError(
+                f"task: {self.experiment.kind.title} saves in its checkpoints what cannot be read back; save "
+                "tensors and plain\n  values alone, and leave objects out with self.save_hyperparameters(ignore=[…]): "
+                f"{first_line(error)}",
+                "task",
+            ) from error
+
+    def load_checkpoint(self, path: object, map_location: object = None, weights_only: bool | None = None) -> StateDict:
+        raise NotImplementedError
+
+    def remove_checkpoint(self, path: object) -> None:
+        raise NotImplementedError
 
 
 class _Trial(pl.Callback):
@@ -135,12 +167,14 @@ class _Trial(pl.Callback):
         data.chunk, data.num_workers = (lambda number: 1), data.num_workers and 0
         # Its weights are drawn again, so that nothing of the network of the run itself is used.
         self.experiment = replace(experiment, data=data, objective=copy.deepcopy(experiment.objective))
-        devices = options.get("devices")
+        devices, self.metrics = options.get("devices"), dict[str, float]()
+        self.own = self.experiment.callbacks([EpochLogger(self.metrics.update)])
         self.trainer = self.experiment.trainer(
             self,
-            [],
-            [EpochLogger(lambda metrics: None)],  # some callbacks refuse to work without a logger
+            [*self.own],
+            [DummyLogger()],  # callbacks and code of the project's own may need a logger
             configured=False,
+            plugins=[_UnwrittenCheckpoint(self.experiment)],
             **{name: None for name in ("min_epochs", "min_steps", "max_time", "profiler") if name in options},
             limit_val_batches=options.get("limit_val_batches"),
             strategy="auto",
@@ -158,37 +192,62 @@ class _Trial(pl.Callback):
 
     def run(self) -> None:
         """Raise RequestError for what the run would fail at."""
-        task, data, trainer = self.experiment.task, self.experiment.data, self.trainer
+        module, data, trainer = self.experiment.module, self.experiment.data, self.trainer
         try:
             train = FirstAndLast(data.train_dataloader(), self._training_batches)
             # Batches for evaluation are large, and it would take long to decode their images for the trial alone.
             files = not isinstance(data.train.inputs, Tensor)
             val = FirstAndLast(data.val_dataloader(), lambda: sum(trainer.num_val_batches), files)
             test = FirstAndLast(data.test_dataloader(), lambda: sum(trainer.num_test_batches), files)
-            trainer.fit(task, train_dataloaders=train, val_dataloaders=val)
+            trainer.fit(module, train_dataloaders=train, val_dataloaders=val)
             logged = set(trainer.callback_metrics)
+            if not self.experiment.kind.is_task:
+                if not trainer.global_step:
+                    raise RequestError(
+                        f"task: {self.experiment.kind.title}.training_step takes no step of an optimizer that "
+                        "self.optimizers() gives",
+                        "task",
+                    )
+                trainer.save_checkpoint("unwritten")
             if self.seconds > LONG:
                 print(f"a step takes {self.seconds:.0f} s, so nothing more is tried before the run starts")
                 return
             self._begin("validation")
-            trainer.validate(task, dataloaders=val, verbose=False)
-            self._check_monitor(logged | set(trainer.callback_metrics))
+            if defines(type(module), "validation_step"):
+                trainer.validate(module, dataloaders=val, verbose=False)
+            self._check_logged(logged | set(trainer.callback_metrics))
             self._begin("test")
             if self.experiment.test:
-                trainer.test(task, dataloaders=test, verbose=False)
+                trainer.test(module, dataloaders=test, verbose=False)
         except (NonFiniteLoss, UnreadableImages):
             # The run itself ends with this error and keeps what it has trained, or names all unreadable files.
             return
         except RequestError:
             raise
         except Exception as error:
-            raise self._refusal(error) from error
+            raise refusal(error, self.experiment, self.options, self.stage, self.sizes) from error
 
-    def _check_monitor(self, logged: set[str]) -> None:
-        """Raise RequestError if a step of the project's own does not give the metric that decides on the best epoch."""
-        known = [name for name in logged if name.startswith(("train/", "val/"))]
-        if self.experiment.task.has_own_step and (monitor := self.experiment.monitor) not in known:
-            raise RequestError(f"monitor is {monitor!r}; this task gives {', '.join(sorted(known))}", "monitor")
+    def _check_logged(self, names: set[str]) -> None:
+        """Raise RequestError where the monitor, or that of a callback, is not what a step of the project's own logs.
+
+        names: of the values in `trainer.callback_metrics`, among which a callback finds its own.
+        """
+        if not self.experiment.kind.has_own_step:
+            return
+        known = {name for name in names if name.startswith(("train/", "val/"))}
+        if not self.experiment.kind.is_task:
+            known = set[str]().union(self.metrics, *(one.val for one in self.own)) - {"epoch", "seconds"}
+        if (monitor := self.experiment.monitor) not in known:
+            raise RequestError(
+                f"monitor is {monitor!r}; this task gives {', '.join(sorted(known)) or 'nothing'}", "monitor"
+            )
+        for key, callback in self.callbacks.items():
+            awaited = getattr(callback, "monitor", None)
+            if awaited is not None and awaited not in names and getattr(callback, "strict", True):
+                raise RequestError(
+                    f"{key}.monitor is {awaited!r}; this task logs {', '.join(sorted(names)) or 'nothing'}",
+                    f"{key}.monitor",
+                )
 
     def _begin(self, stage: str) -> None:
         self.stage, self.sizes = stage, []
@@ -229,7 +288,8 @@ class _Trial(pl.Callback):
         for config in trainer.lr_scheduler_configs:
             if not isinstance(config.scheduler, ReduceLROnPlateau):
                 taken = trainer.global_step if config.interval == "step" else 0
-                for _ in range(min(self.experiment.task.schedule_length or 0, MOST_SCHEDULER_STEPS) - taken):
+                length = getattr(pl_module, "schedule_length", None)  # of a Task
+                for _ in range(min(length or 0, MOST_SCHEDULER_STEPS) - taken):
                     config.scheduler.step()
 
     def on_validation_batch_start(self, trainer: object, module: object, batch: Batch, *_: object) -> None:
@@ -237,48 +297,3 @@ class _Trial(pl.Callback):
 
     def on_test_batch_start(self, trainer: object, module: object, batch: Batch, *_: object) -> None:
         self.sizes.append(len(batch[1]))
-
-    def _refusal(self, error: Exception) -> RequestError:
-        """Return the error for the request, which names the key that is to blame."""
-        message, place = first_line(error), own_frames(error)
-        if not self.sizes:  # the Trainer has refused an argument before the first batch
-            named = [name for name in re.findall(r"`(\w+)", message) if name in self.options]
-            key = f"trainer.{named[0]}" if named else "trainer"
-            value = f" is {self.options[named[0]]}" if named else ""
-            return RequestError(f"{key}{value}: {message}{place}", key)
-        key, culprit = self._culprit(error)
-        if self.stage == "scheduler":
-            return RequestError(f"{key}: {culprit} cannot take all the steps of the run: {message}{place}", key)
-        size, largest = self.sizes[-1], self.sizes[0]
-        failure = f"{culprit} fails on a {self.stage} batch of {size} sample{'s' * (size != 1)}: {message}"
-        if is_out_of_memory(error):
-            failure, smaller = f"out of memory on {self.experiment.device.accelerator}: {failure}", False
-        else:
-            smaller = self.stage == "training" and size < largest
-            if not smaller and (self.stage != "training" or size > 1):
-                return RequestError(f"{key}: {failure}{place}", key)
-        hint = ";\n  with another size or data.drop_last=true there is no such batch" if smaller else ""
-        key = "data.batch_size"
-        return RequestError(f"{key} is {self.experiment.data.batch_size}: {failure}{hint}{place}", key)
-
-    def _culprit(self, error: Exception) -> tuple[str, str]:
-        """Return the config key of what has raised an error, and its name."""
-        task = self.experiment.task
-        names = {id(module): name for name, module in task.network.named_modules()}
-        found = "trainer", "the Trainer"
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            owner = frame.f_locals.get("self")
-            if frame.f_code.co_name == "backward":
-                found = "network", "the backward pass"
-            elif owner is task and task.has_own_step and frame.f_code.co_name == "step":
-                found = "task", f"{type(task).__name__}.step"
-            elif owner is task.loss:
-                found = "loss", type(owner).__name__
-            elif isinstance(owner, Optimizer):
-                found = "optimizer", type(owner).__name__
-            elif isinstance(owner, LRScheduler):
-                found = "scheduler", type(owner).__name__
-            elif isinstance(owner, nn.Module) and id(owner) in names:
-                name = names[id(owner)]
-                found = "network", f"{type(owner).__name__}{f' at {name}' if name else ''}"
-        return found

@@ -65,7 +65,7 @@ def create_run(
         "overrides": list(overrides),
         "seed": experiment.seed,
         "device": experiment.device.accelerator,
-        "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
+        "parameters": sum(parameter.numel() for parameter in experiment.module.parameters()),
         "images": experiment.data.images,
         "metric": experiment.objective.metric,
         "lower_is_better": experiment.lower_is_better,
@@ -184,7 +184,7 @@ def _train(
 
     print(f"Using {experiment.device.accelerator} device")
     print(experiment.data.summary())
-    for note in experiment.data.notes():
+    for note in [*experiment.data.notes(), *experiment.notes()]:
         print(f"note: {note}", file=sys.stderr)
     try:
         _record_start(experiment, writer, inexact)

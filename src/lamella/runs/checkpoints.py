@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,18 +70,22 @@ def find_checkpoint(run: Path, which: str) -> Path:
     return path
 
 
-def restore_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
+def restore_weights(
+    module: nn.Module, path: Path, prefix: str = "", before: Callable[[StateDict], object] = lambda checkpoint: None
+) -> None:
     """Load the weights in a checkpoint into a module.
 
     Raises RequestError where they do not fit the module, or where the checkpoint is in the directory of another run.
 
-    prefix: the beginning of the names to load, which the names in the module do not have.
+    prefix: the beginning of the names to load, which the names in the module do not have. before: called with the
+    content of the checkpoint before the weights are loaded, as a LightningModule asks for.
     """
     checkpoint = read_intact_checkpoint(path)
-    weights = checkpoint["state_dict"].items()
-    state = {name.removeprefix(prefix): value for name, value in weights if name.startswith(prefix)}
     try:
-        module.load_state_dict(state)
+        before(checkpoint)
+        weights = checkpoint["state_dict"].items()
+        state = {name.removeprefix(prefix): value for name, value in weights if name.startswith(prefix)}
+        module.load_state_dict(state, strict=getattr(module, "strict_loading", True))
     except Exception as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"{path}: it does not fit the network of config.yaml: {reason[:300]}") from error

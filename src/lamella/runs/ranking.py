@@ -1,18 +1,22 @@
 """Which of two results is the better one."""
 
 import math
+import re
 from collections.abc import Collection
 
 from lamella.runs.schema import RunRecord
+
+# Names of which less is better without being told, such as those that a LightningModule of the project's own logs.
+LOWER = re.compile(r"loss|error|(\b|_)(mae|mse|rmse|mape)(\b|_)", re.I)
 
 
 def larger_is_better(key: str, lower: Collection[str] | None = None) -> bool:
     """Return True for metrics that are maximised (val/accuracy), False for losses, errors and keys that are no metrics.
 
-    lower: `lower_is_better` of a record, the metrics of which less is better (loss, rmse). None for a record of an
-    earlier version, which counted accuracy or mae beside the loss.
+    lower: `lower_is_better` of a record, metrics of which less is better though their names do not say so. None for a
+    record of an earlier version.
     """
-    return "/" in key and key.rpartition("/")[2] not in (("loss", "mae") if lower is None else lower)
+    return "/" in key and not LOWER.search(key) and key.rpartition("/")[2] not in (lower or ())
 
 
 def direction_sign(key: str, lower: Collection[str] | None = None) -> float:

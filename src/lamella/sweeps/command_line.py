@@ -13,6 +13,7 @@ from lamella.config.grammar import parse_overrides
 from lamella.config.launcher import SLURM, check_launcher, is_local
 from lamella.config.values import Config
 from lamella.errors import RequestError, nearest
+from lamella.experiment.build import SUPERVISED
 from lamella.runs.names import OUTPUTS, check_run_name, slug, sweep_name
 from lamella.runs.schema import SWEEP_FORMAT, SweepRecord
 from lamella.runs.sweep_directory import Sweep, is_sweep
@@ -69,15 +70,17 @@ class SweepOptions:
             if key not in (*swept, *OVER):
                 raise RequestError(f"sweep.over: {key} has no values here; {nearest(key, swept)}", "sweep.over")
 
-    def check(self, monitor: str, counted: Collection[str]) -> list[str]:
+    def check(self, monitor: str, counted: Collection[str], logs_more: bool) -> list[str]:
         """Return the objectives, by default the monitor alone. Raises RequestError for one that no run reports.
 
-        monitor: that of the runs. counted: the names of their metrics, without the stage.
+        monitor: that of the runs. counted: the names of their metrics, without the stage. logs_more: whether a step of
+        the project's own may log others.
         """
-        metrics = [f"{stage}/{name}" for stage in ("train", "val", "test") for name in counted]
+        stages = ("train", "val", "test")
+        metrics = [f"{stage}/{name}" for stage in stages for name in counted]
         known = [*metrics, *OBJECTIVE_FIELDS]
         for name in self.objectives:
-            if name not in known:
+            if name not in known and not (logs_more and name.partition("/")[0] in stages):
                 raise RequestError(
                     f"sweep.objectives: there is no {name!r}; {nearest(name, known)}", "sweep.objectives"
                 )
@@ -145,8 +148,10 @@ class SweepCommand:
                 f"sweep.objectives: the search is for {known}; choose another sweep.name", "sweep.objectives"
             )
         if objectives and objectives != list(known):
-            own = [name for member in sweep.members.values() for name in member.config.get("metrics") or {}]
-            known = self.options.check(sweep.fields["monitor"], ["loss", sweep.fields["metric"], *own])
+            configs = [member.config for member in sweep.members.values()]
+            own = [name for config in configs for name in config.get("metrics") or {}]
+            logs_more = any(config.get("task", {}).get("_target_", SUPERVISED) != SUPERVISED for config in configs)
+            known = self.options.check(sweep.fields["monitor"], ["loss", sweep.fields["metric"], *own], logs_more)
         sweep.update(
             arguments=sys.argv[1:],
             swept=list(dict.fromkeys([*sweep.fields["swept"], *self.swept])),
@@ -166,7 +171,7 @@ class SweepCommand:
             "monitor": experiment.monitor,
             "metric": experiment.objective.metric,
             "lower_is_better": experiment.lower_is_better,
-            "objectives": self.options.check(experiment.monitor, experiment.counted),
+            "objectives": self.options.check(experiment.monitor, experiment.counted, experiment.kind.has_own_step),
             "swept": self.swept,
             "over": list(self.options.over),
             "threads": threads,

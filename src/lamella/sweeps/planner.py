@@ -18,7 +18,6 @@ from lamella.errors import RequestError
 from lamella.experiment.build import build_experiment
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.rehearsal import rehearsal_key, rehearse
-from lamella.network.freeze import freeze_parameters
 from lamella.runs.sweep_directory import Member
 from lamella.training.device import needs_own_program, process_count
 
@@ -63,12 +62,11 @@ class Planner:
         """
         job = self.composer.job(overrides)
         data = json.dumps({key: value for key, value in job.config["data"].items() if key != "seed"}, default=str)
-        experiment = build_experiment(job.config, job.references, self.data.get(data))
+        experiment = build_experiment(job.config, job.references, self.data.get(data), written=job.written)
         self.data.setdefault(data, experiment.data)
         source = json.dumps(job.config["data"].get("source"), default=str)
         self._once(source, partial(_look_at, experiment.data))
-        network = experiment.plan.outline()
-        freeze_parameters(network, experiment.freeze)
+        network = experiment.outline()
         processes = self._checked_processes(job.config["trainer"], experiment.device.accelerator)
         if experiment.device.accelerator == "cpu":  # on a GPU, each job is tried when it starts
             self._once(rehearsal_key(job.config), partial(rehearse, experiment, job.config))

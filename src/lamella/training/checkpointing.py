@@ -4,12 +4,13 @@ The keys of a checkpoint:
 
 | key | what it holds |
 | --- | --- |
-| `state_dict` | the parameters and buffers of the `Task`, by name |
-| `optimizer_states`, `lr_schedulers` | a list of the optimizer's state, and a list of the scheduler's |
+| `state_dict` | the parameters and buffers of the LightningModule, by name |
+| `optimizer_states`, `lr_schedulers` | lists of the states of the optimizers and of the schedulers |
 | `epoch`, `global_step`, `loops` | the counters of Lightning's loops |
 | `callbacks` | the states of the callbacks by `state_key`, for `Checkpoints` a `SavedState` |
 | `Data` | for each split, the number of samples and a checksum of the targets, from `lamella.data.Data` |
 | `counters` | what `Task` has counted in an unfinished epoch, a `SavedCounters`; no such key between epochs |
+| `logged` | what another LightningModule has logged in an unfinished epoch: a list of `SavedEpoch`, one for each rank |
 | `pytorch-lightning_version` | not read by Lamella |
 
 Lightning names the entry of a callback and of a datamodule after the class. `Checkpoints.state_key` keeps the first

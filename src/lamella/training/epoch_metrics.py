@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassStatScores
 from torchmetrics.text import Perplexity
 
+from lamella.distributed import of_all_ranks
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.training.objective import Objective
 
@@ -60,15 +60,11 @@ class EpochMetrics:
 
     def states(self) -> list[RankState]:
         """Return what each rank has counted in an unfinished pass, on the CPU."""
-        state = {
+        state: RankState = {
             "held": [(output.cpu(), targets.cpu()) for output, targets in self.held],
             **{name: _on_cpu(metric.state_dict()) for name, metric in self.metrics.items()},
         }
-        if not torch.distributed.is_initialized():
-            return [state]
-        states: list[RankState] = [{} for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(states, state)
-        return states
+        return of_all_ranks(state)
 
     def load(self, state: RankState, device: torch.device) -> None:
         """Take up what this rank had counted. Raises RequestError if that was for other metrics."""

@@ -22,7 +22,7 @@ class EpochLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if "train/loss" in metrics:
+        if "seconds" in metrics:  # the test has none
             self.on_epoch({"epoch": int(step or 0), **metrics})
 
     @rank_zero_only
@@ -33,19 +33,23 @@ class EpochLogger(Logger):
 class EpochTensorBoard(TensorBoardLogger):
     """A TensorBoard logger that writes one events file into the run directory, and no other file.
 
-    charts: the tags that are shown in one chart, by the title of the chart.
+    of_task: whether a `Task` is trained, which hands over the metrics of an epoch through Lightning. Of any other
+    module, Lightning writes each value as it was logged, and the epoch's metrics come from `OwnModule`.
     """
 
-    def __init__(self, directory: str, charts: Mapping[str, list[str]]) -> None:
+    def __init__(self, directory: str, of_task: bool = True) -> None:
         super().__init__(directory, name="", version="", default_hp_metric=False)
-        self.charts = charts
+        self.of_task = of_task
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write the metrics of an epoch, and with the first epoch, never again after a resume, the layout of charts."""
-        if step == 1 and "train/loss" in metrics:
-            layout = {"epoch": {title: ["Multiline", tags] for title, tags in self.charts.items()}}
-            self.experiment.add_custom_scalars(layout)
+        if not self.of_task and "epoch" in metrics:  # which Lightning adds
+            return
+        if step == 1 and "seconds" in metrics:
+            names = dict.fromkeys(name.partition("/")[2] for name in metrics if name.startswith(("train/", "val/")))
+            layout = {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in names}
+            self.experiment.add_custom_scalars({"epoch": layout})
         # TensorBoard sorts charts by name, and the curves of losses and metrics are to come first. The test, which is a
         # single point, is among the metrics of the best epoch.
         named = {name if "/" in name else f"while_training/{name}": value for name, value in metrics.items()}

@@ -47,9 +47,10 @@ class EpochBar(pl.Callback):
             self.bar = self._new_bar()
             self.bar.start()
             self.bar.add_task(f"epoch {trainer.current_epoch + 1}", total=trainer.num_training_batches, loss="")
-        assert isinstance(outputs, Mapping)  # what Lightning makes of the loss
-        # Reading the loss waits for the device, which costs nothing measurable at this rate. Lightning has divided it.
-        loss = f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}"
+        loss = ""
+        if isinstance(outputs, Mapping) and "loss" in outputs:  # a step with manual optimization may return none
+            # Reading it waits for the device, which costs nothing measurable at this rate. Lightning has divided it.
+            loss = f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}"
         self.bar.update(self.bar.task_ids[0], completed=batch_index(trainer) + 1, loss=loss, refresh=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

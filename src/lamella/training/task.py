@@ -1,4 +1,4 @@
-"""Train and evaluate a network, and log the metrics of each epoch: the one LightningModule of Lamella."""
+"""Train and evaluate a network, and log the metrics of each epoch: the LightningModule of Lamella."""
 
 import math
 import time

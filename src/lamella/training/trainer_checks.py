@@ -135,8 +135,8 @@ def check_monitors(
     """Raise RequestError for a callback that waits for a metric that nothing logs, or print that it has a wrong mode.
 
     kinds: the classes in `trainer.callbacks`. callbacks: callbacks by their keys, of which those are checked that look
-    at a metric, EarlyStopping and ModelCheckpoint. options: the config group `trainer`. metric: the metric beside the
-    loss.
+    at a metric, EarlyStopping and ModelCheckpoint. options: the config group `trainer`. counted: the names of the
+    metrics, without the stage; empty where they are not known yet.
     """
     # A callback of the project's own may log further metrics.
     complete = all(kind.__module__.startswith(("pytorch_lightning.", "lamella.")) for kind in kinds)
@@ -146,7 +146,7 @@ def check_monitors(
             continue
         name, monitor, logged = type(callback).__name__, callback.monitor, _logged(callback, key, options, counted)
         known = monitor in logged or (rates and monitor.startswith("lr-"))
-        if complete and not known and getattr(callback, "strict", True):
+        if counted and complete and not known and getattr(callback, "strict", True):
             hint = nearest(monitor, logged)
             hint = hint if "did you mean" in hint else f"it takes {', '.join(logged)}"
             raise RequestError(

@@ -5,14 +5,13 @@ import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
-from torch import nn
 
 from lamella.console import print
 from lamella.errors import first_line
 from lamella.lightning_internals import trainer_precision
 from lamella.network.eval_mode import eval_mode
 from lamella.network.inputs import zero_batch
-from lamella.visuals.tensorboard import datamodule_of, is_sharded, network_of, tensorboard_writer
+from lamella.visuals.tensorboard import datamodule_of, is_sharded, network_of, runs_alone, tensorboard_writer
 
 
 class Text(pl.Callback):
@@ -38,9 +37,9 @@ class Graph(pl.Callback):
         writer = tensorboard_writer(trainer)
         if writer is None or trainer.global_step or is_sharded(trainer):
             return
-        network = copy.deepcopy(network_of(pl_module))
-        if isinstance(network, nn.ModuleDict):  # its parts are run by a step of the project's own
+        if not runs_alone(network_of(pl_module)):
             return
+        network = copy.deepcopy(network_of(pl_module))
         data = datamodule_of(trainer)
         sample = zero_batch(data.shape, data.input_type, 1, pl_module.device)
         try:

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lamella.data.samples import InputType, Shape
 from lamella.torch_internals import add_summary
 from lamella.training.objective import Objective
+from lamella.training.task import Task
 
 BINS = 64  # of a histogram
 
@@ -56,17 +57,18 @@ def datamodule_of(trainer: pl.Trainer) -> PictureData:
 
 
 def objective_of(pl_module: pl.LightningModule) -> Objective:
-    """Return the objective of a `Task`."""
-    objective = pl_module.objective
-    assert isinstance(objective, Objective)
-    return objective
+    """Return the objective of a `Task`, one without targets for another LightningModule."""
+    return pl_module.objective if isinstance(pl_module, Task) else Objective(nn.Identity(), "other")
 
 
 def network_of(pl_module: pl.LightningModule) -> nn.Module:
-    """Return the network of a `Task`."""
-    network = pl_module.network
-    assert isinstance(network, nn.Module)
-    return network
+    """Return the network of a `Task`, or another LightningModule as a whole."""
+    return pl_module.network if isinstance(pl_module, Task) else pl_module
+
+
+def runs_alone(network: nn.Module) -> bool:
+    """Return whether a network computes an output from a batch of inputs, without a step of the project's own."""
+    return not isinstance(network, nn.ModuleDict | pl.LightningModule)
 
 
 def are_images(inputs: object) -> bool:

@@ -1,7 +1,7 @@
 """Show weights, gradients and activations."""
 
 import pytorch_lightning as pl
-from torch import Tensor, nn
+from torch import Tensor
 
 from lamella.inspection.activations import layer_outputs
 from lamella.lightning_internals import trainer_precision
@@ -12,6 +12,7 @@ from lamella.visuals.tensorboard import (
     datamodule_of,
     is_sharded,
     network_of,
+    runs_alone,
     tensorboard_writer,
 )
 
@@ -42,8 +43,7 @@ class Histograms(pl.Callback):
             f"gradients/{name}": value.grad for name, value in network.named_parameters() if value.grad is not None
         }
         batch = next(iter(datamodule_of(trainer).val_dataloader()), None)
-        # The parts of a ModuleDict are run by a step of the project's own.
-        if batch is not None and not is_sharded(trainer) and not isinstance(network, nn.ModuleDict):
+        if batch is not None and not is_sharded(trainer) and runs_alone(network):
             with trainer_precision(trainer, batch[0]) as inputs:
                 outputs = layer_outputs(network, inputs)
             tensors |= {f"activations/{name}": value for name, value in outputs.items()}

@@ -176,7 +176,7 @@ def _stacked(members: Sequence[FusedRun], width: int) -> Iterator[NetworkStack |
     if width == 1:
         yield None
         return
-    base = members[0].experiment.plan.outline()
+    base = members[0].experiment.outline()
     networks = [member.task.network for member in members]
     objectives = [member.task.objective for member in members]
     if len(members) == 1:  # a stack of one would be computed by other kernels, which round in another way

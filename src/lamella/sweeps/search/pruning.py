@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytorch_lightning as pl
 
 from lamella.sweeps.search.study import STUDY, load_study, open_trial
+from lamella.training.own_module import logged_names
 
 if TYPE_CHECKING:
     import optuna
@@ -45,9 +46,11 @@ class Pruning(pl.Callback):
         """Report the metric, and stop the Trainer on every rank if the run is to end."""
         epoch = trainer.current_epoch + 1
         stop = epoch == self.epochs
-        if self.trial is not None and self.metric in trainer.callback_metrics:
+        metrics = trainer.callback_metrics
+        name = next((name for name in logged_names(self.metric) if name in metrics), None)
+        if self.trial is not None and name is not None:
             if epoch not in self.reported:  # a run that was killed after its report has reported already
-                self.trial.report(float(trainer.callback_metrics[self.metric]), epoch)
+                self.trial.report(float(metrics[name]), epoch)
             is_last = epoch == trainer.max_epochs
             stop = not is_last and (PRUNED in self.trial.user_attrs or self.trial.should_prune())
             if stop:
