@@ -374,7 +374,7 @@ IMAGES = ("+data.source.target=image", "+data.source.random_source=true")
             "data.std is [0.3248]; it normalises",
         ),
         (
-            ["data.source._target_=own.floats", *IMAGES, "data.augment.flip=true"],
+            ["data.source._target_=own.floats", *IMAGES, "data.augment=[flip]"],
             "data.augment would move the pixels of the inputs, but not those of the targets, which are [1, 8, 8]",
         ),
         (

@@ -119,6 +119,9 @@ def _sections(experiment: "Experiment", options: argparse.Namespace) -> "Iterato
     network = experiment.plan.outline() if too_large else experiment.task.to(device).network
     yield "structure", Section(str(network), str(network))
     yield "layers", layers_section(plan, network, min(data.batch_size, len(data.train)))
+    if data.augment:
+        transforms = [*map(repr, data.augment.listed)]
+        yield "augmentation", Section(transforms, "\n".join(["Augmentation of training batches", *transforms]))
     if too_large:
         yield "left_out", left_out_section(too_large)
         return

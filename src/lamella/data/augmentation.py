@@ -38,6 +38,11 @@ class Augmentation:
                 )
 
     @property
+    def listed(self) -> list[Listed | Recorded]:
+        """Return all transforms in their order."""
+        return [*self.transforms, *self.mixes]
+
+    @property
     def fills(self) -> bool:
         """Return whether pixels come in from outside of the images."""
         return any(one.fills for one in self.transforms)

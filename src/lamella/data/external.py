@@ -26,8 +26,15 @@ class External:
     per: Literal["sample", "batch"] = "sample"
 
     def __post_init__(self) -> None:
+        if not callable(self.transform):
+            raise RequestError(f"{self._title()} cannot be called; give it a method __call__(image)")
         if self.per not in ("sample", "batch"):
             raise RequestError(f"per is {self.per!r}; it takes sample or batch")
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in getattr(self.transform, "keywords", {}).items())
+        text = repr(self.transform) if isinstance(self.transform, nn.Module) else f"{self._title()}({arguments})"
+        return text + " for each batch" * (self.per == "batch")
 
     @property
     def fills(self) -> bool:
@@ -39,7 +46,7 @@ class External:
 
     def check_masks(self) -> None:
         """Raise RequestError if the transform cannot move masks with the images."""
-        if not self._is_v2() and len(_positional(self.transform)) < 2:
+        if not self._is_v2() and _required(self.transform) != 2:
             raise RequestError(
                 f"{self._title()} says nothing of masks; let it take (image, mask) and return both, or make it a "
                 "torchvision.transforms.v2.Transform"
@@ -112,7 +119,8 @@ class External:
         return isinstance(self.transform, Transform)
 
     def _title(self) -> str:
-        return str(getattr(self.transform, "__name__", type(self.transform).__name__))
+        called = getattr(self.transform, "func", self.transform)  # of a function with arguments
+        return str(getattr(called, "__name__", type(called).__name__))
 
 
 def _parts(transform: object) -> Iterator[object]:
@@ -122,11 +130,12 @@ def _parts(transform: object) -> Iterator[object]:
         yield from _parts(part)
 
 
-def _positional(function: Callable[..., object]) -> list[str]:
-    """Return the names of the arguments that a function takes by their places."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+def _required(function: Callable[..., object]) -> int:
+    """Return how many arguments a function needs."""
     called = function.forward if isinstance(function, nn.Module) else function
-    return [name for name, one in inspect.signature(called).parameters.items() if one.kind in kinds]
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(called).parameters.values()
+    return sum(one.kind in kinds and one.default is one.empty for one in parameters)
 
 
 def _described(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from inspect import isfunction
 from typing import Any
 
 from lamella import signatures
@@ -33,12 +34,9 @@ NAMES: dict[str, Callable[..., Listed]] = {
     "mixup": Mixup,
     "cutmix": Cutmix,
 }
-EXAMPLE = f"{KEY}: [{{crop: 4}}, flip]"
-# Other names of the transforms, with what they are called here.
-FOREIGN = {
-    "cutout": "erase", "rotation": "rotate", "colorjitter": "color", "color_jitter": "color", "jitter": "color",
-    "hflip": "flip", "horizontal_flip": "flip",
-}  # fmt: skip
+EXAMPLE = f"{KEY}=[{{crop: 4}},flip]"
+# Other names of these transforms.
+FOREIGN = {"cutout": "erase", "rotation": "rotate", "jitter": "color", "colorjitter": "color", "hflip": "flip"}
 
 
 def build_augment(node: object) -> Sequence[Listed] | Augment | None:
@@ -69,15 +67,9 @@ def _listed(entry: object, place: str) -> Listed:
         return _external(entry, place)
     name, argument = next(iter(entry.items())) if isinstance(entry, Mapping) and len(entry) == 1 else (entry, None)
     if not isinstance(name, str):
-        raise RequestError(f"{place} is {entry!r}; it takes the name of a transform, as in {EXAMPLE}", place)
+        raise RequestError(f"{place} is {entry!r}; it takes one transform, as flip or {{crop: 4}}", place)
     if name not in NAMES:
-        known = FOREIGN.get(name.lower().removeprefix("random"))
-        hint = f"did you mean {known}?" if known else nearest(name, NAMES)
-        raise RequestError(
-            f"{place}: there is no transform {name!r}; {hint}; one of torchvision or of your own is written as "
-            f"{{_target_: …}}",
-            place,
-        )
+        raise RequestError(f"{place}: there is no transform {name!r}; {_hint(name)}", place)
     make, key = NAMES[name], f"{place}.{name}"
     known_names = list(signatures.parameters(make))
     if isinstance(argument, Mapping):
@@ -93,25 +85,37 @@ def _listed(entry: object, place: str) -> Listed:
         return make(**values)
 
 
+def _hint(name: str) -> str:
+    """Return what to write instead of a name that no transform has."""
+    from torchvision.transforms import v2
+
+    if hasattr(v2, name):
+        return f"write {{_target_: torchvision.transforms.v2.{name}}}"
+    known = FOREIGN.get(name.lower())
+    return f"did you mean {known}?" if known else nearest(name, NAMES)
+
+
 def _external(entry: Mapping[str, Any], place: str) -> External:
-    """Return a transform of torchvision or of the project's own."""
+    """Return a transform of torchvision or of the project's own.
+
+    A class is called with the arguments of the entry. A function is the transform itself, and gets them beside the
+    image.
+    """
     from torchvision.transforms.v2 import Transform
 
     node = {name: value for name, value in entry.items() if name != "per"}
-    target = resolve_target(node["_target_"], f"{place}._target_", Transform)
-    if node["_target_"].rpartition(".")[2] in ("MixUp", "CutMix"):
-        name = node["_target_"].rpartition(".")[2].lower()
-        raise RequestError(f"{place}: torchvision's {name} takes whole batches; write {{{name}: 1.0}}", place)
-    check_target(node, place, Transform, inner=(Transform,))
-    for name, parameter in signatures.parameters(target).items():
+    target = resolve_target(node["_target_"], f"{place}._target_", Transform, within=True)
+    if (name := target.__name__) in ("MixUp", "CutMix"):
+        raise RequestError(f"{place}: {name} takes batches with their classes; write {{{name.lower()}: 1.0}}", place)
+    if isfunction(target):
+        node["_partial_"] = True
+    check_target(node, place, Transform, inner=(Transform,), within=True)
+    for argument, parameter in signatures.parameters(target).items():
         # torchvision takes members of its enumerations, of which YAML has the names.
         kind = parameter.annotation
-        if isinstance(kind, type) and issubclass(kind, Enum) and isinstance(node.get(name), str):
-            node[name] = kind[node[name]]
-    transform = instantiate(node, place)
-    if not callable(transform):
-        raise RequestError(
-            f"{place}: {node['_target_']} gives a {type(transform).__name__}, which is no function", place
-        )
+        if isinstance(kind, type) and issubclass(kind, Enum) and isinstance(node.get(argument), str):
+            node[argument] = kind[node[argument]]
+    given = {"transform": node, "per": entry.get("per", "sample")}
     with named(place):
-        return External(transform, entry.get("per", "sample"))
+        external: External = instantiate({"_target_": "lamella.data.External", **given}, place)
+    return external
