@@ -37,7 +37,10 @@ METRICS = "metrics=[f1,auroc,calibration_error]"
 CONFIGS = {
     "plain": ("network.dropout=0.2",),
     "steps": ("network.dropout=0.2", "trainer.checkpoint_every=1steps", "visuals=full"),
-    "augment": ("data.augment=[{crop: 2},{rotate: 10},randaugment,{mixup: 0.4},cutmix]", "trainer.checkpoint_every=3steps"),
+    "augment": (
+        "data.augment=[{crop: 2},{rotate: 10},randaugment,{mixup: 0.4},cutmix]",
+        "trainer.checkpoint_every=3steps",
+    ),
     "cnn": ("network=cnn", "network.widths=[4,8]", "trainer.checkpoint_every=2steps", "data.augment=[{crop: 1}]"),
     "loader": ("data.in_memory=false", "trainer.checkpoint_every=2steps", "network.dropout=0.1"),
     "workers": ("data.in_memory=false", "data.num_workers=2", "trainer.checkpoint_every=2steps"),

@@ -13,7 +13,7 @@ import programs
 import pytest
 import torch
 import yaml
-from conftest import Lamella, Result
+from conftest import Lamella, Project, Result
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad
 from torchvision.transforms import v2
@@ -347,3 +347,53 @@ def test_entries_are_written_in_several_ways() -> None:
     assert build_augment(None) is None
     assert build_augment([]) == []
     assert build_augment({"crop": 2, "flip": True}) == Augment(2, True)
+
+
+OWN = """
+import torch
+
+def same(image, mask=None): return image
+def floats(image): return image.float()
+def smaller(image): return image[:, 1:]
+def text(image): return "an image"
+def fails(image): return image.nothing
+class NoCall: pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("floats", "floats makes float32 (1, 28, 28) of an image, uint8 (1, 28, 28); a transform keeps the shape and"),
+        ("smaller", "smaller makes uint8 (1, 27, 28) of an image"),
+        ("text", "text makes a str of an image"),
+        ("fails", "fails fails for uint8 (1, 28, 28): 'Tensor' object has no attribute 'nothing'\n  mine.py, line 8"),
+        ("NoCall", "NoCall cannot be called; give it a method __call__(image)"),
+        ("same,amount: 3", "data.augment.0.amount: same has no such argument"),
+    ],
+)
+def test_a_transform_of_ones_own_that_cannot_work_is_refused(
+    lamella: Lamella, project: Project, given: str, message: str
+) -> None:
+    project(mine=OWN)
+    result = lamella("train", "network=linear", f"data.augment=[{{_target_: mine.{given}}}]")
+    assert (result.status, message in result.err) == (2, True), result.err
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{_target_: mine.same}", "same says nothing of masks; let it take (image, mask) and return both"),
+        (
+            f"{{_target_: {V2}RandomRotation,degrees: 9,fill: 3}}",
+            "RandomRotation has fill=3, which the masks would get",
+        ),
+    ],
+)
+def test_a_transform_that_does_not_know_masks_is_refused(
+    lamella: Lamella, project: Project, entry: str, message: str
+) -> None:
+    project(mine=OWN)
+    result = lamella("train", "data=shapes", "data.source.count=60", "network=unet", f"data.augment=[{entry}]")
+    assert (result.status, message in result.err) == (2, True), result.err
