@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional
 
 from lamella.data import Augment, Augmentation, Batches, Color, Crop, Erase, Flip, Rotate, Samples
 from lamella.data.augmentation import Listed
+from lamella.data.normalize import Normalize
 from lamella.data.policies import CHANGES, RandAugment, TrivialAugment
 from lamella.data.transforms import Transform, moved
 from lamella.experiment.augmentation import build_augment
@@ -52,9 +53,8 @@ EACH: dict[str, object] = {
     "randaugment": {"randaugment": [3, 20]},
     "trivialaugment": "trivialaugment",
     "own": {"_target_": "test_augment.Everywhere"},
-    **{
-        name: {"_target_": f"{V2}{name}", **arguments}
-        for name, arguments in {
+}
+TORCHVISION: dict[str, dict[str, Any]] = {
             "ElasticTransform": {"alpha": 40, "sigma": 2},
             "RandomAffine": {"degrees": 20, "translate": [0.2, 0.2], "shear": 10},
             "RandomPerspective": {"p": 1},
@@ -71,9 +71,8 @@ EACH: dict[str, object] = {
             "RandAugment": {},
             "JPEG": {"quality": [5, 50]},
             "RandomChoice": {"transforms": [{"_target_": f"{V2}RandomInvert", "p": 1}, {"_target_": f"{V2}Identity"}]},
-        }.items()
-    },
-}  # fmt: skip
+        }  # fmt: skip
+EACH |= {name: {"_target_": f"{V2}{name}", **arguments} for name, arguments in TORCHVISION.items()}
 BATCHED: dict[str, object] = {
     "mixup": {"mixup": 0.4},
     "cutmix": "cutmix",
@@ -95,9 +94,10 @@ def built(*entries: object) -> Augmentation:
 
 
 def batches(augment: Augmentation | None, **options: Any) -> Batches:
-    """Serve images whose targets are their numbers."""
+    """Serve images, from 0 to 1, whose targets are their numbers."""
     samples = Samples(noise(COUNT, *SHAPE), torch.arange(COUNT))
     options = {"batch_size": 8, "shuffle": True, "seed": 3, "epoch": lambda: 1, **options}
+    options["normalize"] = Normalize.of(None, None, SHAPE)
     return Batches(samples, augment=augment, **options)
 
 
@@ -207,7 +207,7 @@ def test_colours_change_as_those_of_torchvision(name: str) -> None:
     assert (found.int() - torch.stack(expected).int()).abs().max() <= 1
 
 
-TORCHVISION: Mapping[str, Callable[[Tensor], Tensor]] = {
+EQUAL: Mapping[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda image: image,
     "brightness": lambda image: functional.adjust_brightness(image, 1.5),
     "color": lambda image: functional.adjust_saturation(image, 1.5),
@@ -226,51 +226,47 @@ def test_changes_of_policies_are_those_of_torchvision(name: str, channels: int) 
     images = noise(5, channels, 8, 8) // 2
     amount = 2.0 if name == "posterize" else 0.5
     found = CHANGES[name](images, torch.full((5, 1, 1, 1), amount))
-    assert (found.int() - TORCHVISION[name](images).int()).abs().max() <= 1
+    assert (found.int() - EQUAL[name](images).int()).abs().max() <= 1
 
 
 def test_policies_choose_each_change() -> None:
     images = noise(1, 1, 8, 8).expand(3000, -1, -1, -1)
     for policy in (RandAugment(1, 15), TrivialAugment()):
-        kinds = changed(policy, images).flatten(1).unique(dim=0)
-        assert len(kinds) > 20  # 14 changes, some of them in two directions
+        kinds = torch.unique(changed(policy, images).flatten(1), dim=0)
+        assert len(kinds) > 17  # 14 changes, some of them in two directions
     assert torch.equal(moved(images[:1], torch.tensor([[[1.0, 0, 2], [0, 1, 0]]]))[..., :-2], images[:1, :, :, 2:])
 
 
 def test_policies_move_masks_with_images() -> None:
-    classes = (torch.arange(12)[:, None] // 4 + torch.arange(12) // 6).expand(200, -1, -1)
+    classes = (torch.arange(48)[:, None] // 16 + torch.arange(48) // 24).expand(50, -1, -1)
     images = (60 * classes).to(torch.uint8)[:, None]
     for policy in (RandAugment(2, 20), TrivialAugment()):
-        drawn = torch.rand(200, policy.numbers, generator=torch.Generator().manual_seed(0))
+        drawn = torch.rand(50, policy.numbers, generator=torch.Generator().manual_seed(0))
         drawn[:, ::2] *= 0.35  # the first five of the 14 changes
         changed_images, moved_classes = policy.apply(images, classes, drawn, 255, ())
         assert moved_classes is not None
         near = (changed_images[:, 0] / 60 - torch.where(moved_classes == 255, 0, moved_classes)).abs() < 0.6
-        assert near.float().mean() > 0.95
+        assert near.float().mean() > 0.97
         assert 0.02 < (moved_classes == 255).float().mean() < 0.6
 
 
 def test_mixtures_have_the_classes_of_both_images() -> None:
-    plain, mixes = (
-        [(images / 255, targets) for images, targets in served(batches(built({"crop": 1}, *names)))]
-        for names in ([], ["mixup", "cutmix"])
-    )
+    plain, mixes = (list(served(batches(built("flip", *names), batch_size=3))) for names in ([], ["mixup", "cutmix"]))
     kinds = set()
     for (images, numbers), (mixed, targets) in zip(plain, mixes, strict=True):
-        assert targets.shape == (8, COUNT)
-        assert torch.allclose(targets.sum(1), torch.ones(8))
+        assert targets.shape == (3, COUNT)
+        assert torch.allclose(targets.sum(1), torch.ones(3))
         share = float(targets[0, numbers[-1]])  # of the image before
         both = one_hot(numbers, COUNT), one_hot(numbers.roll(1), COUNT)
         assert torch.allclose(targets, both[0] * (1 - share) + both[1] * share)
         others = images.roll(1, 0)
         from_other = (mixed == others).all(1)
-        is_cut = bool((from_other | (mixed == images).all(1)).all())
-        kinds.add(is_cut)
+        kinds.add(is_cut := bool((from_other | (mixed == images).all(1)).all()))
         if is_cut:
             assert float(from_other.float().mean()) == pytest.approx(share, abs=0.02)
         else:
             assert torch.allclose(mixed, images * (1 - share) + others * share, atol=1e-5)
-    assert kinds <= {True, False}
+    assert kinds == {True, False}  # both occur in the batches of this epoch
 
 
 def test_the_loss_of_a_mixture_is_that_of_both_classes() -> None:
@@ -289,8 +285,7 @@ def test_a_recorded_augment_draws_what_it_drew() -> None:
     images_of = Batches(
         Samples(images, torch.arange(60)), 7, augment=Augmentation(augment, 60), shuffle=True, epoch=lambda: 2, seed=5
     )
-    expected = augment(images, augment.draw(60, 5, 2))
-    assert torch.equal(by_number(images_of), expected)
+    assert torch.equal(by_number(images_of), augment(images, augment.draw(60, 5, 2)))
     assert augment.draw(60, 5, 2)[7].tolist() == pytest.approx(DRAWN)
 
 
