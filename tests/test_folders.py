@@ -345,7 +345,7 @@ def epochs(result: Result) -> list[str]:
 @pytest.mark.slow
 def test_an_augmentation_of_ones_own_depends_on_counters_alone(own: Train) -> None:
     plain = ("+data.source.size=8", "data.val_size=100", "data.batch_size=100")
-    noise = (*plain, "data.augment._target_=own.Noise")
+    noise = (*plain, "data.augment={_target_: own.Noise}")
     first = epochs(own(*noise, "trainer.chunk=1"))
     assert epochs(own(*noise, "trainer.chunk=5")) == first
     assert epochs(own(*plain)) != first
