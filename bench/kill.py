@@ -37,8 +37,11 @@ METRICS = "metrics=[f1,auroc,calibration_error]"
 CONFIGS = {
     "plain": ("network.dropout=0.2",),
     "steps": ("network.dropout=0.2", "trainer.checkpoint_every=1steps", "visuals=full"),
-    "augment": ("data.augment.crop=2", "data.augment.rotation=10", "trainer.checkpoint_every=3steps"),
-    "cnn": ("network=cnn", "network.widths=[4,8]", "trainer.checkpoint_every=2steps", "data.augment.crop=1"),
+    "augment": (
+        "data.augment=[{crop: 2},{rotate: 10},randaugment,{mixup: 0.4},cutmix]",
+        "trainer.checkpoint_every=3steps",
+    ),
+    "cnn": ("network=cnn", "network.widths=[4,8]", "trainer.checkpoint_every=2steps", "data.augment=[{crop: 1}]"),
     "loader": ("data.in_memory=false", "trainer.checkpoint_every=2steps", "network.dropout=0.1"),
     "workers": ("data.in_memory=false", "data.num_workers=2", "trainer.checkpoint_every=2steps"),
     "plateau": ("scheduler=plateau", "scheduler.patience=0", "optimizer.lr=0.1", "trainer.checkpoint_every=2steps"),

@@ -21,17 +21,28 @@ from PIL import Image
 from programs import Program
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.nn.functional import pad
 from torchvision import datasets
 
-from lamella.data import Augment, Batches, Data, NamedInputs, Samples, Splits, digits, image_folder, torchvision_dataset
+from lamella.data import (
+    Batches,
+    Crop,
+    Data,
+    Flip,
+    NamedInputs,
+    Rotate,
+    Samples,
+    Splits,
+    digits,
+    image_folder,
+    torchvision_dataset,
+)
 from lamella.data.samples import split_samples
 from lamella.data.sources import class_folders
 from lamella.errors import RequestError
 
 GREY = [1, 28, 28]
 CLASSES = ["one", "two", "zero"]  # of image_root
-EVERYTHING = Augment(crop=2, flip=True, rotation=20)
+EVERYTHING = [Crop(2), Flip(), Rotate(20)]
 
 
 @contextmanager
@@ -407,58 +418,6 @@ def test_the_way_of_reading_changes_nothing(image_root: Path, kind: str) -> None
     assert torch.equal(torch.get_rng_state(), state)
     for other in passes[1:]:
         assert all(torch.equal(first, same) for first, same in zip(passes[0], other, strict=True))
-
-
-@pytest.mark.parametrize("options", [{}, {"crop": 1}, {"flip": True}, {"rotation": 0.5}], ids=str)
-def test_augment_is_true_where_it_changes_something(options: dict[str, Any]) -> None:
-    images, augment = noise(20, 1, 6, 9), Augment(**options)
-    assert bool(augment) == bool(options)
-    assert torch.equal(augment(images, augment.draw(20, 0, 0)), images) != bool(options)
-
-
-def test_crop_takes_each_window_and_flip_either_side() -> None:
-    images = noise(2400, 3, 5, 8)
-    windows = pad(images, (2, 2, 2, 2)).unfold(2, 5, 1).unfold(3, 8, 1)  # (B, channels, down, right, height, width)
-    versions = torch.stack([images, images.flip(3)], 2)[:, :, None]
-    for augment, expected in ((Augment(crop=2), windows), (Augment(flip=True), versions)):
-        changed = augment(images, augment.draw(2400, 0, 0))
-        found = (expected == changed[:, :, None, None]).all(-1).all(-1).all(1).flatten(1)
-        assert found.sum(1).eq(1).all()
-        share = 2400 / found.shape[1]
-        assert ((found.sum(0) - share).abs() < 3 * share**0.5).all()
-
-
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10), (10, 6)])
-def test_rotation_reaches_its_limit_either_way(height: int, width: int) -> None:
-    images = noise(3, 2, height, width).float()
-    changed = Augment(rotation=90)(images, torch.tensor([0.0, 0.5, 1.0])[:, None].expand(3, 4))
-    # Quarter turns put pixels on pixels: the middle square turns, and what is beside it becomes black.
-    top, left = max(0, height - width) // 2, max(0, width - height) // 2
-    square = images[:, :, top : height - top, left : width - left]
-    turned = [pad(square[number].rot90(turn, (1, 2)), (left, left, top, top)) for number, turn in ((0, -1), (2, 1))]
-    assert torch.allclose(changed, torch.stack([turned[0], images[1], turned[1]]), atol=1e-2)
-
-
-def test_small_rotations_keep_the_brightness(digit_images: tuple[Tensor, Tensor]) -> None:
-    images, augment = digit_images[0], Augment(rotation=15)
-    changed = augment(images, augment.draw(len(images), 0, 0))
-    assert changed.shape == images.shape
-    assert torch.allclose(changed.flatten(1).sum(1), images.float().flatten(1).sum(1), rtol=0.1)
-    assert (changed - images).flatten(1).abs().amax(1).gt(1).float().mean() > 0.9
-
-
-def test_augmentation_depends_on_seed_epoch_and_index_alone() -> None:
-    def augmented(size: int, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> Tensor:
-        samples = Samples(noise(60, 1, 6, 9), torch.arange(60))
-        batches = Batches(samples, size, augment=EVERYTHING, epoch=lambda: epoch, seed=seed, shuffle=shuffle)
-        inputs, numbers = joined(batches)
-        return inputs[numbers.argsort()]
-
-    first = augmented(60)
-    for same in (augmented(7), augmented(1), augmented(16, shuffle=False)):
-        assert torch.equal(same, first)
-    for other in (augmented(60, seed=1), augmented(60, epoch=1)):
-        assert (other != first).flatten(1).any(1).all()
 
 
 def serve(splits: Splits | None = None, **options: Any) -> Data:

@@ -30,7 +30,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # About how many seconds the commands of a page take, where these are many.
 SECONDS = {
-    "README.md": 60, "data.md": 8, "evaluate.md": 4, "export.md": 5, "fine-tuning.md": 30, "networks.md": 20,
+    "README.md": 60, "augmentation.md": 12, "data.md": 8, "evaluate.md": 4, "export.md": 5, "fine-tuning.md": 30,
+    "networks.md": 20,
     "performance.md": 50, "reliability.md": 12, "runs.md": 15, "segmentation.md": 30, "sweeps.md": 90, "tables.md": 15,
     "tasks.md": 15, "tensorboard.md": 20, "text.md": 30,
 }  # fmt: skip
@@ -123,6 +124,7 @@ def assert_same(printed: str, shown: str) -> None:
 
 # What makes a command of the docs short here.
 BRIEF = {
+    "bench/augment.py": ["--repeats", "1", "--images", "300"],
     "bench/epoch.py": ["--repeats", "1", "--threads", "1", "--network", "mlp"],
     "bench/exact.py": ["--repeats", "1", "--case", "digits"],
     "bench/fused.py": ["--repeats", "1", "--seeds", "1", "--network", "mlp"],

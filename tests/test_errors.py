@@ -66,7 +66,9 @@ OWN = {
     "network/bare_key": "layers:\n  - Flatten\n  - Linear: data.num_classes\n",
     "network/function": "_target_: torchvision.io.read_image\npath: x.png\n",
     "experiment/mapping_over_list": "# @package _global_\noptimizer:\n  betas: {first: 0.9}\n",
-    "experiment/list_over_augment": "# @package _global_\ndata:\n  augment: [flip]\n",
+    "experiment/list_over_source": "# @package _global_\ndata:\n  source: [digits]\n",
+    "experiment/listed": "# @package _global_\ndata:\n  augment: [flip]\n",
+    "experiment/mapped": "# @package _global_\ndata:\n  augment: {mixup: 0.2, erase: 4}\n",
     "experiment/resolver": "# @package _global_\nname: ${nope:3}\n",
     "experiment/itself": "# @package _global_\nname: ${oc.select:name}\n",
     "network/special": "layers: [Flatten, \x00]\n",
@@ -107,8 +109,8 @@ CASES = {
         "conf/experiment/mapping_over_list.yaml: optimizer.betas is a list, and a mapping cannot replace it",
         "write the whole list there",
     ],
-    "experiment=list_over_augment": [
-        "conf/experiment/list_over_augment.yaml: data.augment is a mapping, and a list cannot replace it",
+    "experiment=list_over_source": [
+        "conf/experiment/list_over_source.yaml: data.source is a mapping, and a list cannot replace it",
         "write a mapping there too",
     ],
     "experiment=resolver": ["name: Unsupported interpolation type nope", "from conf/experiment/resolver.yaml"],
@@ -176,7 +178,62 @@ CASES = {
     "scheduler=plateau scheduler.interval=step": ["scheduler.interval is 'step', but plateau follows val/loss"],
     "scheduler=plateau +trainer.limit_val_batches=0": ["scheduler: plateau follows val/loss, and the trainer's limits"],
     "+loss.reduction=sum": ["loss.reduction is 'sum'; a step takes the mean of its batch", "+loss.reduction=sum"],
-    "data.augment.crop=28": ["data.augment.crop is 28; on images of 28×28 it would leave nothing of some"],
+    "data.augment=[{crop:28}]": ["data.augment.0: crop is 28; on images of 28×28 it would leave nothing of some"],
+    "data.augment.crop=2": ["data.augment.crop: there is no such key; data.augment is a list: write 'data.augment=["],
+    "experiment=listed data.augment.crop=2": ["'crop': a list has no such item, its items are numbered from 0; write"],
+    "experiment=mapped": [
+        "data.augment.erase: data.augment is a list; write data.augment: [{mixup: 0.2}, {erase: 4}]",
+        "from conf/experiment/mapped.yaml",
+    ],
+    "data.augment=flip": ["data.augment is 'flip'; it takes a list, as data.augment=[{crop: 4},flip]"],
+    "data.augment=[flp]": ["data.augment.0: there is no transform 'flp'; did you mean flip?", "data.augment=[flp]"],
+    "data.augment=[{cutout:8}]": ["data.augment.0: there is no transform 'cutout'; did you mean erase?"],
+    "data.augment=[ElasticTransform]": ["write {_target_: torchvision.transforms.v2.ElasticTransform}"],
+    "data.augment=[{crop:2,flip:0.5}]": ["data.augment.0 is {'crop': 2, 'flip': 0.5}; it takes one transform, as flip"],
+    "data.augment=[crop]": ["data.augment.0.crop: crop needs a value for 'padding'"],
+    "data.augment=[{crop:[2,2]}]": ["data.augment.0.crop: crop takes at most padding, got [2, 2]"],
+    "data.augment=[trivialaugment,{trivialaugment:3}]": [
+        "data.augment.1.trivialaugment: trivialaugment takes no argum"
+    ],
+    "data.augment=[{flip:{q:0.3}}]": ["data.augment.0.flip.q: flip has no such argument; known: p"],
+    "data.augment=[{flip:2}]": ["data.augment.0.flip: flip is 2; it takes a probability above 0, up to 1"],
+    "data.augment=[{rotate:200}]": ["rotate is 200; it takes an angle above 0, up to 180 degrees"],
+    "data.augment=[{erase:0}]": ["erase is 0; it takes 1 pixel or more"],
+    "data.augment=[{erase:28}]": ["erase is 28; on images of 28×28 it would leave nothing of some"],
+    "data.augment=[color]": ["data.augment.0.color: color changes nothing; give it an amount"],
+    "data.augment=[{color:{hue:0.6}}]": ["color.hue is 0.6; it takes 0 to 0.5"],
+    "data.augment=[{color:{hue:0.2}}]": ["color.hue is 0.2; it takes images of 3 channels, and data.shape has 1"],
+    "data.augment=[{randaugment:[0]}]": ["randaugment.num_ops is 0; it takes 1 or more"],
+    "data.augment=[{randaugment:[2,31]}]": ["randaugment.magnitude is 31; it takes 0 to 30"],
+    "data.augment=[{mixup:0}]": ["data.augment.0.mixup: mixup is 0; it takes a number above 0"],
+    "data.augment=[mixup,flip]": [
+        "data.augment.0: mixup mixes the images that the other transforms give; write it last"
+    ],
+    "data.augment=[mixup] loss=mse": ["loss: mixup gives an image the classes of two, which MSELoss does not take"],
+    "data.augment=[mixup] loss.weight=[1,1,1,1,1,1,1,1,1,9]": ["loss.weight: mixup gives an image the classes of two"],
+    "data.augment=[mixup] loss.ignore_index=3": [
+        "loss: mixup gives an image the classes of two, and 3, which does not"
+    ],
+    "data.augment=[cutmix] data.batch_size=1": ["data.augment.0: cutmix has nothing to mix where data.batch_size is 1"],
+    "data.augment=[cutmix] data=shapes network=unet": [
+        "cutmix mixes the classes of images, and the target of an image"
+    ],
+    "data.augment=[mixup] data=breast_cancer": ["data.augment changes images, and these samples are none"],
+    "data.augment=[{_target_:torchvision.transforms.v2.Resize,size:14}]": [
+        "data.augment.0: Resize makes uint8 (1, 14, 14) of an image, uint8 (1, 28, 28); a transform keeps the shape",
+    ],
+    "data.augment=[{_target_:torchvision.transforms.v2.MixUp}]": [
+        "MixUp takes batches with their classes; write {mixup"
+    ],
+    "data.augment=[{_target_:torchvision.transforms.v2.GaussianNoise}]": [
+        "GaussianNoise fails for uint8 (1, 28, 28): "
+    ],
+    "data.augment=[{_target_:torchvision.transforms.v2.RandomInvert,p:1,per:all}]": [
+        "per is 'all'; it takes sample or"
+    ],
+    "data.augment=[{_target_:torchvision.models.resnet18}]": [
+        "data.augment.0._target_ is 'torchvision.models.resnet18'"
+    ],
     "network=unknown": [
         "network.layers.1: no layer is called 'Liner'; did you mean Linear",
         "conf/network/unknown.yaml",
@@ -238,7 +295,9 @@ CASES = {
         "data.root=nowhere",
     ],
     "data.shape=[28,28]": ["data.shape is [28, 28], but the training samples are [1, 28, 28]"],
-    "data.augment.crop=-1": ["data.augment.crop is -1; it takes 0 or more", "the command line: data.augment.crop=-1"],
+    "data.augment=[{crop:-1}]": ["data.augment.0.crop: crop is -1; it takes 1 pixel or more", "[{crop:-1}]"],
+    "+data.augment.crop=-1": ["data.augment.crop is -1; it takes 0 or more", "the command line: +data.augment.crop=-1"],
+    "+data.augment.crop=28": ["data.augment.crop is 28; on images of 28×28 it would leave nothing of some"],
     "data.in_memory=false data.num_workers=-1": ["data.num_workers is -1; it takes 0 or more"],
     "data.cache=disk": ["data.cache is 'disk'; it takes memmap, or null for none", "the command line: data.cache=disk"],
     "data.cache=memmap": ["data.cache keeps decoded image files, and these samples are none; leave it null"],

@@ -345,7 +345,7 @@ def epochs(result: Result) -> list[str]:
 @pytest.mark.slow
 def test_an_augmentation_of_ones_own_depends_on_counters_alone(own: Train) -> None:
     plain = ("+data.source.size=8", "data.val_size=100", "data.batch_size=100")
-    noise = (*plain, "data.augment._target_=own.Noise")
+    noise = (*plain, "data.augment={_target_: own.Noise}")
     first = epochs(own(*noise, "trainer.chunk=1"))
     assert epochs(own(*noise, "trainer.chunk=5")) == first
     assert epochs(own(*plain)) != first
@@ -374,7 +374,7 @@ IMAGES = ("+data.source.target=image", "+data.source.random_source=true")
             "data.std is [0.3248]; it normalises",
         ),
         (
-            ["data.source._target_=own.floats", *IMAGES, "data.augment.flip=true"],
+            ["data.source._target_=own.floats", *IMAGES, "data.augment=[flip]"],
             "data.augment would move the pixels of the inputs, but not those of the targets, which are [1, 8, 8]",
         ),
         (

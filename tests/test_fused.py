@@ -76,7 +76,13 @@ ADAM = "+optimizer.eps=1e-4"
         ["network=linear", "optimizer=sgd,adam,adamw", "optimizer.lr=1e-3,1e-2"],
         ["network=mlp", "optimizer=adam,adamw", ADAM, "seed=0,1", "scheduler=one_cycle", "trainer.max_epochs=2"],
         ["network=mlp", "optimizer=sgd", "optimizer.momentum=0,0.9", "loss.label_smoothing=0.0,0.1"],
-        ["network=mlp", "optimizer=sgd", "trainer.gradient_clip_val=0.1,1.0", "seed=0,1", "data.augment.crop=1"],
+        [
+            "network=mlp",
+            "optimizer=sgd",
+            "trainer.gradient_clip_val=0.1,1.0",
+            "seed=0,1",
+            "data.augment=[{crop: 1},{mixup: 0.4}]",
+        ],
         [
             "network=cnn",
             "network.dropout=0",

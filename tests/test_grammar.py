@@ -125,7 +125,7 @@ def odd_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'name="a #2"',
         "device=cpu",
     ]
-    run_program(root, "train", *options[:5], *options[6:], "optimizer.betas=[0.9,0.99]", "data.augment.crop=0")
+    run_program(root, "train", *options[:5], *options[6:], "optimizer.betas=[0.9,0.99]", "data.augment=[{crop: 1}]")
     return next(root.glob("outputs/*/*"))
 
 

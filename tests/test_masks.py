@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,25 @@ from PIL import Image
 from programs import run as run_program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
 
 import lamella as package
-from lamella.data import Augment, Data, Samples, Splits, digit_labels, digits, masks, shapes
+from lamella.data import (
+    Augment,
+    Crop,
+    Data,
+    Erase,
+    External,
+    Flip,
+    Rotate,
+    Samples,
+    Splits,
+    digit_labels,
+    digits,
+    masks,
+    shapes,
+)
+from lamella.data.augmentation import Listed
 from lamella.data.masks import class_colours
 from lamella.errors import RequestError
 
@@ -213,7 +229,7 @@ def test_made_shapes_depend_on_their_seed_alone() -> None:
     assert set(shapes().train.targets.flatten().tolist()) == {0, 1, 2, 3, 255}
 
 
-def served(augment: Augment, **options: Any) -> tuple[Tensor, Tensor]:
+def served(augment: Sequence[Listed] | Augment, **options: Any) -> tuple[Tensor, Tensor]:
     """Images whose pixels are 60 times the class of the pixel, and the masks, as they are served together."""
     targets = shapes(60).train.targets
     targets[targets == 255] = 0
@@ -227,16 +243,43 @@ def served(augment: Augment, **options: Any) -> tuple[Tensor, Tensor]:
     return inputs[:, 0], masks
 
 
-@pytest.mark.parametrize("augment", [Augment(flip=True), Augment(crop=6), Augment(crop=3, flip=True)])
-def test_images_and_masks_move_together(augment: Augment) -> None:
-    plain, images, moved = served(Augment())[1], *served(augment)
+def shifted(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A transform of one's own for images and masks."""
+    by = int(torch.randint(9, ()))
+    return image.roll(by, -1), mask.roll(by, -1)
+
+
+@pytest.mark.parametrize(
+    ("augment", "fills"),
+    [
+        ([Flip()], False),
+        ([Crop(6)], True),
+        ([Crop(3), Flip(), Erase(1)], True),
+        (Augment(crop=3, flip=True), True),
+        ([External(v2.RandomCrop(32, padding=6))], True),
+        ([External(v2.Compose([v2.RandomVerticalFlip(), v2.RandomHorizontalFlip()]))], False),
+        ([External(shifted)], False),
+        ([External(shifted, "batch")], False),
+    ],
+)
+def test_images_and_masks_move_together(augment: Sequence[Listed] | Augment, fills: bool) -> None:
+    plain, images, moved = served([])[1], *served(augment)
     assert not torch.equal(plain, moved)
-    assert torch.equal(images.round().long(), 60 * torch.where(moved == 255, 0, moved))
-    assert bool((moved == 255).any()) == bool(augment.crop)
+    changed = images.round().long() != 60 * torch.where(moved == 255, 0, moved)
+    assert changed.flatten(1).sum(1).max() <= ("Erase" in str(augment))
+    assert bool((moved == 255).any()) == fills
 
 
-def test_images_and_masks_rotate_together() -> None:
-    images, moved = served(Augment(rotation=30, flip=True, crop=2))
+@pytest.mark.parametrize(
+    "augment",
+    [
+        [Rotate(30), Flip(), Crop(2)],
+        Augment(rotation=30, flip=True, crop=2),
+        [External(v2.RandomAffine(30, interpolation=InterpolationMode.BILINEAR))],
+    ],
+)
+def test_images_and_masks_rotate_together(augment: Sequence[Listed] | Augment) -> None:
+    images, moved = served(augment)
     near = (images / 60 - torch.where(moved == 255, 0, moved)).abs() < 0.6  # the images are interpolated
     assert near.float().mean() > 0.97
     assert 0.01 < (moved == 255).float().mean() < 0.3
@@ -268,7 +311,7 @@ def test_pixels_that_come_into_a_mask_need_an_index(lamella: Lamella, town: Path
     for path in (town / "masks").iterdir():
         mask = np.asarray(Image.open(path))
         Image.fromarray(np.where(mask == 255, 0, mask)).save(path)
-    result = lamella("train", *FILES, *SMALL, "data.ignored=-100", "data.augment.crop=2")
+    result = lamella("train", *FILES, *SMALL, "data.ignored=-100", "data.augment=[{crop: 2}]")
     assert result.status == 2
     assert "data.augment brings pixels without a class into the masks, and data.ignored is -100" in result.err
 
@@ -279,7 +322,7 @@ def segmented(shared: Shared) -> Path:
 
     def fill(path: Path) -> None:
         write_masks(path / "town")
-        run_program(path, "train", *FILES, *SMALL, "data.augment.flip=true")
+        run_program(path, "train", *FILES, *SMALL, "data.augment=[flip]")
 
     return next(shared("segmented", fill).glob("outputs/default/*"))
 
@@ -362,7 +405,7 @@ def test_a_killed_run_with_moving_masks_ends_with_the_same_bits(tmp_path: Path) 
     options = (
         "experiment=unet_shapes", "data.source.count=60", "data.source.size=16", "network.width=4", "device=cpu",
         "device.threads=1", "trainer.max_epochs=2", "trainer.checkpoint_every=1steps", "trainer.chunk=1",
-        "visuals=none", "data.augment.crop=2", "data.augment.flip=true", "data.augment.rotation=10",
+        "visuals=none", "data.augment=[{crop: 2},flip,{rotate: 10},trivialaugment]",
     )  # fmt: skip
     reference = tmp_path / "reference"
     assert kill.lamella(reference, "train", *options, moment=0) == 0, kill.beside(reference, "output").read_text()

@@ -97,7 +97,7 @@ def process_state() -> dict[str, object]:
     "overrides",
     [
         GIVEN,
-        ("network=cnn", "data.augment.crop=2", "device.threads=2", "device.deterministic=true", "seed=7"),
+        ("network=cnn", "data.augment=[{crop: 2}]", "device.threads=2", "device.deterministic=true", "seed=7"),
         ("trainer=ddp", "device=cpu", "device.threads=2", "data.num_workers=2"),
     ],
     ids=["own", "cnn", "ddp"],

@@ -289,7 +289,7 @@ class Counting(nn.CrossEntropyLoss):
 
 
 def test_nothing_of_the_trial_is_left() -> None:
-    job = compose_one([*SMALL[1:], "network=mlp", "network.dropout=0.5", "data.augment.crop=1", "optimizer=sgd"])
+    job = compose_one([*SMALL[1:], "network=mlp", "network.dropout=0.5", "data.augment=[{crop: 1}]", "optimizer=sgd"])
     experiment = build_experiment(job.config, job.references)
     object.__setattr__(experiment, "loss", Counting())
     before = {name: value.clone() for name, value in experiment.task.state_dict().items()}

@@ -315,7 +315,7 @@ def test_a_run_has_one_writer(tmp_path: Path, lamella: Lamella) -> None:
 
 @pytest.mark.slow
 def test_how_the_samples_are_read_makes_no_difference(tmp_path: Path) -> None:
-    options = (*SMALL, "trainer.max_epochs=2", "data.augment.crop=2")
+    options = (*SMALL, "trainer.max_epochs=2", "data.augment=[{crop: 2}]")
     memory = trained(tmp_path / "memory", *options)
     for workers in range(3):
         reader = ("data.in_memory=false", f"data.num_workers={workers}")

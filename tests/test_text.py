@@ -263,7 +263,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "one answer for a window": ((*GPT[:1], *GPT[7:], "network=mean"), "256 classes for each of (16,) positions take"),
     "no embedding": (("data=text", "data.root=reviews", "data.length=16"), "begin with `Embedding: [count, size]`"),
     "augmented": (
-        ("data=text", "data.root=reviews", "network=mean", "data.augment.flip=true"),
+        ("data=text", "data.root=reviews", "network=mean", "data.augment=[flip]"),
         "these samples are none",
     ),
     "normalised": (("data=text", "data.root=reviews", "network=mean", "+data.mean=0.5"), "data.mean is 0.5; it"),

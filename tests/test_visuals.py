@@ -167,7 +167,7 @@ def test_the_confusion_matrix_counts_the_validation(lamella: Lamella, monkeypatc
 @pytest.mark.slow
 def test_samples_show_what_the_network_gets(lamella: Lamella) -> None:
     _, plain = trained(lamella, "network=linear")
-    _, augmented = trained(lamella, "network=linear", "data.augment.rotation=45")
+    _, augmented = trained(lamella, "network=linear", "data.augment=[{rotate: 45},{mixup: 1.0}]")
     _, unscaled = trained(lamella, "network=linear", "data.std=[0.001]")
     assert picture(plain, "samples").shape == picture(augmented, "samples").shape
     assert not np.array_equal(picture(plain, "samples"), picture(augmented, "samples"))

@@ -15,7 +15,12 @@ ORDER, AUGMENT, LAYERS, OWN, SOURCE, READ, TEXT = 0, 1, 2, 3, 4, 5, 6
 
 def generator(*counters: int) -> torch.Generator:
     """Return a generator that depends only on the counters; neighbouring counters give unrelated streams."""
-    return torch.Generator().manual_seed(_mixed(*counters))
+    return torch.Generator().manual_seed(mixed(*counters))
+
+
+def numpy_generator(*counters: int) -> np.random.RandomState:
+    """Return a generator of NumPy that depends only on the counters, and whose numbers no version of NumPy changes."""
+    return np.random.RandomState(mixed(*counters) % 2**32)
 
 
 def reseed(number: int, device: torch.device) -> None:
@@ -50,11 +55,11 @@ def seeded(device: torch.device, *counters: int) -> Iterator[None]:
     This is for code of a user's own, which may draw from any of torch's generators, from Python's and from NumPy's.
     """
     with kept_random_state(device):
-        reseed(_mixed(*counters), device)
+        reseed(mixed(*counters), device)
         yield
 
 
-def _mixed(*counters: int) -> int:
+def mixed(*counters: int) -> int:
     """Return the counters mixed by NumPy's SeedSequence, as a seed below 2**63."""
     return int(np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]) >> 1
 

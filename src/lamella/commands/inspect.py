@@ -131,6 +131,9 @@ def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bo
     freeze_parameters(network, experiment.freeze)
     yield "structure", Section(str(network), str(network))
     yield "layers", layers_section(plan, network, min(data.batch_size, len(data.train)), experiment.freeze)
+    if data.augment:
+        transforms = [*map(repr, data.augment.listed)]
+        yield "augmentation", Section(transforms, "\n".join(["Augmentation of training batches", *transforms]))
     if experiment.weights and not trained:
         taken = experiment.weights.load(network)
         yield "weights", Section(vars(taken), taken.table())

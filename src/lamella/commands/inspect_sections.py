@@ -97,6 +97,7 @@ def batch_section(
         output = network(inputs)
     activation = objective.activation
     has_labels = objective.is_classifier and activation == "sigmoid"  # each output is a label of its own
+    targets = objective.indices(targets)
     has_classes = objective.kind == "classes" and targets.dim() == 1 and not has_labels
     data: dict[str, object] = {
         "output": output.tolist(),

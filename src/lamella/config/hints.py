@@ -90,7 +90,9 @@ def hint_for_option(name: str, value: str | None) -> str:
 
 
 def hint_for_key(key: str) -> str | None:
-    """Return what to type instead of a key that other frameworks have, or None for any other key."""
+    """Return what to type instead of a key that other frameworks or earlier versions have, or None for any other."""
+    if key.startswith("data.augment."):
+        return "data.augment is a list: write 'data.augment=[{crop: 4},flip]'"
     return FOREIGN.get(key.rpartition(".")[2] if key.startswith("trainer.") else key.partition(".")[0])
 
 

@@ -124,8 +124,12 @@ def _failed_composition(error: ConfigCompositionException, outer: str) -> Reques
 
 @explain_exception.register
 def _defaults_of_another_type(error: ValueError, outer: str) -> RequestError | None:
-    """Explain a `defaults` that is no list."""
+    """Explain a `defaults` that is no list, and a name where a list takes a number."""
     message = first_line(error)
+    if named := re.match(r"invalid literal for int\(\) with base 10: ('.*')", message):
+        return RequestError(
+            f"{named[1]}: a list has no such item, its items are numbered from 0; write the whole list, as KEY=[…]"
+        )
     if "defaults must be a list" not in message:
         return None
     path = find_config(re.sub(r".*'(.*)'.*", r"\1", message))

@@ -1,5 +1,7 @@
-"""Random changes to training images, and to their masks, a whole batch at a time."""
+"""The augmentation of runs of Lamella 0.1, whose configs have a mapping in place of a list of transforms."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
 from lamella.errors import RequestError
-from lamella.seeds import AUGMENT, generator
+from lamella.seeds import AUGMENT, OWN, generator, seeded
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,63 @@ class Augment:
         ratio, zero = height / width, torch.zeros_like(sin)
         matrix = torch.stack([cos, -sin * ratio, zero, sin / ratio, cos, zero], 1).view(count, 2, 3)
         return affine_grid(matrix, list(images.shape), False)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Applies an Augment as a transform in a list, with the random numbers that it had in Lamella 0.1."""
+
+    augment: Augment
+
+    @property
+    def fills(self) -> bool:
+        """Return whether pixels come in from outside of the image."""
+        return bool(getattr(self.augment, "crop", 0) or getattr(self.augment, "rotation", 0))
+
+    @property
+    def _is_own(self) -> bool:
+        return type(self.augment) is not Augment  # it may draw from any generator
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise RequestError if images of this shape (channels, height, width) cannot be changed."""
+        if not (callable(self.augment) and hasattr(self.augment, "draw")):
+            raise RequestError(
+                f"data.augment is a {type(self.augment).__name__}; it takes a list, as [{{crop: 4}}, flip]",
+                "data.augment",
+            )
+        if getattr(self.augment, "crop", 0) >= min(shape[1:]):
+            raise RequestError(
+                f"data.augment.crop is {self.augment.crop}; on images of {shape[1]}×{shape[2]} it would leave nothing "
+                "of some",
+                "data.augment.crop",
+            )
+
+    def check_masks(self) -> None:
+        """Raise RequestError if masks cannot be moved with the images."""
+        cls = type(self.augment)
+        own_call = cls is not Augment and cls.__call__ is not Augment.__call__
+        if own_call and getattr(cls, "masks", Augment.masks) is Augment.masks:
+            raise RequestError(
+                f"data.augment is a {cls.__name__}, which changes images, and says nothing of their masks; give it a "
+                "method masks(masks, drawn, ignored)",
+                "data.augment",
+            )
+
+    def draw(self, count: int, seed: int, epoch: int, place: int) -> Tensor:
+        """Return the random numbers of an epoch. The arguments are those of `Transform.draw`."""
+        with seeded(torch.device("cpu"), seed, epoch, OWN) if self._is_own else nullcontext():
+            return self.augment.draw(count, seed, epoch)
+
+    def apply(
+        self, images: Tensor, masks: Tensor | None, drawn: Tensor, ignored: int, counters: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the changed images and masks. The arguments are those of `Transform.apply`."""
+        seed, epoch, _, rank, number, _ = counters
+        own = (images.device, seed, epoch, OWN, rank, number)
+        drawn = drawn.to(images.device)
+        with seeded(*own) if self._is_own else nullcontext():
+            images = self.augment(images, drawn)
+        if masks is not None:
+            with seeded(*own) if self._is_own else nullcontext():
+                masks = self.augment.masks(masks, drawn, ignored)
+        return images, masks

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lamella.data.augment import Augment
 from lamella.data.images import ImageFiles
 from lamella.data.samples import InputType, NamedInputs, Samples, Shape
 from lamella.data.summary import WORDS
@@ -119,49 +118,3 @@ def _named(types: InputType) -> str:
 def _text(shape: Shape) -> str:
     """Return a shape as it is written in a config."""
     return str({name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape))
-
-
-def check_augment(augment: Augment, images: bool, shape: Shape) -> None:
-    """Raise RequestError if samples of this shape cannot be augmented. images: whether they are pixels."""
-    if not images or isinstance(shape, dict) or len(shape) != 3:
-        raise RequestError("data.augment changes images, and these samples are none", "data.augment")
-    if not (callable(augment) and hasattr(augment, "draw")):
-        raise RequestError(
-            f"data.augment is a {type(augment).__name__}; it takes lamella.data.Augment, or a class made from it",
-            "data.augment",
-        )
-    if getattr(augment, "crop", 0) >= min(shape[1:]):
-        raise RequestError(
-            f"data.augment.crop is {augment.crop}; on images of {shape[1]}×{shape[2]} it would leave nothing of some",
-            "data.augment.crop",
-        )
-
-
-def check_mask_augment(augment: Augment, masks: bool, shape: list[int], ignored: int) -> None:
-    """Raise RequestError if augmentation cannot move targets as it moves the images.
-
-    masks: whether the targets are a class for each pixel. shape: of a target. ignored: as in `Data`.
-    """
-    if not masks:
-        raise RequestError(
-            f"data.augment would move the pixels of the inputs, but not those of the targets, which are {shape}; leave "
-            "it out, or give a class index for each pixel",
-            "data.augment",
-        )
-    cls = type(augment)
-    if (
-        cls is not Augment
-        and getattr(cls, "masks", Augment.masks) is Augment.masks
-        and cls.__call__ is not Augment.__call__
-    ):
-        raise RequestError(
-            f"data.augment is a {cls.__name__}, which changes images, and says nothing of their masks; give it a "
-            "method masks(masks, drawn, ignored)",
-            "data.augment",
-        )
-    if ignored < 0 and (getattr(augment, "crop", False) or getattr(augment, "rotation", False)):
-        raise RequestError(
-            f"data.augment brings pixels without a class into the masks, and data.ignored is {ignored}; write "
-            "data.ignored=255, or data.augment.flip alone",
-            "data.ignored",
-        )

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lamella.data.augment import Augment
-from lamella.data.checks import check_augment, check_files, check_mask_augment, check_samples, kind
+from lamella.data.augmentation import Augmentation, Listed
+from lamella.data.checks import check_files, check_samples, kind
 from lamella.data.folds import Folds
 from lamella.data.loader import Batches
 from lamella.data.normalize import Normalize
@@ -40,12 +41,13 @@ class Data(pl.LightningDataModule):
     on the scale from 0 to 1, for uint8 inputs. val_size, test_size: a count or a fraction; so many training samples are
     taken, chosen by `split_seed`, if the source has no such split; with a val_size of 0 there is no validation.
     folds, fold: as many parts of the samples that are not for the test, by `split_seed`, and the one that validates.
-    augment: changes the training images. drop_last: leave out the last batch of an epoch if it is smaller than the
-    others. in_memory: keep the inputs on the device; otherwise `num_workers` processes read them. cache: "memmap" keeps
-    decoded image files in one file, from which batches are taken as from memory. skip_unreadable: leave out image files
-    that cannot be decoded, for which all are decoded here. seed: of the order of the samples and of the augmentation.
-    sampler: "balanced", or a weight for each class, by which each epoch draws its training samples with replacement;
-    None takes each sample once. encoder: takes the place of that of the source, and is fitted already.
+    augment: the transforms of the training images, in their order. drop_last: leave out the last batch of an epoch if
+    it is smaller than the others. in_memory: keep the inputs on the device; otherwise `num_workers` processes read them
+    and change them by `augment`. cache: "memmap" keeps decoded image files in one file, from which batches are taken as
+    from memory. skip_unreadable: leave out image files that cannot be decoded, for which all are decoded here. seed: of
+    the order of the samples and of the augmentation. sampler: "balanced", or a weight for each class, by which each
+    epoch draws its training samples with replacement; None takes each sample once. encoder: takes the place of that of
+    the source, and is fitted already.
 
     Image files are decoded when a Trainer calls `setup`, for the splits that it reads; without a Trainer, each batch is
     decoded when it is served. The attribute `tests` says whether a test follows the training, and `chunk` returns how
@@ -65,7 +67,7 @@ class Data(pl.LightningDataModule):
         val_size: int | float = 0.1,
         test_size: int | float = 0.1,
         split_seed: int = 0,
-        augment: Augment | None = None,
+        augment: Sequence[Listed] | Augment | None = None,
         drop_last: bool = False,
         in_memory: bool = True,
         cache: str | None = None,
@@ -84,7 +86,8 @@ class Data(pl.LightningDataModule):
         self.batch_size, self.num_classes, self.reconstructs = batch_size, num_classes, reconstruct
         self.input_type, self.ignored = input_type(dtype), ignored
         self.classes = list(map(str, classes)) if classes is not None else list(map(str, range(num_classes)))
-        self.augment, self.drop_last, self.seed = augment, drop_last, seed
+        self.augment = Augmentation(augment, num_classes) if augment else None
+        self.drop_last, self.seed = drop_last, seed
         self.in_memory, self.cache, self.workers = in_memory, cache, num_workers
         self.num_workers = None if in_memory or cache else num_workers
         self.chunk: Callable[[int], int] = lambda number: 1
@@ -111,8 +114,8 @@ class Data(pl.LightningDataModule):
         self._check()
         check_samples(self.splits, self.shape, self.input_type, num_classes, ignored, validates=val_size != 0)
         self.images = kind(self.train)[1] == torch.uint8
-        if augment:
-            check_augment(augment, self.images, self.shape)
+        if self.augment:
+            self.augment.check(self.images, self.shape)
         self.normalize = None
         if self.images and not isinstance(self.shape, dict):  # pixels have no names
             self.normalize = Normalize.of(mean, std, self.shape)
@@ -134,12 +137,6 @@ class Data(pl.LightningDataModule):
         targets = self.train.targets
         is_mask = self.images and not isinstance(self.shape, dict) and targets.shape[1:] == self.shape[1:]
         return is_mask and targets.dim() == 3 and not self.reconstructs and not targets.is_floating_point()
-
-    @property
-    def fills_masks(self) -> bool:
-        """Return True if augmentation brings pixels without a class into the masks."""
-        moves = getattr(self.augment, "crop", 0) or getattr(self.augment, "rotation", 0)
-        return bool(moves) and self.has_masks
 
     @property
     def targets(self) -> list[Tensor]:
@@ -178,8 +175,12 @@ class Data(pl.LightningDataModule):
                     f"set {key}=null",
                     key,
                 )
-        if self.augment and not self.reconstructs and self.train.targets.dim() > 2:
-            check_mask_augment(self.augment, self.has_masks, list(self.train.targets.shape[1:]), self.ignored)
+        if self.augment:
+            if self.has_masks:
+                self.augment.check_masks(self.ignored)
+            elif not self.reconstructs:
+                self.augment.check_targets(self.train.targets.shape[1:])
+            self.augment.check_mixing(self.has_classes, self.batch_size)
 
     def check_headers(self) -> None:
         """Raise UnreadableImages that names each image file that is no image, as far as headers tell."""

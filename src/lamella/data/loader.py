@@ -1,20 +1,20 @@
 """The loader that makes the batches of an epoch: each by one index operation and one conversion, nothing per sample.
 
 The order of the samples is a pure function of (seed, epoch), and the augmentation of a sample of (seed, epoch, index).
-So there is no random state to save, and the number of workers does not change the batches.
+What is drawn for a batch as a whole is a function of (seed, epoch, rank, batch). So there is no random state to save,
+and the number of workers does not change the batches.
 """
 
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from types import FrameType
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lamella.data.augment import Augment
+from lamella.data.augmentation import Augmentation, EpochAugmentation
 from lamella.data.cache import MappedImages
 from lamella.data.chunk import Batch, Chunk
 from lamella.data.images import ImageFiles
@@ -27,6 +27,8 @@ from lamella.seeds import OWN, READ, seeded
 
 CPU = torch.device("cpu")
 
+Read = tuple[Tensor, Tensor | None]  # inputs and masks
+Counters = tuple[int, ...]
 WORKER_SECONDS = 600  # the time that a run has, after SIGTERM, to finish its step and its validation
 
 
@@ -55,7 +57,7 @@ class Batches:
         batch_size: int,
         *,
         normalize: Normalize | None = None,
-        augment: Augment | None = None,
+        augment: Augmentation | None = None,
         shuffle: bool = False,
         drop_last: bool = False,
         seed: int = 0,
@@ -71,7 +73,6 @@ class Batches:
         weights: Tensor | None = None,
     ) -> None:
         self.samples, self.augment, self.reconstructs, self.ignored = samples, augment, reconstructs, ignored
-        self.own_augment = augment is not None and type(augment) is not Augment  # it may draw from any generator
         self.shuffle, self.seed, self.epoch, self.start, self.chunk = shuffle, seed, epoch, start, chunk
         self.rank, self.world, self.num_workers, self.weights = rank, world, num_workers, weights
         self.device = torch.device(device)
@@ -98,61 +99,57 @@ class Batches:
         if self.shuffle:
             order = epoch_order(len(self.samples), self.seed, epoch, self.weights)
         share = order[: self.count][self.rank :: self.world]
-        drawn = None
-        if self.augment:
-            with seeded(CPU, self.seed, epoch, OWN) if self.own_augment else nullcontext():
-                drawn = self.augment.draw(len(self.samples), self.seed, epoch).to(self.device)
+        parts, placed = self._split(share), self._split(share.to(self.device))
+        changes = self.augment.for_epoch(len(self.samples), self.seed, epoch, self.rank) if self.augment else None
+        reads = self.num_workers is not None
+        inputs = _Inputs(
+            self.inputs,
+            None if self.ignored is None else self.samples.targets if reads else self.targets,
+            self.ignored,
+            parts,
+            parts if reads else placed,
+            changes,
+            (self.seed, epoch, OWN, self.rank),
+        )
 
-        def batch(number: int, indices: Tensor, inputs: Tensor | None = None) -> Batch:
-            counters = (self.seed, epoch, OWN, self.rank, number)
-            targets = served(self.targets.index_select(0, indices))
+        def batch(number: int, read: Read | None = None) -> Batch:
+            targets = served(self.targets.index_select(0, placed[number]))
             if isinstance(self.inputs, NamedInputs):
-                return {name: served(values[indices]) for name, values in self.inputs.tensors.items()}, targets
-            if inputs is None:
-                if isinstance(self.inputs, Tensor):
-                    inputs = self.inputs.index_select(0, indices)
-                else:
-                    inputs = _read_batch(self.inputs, indices.cpu(), counters).to(self.device)
-            if drawn is not None and self.augment:
-                with seeded(self.device, *counters) if self.own_augment else nullcontext():
-                    inputs = self.augment(inputs, drawn[indices])
-                if self.ignored is not None:
-                    with seeded(self.device, *counters) if self.own_augment else nullcontext():
-                        targets = self.augment.masks(targets, drawn[indices], self.ignored)
-            inputs = served(inputs) if self.normalize is None else self.normalize(inputs)
-            return inputs, inputs if self.reconstructs else targets
+                return {name: served(values[placed[number]]) for name, values in self.inputs.tensors.items()}, targets
+            images, masks = read or inputs.read(number)
+            images = served(images) if self.normalize is None else self.normalize(images)
+            targets = images if self.reconstructs else targets if masks is None else masks
+            return changes.mix(images, targets, number) if changes else (images, targets)
 
         if self.num_workers is not None:
-            for number, (indices, inputs) in enumerate(self._read(share, epoch, start), start):
-                yield batch(number, indices, inputs)
+            for number, read in enumerate(self._read(inputs, start), start):
+                yield batch(number, read)
             return
-        batches, number = self._split(share.to(self.device)), start
-        while number < len(batches):
-            *before, last = batches[number : number + self.chunk(number)]
-            end = number + len(before)
-            yield Chunk.of(batch(end, last), map(batch, range(number, end), before)) if before else batch(end, last)
-            number = end + 1
+        number = start
+        while number < len(parts):
+            last = min(number + self.chunk(number), len(parts)) - 1
+            yield Chunk.of(batch(last), map(batch, range(number, last))) if number < last else batch(last)
+            number = last + 1
 
-    def _read(self, share: Tensor, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the indices and the raw inputs of each batch from `start` on, read by workers, on the device.
+    def _read(self, inputs: "_Inputs", start: int) -> Iterator[Read]:
+        """Yield the inputs and masks of each batch from `start` on, read by workers, on the device.
 
-        Raises RequestError if an input cannot be read.
+        Raises RequestError if an input cannot be read or augmented.
         """
-        inputs = self.inputs
-        assert not isinstance(inputs, NamedInputs)  # they are always in memory
-        batches = list(enumerate(self._split(share)))[start:]
         loader = DataLoader(
-            _BatchDataset(inputs, [(indices, (self.seed, epoch, OWN, self.rank, n)) for n, indices in batches]),
+            inputs,
             batch_size=None,
+            sampler=range(start, len(inputs)),
             num_workers=self.num_workers or 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # otherwise DataLoader draws from the global one, which dropout uses
             worker_init_fn=_prepare_worker,
         )
-        for (_, indices), read in zip(batches, loader, strict=True):
-            if isinstance(read, str):
-                raise RequestError(read, "data.root")
-            yield indices.to(self.device), read.to(self.device, non_blocking=True)
+        for read in loader:
+            if isinstance(read, RequestError):
+                raise read
+            images, masks = read
+            yield images.to(self.device, non_blocking=True), None if masks is None else masks.to(self.device)
 
     def _split(self, share: Tensor) -> Sequence[Tensor]:
         """Return the batches of a rank's share, as many as every rank has, even if the share is smaller by a sample."""
@@ -180,9 +177,6 @@ def _end_later(number: int, frame: FrameType | None) -> None:
     signal.alarm(WORKER_SECONDS)  # SIGALRM ends the process
 
 
-Counters = tuple[int, ...]
-
-
 def _read_batch(inputs: Inputs, indices: Tensor, counters: Counters) -> Tensor:
     """Return the inputs with these indices. What a user's own inputs draw at random depends on `counters` alone."""
     if isinstance(inputs, Tensor | ImageFiles | MappedImages):
@@ -191,20 +185,44 @@ def _read_batch(inputs: Inputs, indices: Tensor, counters: Counters) -> Tensor:
         return inputs[indices]
 
 
-class _BatchDataset(Dataset[Tensor | str]):
-    """A dataset whose items are whole batches of inputs, so that a worker sends one message for each batch.
+class _Inputs(Dataset[Read | RequestError]):
+    """The inputs of each batch of an epoch, augmented, and its masks. An item is a whole batch.
 
-    The item of a batch that cannot be read is the message of the error, which a worker could not pass on whole.
+    inputs: of all samples. masks: those that move with the inputs, None if there are none. ignored: as of Batches.
+    parts: the indices of the samples of each batch, on the CPU. placed: the same, where the inputs are. changes: the
+    augmentation, None for none. counters: of the epoch and the process, for inputs of a user's own.
     """
 
-    def __init__(self, inputs: Inputs, batches: Sequence[tuple[Tensor, Counters]]) -> None:
-        self.inputs, self.batches = inputs, batches
+    def __init__(
+        self,
+        inputs: Inputs | NamedInputs,
+        masks: Tensor | None,
+        ignored: int | None,
+        parts: Sequence[Tensor],
+        placed: Sequence[Tensor],
+        changes: EpochAugmentation | None,
+        counters: Counters,
+    ) -> None:
+        self.inputs, self.masks, self.ignored, self.parts, self.placed = inputs, masks, ignored, parts, placed
+        self.changes, self.counters = changes, counters
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.parts)
 
-    def __getitem__(self, number: int) -> Tensor | str:
+    def __getitem__(self, number: int) -> Read | RequestError:
+        """Return a batch or, because a worker could not pass an exception on whole, the error that it ends in."""
         try:
-            return _read_batch(self.inputs, *self.batches[number])
+            return self.read(number)
         except RequestError as error:
-            return str(error)
+            return RequestError(str(error), error.key)
+
+    def read(self, number: int) -> Read:
+        """Return the inputs of a batch (B, …), and its masks (B, height, width) or None. Raises RequestError."""
+        part, indices, inputs = self.parts[number], self.placed[number], self.inputs
+        assert not isinstance(inputs, NamedInputs)
+        if isinstance(inputs, Tensor):
+            images = inputs.index_select(0, indices)
+        else:
+            images = _read_batch(inputs, part, (*self.counters, number)).to(indices.device)
+        masks = None if self.masks is None else served(self.masks.index_select(0, indices))
+        return self.changes.change(images, masks, self.ignored, part, number) if self.changes else (images, masks)

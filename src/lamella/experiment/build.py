@@ -17,9 +17,10 @@ from lamella.config.checks import ROOT_KEYS, check_root, is_read
 from lamella.config.files import OPTIONAL
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
-from lamella.data import Augment, Data, Splits
+from lamella.data import Data, Splits
 from lamella.data.samples import Encoder, InputType, Shape, input_type
 from lamella.errors import RequestError, first_line
+from lamella.experiment.augmentation import build_augment
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.initial_weights import InitialWeights
 from lamella.experiment.metrics import build_metrics, check_monitor
@@ -39,7 +40,7 @@ T = TypeVar("T")
 SUPERVISED = "lamella.Task"  # compares the network's output with the targets
 # The classes that the arguments of a group's object may be built from.
 NESTED_CLASSES: dict[str, tuple[type, ...]] = {
-    "data": (Splits, Augment),
+    "data": (Splits,),
     "network": (nn.Module,),
     "loss": (nn.Module,),
     "trainer": PARTS,
@@ -172,7 +173,9 @@ class _Builder:
 
     def data(self, encoder: Encoder | None) -> Data:
         """Read the samples. What a source draws at random depends on `data.split_seed` alone."""
-        make = self.make("data", Data, supplied={"encoder"})
+        augment = build_augment(self.config["data"].get("augment"))
+        node = {name: value for name, value in self.config["data"].items() if name != "augment"}
+        make = partial(self.make("data", Data, node, supplied={"augment", "encoder"}), augment=augment)
         with seeded(torch.device("cpu"), self.config["data"].get("split_seed", 0) % 2**63, SOURCE):
             data = make(encoder=encoder) if encoder else make()
         if self.references is not None:

@@ -42,7 +42,9 @@ def build_objective(
         if class_dim is None and has_own_step:
             return Objective(loss, "other")
         raise
-    if data.fills_masks and objective.ignored != data.ignored:
+    if data.augment and data.augment.mixes:
+        objective.check_mixing(data.augment.mixes[0].name)
+    if data.augment and data.augment.fills and data.has_masks and objective.ignored != data.ignored:
         raise RequestError(
             f"loss: {type(loss).__name__} takes every target for a class, and data.augment fills masks with "
             f"{data.ignored} (data.ignored); take loss=cross_entropy, which leaves it out",

@@ -71,6 +71,7 @@ class Counters:
         output = results.get("output")
         if output is None or self.objective.kind == "other":
             return
+        targets = self.objective.indices(targets)
         with torch.no_grad():
             self.scores.append(self.objective.metric_sum(output, targets))
             if self.objective.weighted:

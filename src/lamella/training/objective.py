@@ -135,13 +135,23 @@ class Objective:
     def read_targets(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return targets in the form in which the loss takes them: unchanged, or classes as one-hot floats.
 
-        output: of the network (B, …), for the number of classes and the type.
+        output: of the network (B, …), for the number of classes and the type. Classes of mixed images are probabilities
+        (B, K) already.
         """
         if self.kind != "classes":
             return targets
+        if targets.is_floating_point():
+            return targets.to(output.dtype)
         if self._reads_indices:
             return targets.flatten() if self.class_dim == -1 else targets
         return one_hot(targets, output.shape[self.class_dim]).movedim(-1, 1).to(output.dtype)
+
+    def indices(self, targets: Tensor) -> Tensor:
+        """Return targets as the data gives them; of mixed images, whose classes are probabilities, the likeliest (B,).
+
+        targets: of a training batch (B, …).
+        """
+        return targets.argmax(1) if self.kind == "classes" and targets.is_floating_point() else targets
 
     @cached_property
     def _reads_indices(self) -> bool:
@@ -220,6 +230,26 @@ class Objective:
                 f"loss: {name} has parameters, and the optimizer trains those of the network alone; put them there",
                 "loss",
             )
+
+    def check_mixing(self, name: str) -> None:
+        """Raise RequestError if the loss does not take probabilities of classes. name: of the mixing transform."""
+        title, why = type(self.loss).__name__, ""
+        if not isinstance(self.loss, nn.CrossEntropyLoss) or self.kind != "classes":
+            why = (
+                f"loss: {name} gives an image the classes of two, which {title} does not take; take loss=cross_entropy"
+            )
+        elif self.loss.weight is not None:
+            why = (
+                f"loss.weight: {name} gives an image the classes of two, and the mean of {title} then is no weighted "
+                "one; take data.sampler=balanced, and loss.weight=null"
+            )
+        elif self.ignored is not None:
+            why = (
+                f"loss: {name} gives an image the classes of two, and {self.ignored}, which does not count, is the "
+                f"class of some; leave {name} out"
+            )
+        if why:
+            raise RequestError(why, why.partition(":")[0])
 
 
 def _are_probabilities(targets: Tensor) -> bool:

@@ -37,9 +37,9 @@ class SampleImages(pl.Callback):
         if batch_idx or not are_images(batch[0]) or (writer := tensorboard_writer(trainer)) is None:
             return
         inputs, targets = (values[: self.count] for values in batch)
-        data = datamodule_of(trainer)
-        classes = drawable_names(data.classes)
-        are_classes = objective_of(pl_module).kind == "classes" and targets.dim() == 1
+        data, objective = datamodule_of(trainer), objective_of(pl_module)
+        classes, targets = drawable_names(data.classes), objective.indices(targets)
+        are_classes = objective.kind == "classes" and targets.dim() == 1
         captions = [[classes[target]] for target in targets.tolist()] if are_classes else ()
         title = (
             f"values from {inputs.min():.2f} to {inputs.max():.2f}, mean {inputs.mean():.2f}, std {inputs.std():.2f}"
