@@ -15,7 +15,7 @@ ORDER, AUGMENT, LAYERS, OWN, SOURCE, READ, TEXT = 0, 1, 2, 3, 4, 5, 6
 
 def generator(*counters: int) -> torch.Generator:
     """Return a generator that depends only on the counters; neighbouring counters give unrelated streams."""
-    return torch.Generator().manual_seed(_mixed(*counters))
+    return torch.Generator().manual_seed(mixed(*counters))
 
 
 def reseed(number: int, device: torch.device) -> None:
@@ -50,17 +50,20 @@ def seeded(device: torch.device, *counters: int) -> Iterator[None]:
     This is for code of a user's own, which may draw from any of torch's generators, from Python's and from NumPy's.
     """
     with kept_random_state(device):
-        reseed(_mixed(*counters), device)
+        reseed(mixed(*counters), device)
         yield
 
 
-def _mixed(*counters: int) -> int:
+def mixed(*counters: int) -> int:
     """Return the counters mixed by NumPy's SeedSequence, as a seed below 2**63."""
     return int(np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]) >> 1
 
 
 @lru_cache(maxsize=128)  # the runs of a fused sweep take turns
 def batch_seeds(seed: int, rank: int, epoch: int, count: int) -> list[int]:
-    """Return a seed for each of the `count` batches of an epoch; neighbouring counters give unrelated seeds."""
+    """Return a seed for each of the first `count` batches of an epoch; neighbouring counters give unrelated seeds.
+
+    The seeds of the first batches do not depend on `count`.
+    """
     words = np.random.SeedSequence((seed, epoch, LAYERS, rank)).generate_state(count, np.uint64)
     return [int(word) >> 1 for word in words]

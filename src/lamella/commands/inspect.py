@@ -118,14 +118,14 @@ def _sections(experiment: "Experiment", options: argparse.Namespace) -> "Iterato
     too_large = _memory_shortage(sum(layer.parameters for layer in plan.trace))
     network = experiment.plan.outline() if too_large else experiment.task.to(device).network
     yield "structure", Section(str(network), str(network))
-    yield "layers", layers_section(plan, network, min(data.batch_size, len(data.train)))
+    inputs, targets = next(iter(data.train_dataloader()))
+    yield "layers", layers_section(plan, network, len(targets))
     if too_large:
         yield "left_out", left_out_section(too_large)
         return
     if isinstance(network, ModuleDict):
         yield "left_out", left_out_section("a step of the task's own runs its parts")
         return
-    inputs, targets = next(iter(data.train_dataloader()))
     if isinstance(inputs, dict):
         yield "left_out", left_out_section("it takes several inputs by name")
         return

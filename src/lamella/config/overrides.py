@@ -104,7 +104,7 @@ def config_for_testing(fields: Config, config: Config, overrides: Sequence[str])
     if composed:
         job = compose_one([*composed, f"seed={config['seed']}"])
         base |= {group: job.config[group] for group in groups}
-        for name in ("mean", "std", *(["shape"] if base["data"].get("shape") is None else [])):
+        for name in ("mean", "std", *(key for key in ("shape", "dtype") if base["data"].get(key, "") is None)):
             if "data" in groups and f"data.{name}" not in keys:
                 base["data"][name] = config["data"].get(name)
         if "data" in groups and "data.download" not in keys:

@@ -2,11 +2,14 @@
 
 from lamella.data.augment import Augment
 from lamella.data.datamodule import Data
+from lamella.data.datasets import Datasets
 from lamella.data.loader import Batches
 from lamella.data.masks import masks
+from lamella.data.own_data import OwnData, RunData
 from lamella.data.samples import NamedInputs, Samples, Splits
 from lamella.data.shapes import shapes
 from lamella.data.sources import digit_labels, digits, image_folder, tensors, torchvision_dataset
+from lamella.data.streams import Streams
 from lamella.data.table_encoder import TableEncoder
 from lamella.data.tables import bundled_table, csv
 from lamella.data.text_encoder import TextEncoder
@@ -18,10 +21,14 @@ __all__ = [
     "Augment",
     "Batches",
     "Data",
+    "Datasets",
     "NamedInputs",
     "NextByte",
+    "OwnData",
+    "RunData",
     "Samples",
     "Splits",
+    "Streams",
     "TableEncoder",
     "TextEncoder",
     "bundled_table",

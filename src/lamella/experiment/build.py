@@ -12,15 +12,17 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
 
 from lamella import signatures
 from lamella.config.checks import ROOT_KEYS, check_root, is_read
 from lamella.config.files import OPTIONAL
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
-from lamella.data import Augment, Data, Splits
+from lamella.data import Augment, Data, Datasets, OwnData, RunData, Splits
 from lamella.data.samples import Encoder, InputType, Shape, input_type, served
 from lamella.errors import RequestError, first_line, own_frames
+from lamella.experiment.data_maker import data_maker
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.metrics import build_metrics, check_monitor
 from lamella.experiment.stacks import plan_network
@@ -35,19 +37,20 @@ from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
 
 T = TypeVar("T")
 SUPERVISED = "lamella.Task"  # compares the network's output with the targets
-# The classes that the arguments of a group's object may be built from.
-NESTED_CLASSES: dict[str, tuple[type, ...]] = {
-    "data": (Splits, Augment),
-    "network": (nn.Module,),
-    "loss": (nn.Module,),
-    "trainer": PARTS,
+# The classes that the arguments of an object may be built from, by the class of the object.
+NESTED_CLASSES: dict[type, tuple[type, ...]] = {
+    Data: (Splits, Augment),
+    Datasets: (Dataset, nn.Module),  # transforms of torchvision are modules
+    pl.LightningDataModule: (Dataset, nn.Module),
+    nn.Module: (nn.Module,),
+    pl.Trainer: PARTS,
 }
 
 
 def prepare_experiment(
     config: Config,
     references: Collection[str] | None = None,
-    data: Data | None = None,
+    data: RunData | None = None,
     encoder: Encoder | None = None,
 ) -> Experiment:
     """Configure this process for the device of a config, and build what the run needs, as `build_experiment` does.
@@ -60,7 +63,7 @@ def prepare_experiment(
 def build_experiment(
     config: Config,
     references: Collection[str] | None = None,
-    data: Data | None = None,
+    data: RunData | None = None,
     use_device: Callable[[Device], None] = lambda device: None,
     encoder: Encoder | None = None,
 ) -> Experiment:
@@ -83,7 +86,7 @@ def build_experiment(
     optimizer, schedule = builder.optimizer()
     metrics = build_metrics(config.get("metrics") or {}, objective, plan.output, data.targets[0])
     counted = ["loss", *filter(None, [objective.metric]), *metrics]
-    monitor = check_monitor(config["monitor"], counted, bool(len(data.val)), builder.has_own_step)
+    monitor = check_monitor(config["monitor"], counted, data.validates, builder.has_own_step)
     trainer = builder.trainer(device)
     checkpoint_every, chunk = saving_and_chunks(config["trainer"])
     return Experiment(
@@ -140,11 +143,11 @@ class _Builder:
         name, seed = check_run_name(self.config["name"]), self.config["seed"]
         return name, seed
 
-    def data(self, encoder: Encoder | None) -> Data:
+    def data(self, encoder: Encoder | None) -> RunData:
         """Read the samples. What a source draws at random depends on `data.split_seed` alone."""
-        make = self.make("data", Data, supplied={"encoder"})
+        make = data_maker(self.config["data"], self.make, encoder)
         with seeded(torch.device("cpu"), self.config["data"].get("split_seed", 0) % 2**63, SOURCE):
-            data = make(encoder=encoder) if encoder else make()
+            data = make()
         if self.references is not None:
             data.check_keys()
         return data
@@ -193,7 +196,7 @@ class _Builder:
             raise RequestError(f"loss.reduction is {reduction!r}; a step takes the mean of its batch", "loss.reduction")
         return loss
 
-    def objective(self, plan: Plan, loss: nn.Module, data: Data) -> Objective:
+    def objective(self, plan: Plan, loss: nn.Module, data: RunData) -> Objective:
         """Return the objective, after a run of the loss on zeros.
 
         A recorded run may have been trained with a loss that gives a tensor of one number.
@@ -213,7 +216,9 @@ class _Builder:
         ) * data.has_classes
         class_dim = self.config["network"].get("class_dim")
         try:
-            objective = Objective.of(loss, data.targets, plan.output, data.num_classes, ending, class_dim)
+            objective = Objective.of(
+                loss, data.targets, plan.output, data.num_classes, ending, class_dim, isinstance(data, OwnData)
+            )
         except RequestError:
             if class_dim is None and self.has_own_step:
                 return Objective(loss, "other")
@@ -284,7 +289,7 @@ class _Builder:
         for name in list(node):
             if name not in expected and not variadic and not str(name).startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]
-        check_target(node, group, base, supplied, NESTED_CLASSES.get(group.partition(".")[0], ()))
+        check_target(node, group, base, supplied, NESTED_CLASSES.get(base, ()))
         return partial(instantiate, node, group)
 
     def read(self, key: str) -> bool:

@@ -58,6 +58,7 @@ class _AnswerCounter(pl.Callback):
         self.objective = objective
         self.confusion: Tensor | None = None
         self.counts: Tensor | None = None
+        self.samples = 0
 
     def on_test_batch_end(
         self,
@@ -69,6 +70,7 @@ class _AnswerCounter(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         targets = batch[1]
+        self.samples += len(targets)
         if not isinstance(outputs, Tensor):  # a task of one's own may give none
             return
         if self.objective.kind == "classes":
@@ -95,7 +97,7 @@ def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
         counts = torch.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)])
     return Evaluation(
         metrics={name: value for name, value in metrics.items() if name.startswith("test/")},
-        samples=len(experiment.data.test),
+        samples=answers.samples,
         confusion=None if confusion is None else confusion.cpu(),
         counts=None if counts is None else counts.cpu(),
         masks=experiment.data.has_masks,

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from lamella.config.values import Config
-from lamella.data import Data
+from lamella.data import RunData
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.network.freeze import freeze_parameters
 from lamella.network.plan import Plan
@@ -39,7 +39,7 @@ class Experiment:
     seed: int
     monitor: str
     device: Device
-    data: Data
+    data: RunData
     make_task: Callable[[], Task]
     plan: Plan
     freeze: list[str]
@@ -65,15 +65,12 @@ class Experiment:
         return ["loss", *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
 
     def completed(self, config: Config) -> Config:
-        """Return the config with the shape of the samples where its `data.shape` is null.
+        """Return the config with what the data tells of the samples, as their shape, where its key is null.
 
         From such a config the network can be built without the data.
         """
-        shape = self.data.shape
-        if config["data"].get("shape") is not None:
-            return config
-        plain = {name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape)
-        return {**config, "data": {**config["data"], "shape": plain}}
+        found = {key: value for key, value in self.data.found.items() if config["data"].get(key) is None}
+        return {**config, "data": {**config["data"], **found}} if found else config
 
     @cached_property
     def task(self) -> Task:

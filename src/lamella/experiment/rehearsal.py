@@ -9,13 +9,12 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -47,10 +46,10 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     largest and the smallest, the validation and the test. That happens with a copy of the network, the optimizer and
     the scheduler, and random generators are put back into their state.
     """
-    validates = len(experiment.data.val) > 0
+    validates = experiment.data.validates
     options = config["trainer"] if validates else {**config["trainer"], "limit_val_batches": 0}
     check_options(options)
-    experiment.objective.check(experiment.data.train.targets)
+    experiment.objective.check(experiment.data.targets[0])
     callbacks = _checked_callbacks(options, experiment)
     kind, _ = strategy_kind(options)
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy):  # a network that is divided may not fit on one device
@@ -118,6 +117,17 @@ def _without_floats(node: object) -> object:
     return None if isinstance(node, float) else node
 
 
+class _FirstOf:
+    """Stands for the Trainer of the first of `world` processes. All else is of `trainer`, which is alone."""
+
+    def __init__(self, world: int, trainer: pl.Trainer) -> None:
+        self.global_rank, self.world_size, self.current_epoch, self.overfit_batches = 0, world, 0, 0
+        self.alone = trainer
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.alone, name)
+
+
 class _Trial(pl.Callback):
     """Trains, validates and tests with a few batches.
 
@@ -148,9 +158,7 @@ class _Trial(pl.Callback):
             enable_model_summary=False,
             log_every_n_steps=0,
         )
-        data.trainer = SimpleNamespace(  # type: ignore[assignment]
-            global_rank=0, world_size=world, current_epoch=0, overfit_batches=0, strategy=self.trainer.strategy
-        )
+        data.trainer = _FirstOf(world, self.trainer)  # type: ignore[assignment]
         self.stage, self.sizes, self.started, self.seconds = "training", list[int](), 0.0, 0.0
 
     def run(self) -> None:
@@ -159,9 +167,8 @@ class _Trial(pl.Callback):
         try:
             train = FirstAndLast(data.train_dataloader(), self._training_batches)
             # Batches for evaluation are large, and it would take long to decode their images for the trial alone.
-            files = not isinstance(data.train.inputs, Tensor)
-            val = FirstAndLast(data.val_dataloader(), lambda: sum(trainer.num_val_batches), files)
-            test = FirstAndLast(data.test_dataloader(), lambda: sum(trainer.num_test_batches), files)
+            lazily = data.reads_lazily
+            val = FirstAndLast(data.val_dataloader(), lambda: sum(trainer.num_val_batches), lazily)
             trainer.fit(task, train_dataloaders=train, val_dataloaders=val)
             logged = set(trainer.callback_metrics)
             if self.seconds > LONG:
@@ -172,6 +179,7 @@ class _Trial(pl.Callback):
             self._check_monitor(logged | set(trainer.callback_metrics))
             self._begin("test")
             if self.experiment.test:
+                test = FirstAndLast(data.test_dataloader(), lambda: sum(trainer.num_test_batches), lazily)
                 trainer.test(task, dataloaders=test, verbose=False)
         except (NonFiniteLoss, UnreadableImages):
             # The run itself ends with this error and keeps what it has trained, or names all unreadable files.
