@@ -1,7 +1,6 @@
 """Datasets, streams and datamodules of the project's own: the examples, what is promised, and what is refused."""
 
 import json
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import Lamella, Project
-from test_examples import EXAMPLES, example
+from test_examples import example
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader
 from lamella import seeds
 from lamella.config.targets import resolve_target
 from lamella.data import Samples, Splits
+from lamella.data.loaded import LoadedBatches
 from lamella.data.samples import cut_splits
 
 CPU = torch.device("cpu")
@@ -81,11 +81,12 @@ def strokes() -> tuple[nn.Module, Callable[[int], Batches]]:
 
     def batches(epoch: int) -> Batches:
         order = torch.randperm(len(train), generator=seeds.generator(0, epoch, seeds.ORDER))
-        for indices in order.split(64):
+        for indices in torch.split(order, 64):
             items = []
             for index in indices.tolist():
-                seeds.reseed(seeds.mixed(0, epoch, seeds.READ, index), CPU)
-                items.append(dataset[int(train.targets[index])])
+                number = int(train.targets[index])
+                seeds.reseed(seeds.mixed(0, epoch, seeds.READ, number), CPU)
+                items.append(dataset[number])
             batch = pad(items)
             yield batch["places"], batch["digit"]
 
@@ -135,7 +136,7 @@ def losses(run: Path) -> list[float]:
 def test_an_example(
     lamella: Lamella, tmp_path: Path, name: str, plain: Callable[[], tuple[nn.Module, Callable[[int], Batches]]]
 ) -> None:
-    """It gives the losses of a plain Trainer, the same bits after a kill in an epoch, and can be tested and reproduced."""
+    """It gives the losses of a plain Trainer and, after a kill in an epoch, the same bits."""
     example(name, tmp_path)
     reference, killed = tmp_path / "reference", tmp_path / "killed"
     for directory in (reference, killed):
@@ -210,3 +211,135 @@ def test_a_sweep_over_a_datamodule(lamella: Lamella, tmp_path: Path) -> None:
     )
     assert fused.status == 0, fused.err
     assert "2 of 2 jobs run alone: data: digits_module.DigitsModule makes batches of its own" in fused.out
+
+
+MINE = """
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+
+import lamella
+
+
+class Tagged(Dataset):
+    '''A class for each position of a sequence; the length varies with the index.'''
+
+    def __len__(self):
+        return 90
+
+    def __getitem__(self, index):
+        words = torch.arange(4 if index < 20 else 4 + index % 3) % 5
+        return {"words": words, "other": 1.0}, words % 2
+
+
+def pad(items):
+    pad = torch.nn.utils.rnn.pad_sequence
+    words, targets = [item["words"] for item, _ in items], [target for _, target in items]
+    other = torch.tensor([item["other"] for item, _ in items])
+    return {"words": pad(words, True, 0), "other": other}, pad(targets, True, -100)
+
+
+class Module(pl.LightningDataModule):
+    '''Has a sampler with a generator of its own, batches that are dicts, and a hook.'''
+
+    def __init__(self):
+        super().__init__()
+        self.samples = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40) % 2)
+        self.generator = torch.Generator().manual_seed(3)
+        self.stages = []
+
+    def setup(self, stage):
+        self.stages.append(stage)
+
+    def train_dataloader(self):
+        sampler = RandomSampler(self.samples, generator=self.generator)
+        return DataLoader(self.samples, 8, sampler=sampler, collate_fn=self.collate)
+
+    def test_dataloader(self):
+        return DataLoader(self.samples, 8, collate_fn=self.collate)
+
+    def collate(self, items):
+        numbers, labels = torch.utils.data.default_collate(items)
+        return {"numbers": numbers, "label": labels, "name": ["a"] * len(items)}
+
+    def on_after_batch_transfer(self, batch, index):
+        assert self.trainer is None or self.trainer.global_rank == 0
+        return batch | {"numbers": batch["numbers"] + 0.01 * torch.randn(1)}
+
+
+class Looks(lamella.Task):
+    def step(self, batch):
+        inputs, targets = batch
+        assert sorted(inputs) == ["other", "words"] and targets.dtype == torch.int64
+        output = self.network(inputs)
+        length = torch.tensor(float(targets.shape[1]))
+        return {"loss": self.objective(output, targets), "output": output, "length": length}
+"""
+TAGGER = "layers: [{Select: words}, {Embedding: [5, 8]}, {Linear: '${data.num_classes}'}]"
+
+
+@pytest.mark.slow
+def test_a_class_for_each_position_of_padded_sequences(lamella: Lamella, project: Project) -> None:
+    """The padding of later batches does not count, although the first batch has none."""
+    project({"network/tagger.yaml": TAGGER}, mine=MINE)
+    data = ("data=dataset", "data.train={_target_: mine.Tagged}", "data.collate=mine.pad", "data.num_classes=2")
+    result = lamella("train", *SHORT, *data, "network=tagger", "task._target_=mine.Looks", "optimizer.lr=0.1")
+    assert result.status == 0, result.err
+    [path] = Path("outputs/default").glob("*/metrics.jsonl")
+    last = json.loads(path.read_text().splitlines()[-1])
+    assert last["val/accuracy"] == 1.0
+    assert last["train/length"] > 4
+
+
+@pytest.mark.slow
+def test_a_datamodule_keeps_its_sampler_its_dicts_and_its_hooks(lamella: Lamella, project: Project) -> None:
+    project({}, mine=MINE)
+    own_data = (
+        "data=module",
+        "data._target_=mine.Module",
+        "data.num_classes=2",
+        "data.target=label",
+        "data.input=numbers",
+    )
+    runs = [
+        lamella("train", *SHORT, *own_data, "network=linear", "monitor=train/loss", f"name={name}") for name in "ab"
+    ]
+    assert [run.status for run in runs] == [0, 0], runs[0].err
+    assert "mine.Module: 5 training batches" in runs[0].out
+    a, b = (losses(next(Path("outputs", name).glob("*"))) for name in "ab")
+    assert a == b
+
+
+def test_the_generator_of_a_sampler_and_set_epoch_depend_on_the_epoch(tmp_path: Path) -> None:
+    epochs: list[int] = []
+
+    class Sampler(torch.utils.data.RandomSampler):
+        def set_epoch(self, epoch: int) -> None:
+            epochs.append(epoch)
+
+    generator = torch.Generator()
+    loader = DataLoader(range(30), 10, sampler=Sampler(range(30), generator=generator))  # type: ignore[arg-type]
+
+    def batches(epoch: int, start: int = 0) -> list[list[int]]:
+        loaded = LoadedBatches(loader, lambda batch: (batch, batch), "mine.Loader", 7, lambda: epoch)
+        loaded.start = lambda: start
+        return [inputs.tolist() for inputs, _ in loaded if isinstance(inputs, Tensor)]
+
+    first, second = batches(0), batches(1)
+    torch.rand(3)
+    assert first != second
+    assert (batches(0), batches(1, start=2)) == (first, second[2:])
+    assert epochs == [0, 1, 0, 1]
+
+
+def test_a_dataset_of_torchvision_with_a_transform(lamella: Lamella, mnist_root: Path) -> None:
+    parts = [f"{{_target_: torchvision.transforms.v2.{name}}}" for name in ("ToImage", "ConvertImageDtype")]
+    transform = f"{{_target_: torchvision.transforms.v2.Compose, transforms: [{', '.join(parts)}]}}"
+    options = [
+        f"data.{name}={{_target_: torchvision.datasets.MNIST, root: {mnist_root}, train: {train}, "
+        f"transform: {transform}}}"
+        for name, train in (("train", True), ("test", False))
+    ]
+    result = lamella("train", "data=dataset", *options, "data.num_classes=10", *SHORT, "network=linear")
+    assert result.status == 0, result.err
+    assert "180 samples in 10 classes (train), 20 set aside for validation, 100 (test)" in result.out

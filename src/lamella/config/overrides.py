@@ -118,10 +118,10 @@ def config_for_testing(fields: Config, config: Config, overrides: Sequence[str])
 
 def _without_download(data: Config) -> Config:
     """Return the group `data` without a download, because what reads a run uses no network that it was not asked to."""
-    source = data.get("source")
-    if not isinstance(source, dict) or "download" not in source:
-        return data
-    return {**data, **({"download": False} if "download" in data else {}), "source": {**source, "download": False}}
+    return {
+        name: False if name == "download" else _without_download(value) if isinstance(value, dict) else value
+        for name, value in data.items()
+    }
 
 
 def _check_inputs(trained: Config, tested: Config) -> None:

@@ -14,7 +14,6 @@ from lamella.data.items import Collate, Reading, collated
 from lamella.data.loader import CPU, prepare_worker
 from lamella.data.sampler import Order
 from lamella.data.samples import Samples, Splits, cut_splits
-from lamella.data.summary import WORDS
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.seeds import READ, kept_random_state, mixed, reseed
 
@@ -64,7 +63,11 @@ class Datasets:
     def first(self, name: str, read: Reading) -> Batch:
         """Return the batch of the first samples of a split. Raises RequestError for one that cannot be in a batch."""
         numbers = torch.arange(min(FIRST, self.sizes[name]))
-        return _read(self.splits[name], name, self.collate, read, 0, numbers, 0)
+        return _read(self.splits[name], self._place(name), self.collate, read, 0, numbers, 0)
+
+    def _place(self, name: str) -> str:
+        """Return the key of the dataset of a split."""
+        return f"data.{'train' if name in self.cut else name}"
 
     def batches(
         self,
@@ -86,7 +89,7 @@ class Datasets:
         order = Order(self.sizes[name], self.batch_size, shuffle, shuffle and self.drop_last, seed, rank, world)
 
         workers = self.num_workers if num_workers is None else num_workers
-        read_batch = partial(_read, self.splits[name], name, self.collate, read, seed)
+        read_batch = partial(_read, self.splits[name], self._place(name), self.collate, read, seed)
         return ItemBatches(read_batch, order, torch.device(device), workers, epoch)
 
 
@@ -160,22 +163,22 @@ class _BatchDataset(Dataset[Batch | RequestError]):
 
 
 def _read(
-    dataset: Dataset[Any], name: str, collate: Collate | None, read: Reading, seed: int, indices: Tensor, epoch: int
+    dataset: Subset[Any], place: str, collate: Collate | None, read: Reading, seed: int, indices: Tensor, epoch: int
 ) -> Batch:
     """Return the batch of samples with these indices. Raises RequestError, which names the item that is to blame.
 
-    name: of the split.
+    place: the key of the dataset.
     """
-    items, numbers = [], indices.tolist()
-    places = [f"item {number} of the {WORDS[name]} data" for number in numbers]
+    items, numbers = [], [dataset.indices[index] for index in indices.tolist()]
+    places = [f"item {number} of {place}" for number in numbers]
     with kept_random_state(CPU):
-        for number, place in zip(numbers, places, strict=True):
+        for number, item in zip(numbers, places, strict=True):
             reseed(mixed(seed, epoch, READ, number), CPU)
             try:
-                items.append(dataset[number])
+                items.append(dataset.dataset[number])
             except Exception as error:
                 raise RequestError(
-                    f"data: {place} cannot be read: {type(error).__name__}: {first_line(error)}{own_frames(error)}",
+                    f"data: {item} cannot be read: {type(error).__name__}: {first_line(error)}{own_frames(error)}",
                     "data",
                 ) from error
         reseed(mixed(seed, epoch, READ, numbers[0], 0), CPU)
