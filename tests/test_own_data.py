@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from lamella import seeds
+from lamella import load, seeds
 from lamella.config.targets import resolve_target
 from lamella.data import Samples, Splits
 from lamella.data.loaded import LoadedBatches
 from lamella.data.samples import cut_splits
+from lamella.errors import RequestError
 
 CPU = torch.device("cpu")
 SHORT = ("device=cpu", "device.threads=1", "visuals=none", "trainer.max_epochs=2")
@@ -170,6 +171,9 @@ def test_an_example(
     assert again.status == 0, again.out + again.err
     shown = lamella("inspect", str(whole))
     assert shown.status == 0, shown.err
+    if name == "own_dataset":
+        with pytest.raises(RequestError, match="takes places by name"):
+            load(whole).predict({"places": torch.ones(1, 5)})  # type: ignore[arg-type]
     refused = lamella("predict", str(whole), "digit.png")
     assert refused.status == 2
     assert "was not trained on images or tables" in refused.err
@@ -318,10 +322,10 @@ def test_the_generator_of_a_sampler_and_set_epoch_depend_on_the_epoch(tmp_path: 
             epochs.append(epoch)
 
     generator = torch.Generator()
-    loader = DataLoader(range(30), 10, sampler=Sampler(range(30), generator=generator))  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(range(30), 10, sampler=Sampler(range(30), generator=generator))  # type: ignore[arg-type]
 
     def batches(epoch: int, start: int = 0) -> list[list[int]]:
-        loaded = LoadedBatches(loader, lambda batch: (batch, batch), "mine.Loader", 7, lambda: epoch)
+        loaded = LoadedBatches(loader, lambda batch: (batch, batch), "mine.Loader", 7, CPU, lambda: epoch)
         loaded.start = lambda: start
         return [inputs.tolist() for inputs, _ in loaded if isinstance(inputs, Tensor)]
 

@@ -135,7 +135,7 @@ def module(name: str = "Tested", kind: str = "right") -> list[str]:
         (dataset("ragged"), "data: item 6 of data.train has the shape [4], and item 3 of data.train [5]; name a fun"),
         (dataset("pixels"), "data: item 0 of data.train has as its input uint8, the type of pixels; a dataset "),
         (dataset("error"), "data: item 3 of data.train cannot be read: KeyError: 'missing'\n  mine.py, line "),
-        (dataset("label"), "data.num_classes is 3, but a target of item 3 of data.train is 7; targets that are "),
+        (dataset("label"), "data.num_classes is 3, but a target of item 3 of data.train is 7; whole numbers are "),
         (dataset("error", bad=70), "data: item 70 of data.train cannot be read: KeyError: "),
         (dataset("mapping"), "data.target is 'target', and item 0 of data.train has the keys x, label; known: "),
         (

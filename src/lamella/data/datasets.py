@@ -78,19 +78,19 @@ class Datasets:
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
-        num_workers: int | None = None,
+        num_workers: int = 0,
         epoch: Callable[[], int] = lambda: 0,
     ) -> "ItemBatches":
         """Return the loader of a split; that of the training samples draws a new order for each epoch.
 
-        num_workers: in place of that of the constructor. The other arguments are those of ItemBatches.
+        read: as in `collated`. seed: of the order and of what is random. rank, world: as in `Order`. The other
+        arguments are those of ItemBatches.
         """
         shuffle = name == "train"
         order = Order(self.sizes[name], self.batch_size, shuffle, shuffle and self.drop_last, seed, rank, world)
 
-        workers = self.num_workers if num_workers is None else num_workers
         read_batch = partial(_read, self.splits[name], self._place(name), self.collate, read, seed)
-        return ItemBatches(read_batch, order, torch.device(device), workers, epoch)
+        return ItemBatches(read_batch, order, torch.device(device), num_workers, epoch)
 
 
 class ItemBatches:

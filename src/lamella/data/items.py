@@ -66,8 +66,8 @@ class Reading:
             wrong = targets[((targets < 0) | (targets >= self.classes)) & (targets != self.ignored)]
             if len(wrong):
                 raise RequestError(
-                    f"data.num_classes is {self.classes}, but a target of {place} is {int(wrong[0])}; targets that are "
-                    f"whole numbers go from 0 to {self.classes - 1}",
+                    f"data.num_classes is {self.classes}, but a target of {place} is {int(wrong[0])}; whole numbers "
+                    f"are classes, from 0 to {self.classes - 1}, and what is predicted as a number is a float",
                     "data.num_classes",
                 )
         return targets

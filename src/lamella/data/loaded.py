@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lamella.data.chunk import Batch
-from lamella.data.loader import CPU, prepare_worker
+from lamella.data.loader import prepare_worker
 from lamella.errors import RequestError, own_frames
 from lamella.seeds import ORDER, READ, mixed, seeded
 
@@ -19,9 +19,9 @@ class LoadedBatches:
     """Iterates over the batches of one epoch that `loader` makes.
 
     loader: an iterable of batches, as torch's DataLoader. convert: makes inputs and targets of such a batch. title: the
-    name of what has made the loader, for messages. epoch: returns the number of the epoch that begins. The attribute
-    `start` returns the number of its first batch, which is above 0 after an interruption: the batches before it are
-    made, and left out.
+    name of what has made the loader, for messages. device: on which `convert` may draw random numbers. epoch: returns
+    the number of the epoch that begins. The attribute `start` returns the number of its first batch, which is above 0
+    after an interruption: the batches before it are made, and left out.
 
     Each batch is made with all random generators seeded by (seed, epoch, number), so that it does not matter when that
     happens, and what is random in between. A generator of the loader or of its sampler is seeded by (seed, epoch), and
@@ -37,9 +37,11 @@ class LoadedBatches:
         convert: Callable[[Any], Batch],
         title: str,
         seed: int,
+        device: torch.device,
         epoch: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.loader, self.convert, self.title, self.seed, self.epoch = loader, convert, title, seed, epoch
+        self.loader, self.convert, self.title = loader, convert, title
+        self.seed, self.device, self.epoch = seed, device, epoch
         self.start: Callable[[], int] = lambda: 0
         if isinstance(loader, DataLoader) and loader.num_workers:
             loader.worker_init_fn = partial(_prepare, loader.worker_init_fn)
@@ -52,7 +54,7 @@ class LoadedBatches:
         epoch, start, number = self.epoch(), self.start(), 0
         iterator: Iterator[Any] | None = None
         while True:
-            with seeded(CPU, self.seed, epoch, READ, number):
+            with seeded(self.device, self.seed, epoch, READ, number):
                 try:
                     if iterator is None:
                         _begin_epoch(self.loader, self.seed, epoch)

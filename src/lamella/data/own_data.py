@@ -62,7 +62,8 @@ class OwnData(pl.LightningDataModule):
         self.chunk: Callable[[int], int] = lambda number: 1
         self.tests = True
         self.position = 0, 0  # how many epochs, and batches of the next one, are over where a run goes on
-        self.num_workers: int | None = None  # None to leave that to the source
+        # None leaves that to the loaders of a datamodule.
+        self.num_workers = source.num_workers if isinstance(source, Datasets) else None
         self.stages = set[str]()
         if isinstance(source, Datasets):
             self.validates, self.cut = source.sizes["val"] > 0, source.cut
@@ -218,11 +219,12 @@ class OwnData(pl.LightningDataModule):
         if isinstance(self.source, Datasets):
             rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
             return self.source.batches(
-                name, self.read, self.seed, rank=rank, world=world, device=device, num_workers=self.num_workers,
+                name, self.read, self.seed, rank=rank, world=world, device=device, num_workers=self.num_workers or 0,
                 epoch=epoch,
             )  # fmt: skip
         loader = self._loader(name)
-        return LoadedBatches([] if loader is None else loader, self._converter(device), self.title, self.seed, epoch)
+        loader = [] if loader is None else loader
+        return LoadedBatches(loader, self._converter(device), self.title, self.seed, device, epoch)
 
     def _converter(self, device: torch.device) -> Callable[[Any], Batch]:
         """Return the function that makes inputs and targets, on the device, of a batch of the datamodule."""
