@@ -115,7 +115,7 @@ class Model:
             )
         if isinstance(inputs, Mapping):
             raise RequestError(
-                f"this network takes {', '.join(inputs)} by name; call lamella.load(…).network with the mapping"
+                f"this network takes {', '.join(map(str, inputs))} by name; call lamella.load(…).network with the mapping"
             )
         if isinstance(inputs, str | os.PathLike | Image.Image) or not hasattr(inputs, "__len__"):
             raise RequestError(f"predict takes a list of paths or images, or a tensor, and not {inputs!r}")
