@@ -114,9 +114,8 @@ class Model:
                 "yourself, as in lamella.load(…).network"
             )
         if isinstance(inputs, Mapping):
-            raise RequestError(
-                f"this network takes {', '.join(map(str, inputs))} by name; call lamella.load(…).network with the mapping"
-            )
+            names = ", ".join(map(str, inputs))
+            raise RequestError(f"this network takes {names} by name; call lamella.load(…).network with the mapping")
         if isinstance(inputs, str | os.PathLike | Image.Image) or not hasattr(inputs, "__len__"):
             raise RequestError(f"predict takes a list of paths or images, or a tensor, and not {inputs!r}")
         if self.encoder is not None:
