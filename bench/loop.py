@@ -39,11 +39,13 @@ def bare(overrides: list[str]) -> None:
     from torch.nn.functional import cross_entropy
 
     from lamella.config.compose import compose_one
+    from lamella.data import Data
     from lamella.experiment.build import prepare_experiment
 
     experiment = prepare_experiment(compose_one(overrides).config)
     data, model, plan = experiment.data, experiment.task.network, experiment.plan
     assert plan
+    assert isinstance(data, Data)
     data.setup("fit")
     [(inputs, targets)] = list(data.batches(data.train, batch_size=len(data.train)))
     [(val_inputs, val_targets)] = list(data.batches(data.val, batch_size=len(data.val)))

@@ -242,12 +242,12 @@ def test_the_workers_of_a_killed_run_end(tmp_path: Path) -> None:
 
 def test_workers_end_at_a_second_sigterm() -> None:
     """The first one may have been sent to the whole group, while the training process finishes its step."""
-    from lamella.data.loader import _prepare_worker
+    from lamella.data.loader import prepare_worker
 
     reader, writer = os.pipe()
     if not (worker := os.fork()):
         try:
-            _prepare_worker(0)
+            prepare_worker(0)
             os.write(writer, b"x")
             while True:
                 time.sleep(0.01)

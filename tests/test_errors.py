@@ -173,7 +173,8 @@ CASES = {
     "optimizer.lr=nan": ["optimizer.lr is not a number (nan)", "the command line: optimizer.lr=nan"],
     "scheduler=cosine scheduler.T_max=0": ["scheduler: it cannot take a step: integer modulo by zero"],
     "scheduler=cosine trainer.max_epochs=null +trainer.max_time=00:00:01:00": [
-        "scheduler.T_max is null, for the length of the run, but the run has none; set it or trainer.max_epochs",
+        "scheduler.T_max is null, for the length of the run, which is not known; set it, "
+        "trainer.max_epochs or trainer.max_steps",
     ],
     "scheduler=plateau scheduler.interval=step": ["scheduler.interval is 'step', but plateau follows val/loss"],
     "scheduler=plateau +trainer.limit_val_batches=0": ["scheduler: plateau follows val/loss, and the trainer's limits"],

@@ -18,6 +18,7 @@ from conftest import Lamella
 from torch import Tensor, nn
 
 import lamella as package
+from lamella.data import Data
 from lamella.errors import RequestError
 from lamella.experiment.metrics import build_metrics
 from lamella.experiment.model import load_experiment
@@ -143,7 +144,9 @@ OPTIONS = ("metrics=[f1,auroc,calibration_error]", "device=cpu", "trainer.max_ep
 
 def assert_whole(run: Path, metrics: Mapping[str, float]) -> None:
     """The metrics of a run's test are those of torchmetrics for all samples at once."""
-    samples = load_experiment(run, read_run(run)[1]).data.test
+    data = load_experiment(run, read_run(run)[1]).data
+    assert isinstance(data, Data)
+    samples = data.test
     assert isinstance(samples.inputs, Tensor)
     probabilities = package.load(run).predict(samples.inputs)
     expected = {

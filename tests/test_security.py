@@ -111,7 +111,7 @@ LOAD = {"_target_": "torch.load", "f": "payload.pt", "weights_only": False}
 PLACES: dict[str, dict[str, Any]] = {
     "network._target_ is 'os.system'": {"network": CALL},
     "network._args_.0._target_ is 'os.system'": {"network": {"_target_": "torch.nn.Sequential", "_args_": [CALL]}},
-    "network.weights._target_ is 'torch.load'": {
+    "network.weights._target_: there is no such key": {
         "network": {"_target_": "torchvision.models.resnet18", "weights": LOAD}
     },
     "network._args_.0._target_ is 'torch.optim.SGD'; it takes a subclass of Module": {
@@ -168,7 +168,7 @@ PLACES: dict[str, dict[str, Any]] = {
     },
     "data._target_ is 'os.system'": {"data": CALL},
     "data.source._target_ is 'os.system'": {"data": {"source": CALL}},
-    "data.source._target_ is 'torchvision.datasets.FakeData'; it takes a subclass of Splits or Augment": {
+    "data.source._target_ is 'torchvision.datasets.FakeData'; it takes a subclass of Splits": {
         "data": {"source": {"_target_": "torchvision.datasets.FakeData"}}
     },
     "data.source._target_ is 'lamella.data.images.progress', a function; here it takes a class": {

@@ -94,7 +94,7 @@ def test_run_can_be_rebuilt_from_its_config_alone(lamella: Lamella) -> None:
     batches = list(experiment.data.test_dataloader())
     with torch.no_grad():
         right = sum(int((network(inputs).argmax(1) == targets).sum()) for inputs, targets in batches)
-    assert right / len(experiment.data.test) == record(path)["metrics"]["test/accuracy"]
+    assert right / experiment.data.sizes["test"] == record(path)["metrics"]["test/accuracy"]
 
 
 @pytest.mark.slow

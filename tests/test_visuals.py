@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torch import nn
 
+from lamella.data import Data
 from lamella.experiment.build import build_experiment
 from lamella.visuals import classes
 from lamella.visuals.pictures import confusion_picture, drawable_names, image_grid, weight_picture
@@ -242,6 +243,7 @@ def test_pixels_are_those_before_normalisation(lamella: Lamella) -> None:
 
     config = yaml.safe_load(lamella("train", "--cfg", "job", "--resolve").out)
     data = build_experiment(config).data
+    assert isinstance(data, Data)
     inputs, _ = next(iter(data.val_dataloader()))
     assert isinstance(inputs, torch.Tensor)
     assert isinstance(data.val.inputs, torch.Tensor)

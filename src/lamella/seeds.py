@@ -66,6 +66,9 @@ def mixed(*counters: int) -> int:
 
 @lru_cache(maxsize=128)  # the runs of a fused sweep take turns
 def batch_seeds(seed: int, rank: int, epoch: int, count: int) -> list[int]:
-    """Return a seed for each of the `count` batches of an epoch; neighbouring counters give unrelated seeds."""
+    """Return a seed for each of the first `count` batches of an epoch; neighbouring counters give unrelated seeds.
+
+    The seeds of the first batches do not depend on `count`.
+    """
     words = np.random.SeedSequence((seed, epoch, LAYERS, rank)).generate_state(count, np.uint64)
     return [int(word) >> 1 for word in words]

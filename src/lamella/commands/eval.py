@@ -25,7 +25,7 @@ from lamella.runs.reader import read_run, unfinished_note
 from lamella.tables import format_table, terminal_width
 
 if TYPE_CHECKING:
-    from lamella.data import Data
+    from lamella.data import RunData
     from lamella.experiment.evaluation import Evaluation
 
 CUT = {"val_size": 0.1, "test_size": 0.1, "split_seed": 0}  # what decides which samples are cut off, by default
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _notes(trained: Config, tested: Config, data: "Data", are_same: bool) -> Iterator[str]:
+def _notes(trained: Config, tested: Config, data: "RunData", are_same: bool) -> Iterator[str]:
     """Yield what a user should know of the samples of a test.
 
     trained, tested: the config group `data` of the run and of this test. are_same: whether the samples of each split
@@ -90,7 +90,7 @@ def _notes(trained: Config, tested: Config, data: "Data", are_same: bool) -> Ite
     from lamella.data.samples import cut_splits
 
     yield from [*([data.left_out] if data.left_out else []), *data.source_notes]
-    sources = [{**node.get("source", {}), "download": None} for node in (trained, tested)]
+    sources = [{**node.get("source", node.get("train", {})), "download": None} for node in (trained, tested)]
     if "test" not in data.cut:
         return
     if sources[0] != sources[1]:
@@ -100,7 +100,7 @@ def _notes(trained: Config, tested: Config, data: "Data", are_same: bool) -> Ite
                 "have been training samples of the run"
             )
         return
-    numbers = torch.arange(len(data.train) + len(data.test) + len(data.val) * ("val" in data.cut))
+    numbers = torch.arange(sum(data.sizes[name] for name in ("train", *data.cut)))
     whole = Samples(numbers, numbers)
     source = Splits(whole, None if "val" in data.cut else whole)
     folds = trained.get("folds") is not None  # of which each sample was in one, for training or validation

@@ -29,7 +29,7 @@ from lamella.runs.reader import read_run, unfinished_note
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lamella.data import Data
+    from lamella.data import RunData
     from lamella.data.samples import Shape
     from lamella.experiment.experiment import Experiment
 
@@ -162,7 +162,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _batches(data: "Data") -> "Iterator[Tensor]":
+def _batches(data: "RunData") -> "Iterator[Tensor]":
     """Yield the inputs (B, …) of the first SAMPLES test samples; the first batch has another size than the others."""
     count = 0
     for inputs, _ in data.test_dataloader():

@@ -130,7 +130,8 @@ def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bo
     network = plan.outline() if too_large else experiment.task.to(device).network
     freeze_parameters(network, experiment.freeze)
     yield "structure", Section(str(network), str(network))
-    yield "layers", layers_section(plan, network, min(data.batch_size, len(data.train)), experiment.freeze)
+    inputs, targets = next(iter(data.train_dataloader()))
+    yield "layers", layers_section(plan, network, len(targets), experiment.freeze)
     if data.augment:
         transforms = [*map(repr, data.augment.listed)]
         yield "augmentation", Section(transforms, "\n".join(["Augmentation of training batches", *transforms]))
@@ -143,7 +144,6 @@ def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bo
     if isinstance(network, ModuleDict):
         yield "left_out", left_out_section("a step of the task's own runs its parts")
         return
-    inputs, targets = next(iter(data.train_dataloader()))
     if isinstance(inputs, dict):
         yield "left_out", left_out_section("it takes several inputs by name")
         return

@@ -16,6 +16,9 @@ from lamella.signatures import check_arguments
 ROOT_KEYS = ("name", "seed", "monitor", *GROUPS)  # the keys at the root of a config
 LIBRARIES = ("torch", "torchvision", "pytorch_lightning", "lamella")  # whose source files are read
 DEVICE = "lamella.training.device.device_keys"  # has the signature of the group device, which has no `_target_`
+DESCRIPTION = (
+    "lamella.data.own_data.OwnData"  # has the keys of the group data that say what the batches of its target are
+)
 TRAINER_KEYS = ("checkpoint_every", "chunk", "test")  # the keys of the group trainer that Lightning's Trainer lacks
 # The arguments that Lamella checks by itself, and the keys that it takes besides.
 OWN_CHECKS = {"trainer": ("callbacks", "logger", *TRAINER_KEYS), "device": ("graph",)}
@@ -67,6 +70,8 @@ def _check_node(node: Config, key: str, references: Collection[str] | None) -> N
     expected = source_parameters(path) if path.partition(".")[0] in LIBRARIES else None
     if expected is None:
         return
+    if key == "data":
+        expected = (source_parameters(DESCRIPTION) or {}) | expected
     strict = path.startswith(STRICT.get(key, "no package"))
     values = {}
     for name, value in node.items():

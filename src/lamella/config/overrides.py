@@ -104,7 +104,7 @@ def config_for_testing(fields: Config, config: Config, overrides: Sequence[str])
     if composed:
         job = compose_one([*composed, f"seed={config['seed']}"])
         base |= {group: job.config[group] for group in groups}
-        for name in ("mean", "std", *(["shape"] if base["data"].get("shape") is None else [])):
+        for name in ("mean", "std", *(key for key in ("shape", "dtype") if base["data"].get(key, "") is None)):
             if "data" in groups and f"data.{name}" not in keys:
                 base["data"][name] = config["data"].get(name)
         if "data" in groups and "data.download" not in keys:
@@ -118,10 +118,10 @@ def config_for_testing(fields: Config, config: Config, overrides: Sequence[str])
 
 def _without_download(data: Config) -> Config:
     """Return the group `data` without a download, because what reads a run uses no network that it was not asked to."""
-    source = data.get("source")
-    if not isinstance(source, dict) or "download" not in source:
-        return data
-    return {**data, **({"download": False} if "download" in data else {}), "source": {**source, "download": False}}
+    return {
+        name: False if name == "download" else _without_download(value) if isinstance(value, dict) else value
+        for name, value in data.items()
+    }
 
 
 def _check_inputs(trained: Config, tested: Config) -> None:

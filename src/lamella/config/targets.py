@@ -25,6 +25,7 @@ ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_li
 LAYERS = ("torch.nn", "torchvision", "lamella")
 # Builders in torchvision.models of networks that do not turn one tensor into one tensor, and whose backbone is loaded.
 NO_NETWORKS = ("torchvision.models.detection", "torchvision.models.optical_flow")
+UNPICKLED = ("torchvision.datasets.lsun",)  # datasets that unpickle a file without a check of what it is
 # The keys with an underscore that Hydra gives a meaning and that a config may set.
 UNDERSCORED = ("_target_", "_args_", "_partial_", "_convert_", "_recursive_")
 
@@ -105,13 +106,15 @@ def _check_kind(found: Callable[..., object], path: str, key: str, kinds: Kinds)
     if isinstance(found, type):
         if not issubclass(found, kinds):
             raise RequestError(f"{key} is {path!r}; it takes a subclass of {wanted}", key)
-        home = found.__module__
-        if wanted in ("Module", "LightningModule") and _is_below(home, ALLOWED) and not _is_below(home, LAYERS):
-            source = (
-                f"a layer or a loss comes from {', '.join(LAYERS)}"
-                if wanted == "Module"
-                else "a task is lamella.Task, or a class of your own project"
-            )
+        home, group = found.__module__, key.partition(".")[0]
+        if _is_below(home, UNPICKLED):
+            raise RequestError(f"{key} is {path!r}, which unpickles files, and these may run anything", key)
+        limited = wanted in ("Module", "LightningModule") or group == "data"
+        if limited and _is_below(home, ALLOWED) and not _is_below(home, LAYERS):
+            what = "data comes" if group == "data" else "a layer or a loss comes"
+            source = f"{what} from {', '.join(LAYERS)}"
+            if wanted == "LightningModule":
+                source = "a task is lamella.Task, or a class of your own project"
             raise RequestError(f"{key} is {path!r}; {source}", key)
     elif not _builds(found, key, kinds):
         raise RequestError(f"{key} is {path!r}, a function; here it takes a class, a {wanted}", key)

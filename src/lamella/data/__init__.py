@@ -4,14 +4,17 @@ from lamella.data.augment import Augment
 from lamella.data.augmentation import Augmentation
 from lamella.data.color import Color
 from lamella.data.datamodule import Data
+from lamella.data.datasets import Datasets
 from lamella.data.external import External
 from lamella.data.loader import Batches
 from lamella.data.masks import masks
 from lamella.data.mixing import Cutmix, Mixup
+from lamella.data.own_data import OwnData, RunData
 from lamella.data.policies import RandAugment, TrivialAugment
 from lamella.data.samples import NamedInputs, Samples, Splits
 from lamella.data.shapes import shapes
 from lamella.data.sources import digit_labels, digits, image_folder, tensors, torchvision_dataset
+from lamella.data.streams import Streams
 from lamella.data.table_encoder import TableEncoder
 from lamella.data.tables import bundled_table, csv
 from lamella.data.text_encoder import TextEncoder
@@ -28,16 +31,20 @@ __all__ = [
     "Crop",
     "Cutmix",
     "Data",
+    "Datasets",
     "Erase",
     "External",
     "Flip",
     "Mixup",
     "NamedInputs",
     "NextByte",
+    "OwnData",
     "RandAugment",
     "Rotate",
+    "RunData",
     "Samples",
     "Splits",
+    "Streams",
     "TableEncoder",
     "TextEncoder",
     "TrivialAugment",

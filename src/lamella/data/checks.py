@@ -1,12 +1,12 @@
 """Check that the samples of a data set and the config fit together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lamella.data.images import ImageFiles
-from lamella.data.samples import InputType, NamedInputs, Samples, Shape
+from lamella.data.samples import InputType, NamedInputs, Samples, Shape, written_shape, written_type
 from lamella.data.summary import WORDS
 from lamella.errors import RequestError
 
@@ -28,6 +28,47 @@ def kind(samples: Samples) -> tuple[Shape, InputType]:
             "data.source",
         )
     return tuple(first.shape[1:]), first.dtype
+
+
+def class_names(num_classes: int, classes: Sequence[str] | None) -> list[str]:
+    """Return the names of the classes, which are numbers where `classes` is None. Raises RequestError."""
+    names = list(map(str, range(num_classes) if classes is None else classes))
+    if len(names) != num_classes:
+        raise RequestError(
+            f"data.num_classes is {num_classes}, but data.classes names {len(names)}", "data.num_classes"
+        )
+    return names
+
+
+def check_batches(batch_size: int, drop_last: bool, num_workers: int, samples: int) -> None:
+    """Raise RequestError if so many training samples cannot be cut into batches, or read by so many processes."""
+    if batch_size < 1:
+        raise RequestError(f"data.batch_size is {batch_size}; it takes 1 or more", "data.batch_size")
+    if drop_last and batch_size > samples:
+        raise RequestError(
+            f"data.batch_size is {batch_size}, more than the {samples} training samples, and "
+            f"data.drop_last drops an unfinished batch: nothing would be trained",
+            "data.batch_size",
+        )
+    if num_workers < 0:
+        raise RequestError(f"data.num_workers is {num_workers}; it takes 0 or more", "data.num_workers")
+
+
+def check_world(batch_size: int, sizes: Mapping[str, int], world: int) -> None:
+    """Raise RequestError if `world` devices cannot share a batch equally, or one of them would have no samples.
+
+    sizes: the number of samples of each split.
+    """
+    if batch_size % world:
+        raise RequestError(
+            f"data.batch_size is {batch_size}, which {world} devices cannot share equally; take a multiple of {world}",
+            "data.batch_size",
+        )
+    for name, samples in sizes.items():
+        if 0 < samples < world:
+            raise RequestError(
+                f"data: {samples} {WORDS[name]} samples leave some of {world} devices without any", "data"
+            )
 
 
 def check_files(samples: Samples, cache: str | None, skip_unreadable: bool) -> None:
@@ -69,13 +110,14 @@ def check_samples(
         (found, stored), (_, trained) = kind(samples), kind(splits["train"])
         if found != shape:
             raise RequestError(
-                f"data.shape is {_text(shape)}, but the {split} samples are {_text(found)}", "data.shape"
+                f"data.shape is {written_shape(shape)}, but the {split} samples are {written_shape(found)}",
+                "data.shape",
             )
         if (stored == torch.uint8) != (trained == torch.uint8):
             raise RequestError(f"data.source: the {split} inputs are {stored}, those of the training {trained}", "data")
         if (given := _served_type(stored)) != dtype:
             raise RequestError(
-                f"data.dtype is {_named(dtype)}, but the {split} samples are {_named(given)}", "data.dtype"
+                f"data.dtype is {written_type(dtype)}, but the {split} samples are {written_type(given)}", "data.dtype"
             )
         if not labels.is_floating_point():
             # Not compared with plain numbers, which are converted to the type of the labels, where they may not fit.
@@ -107,14 +149,3 @@ def _served_type(stored: InputType) -> InputType:
 def _kind_of_number(dtype: torch.dtype) -> torch.dtype:
     """Return the type in `data.dtype` for a type of tensors: one for all floats, and one for all integers."""
     return torch.float32 if dtype.is_floating_point else torch.bool if dtype == torch.bool else torch.int64
-
-
-def _named(types: InputType) -> str:
-    """Return types as they are written in a config."""
-    names = {name: str(one).removeprefix("torch.") for name, one in types.items()} if isinstance(types, dict) else None
-    return str(names or types).removeprefix("torch.")
-
-
-def _text(shape: Shape) -> str:
-    """Return a shape as it is written in a config."""
-    return str({name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape))

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from lamella.data.augment import Augment
 from lamella.data.augmentation import Augmentation, Listed
-from lamella.data.checks import check_files, check_samples, kind
+from lamella.data.checks import check_batches, check_files, check_samples, check_world, class_names, kind
 from lamella.data.folds import Folds
 from lamella.data.loader import Batches
 from lamella.data.normalize import Normalize
 from lamella.data.readable import check_headers, readable, together, without_unreadable
 from lamella.data.sampler import class_weights
-from lamella.data.samples import Encoder, Samples, Shape, Splits, cut_splits, input_type, plain_shape
-from lamella.data.summary import WORDS, class_notes, count_text
+from lamella.data.samples import Encoder, Samples, Shape, Splits, cut_splits, input_type, plain_shape, written_shape
+from lamella.data.summary import class_notes, count_text
 from lamella.errors import RequestError
 from lamella.lightning_internals import batch_index
 
@@ -85,7 +85,7 @@ class Data(pl.LightningDataModule):
         super().__init__()
         self.batch_size, self.num_classes, self.reconstructs = batch_size, num_classes, reconstruct
         self.input_type, self.ignored = input_type(dtype), ignored
-        self.classes = list(map(str, classes)) if classes is not None else list(map(str, range(num_classes)))
+        self.classes = class_names(num_classes, classes)
         self.augment = Augmentation(augment, num_classes) if augment else None
         self.drop_last, self.seed = drop_last, seed
         self.in_memory, self.cache, self.workers = in_memory, cache, num_workers
@@ -111,7 +111,7 @@ class Data(pl.LightningDataModule):
                 self.encoder.fit(self.train)
             self.train, self.val, self.test = map(self.encoder.encode, (self.train, self.val, self.test))
         self.shape: Shape = kind(self.train)[0] if shape is None else plain_shape(shape)
-        self._check()
+        check_batches(batch_size, drop_last, self.num_workers or 0, len(self.train))
         check_samples(self.splits, self.shape, self.input_type, num_classes, ignored, validates=val_size != 0)
         self.images = kind(self.train)[1] == torch.uint8
         if self.augment:
@@ -125,6 +125,26 @@ class Data(pl.LightningDataModule):
     def splits(self) -> dict[str, Samples]:
         """Return the samples by the name of the split."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return the number of samples of each split."""
+        return {name: len(samples) for name, samples in self.splits.items()}
+
+    @property
+    def validates(self) -> bool:
+        """Return True if there are validation samples."""
+        return len(self.val) > 0
+
+    @property
+    def reads_lazily(self) -> bool:
+        """Return True if inputs are read when they are served."""
+        return not isinstance(self.train.inputs, Tensor)
+
+    @property
+    def found(self) -> dict[str, object]:
+        """Return the keys of the config that the samples tell, with their values."""
+        return {"shape": written_shape(self.shape)}
 
     @property
     def has_classes(self) -> bool:
@@ -144,24 +164,6 @@ class Data(pl.LightningDataModule):
         if self.reconstructs and not isinstance(self.shape, dict):
             return [torch.zeros(1, *self.shape)]
         return [samples.targets for samples in self.splits.values()]
-
-    def _check(self) -> None:
-        """Raise RequestError if the samples and the config do not fit together."""
-        if self.batch_size < 1:
-            raise RequestError(f"data.batch_size is {self.batch_size}; it takes 1 or more", "data.batch_size")
-        if len(self.classes) != self.num_classes:
-            raise RequestError(
-                f"data.num_classes is {self.num_classes}, but data.classes names {len(self.classes)}",
-                "data.num_classes",
-            )
-        if self.drop_last and self.batch_size > len(self.train):
-            raise RequestError(
-                f"data.batch_size is {self.batch_size}, more than the {len(self.train)} training samples, and "
-                f"data.drop_last drops an unfinished batch: nothing would be trained",
-                "data.batch_size",
-            )
-        if self.num_workers is not None and self.num_workers < 0:
-            raise RequestError(f"data.num_workers is {self.num_workers}; it takes 0 or more", "data.num_workers")
 
     def check_keys(self) -> None:
         """Raise RequestError for keys that would do nothing or not what they say.
@@ -232,17 +234,7 @@ class Data(pl.LightningDataModule):
 
     def check_world(self, world: int) -> None:
         """Raise RequestError if `world` devices cannot share a batch equally, or one of them would have no samples."""
-        if self.batch_size % world:
-            raise RequestError(
-                f"data.batch_size is {self.batch_size}, which {world} devices cannot share equally; "
-                f"take a multiple of {world}",
-                "data.batch_size",
-            )
-        for name, samples in self.splits.items():
-            if 0 < len(samples) < world:
-                raise RequestError(
-                    f"data: {len(samples)} {WORDS[name]} samples leave some of {world} devices without any", "data"
-                )
+        check_world(self.batch_size, self.sizes, world)
 
     def batches(self, samples: Samples, **options: Any) -> Batches:
         """Return a loader of `samples` on the device of this process. options: further arguments of Batches."""

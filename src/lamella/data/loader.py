@@ -19,7 +19,7 @@ from lamella.data.cache import MappedImages
 from lamella.data.chunk import Batch, Chunk
 from lamella.data.images import ImageFiles
 from lamella.data.normalize import Normalize
-from lamella.data.sampler import epoch_order
+from lamella.data.sampler import Order
 from lamella.data.samples import Inputs, NamedInputs, Samples, served
 from lamella.errors import RequestError
 from lamella.interrupts import SIGNALS, end_with_parent
@@ -43,13 +43,11 @@ class Batches:
     epoch: returns the number of the epoch that begins. start: returns the number of its first batch, which is above 0
     after an interruption. chunk: returns how many batches are served as one Chunk, for the number of the first of them;
     only if the inputs are in memory. rank, world: this process, and how many share each batch. num_workers: the number
-    of processes that read inputs which are not in memory; None if the inputs are in memory.
-
-    When the samples are shuffled, every batch is cut from one permutation, and each rank takes its share. Up to
-    world - 1 samples of the last batch are left out, so that the shares are equal and the mean of the ranks' gradients
-    is the gradient of the batch. When they are not shuffled, every sample is served once, on one of the ranks. All
-    ranks have the same number of batches, because they wait for each other in each batch.
+    of processes that read inputs which are not in memory; None if the inputs are in memory. `Order` says which
+    samples a batch has.
     """
+
+    jumps = True  # a batch is made without those before it
 
     def __init__(
         self,
@@ -73,15 +71,11 @@ class Batches:
         weights: Tensor | None = None,
     ) -> None:
         self.samples, self.augment, self.reconstructs, self.ignored = samples, augment, reconstructs, ignored
-        self.shuffle, self.seed, self.epoch, self.start, self.chunk = shuffle, seed, epoch, start, chunk
-        self.rank, self.world, self.num_workers, self.weights = rank, world, num_workers, weights
+        self.order = Order(len(samples), batch_size, shuffle, drop_last, seed, rank, world, weights)
+        self.seed, self.epoch, self.start, self.chunk = seed, epoch, start, chunk
+        self.rank, self.num_workers, self.count = rank, num_workers, self.order.count
         self.device = torch.device(device)
         self.normalize = normalize.to(self.device) if normalize else None
-        self.size = max(1, batch_size // world)
-        count = len(samples)
-        if shuffle:
-            count -= count % (batch_size if drop_last else world)
-        self.count = count
         self.targets = samples.targets.to(self.device)
         self.inputs: Inputs | NamedInputs = samples.inputs
         if isinstance(self.inputs, Tensor | NamedInputs) and num_workers is None:
@@ -89,17 +83,13 @@ class Batches:
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch, which is the same on every rank."""
-        largest_share = -(-self.count // self.world)
-        return -(-largest_share // self.size)
+        return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
         # This runs with the first batch, because Lightning makes an iterator before it knows where a run continues.
         epoch, start = self.epoch(), self.start()
-        order = torch.arange(len(self.samples))
-        if self.shuffle:
-            order = epoch_order(len(self.samples), self.seed, epoch, self.weights)
-        share = order[: self.count][self.rank :: self.world]
-        parts, placed = self._split(share), self._split(share.to(self.device))
+        parts = self.order.batches(epoch)
+        placed = parts if self.device.type == "cpu" else self.order.batches(epoch, self.device)
         changes = self.augment.for_epoch(len(self.samples), self.seed, epoch, self.rank) if self.augment else None
         reads = self.num_workers is not None
         inputs = _Inputs(
@@ -143,7 +133,7 @@ class Batches:
             num_workers=self.num_workers or 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # otherwise DataLoader draws from the global one, which dropout uses
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=prepare_worker,
         )
         for read in loader:
             if isinstance(read, RequestError):
@@ -151,15 +141,8 @@ class Batches:
             images, masks = read
             yield images.to(self.device, non_blocking=True), None if masks is None else masks.to(self.device)
 
-    def _split(self, share: Tensor) -> Sequence[Tensor]:
-        """Return the batches of a rank's share, as many as every rank has, even if the share is smaller by a sample."""
-        count = len(self)
-        if len(share) > self.size * (count - 1):
-            return torch.split(share, self.size) if count else ()
-        return share.tensor_split(count)
 
-
-def _prepare_worker(worker: int) -> None:
+def prepare_worker(worker: int) -> None:
     """Let this worker end with the training process, which finishes its step after a signal, and not before it.
 
     Python ends the workers by SIGTERM too, and then waits for them. So this signal is not ignored for good: a second

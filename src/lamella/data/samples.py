@@ -19,6 +19,18 @@ def plain_shape(shape: Sequence[int] | Mapping[str, Sequence[int]]) -> Shape:
     return {name: tuple(one) for name, one in shape.items()} if isinstance(shape, Mapping) else tuple(shape)
 
 
+def written_shape(shape: Shape) -> list[int] | dict[str, list[int]]:
+    """Return a shape as it is written in a config."""
+    return {name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape)
+
+
+def written_type(types: InputType) -> str | dict[str, str]:
+    """Return the type of inputs as `data.dtype` names it."""
+    if isinstance(types, dict):
+        return {name: str(one).removeprefix("torch.") for name, one in types.items()}
+    return str(types).removeprefix("torch.")
+
+
 def input_type(names: object) -> InputType:
     """Return the type of inputs that `data.dtype` names, or a mapping of types. Raises RequestError."""
     if isinstance(names, Mapping):

@@ -19,8 +19,8 @@ def count_text(splits: Mapping[str, Samples], cut: Sequence[str], noun: str, cla
     samples. noun: what the samples are. classes: how many classes there are, 0 for other targets. left_out: what ends
     the text, after a semicolon.
     """
-    kinds = f" in {_count(classes, 'class', 'classes')}" if classes else ""
-    parts = [f"{_count(len(splits['train']), noun, f'{noun}s')}{kinds} (train)"]
+    kinds = f" in {counted(classes, 'class', 'classes')}" if classes else ""
+    parts = [f"{counted(len(splits['train']), noun, f'{noun}s')}{kinds} (train)"]
     for name in ("val", "test"):
         size = len(splits[name])
         if not size:
@@ -65,5 +65,6 @@ def _named(selected: Tensor, classes: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _count(number: int, one: str, several: str) -> str:
+def counted(number: int, one: str, several: str) -> str:
+    """Return a number with what it counts, in the singular or the plural."""
     return f"{number:,} {one if number == 1 else several}"

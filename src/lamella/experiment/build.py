@@ -11,16 +11,17 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
 
 from lamella import signatures
 from lamella.config.checks import ROOT_KEYS, check_root, is_read
 from lamella.config.files import OPTIONAL
 from lamella.config.targets import check_target, instantiate, resolve_target
 from lamella.config.values import Config, check_values
-from lamella.data import Data, Splits
+from lamella.data import Data, Datasets, OwnData, RunData, Splits
 from lamella.data.samples import Encoder, InputType, Shape, input_type
 from lamella.errors import RequestError, first_line
-from lamella.experiment.augmentation import build_augment
+from lamella.experiment.data_maker import data_maker
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.initial_weights import InitialWeights
 from lamella.experiment.metrics import build_metrics, check_monitor
@@ -38,19 +39,20 @@ from lamella.training.trainer import PARTS, build_trainer, quiet_lightning, savi
 
 T = TypeVar("T")
 SUPERVISED = "lamella.Task"  # compares the network's output with the targets
-# The classes that the arguments of a group's object may be built from.
-NESTED_CLASSES: dict[str, tuple[type, ...]] = {
-    "data": (Splits,),
-    "network": (nn.Module,),
-    "loss": (nn.Module,),
-    "trainer": PARTS,
+# The classes that the arguments of an object may be built from, by the class of the object.
+NESTED_CLASSES: dict[type, tuple[type, ...]] = {
+    Data: (Splits,),
+    Datasets: (Dataset, nn.Module),  # transforms of torchvision are modules
+    pl.LightningDataModule: (Dataset, nn.Module),
+    nn.Module: (nn.Module,),
+    pl.Trainer: PARTS,
 }
 
 
 def prepare_experiment(
     config: Config,
     references: Collection[str] | None = None,
-    data: Data | None = None,
+    data: RunData | None = None,
     encoder: Encoder | None = None,
     written: Collection[str] = (),
 ) -> Experiment:
@@ -64,7 +66,7 @@ def prepare_experiment(
 def build_experiment(
     config: Config,
     references: Collection[str] | None = None,
-    data: Data | None = None,
+    data: RunData | None = None,
     use_device: Callable[[Device], None] = lambda device: None,
     encoder: Encoder | None = None,
     written: Collection[str] = (),
@@ -85,9 +87,11 @@ def build_experiment(
     make_task = builder.task()
     builder.kind.check_written(written)
     data.tests = config["trainer"].get("test", True) and defines(builder.kind.made, "test_step")
-    plan = builder.network(data.shape, data.input_type) if builder.kind.takes("network") else None
+    if isinstance(data, OwnData):
+        data.unchanged = not builder.kind.is_task
     weights, freeze = InitialWeights.of(config["network"]), read_freeze(config["network"].get("freeze"))
     builder.kind.check_network(weights is not None, freeze)
+    plan = builder.network(data.shape, data.input_type) if builder.kind.takes("network") else None
     loss = builder.loss()
     objective = build_objective(
         plan if builder.kind.is_task else None,
@@ -102,7 +106,7 @@ def build_experiment(
     counted = ["loss", *filter(None, [objective.metric]), *metrics]
     monitor = config["monitor"]
     if builder.kind.is_task:
-        check_monitor(monitor, counted, bool(len(data.val)), builder.kind.has_own_step)
+        check_monitor(monitor, counted, data.validates, builder.kind.has_own_step)
     trainer = builder.trainer(device)
     checkpoint_every, chunk = saving_and_chunks(config["trainer"])
     builder.kind.check_chunk(chunk)
@@ -171,13 +175,11 @@ class _Builder:
         name, seed = check_run_name(self.config["name"]), self.config["seed"]
         return name, seed
 
-    def data(self, encoder: Encoder | None) -> Data:
+    def data(self, encoder: Encoder | None) -> RunData:
         """Read the samples. What a source draws at random depends on `data.split_seed` alone."""
-        augment = build_augment(self.config["data"].get("augment"))
-        node = {name: value for name, value in self.config["data"].items() if name != "augment"}
-        make = partial(self.make("data", Data, node, supplied={"augment", "encoder"}), augment=augment)
+        make = data_maker(self.config["data"], self.make, encoder)
         with seeded(torch.device("cpu"), self.config["data"].get("split_seed", 0) % 2**63, SOURCE):
-            data = make(encoder=encoder) if encoder else make()
+            data = make()
         if self.references is not None:
             data.check_keys()
         return data
@@ -277,7 +279,7 @@ class _Builder:
         for name in list(node):
             if name not in expected and not variadic and not str(name).startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]
-        check_target(node, group, base, supplied, NESTED_CLASSES.get(group.partition(".")[0], ()))
+        check_target(node, group, base, supplied, NESTED_CLASSES.get(base, ()))
         return partial(instantiate, node, group)
 
     def read(self, key: str) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.data import extract_batch_size
 from torch import Tensor
 
 from lamella.data.chunk import Batch
@@ -60,6 +61,7 @@ class _AnswerCounter(pl.Callback):
         self.objective = objective
         self.confusion: Tensor | None = None
         self.counts: Tensor | None = None
+        self.samples = 0
 
     def on_test_batch_end(
         self,
@@ -70,9 +72,10 @@ class _AnswerCounter(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        targets = batch[1]
-        if not isinstance(outputs, Tensor):  # a task of one's own may give none
+        self.samples += extract_batch_size(batch)
+        if not isinstance(outputs, Tensor) or not isinstance(batch, tuple):  # a task of one's own may give none
             return
+        targets = batch[1]
         if self.objective.kind == "classes":
             pairs = self.objective.confusion(outputs, targets)
             self.confusion = pairs if self.confusion is None else self.confusion + pairs
@@ -102,7 +105,7 @@ def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
         counts = torch.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)])
     return Evaluation(
         metrics=experiment.test_metrics(logged),
-        samples=len(experiment.data.test),
+        samples=answers.samples,
         confusion=None if confusion is None else confusion.cpu(),
         counts=None if counts is None else counts.cpu(),
         masks=experiment.data.has_masks,

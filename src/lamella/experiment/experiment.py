@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from lamella.config.values import Config
-from lamella.data import Data
+from lamella.data import RunData
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.initial_weights import InitialWeights
 from lamella.experiment.task_kind import PARTS, TaskKind
@@ -54,7 +54,7 @@ class Experiment:
     seed: int
     monitor: str
     device: Device
-    data: Data
+    data: RunData
     make_task: Callable[..., pl.LightningModule]
     kind: TaskKind
     plan: Plan | None
@@ -87,15 +87,13 @@ class Experiment:
         return ["loss", *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
 
     def completed(self, config: Config) -> Config:
-        """Return the config with the shape of the samples where its `data.shape` is null, without unused groups.
+        """Return the config with what the data tells of the samples, as their shape, where its key is null.
 
-        From such a config the network can be built without the data.
+        Groups that the task does not take are empty. From such a config the network can be built without the data.
         """
-        shape, config = self.data.shape, {**config, **{group: {} for group in PARTS if not self.kind.takes(group)}}
-        if config["data"].get("shape") is not None:
-            return config
-        plain = {name: list(one) for name, one in shape.items()} if isinstance(shape, dict) else list(shape)
-        return {**config, "data": {**config["data"], "shape": plain}}
+        config = {**config, **{group: {} for group in PARTS if not self.kind.takes(group)}}
+        found = {key: value for key, value in self.data.found.items() if config["data"].get(key) is None}
+        return {**config, "data": {**config["data"], **found}} if found else config
 
     @cached_property
     def module(self) -> pl.LightningModule:
@@ -161,7 +159,7 @@ class Experiment:
             "module remembers is in its parameters, buffers and checkpoints; "
             f"a {better} {self.monitor} counts as better"
         ]
-        if len(self.data.val) and not defines(made, "validation_step"):
+        if self.data.validates and not defines(made, "validation_step"):
             notes.append(f"{name} has no validation_step, so the samples for validation are not used")
         if not defines(made, "test_step"):
             notes.append(f"{name} has no test_step, so it is not tested")

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from lamella.atomic_files import replace_link
 from lamella.console import print
-from lamella.data import Data
+from lamella.data import OwnData, RunData
 from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
@@ -126,7 +126,7 @@ def _trainer(
         plugins=[VerifiedCheckpointIO()],
         default_root_dir=str(directory),
         log_every_n_steps=0,
-        **({} if len(experiment.data.val) else {"limit_val_batches": 0}),
+        **({} if experiment.data.validates else {"limit_val_batches": 0}),
     )
     experiment.data.check_world(trainer.world_size)
     experiment.data.chunk = ChunkLength(trainer, experiment.chunk, checkpoints.due)
@@ -179,7 +179,7 @@ def _outcome(
     return {"metrics": metrics, "best_epoch": best, "epochs": epochs, "steps": steps, "stopped": stopped}
 
 
-def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | None) -> Path | None:
+def _starting_checkpoint(checkpoints: Checkpoints, data: RunData, epochs: int | None) -> Path | None:
     """Return the checkpoint from which training continues, None for a new run.
 
     On rank 0, damaged checkpoints are replaced, and what was written after the checkpoint is cut off.
@@ -195,6 +195,8 @@ def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | Non
             )
     elif state.get("best_epoch"):
         check_identity(best, saved_identity(read_checkpoint(best)), checkpoints.identity)
+    if isinstance(data, OwnData) and state:
+        data.position = state["epochs"], state["batches"]
     if rank() == 0:
         check_metrics(checkpoints.run, state.get("files", {}))
         for file in damaged:
@@ -208,7 +210,7 @@ def _starting_checkpoint(checkpoints: Checkpoints, data: Data, epochs: int | Non
     return path
 
 
-def _saved_state(path: Path, checkpoints: Checkpoints, data: Data, epochs: int | None) -> StateDict:
+def _saved_state(path: Path, checkpoints: Checkpoints, data: RunData, epochs: int | None) -> StateDict:
     """Return the state of `Checkpoints` in a checkpoint.
 
     Raises RequestError where the checkpoint is of another run, was trained on other samples, or where

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lamella.config.targets import resolve_target
 from lamella.config.values import Config
-from lamella.data import Data
+from lamella.data import Data, RunData
 from lamella.data.normalize import Normalize
 from lamella.errors import RequestError, nearest
 from lamella.network.pretrained import pretrained_file, pretrained_normalization
@@ -128,7 +128,7 @@ class InitialWeights:
                 KEY,
             )
 
-    def notes(self, data: Data) -> list[str]:
+    def notes(self, data: RunData) -> list[str]:
         """Return what a user should know of the weights, each as one sentence."""
         notes, mean, std = list[str](), None, None
         if self.builder:
@@ -163,9 +163,9 @@ class InitialWeights:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _normalization_note(source: str, mean: Any, std: Any, data: Data) -> str | None:
+def _normalization_note(source: str, mean: Any, std: Any, data: RunData) -> str | None:
     """Return a note where weights belong to another normalisation of pixels than that of the data."""
-    if data.normalize is None or isinstance(data.shape, dict):
+    if not isinstance(data, Data) or data.normalize is None or isinstance(data.shape, dict):
         return None
     written = " ".join(f"data.{name}={_written(value)}" for name, value in (("mean", mean), ("std", std)))
     try:

@@ -59,14 +59,14 @@ def build_metrics(
 def check_monitor(monitor: str, counted: Collection[str], validates: bool, counts_more: bool) -> str:
     """Return the name of the metric that decides which epoch is the best one. Raises RequestError.
 
-    counted: the names of the metrics, without the stage. validates: as `data.val_size` is not 0. counts_more: whether
+    counted: the names of the metrics, without the stage. validates: whether there is a validation. counts_more: whether
     a step of the project's own may give further ones, which are known only after it was tried.
     """
     stages = ("val", "train") if validates else ("train",)
     known = [f"{stage}/{name}" for stage in stages for name in counted]
     if monitor in known or (counts_more and str(monitor).startswith(tuple(f"{stage}/" for stage in stages))):
         return monitor
-    why = "" if validates else ";\n  data.val_size is 0, so nothing is validated; write monitor=train/loss"
+    why = "" if validates else ";\n  nothing is validated; write monitor=train/loss"
     if (name := str(monitor).rpartition("/")[2]) not in counted and name in options_of("metrics"):
         why = f";\n  metrics=[{name}] counts {name} too"
     raise RequestError(f"monitor is {monitor!r}; this loss and data give {', '.join(known)}{why}", "monitor")

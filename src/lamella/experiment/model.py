@@ -1,7 +1,7 @@
 """Load a trained network from a run directory, with all that is needed to predict with it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,9 @@ class Model:
                 f"a step of the task's own runs the parts of this network, {', '.join(self.network)}; call them "
                 "yourself, as in lamella.load(…).network"
             )
+        if isinstance(inputs, Mapping):
+            names = ", ".join(map(str, inputs))
+            raise RequestError(f"this network takes {names} by name; call lamella.load(…).network with the mapping")
         if isinstance(inputs, str | os.PathLike | Image.Image) or not hasattr(inputs, "__len__"):
             raise RequestError(f"predict takes a list of paths or images, or a tensor, and not {inputs!r}")
         if self.encoder is not None:

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from lamella.data import Data
+from lamella.data import OwnData, RunData
 from lamella.data.samples import served
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.network.plan import Plan
@@ -13,7 +13,7 @@ from lamella.training.objective import Objective
 
 
 def build_objective(
-    plan: Plan | None, loss: nn.Module, data: Data, class_dim: object, has_own_step: bool, recorded: bool
+    plan: Plan | None, loss: nn.Module, data: RunData, class_dim: object, has_own_step: bool, recorded: bool
 ) -> Objective:
     """Return the objective of a run, after a run of the loss on zeros. Raises RequestError.
 
@@ -37,7 +37,8 @@ def build_objective(
         "end it with Flatten and Linear: ${data.num_classes}"
     ) * data.has_classes
     try:
-        objective = Objective.of(loss, data.targets, plan.output, data.num_classes, ending, class_dim)
+        sampled = isinstance(data, OwnData)
+        objective = Objective.of(loss, data.targets, plan.output, data.num_classes, ending, class_dim, sampled)
     except RequestError:
         if class_dim is None and has_own_step:
             return Objective(loss, "other")

@@ -2,21 +2,18 @@
 
 import copy
 import gc
-import io
 import json
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor
+from pytorch_lightning.utilities.data import extract_batch_size
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lamella.config.targets import instantiate, resolve_target
@@ -30,7 +27,7 @@ from lamella.experiment.blame import refusal
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.first_and_last import FirstAndLast
 from lamella.experiment.generation import check_causal
-from lamella.runs.checkpoints import StateDict
+from lamella.experiment.stand_ins import FirstOf, UnwrittenCheckpoint
 from lamella.seeds import kept_random_state
 from lamella.training.device import process_count, strategy_kind
 from lamella.training.loggers import EpochLogger
@@ -50,10 +47,10 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     largest and the smallest, the validation and the test. That happens with a copy of the network, the optimizer and
     the scheduler, and random generators are put back into their state.
     """
-    validates = len(experiment.data.val) > 0
+    validates = experiment.data.validates
     options = config["trainer"] if validates else {**config["trainer"], "limit_val_batches": 0}
     check_options(options)
-    experiment.objective.check(experiment.data.train.targets)
+    experiment.objective.check(experiment.data.targets[0])
     callbacks = _checked_callbacks(options, experiment)
     kind, _ = strategy_kind(options)
     processes = process_count(options, experiment.device.accelerator)
@@ -125,34 +122,6 @@ def _without_floats(node: object) -> object:
     return None if isinstance(node, float) else node
 
 
-class _UnwrittenCheckpoint(CheckpointIO):
-    """Raises RequestError where a checkpoint of a LightningModule could not be read back. No file is written."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
-
-    def save_checkpoint(self, checkpoint: StateDict, path: object, storage_options: object = None) -> None:
-        large = ("state_dict", "optimizer_states")
-        file = io.BytesIO()
-        try:
-            torch.save({name: value for name, value in checkpoint.items() if name not in large}, file)
-            file.seek(0)
-            torch.load(file, weights_only=True)
-        except Exception as error:
-            raise RequestError(
-                f"task: {self.experiment.kind.title} saves in its checkpoints what cannot be read back; save "
-                "tensors and plain\n  values alone, and leave objects out with self.save_hyperparameters(ignore=[…]): "
-                f"{first_line(error)}",
-                "task",
-            ) from error
-
-    def load_checkpoint(self, path: object, map_location: object = None, weights_only: bool | None = None) -> StateDict:
-        raise NotImplementedError
-
-    def remove_checkpoint(self, path: object) -> None:
-        raise NotImplementedError
-
-
 class _Trial(pl.Callback):
     """Trains, validates and tests with a few batches.
 
@@ -174,7 +143,7 @@ class _Trial(pl.Callback):
             [*self.own],
             [DummyLogger()],  # callbacks and code of the project's own may need a logger
             configured=False,
-            plugins=[_UnwrittenCheckpoint(self.experiment)],
+            plugins=[UnwrittenCheckpoint(self.experiment)],
             **{name: None for name in ("min_epochs", "min_steps", "max_time", "profiler") if name in options},
             limit_val_batches=options.get("limit_val_batches"),
             strategy="auto",
@@ -185,9 +154,7 @@ class _Trial(pl.Callback):
             enable_model_summary=False,
             log_every_n_steps=0,
         )
-        data.trainer = SimpleNamespace(  # type: ignore[assignment]
-            global_rank=0, world_size=world, current_epoch=0, overfit_batches=0, strategy=self.trainer.strategy
-        )
+        data.trainer = FirstOf(world, self.trainer)  # type: ignore[assignment]
         self.stage, self.sizes, self.started, self.seconds = "training", list[int](), 0.0, 0.0
 
     def run(self) -> None:
@@ -196,9 +163,8 @@ class _Trial(pl.Callback):
         try:
             train = FirstAndLast(data.train_dataloader(), self._training_batches)
             # Batches for evaluation are large, and it would take long to decode their images for the trial alone.
-            files = not isinstance(data.train.inputs, Tensor)
-            val = FirstAndLast(data.val_dataloader(), lambda: sum(trainer.num_val_batches), files)
-            test = FirstAndLast(data.test_dataloader(), lambda: sum(trainer.num_test_batches), files)
+            lazily = data.reads_lazily
+            val = FirstAndLast(data.val_dataloader(), lambda: sum(trainer.num_val_batches), lazily)
             trainer.fit(module, train_dataloaders=train, val_dataloaders=val)
             logged = set(trainer.callback_metrics)
             if not self.experiment.kind.is_task:
@@ -218,6 +184,7 @@ class _Trial(pl.Callback):
             self._check_logged(logged | set(trainer.callback_metrics))
             self._begin("test")
             if self.experiment.test:
+                test = FirstAndLast(data.test_dataloader(), lambda: sum(trainer.num_test_batches), lazily)
                 trainer.test(module, dataloaders=test, verbose=False)
         except (NonFiniteLoss, UnreadableImages):
             # The run itself ends with this error and keeps what it has trained, or names all unreadable files.
@@ -275,7 +242,7 @@ class _Trial(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, number: int
     ) -> None:
-        self.sizes.append(len(batch[1]))
+        self.sizes.append(extract_batch_size(batch))
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, *_: object) -> None:
@@ -293,7 +260,7 @@ class _Trial(pl.Callback):
                     config.scheduler.step()
 
     def on_validation_batch_start(self, trainer: object, module: object, batch: Batch, *_: object) -> None:
-        self.sizes.append(len(batch[1]))
+        self.sizes.append(extract_batch_size(batch))
 
     def on_test_batch_start(self, trainer: object, module: object, batch: Batch, *_: object) -> None:
-        self.sizes.append(len(batch[1]))
+        self.sizes.append(extract_batch_size(batch))

@@ -19,7 +19,7 @@ from lamella.runs.sweep_directory import Member, planned_member
 from lamella.runs.writer import RunWriter
 
 if TYPE_CHECKING:
-    from lamella.data import Data
+    from lamella.data import RunData
     from lamella.experiment.experiment import Experiment
 
 # What `rehearsal_key` returns for the runs that this process has tried. The runs of a fused group have one trial.
@@ -45,7 +45,7 @@ def resume_run(path: Path, overrides: Sequence[str] = ()) -> int:
 
 
 def open_run(
-    path: Path, overrides: Sequence[str] = (), data: "Data | None" = None
+    path: Path, overrides: Sequence[str] = (), data: "RunData | None" = None
 ) -> "tuple[Experiment, RunWriter] | None":
     """Return the experiment and the writer of the run in `path`, or print that it is finished and return None.
 
@@ -78,7 +78,7 @@ def open_run(
 
 
 def _start_member(
-    path: Path, member: Member, overrides: Sequence[str], data: "Data | None"
+    path: Path, member: Member, overrides: Sequence[str], data: "RunData | None"
 ) -> "tuple[Experiment, RunWriter]":
     """Create the run that a sweep has planned for `path`. Raises RequestError."""
     if overrides:

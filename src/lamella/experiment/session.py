@@ -19,7 +19,7 @@ from lamella.atomic_files import open_to_append
 from lamella.config.value_text import parse_value
 from lamella.config.values import Config, override_values
 from lamella.console import print
-from lamella.data import Data
+from lamella.data import RunData
 from lamella.data.folds import TEST
 from lamella.distributed import RUN_DIRECTORY, rank
 from lamella.errors import RequestError, first_line, own_frames
@@ -80,7 +80,7 @@ def create_run(
     return RunWriter.start(make_directory(), experiment.completed(config), request, _data_files(experiment.data))
 
 
-def _data_files(data: Data) -> dict[str, str]:
+def _data_files(data: RunData) -> dict[str, str]:
     """Return the files that say what a run has made of its data: what an encoder has learned, and the folds."""
     files = {}
     if data.encoder is not None:

@@ -13,7 +13,7 @@ from lamella.config.composed import SweepComposer
 from lamella.config.diagnostics import error_block
 from lamella.config.values import Config
 from lamella.console import print
-from lamella.data import Data
+from lamella.data import RunData
 from lamella.errors import RequestError
 from lamella.experiment.build import build_experiment
 from lamella.experiment.experiment import Experiment
@@ -52,7 +52,7 @@ class Planner:
 
     def __init__(self, loader: ConfigLoader, config: DictConfig, own_process: bool = True) -> None:
         self.composer, self.own_process = SweepComposer(loader, config), own_process
-        self.data: dict[str, Data] = {}  # the data that was built, by its config
+        self.data: dict[str, RunData] = {}  # the data that was built, by its config
         self.outcomes: dict[str, RequestError | None] = {}  # of the checks that are made once for several jobs
 
     def plan(self, name: str, overrides: Sequence[str]) -> PlannedJob:
@@ -128,7 +128,7 @@ class Planner:
         return processes
 
 
-def _look_at(data: Data) -> None:
+def _look_at(data: RunData) -> None:
     """Check the headers of image files, and print what a user should know of the data. Raises UnreadableImages."""
     data.check_headers()
     for note in [*([data.left_out] if data.left_out else []), *data.notes()]:

@@ -48,12 +48,14 @@ class Objective:
         classes: int,
         ending: str = "",
         class_dim: object = None,
+        sampled: bool = False,
     ) -> "Objective":
         """Return the objective of a loss for these targets.
 
         targets: of each split, class indices (N, …), or floats (N, …). output: the shape of the network's output for
         one sample. classes: how many there are. ending: what ends the network, for messages. class_dim: 1 or -1, None
-        to find it by the shapes. Raises RequestError where the output and the targets do not fit together.
+        to find it by the shapes. sampled: whether there are further targets, of which some may not count. Raises
+        RequestError where the output and the targets do not fit together.
         """
         if class_dim not in (None, 1, -1):
             raise RequestError(f"network.class_dim is {class_dim!r}; it takes 1 or -1", "network.class_dim")
@@ -92,7 +94,7 @@ class Objective:
                 "none; take loss=cross_entropy, which leaves it out",
                 "loss",
             )
-        occurs = index is not None and (index >= 0 or index in outside)
+        occurs = index is not None and (index >= 0 or index in outside or sampled)
         return cls(loss, "classes", 1 if found[0] == 1 else -1, index if occurs else None)
 
     @property

@@ -1,5 +1,6 @@
 """Show the progress within an epoch as a bar on a terminal."""
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -46,7 +47,9 @@ class EpochBar(pl.Callback):
         if self.bar is None:
             self.bar = self._new_bar()
             self.bar.start()
-            self.bar.add_task(f"epoch {trainer.current_epoch + 1}", total=trainer.num_training_batches, loss="")
+            batches = trainer.num_training_batches
+            total = None if math.isinf(batches) else batches  # of a stream, the length is not known
+            self.bar.add_task(f"epoch {trainer.current_epoch + 1}", total=total, loss="")
         loss = ""
         if isinstance(outputs, Mapping) and "loss" in outputs:  # a step with manual optimization may return none
             # Reading it waits for the device, which costs nothing measurable at this rate. Lightning has divided it.

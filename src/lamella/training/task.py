@@ -27,7 +27,7 @@ from lamella.training.non_finite import SMALLER, NonFiniteLoss
 from lamella.training.objective import Objective
 from lamella.training.optimizer_kernels import DirectOptimizer
 from lamella.training.results import check_results
-from lamella.training.scheduler import Schedule, check_length, scaled_rates
+from lamella.training.scheduler import Schedule, check_length, scaled_rates, schedule_length
 
 
 class Task(pl.LightningModule):
@@ -95,10 +95,7 @@ class Task(pl.LightningModule):
         """Return the optimizer of all parameters that need gradients, and its scheduler, for Lightning."""
         trainer, interval = self.trainer, self.schedule.interval
         optimizer = self.make_optimizer([p for p in self.network.parameters() if p.requires_grad])
-        steps = trainer.estimated_stepping_batches
-        if interval == "epoch":
-            steps = steps / -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
-        self.schedule_length = math.ceil(steps) if math.isfinite(steps) else None
+        self.schedule_length = schedule_length(trainer, interval)
         scheduler = self.schedule.make(optimizer, self.schedule_length)
         check_length(scheduler, self.schedule_length, interval)
         if isinstance(scheduler, ReduceLROnPlateau) and not trainer.enable_validation:
@@ -158,8 +155,9 @@ class Task(pl.LightningModule):
 
     def batch_seed(self) -> int:
         """Return the seed of the training batch that is about to be computed."""
-        trainer, count = self.trainer, int(self.trainer.num_training_batches)
-        return seeds.batch_seeds(self.seed, trainer.global_rank, trainer.current_epoch, count)[batch_index(trainer)]
+        trainer, number = self.trainer, batch_index(self.trainer)
+        count = 1 << number.bit_length()  # the number of batches of a stream is not known
+        return seeds.batch_seeds(self.seed, trainer.global_rank, trainer.current_epoch, count)[number]
 
     def counted(self, results: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """Count a training batch, and return the loss from which the gradients are computed.

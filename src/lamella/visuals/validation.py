@@ -19,7 +19,9 @@ class ValidationCallback(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if isinstance(outputs, Tensor) and outputs.dim():  # a step of the project's own may give none, or a loss
+        if (
+            isinstance(outputs, Tensor) and outputs.dim() and isinstance(batch, tuple)
+        ):  # a step of the project's own may give none, or a loss
             self.add_batch(*batch, outputs, objective_of(pl_module))
 
     def add_batch(self, inputs: Tensor, targets: Tensor, outputs: Tensor, objective: Objective) -> None:

@@ -43,7 +43,7 @@ class Histograms(pl.Callback):
             f"gradients/{name}": value.grad for name, value in network.named_parameters() if value.grad is not None
         }
         batch = next(iter(datamodule_of(trainer).val_dataloader()), None)
-        if batch is not None and not is_sharded(trainer) and runs_alone(network):
+        if isinstance(batch, tuple) and not is_sharded(trainer) and runs_alone(network):
             with trainer_precision(trainer, batch[0]) as inputs:
                 outputs = layer_outputs(network, inputs)
             tensors |= {f"activations/{name}": value for name, value in outputs.items()}

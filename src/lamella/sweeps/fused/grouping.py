@@ -116,7 +116,7 @@ def _obstacle_in_config(config: Config) -> str:
     if str(precision) not in ("32", "32-true"):
         return f"device.precision is {precision}"
     if data["_target_"] != "lamella.data.Data":
-        return f"data: {data['_target_']} may depend on its seed"
+        return f"data: {data['_target_']} makes batches of its own"
     if not (data.get("in_memory", True) or data.get("cache")):
         return "data.in_memory is false"
     if (target := config.get("task", {}).get("_target_", SUPERVISED)) != SUPERVISED:
