@@ -23,12 +23,14 @@ from lamella.data.samples import Encoder, InputType, Shape, input_type, served
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.metrics import build_metrics, check_monitor
+from lamella.experiment.optimizers import build_optimizers
 from lamella.experiment.stacks import plan_network
 from lamella.network.plan import Plan
 from lamella.runs.names import check_run_name
 from lamella.seeds import SOURCE, seeded
 from lamella.training.device import Device
 from lamella.training.objective import Objective
+from lamella.training.optimizers import SINGLE, OptimizerPlan
 from lamella.training.scheduler import Schedule, build_schedule, check_schedule
 from lamella.training.task import Task
 from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
@@ -80,7 +82,7 @@ def build_experiment(
     make_task = builder.task()
     plan, freeze, loss = builder.network(data.shape, data.input_type), builder.freeze(), builder.loss()
     objective = builder.objective(plan, loss, data)
-    optimizer, schedule = builder.optimizer()
+    optimizers, schedule = builder.optimizers()
     metrics = build_metrics(config.get("metrics") or {}, objective, plan.output, data.targets[0])
     counted = ["loss", *filter(None, [objective.metric]), *metrics]
     monitor = check_monitor(config["monitor"], counted, bool(len(data.val)), builder.has_own_step)
@@ -97,13 +99,13 @@ def build_experiment(
         freeze=freeze,
         objective=objective,
         metrics=metrics,
-        optimizer=optimizer,
+        optimizers=optimizers,
         schedule=schedule,
         trainer=trainer,
         test=data.tests,
         epochs=config["trainer"].get("max_epochs"),
         checkpoint_every=checkpoint_every,
-        chunk=chunk,
+        chunk=chunk if SINGLE in optimizers else 1,
     )
 
 
@@ -238,12 +240,17 @@ class _Builder:
             )
         return objective
 
-    def optimizer(self) -> tuple[Callable[..., Optimizer], Schedule]:
-        """Return the function that makes the optimizer of parameters, and the schedule of its learning rate."""
-        make = self.make("optimizer", Optimizer, supplied={"params"})
+    def optimizers(self) -> tuple[dict[str, OptimizerPlan], Schedule]:
+        """Return the plans of the optimizers, by name, and the schedule of their learning rates."""
+
+        def make(key: str, node: Config) -> Callable[..., Optimizer]:
+            return self.make(key, Optimizer, node, supplied={"params"})
+
+        plans = build_optimizers(self.config["optimizer"], make, self.read)
         schedule = build_schedule(self.config["scheduler"], partial(self.make, "scheduler", LRScheduler))
-        check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1, 1))]))
-        return (lambda parameters: make(params=parameters)), schedule
+        tried = [plan.make([nn.Parameter(torch.zeros(1, 1))]) for plan in plans.values()]
+        check_schedule(schedule, self.config["scheduler"], tried)
+        return plans, schedule
 
     def trainer(self, device: Device) -> Callable[..., pl.Trainer]:
         """Return the function that makes the Trainer for a device."""

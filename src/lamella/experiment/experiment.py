@@ -6,7 +6,6 @@ from functools import cached_property
 
 import pytorch_lightning as pl
 import torch
-from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from lamella.config.values import Config
@@ -19,6 +18,7 @@ from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.device import Device
 from lamella.training.epoch_metrics import is_lower_better
 from lamella.training.objective import Objective
+from lamella.training.optimizers import SINGLE, OptimizerPlan
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
 
@@ -29,10 +29,10 @@ class Experiment:
 
     make_task: returns the LightningModule, without the network. plan: the network, without weights. freeze: patterns of
     the names of parameters that are not trained. metrics: by name, those that are counted beside the loss and the
-    objective's own. optimizer: makes the optimizer of parameters. trainer: makes the Trainer, called with the first
-    callback, the last ones, the loggers and further arguments. test: whether the best checkpoint is tested after the
-    training. epochs: None where something else limits the run. chunk: the number of batches of a chunk, None to choose
-    it by the time that a chunk takes.
+    objective's own. optimizers: by name, or a single one under the name SINGLE. trainer: makes the Trainer, called with
+    the first callback, the last ones, the loggers and further arguments. test: whether the best checkpoint is tested
+    after the training. epochs: None where something else limits the run. chunk: the number of batches of a chunk, None
+    to choose it by the time that a chunk takes.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Experiment:
     freeze: list[str]
     objective: Objective
     metrics: dict[str, Metric]
-    optimizer: Callable[..., Optimizer]
+    optimizers: dict[str, OptimizerPlan]
     schedule: Schedule
     trainer: Callable[..., pl.Trainer]
     test: bool
@@ -54,15 +54,25 @@ class Experiment:
     chunk: int | None
 
     @property
+    def has_several_optimizers(self) -> bool:
+        """Return True if the optimizers have names, and take turns in each batch."""
+        return SINGLE not in self.optimizers
+
+    @property
+    def losses(self) -> list[str]:
+        """Return the names of the losses: `loss`, and before it that of each of several optimizers."""
+        return [*(f"{name}_loss" for name in self.optimizers if name != SINGLE), "loss"]
+
+    @property
     def counted(self) -> list[str]:
         """Return the names of the metrics that are logged for each stage, as in val/loss."""
-        return ["loss", *filter(None, [self.objective.metric]), *self.metrics]
+        return [*self.losses, *filter(None, [self.objective.metric]), *self.metrics]
 
     @property
     def lower_is_better(self) -> list[str]:
         """Return the names of the metrics of which less is better."""
         default = [self.objective.metric] if self.objective.kind == "numbers" else []
-        return ["loss", *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
+        return [*self.losses, *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
 
     def completed(self, config: Config) -> Config:
         """Return the config with the shape of the samples where its `data.shape` is null.
@@ -95,7 +105,7 @@ class Experiment:
             raise RequestError(message, "network") from error
         freeze_parameters(network, self.freeze)
         task = self.make_task()
-        task.attach(network, self.objective, self.optimizer, self.schedule, self.seed, self.metrics)
+        task.attach(network, self.objective, self.optimizers, self.schedule, self.seed, self.metrics)
         if self.device.graph:
             task.run_chunk = CudaGraphs()
         return task

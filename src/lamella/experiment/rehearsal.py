@@ -34,7 +34,13 @@ from lamella.training.device import is_out_of_memory, process_count, strategy_ki
 from lamella.training.loggers import EpochLogger
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.trainer import quiet_lightning
-from lamella.training.trainer_checks import check_monitors, check_options, check_processes, check_suitable
+from lamella.training.trainer_checks import (
+    check_monitors,
+    check_options,
+    check_processes,
+    check_several_optimizers,
+    check_suitable,
+)
 
 LONG = 10.0  # seconds; after a step that takes longer, nothing more is tried
 MOST_SCHEDULER_STEPS = 1000  # how many steps of the scheduler are tried, which takes 20 ms
@@ -101,6 +107,8 @@ def _checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.
     # A function of the project's own may return any callback. It is not called, and its kind is that of functions.
     kinds = [target if isinstance(target, type) else type(target) for target in targets]
     check_suitable(kinds)
+    if experiment.has_several_optimizers:
+        check_several_optimizers(options, kinds)
     callbacks = {
         key: instantiate(node, key)
         for kind, (key, node) in zip(kinds, nodes.items(), strict=True)
@@ -207,8 +215,10 @@ class _Trial(pl.Callback):
                 raise RequestError(f"{key}: {first_line(error)}", key) from error
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take an optimizer step with each batch. The optimizer and the scheduler have been made for the whole run."""
+        """Take a step of each optimizer with each batch. Optimizers and schedulers are made for the whole run."""
         self.accumulated, trainer.accumulate_grad_batches = trainer.accumulate_grad_batches, 1
+        task = self.experiment.task
+        task.plans = {name: replace(plan, every=1) for name, plan in task.plans.items()}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, number: int
@@ -223,10 +233,10 @@ class _Trial(pl.Callback):
         """Try the steps of the scheduler that are left, and end the training."""
         trainer.should_stop = True
         self.stage = "scheduler"
-        for config in trainer.lr_scheduler_configs:
+        for config, length in zip(trainer.lr_scheduler_configs, self.experiment.task.schedule_lengths, strict=True):
             if not isinstance(config.scheduler, ReduceLROnPlateau):
-                taken = trainer.global_step if config.interval == "step" else 0
-                for _ in range(min(self.experiment.task.schedule_length or 0, MOST_SCHEDULER_STEPS) - taken):
+                taken = trainer.global_step // len(trainer.optimizers) if config.interval == "step" else 0
+                for _ in range(min(length or 0, MOST_SCHEDULER_STEPS) - taken):
                     config.scheduler.step()
 
     def on_validation_batch_start(self, trainer: object, module: object, batch: Batch, *_: object) -> None:

@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import (
     BatchSizeFinder,
     Callback,
     EarlyStopping,
+    GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -44,6 +45,15 @@ UNSUITABLE: dict[type[Callback], str] = {
     StochasticWeightAveraging: "it averages the weights after the last checkpoint is saved, so the averages would be "
     "lost; take pytorch_lightning.callbacks.EMAWeightAveraging",
     BackboneFinetuning: "it needs a network with the attribute `backbone`; network.freeze names what is not trained",
+}
+# What Lightning's Trainer, or a chunk, does for a single optimizer alone, with the values that leave it out and the way
+# out.
+SINGLE_OPTIMIZER: dict[str, tuple[tuple[object, ...], str]] = {
+    "gradient_clip_val": ((None, 0), "gradients are not clipped; leave it out"),
+    "accumulate_grad_batches": ((None, 1), "each takes its step with one batch; write a larger data.batch_size"),
+    "max_steps": ((None, -1), "it would count the steps of all of them; write trainer.max_epochs"),
+    "min_steps": ((None,), "it would count the steps of all of them; write trainer.min_epochs"),
+    "chunk": ((None, "auto", 1), "they are trained batch by batch; leave it out"),
 }
 # What a run logs beside losses and metrics.
 LOGGED = ("lr", "grad_norm", "seconds", "samples_per_second", "step")
@@ -100,6 +110,26 @@ def check_suitable(kinds: Sequence[type]) -> None:
                 raise RequestError(
                     f"trainer.callbacks.{number}: {kind.__name__}: {hint}", f"trainer.callbacks.{number}"
                 )
+
+
+def check_several_optimizers(options: Config, kinds: Sequence[type]) -> None:
+    """Raise RequestError for what does not work with several optimizers.
+
+    options: the config group `trainer`. kinds: the classes in `trainer.callbacks`.
+    """
+    for name, (neutral, hint) in SINGLE_OPTIMIZER.items():
+        if options.get(name, neutral[0]) not in neutral:
+            raise RequestError(
+                f"trainer.{name} is {options[name]!r}, which is for a single optimizer; with several ones {hint}",
+                f"trainer.{name}",
+            )
+    for number, kind in enumerate(kinds):
+        if issubclass(kind, GradientAccumulationScheduler):
+            key = f"trainer.callbacks.{number}"
+            raise RequestError(
+                f"{key}: {kind.__name__} is for a single optimizer; {SINGLE_OPTIMIZER['accumulate_grad_batches'][1]}",
+                key,
+            )
 
 
 def check_monitors(
