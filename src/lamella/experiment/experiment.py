@@ -18,7 +18,7 @@ from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.device import Device
 from lamella.training.epoch_metrics import is_lower_better
 from lamella.training.objective import Objective
-from lamella.training.optimizers import SINGLE, OptimizerPlan
+from lamella.training.optimizers import SINGLE, OptimizerPlan, prefix
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
 
@@ -60,8 +60,8 @@ class Experiment:
 
     @property
     def losses(self) -> list[str]:
-        """Return the names of the losses: `loss`, and before it that of each of several optimizers."""
-        return [*(f"{name}_loss" for name in self.optimizers if name != SINGLE), "loss"]
+        """Return the names of the losses: `loss`, and that of each of several optimizers."""
+        return list(dict.fromkeys(["loss", *(f"{prefix(name)}loss" for name in self.optimizers)]))
 
     @property
     def counted(self) -> list[str]:

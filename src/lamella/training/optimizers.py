@@ -20,6 +20,11 @@ from lamella.training.scheduler import Schedule, check_length
 SINGLE = ""  # the name of the optimizer of a run that has one
 
 
+def prefix(name: str) -> str:
+    """Return how the names of what is counted for an optimizer begin, as in `generator_loss`."""
+    return "" if name == SINGLE else f"{name}_"
+
+
 @dataclass(frozen=True)
 class OptimizerPlan:
     """Says which parameters an optimizer trains, and in which batches it takes a step.

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from lamella.training.epoch_metrics import EpochMetrics
 from lamella.training.metrics import Counters, CountersState
 from lamella.training.objective import Objective
-from lamella.training.optimizers import SINGLE
+from lamella.training.optimizers import SINGLE, prefix
 
 
 class SavedPass(TypedDict):
@@ -38,9 +38,7 @@ class Pass:
     def __init__(self, names: Collection[str], objective: Objective, metrics: Mapping[str, Metric]) -> None:
         self.started = time.perf_counter()
         self.paused = 0.0  # seconds that validations during the pass took
-        self.counters = {
-            name: Counters(EpochMetrics(objective, metrics), "" if name == SINGLE else f"{name}_") for name in names
-        }
+        self.counters = {name: Counters(EpochMetrics(objective, metrics), prefix(name)) for name in names}
 
     @property
     def samples(self) -> int:
