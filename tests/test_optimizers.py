@@ -18,16 +18,16 @@ import lamella
 
 
 class Pair(lamella.Task):
-    def __init__(self, outputs: str = "head", scale: float = 1.0) -> None:
+    def __init__(self, outputs: str = "head", scale: float = 1.0, noise: float = 0.1) -> None:
         super().__init__()
-        self.outputs, self.scale = outputs.split(), scale
+        self.outputs, self.scale, self.noise = outputs.split(), scale, noise
 
     def step(self, batch, optimizer):
         images, targets = batch
         if torch.is_grad_enabled():
             for name, one in self.network.named_parameters():
                 assert one.requires_grad == name.startswith(optimizer)
-        output = self.network(images + 0.1 * torch.randn_like(images))
+        output = self.network(images + self.noise * torch.randn_like(images))
         found = {"loss": self.objective(output, targets) * (self.scale if optimizer == "body" else 1)}
         if optimizer == "body":
             found["size"] = output.mean()
@@ -136,7 +136,7 @@ MISTAKES = {
     "+optimizer._target_=torch.optim.SGD": [".body: the option of this group is a single optimizer", "optimizer=NAME"],
     "optimizer=adam": ["task: mine.Pair.step takes the name of an optimizer, and the config has a single one"],
     "task._target_=mine.Plain": ["the config has the optimizers body, head, and mine.Plain.step takes no argument"],
-    "task._target_=lamella.Task monitor=val/loss": ["lamella.Task.step takes no arg", "step(self, batch, optimizer)"],
+    "task._target_=lamella.Task monitor=val/loss": ["Task.step takes no argument", "step(self, batch, optimizer)"],
     "+task.outputs='body head'": ["mine.Pair.step returns 'output' for the optimizers 'body' and 'head'"],
     "+task.outputs=none metrics=[f1]": ["mine.Pair.step returns no 'output', from which metrics.f1 is counted"],
     "monitor=val/loose": [
@@ -146,10 +146,11 @@ MISTAKES = {
     "trainer.accumulate_grad_batches=2": ["accumulate_grad_batches is 2, which is", "write a larger data.batch_size"],
     "+trainer.max_steps=5": ["max_steps is 5", "it would count the steps of all of them; write trainer.max_epochs"],
     "trainer.chunk=4": ["trainer.chunk is 4", "they are trained batch by batch; leave it out"],
+    "trainer=ddp": ["strategy is 'ddp', which would wait", "write trainer.strategy=ddp_find_unused_parameters_true"],
     "scheduler=plateau": ["scheduler: plateau follows one loss, and each of several optimizers has its own"],
     "scheduler=one_cycle scheduler.max_lr=0.1": ["is one rate for all optimizers, and theirs differ: 0.01, 0.001"],
     "trainer.callbacks=[{_target_:pytorch_lightning.callbacks.GradientAccumulationScheduler,scheduling:{0:2}}]": [
-        "trainer.callbacks.0: GradientAccumulationScheduler is for a single optimizer"
+        "trainer.callbacks.0: GradientAccumulationScheduler: with several optimizers each takes its step with one batch"
     ],
 }
 
@@ -179,6 +180,21 @@ def test_callbacks_and_several_optimizers(lamella: Lamella) -> None:
     callbacks = ", ".join(f"{{_target_: pytorch_lightning.callbacks.{name}}}" for name in names)
     result = lamella("train", *PAIRED, *SHORT, f"trainer.callbacks=[{callbacks}]", "visuals=full")
     assert result.status == 0, result.err
+
+
+@pytest.mark.slow(20)
+def test_two_processes_train_as_one(project: Project, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for directory in (one, two):
+        project(CONF, directory, mine=PAIR)
+    # Random numbers and BatchNorm are those of each process.
+    options = (*PAIRED, *SHORT, "+task.noise=0.0", "network.layers.body=[Flatten,{Linear: 8}]")
+    programs.run(one, "train", *options)
+    more = ("trainer=ddp", "trainer.strategy=ddp_find_unused_parameters_true")
+    programs.run(two, "train", *options, *more, kind=programs.RealProgram)
+    expected, found = (lines(next(path.glob("outputs/default/*")))[1] for path in (one, two))
+    for name in ("train/body_loss", "train/head_loss", "val/loss", "val/accuracy"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
 @pytest.mark.slow(15)

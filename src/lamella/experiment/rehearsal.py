@@ -58,13 +58,15 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     check_options(options)
     experiment.objective.check(experiment.data.train.targets)
     callbacks = _checked_callbacks(options, experiment)
+    processes = process_count(options, experiment.device.accelerator)
+    if experiment.has_several_optimizers:
+        check_several_optimizers(options, processes)
     kind, _ = strategy_kind(options)
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy):  # a network that is divided may not fit on one device
         print(
             f"not tried before the run starts: trainer.strategy is {kind.__name__}, and only auto and DDP can be tried"
         )
         return
-    processes = process_count(options, experiment.device.accelerator)
     check_processes(options, processes, experiment.device.accelerator)
     world = processes * options.get("num_nodes", 1)
     experiment.data.check_world(world)
@@ -106,9 +108,7 @@ def _checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.
     targets = [resolve_target(node["_target_"], f"{key}._target_", pl.Callback) for key, node in nodes.items()]
     # A function of the project's own may return any callback. It is not called, and its kind is that of functions.
     kinds = [target if isinstance(target, type) else type(target) for target in targets]
-    check_suitable(kinds)
-    if experiment.has_several_optimizers:
-        check_several_optimizers(options, kinds)
+    check_suitable(kinds, experiment.has_several_optimizers)
     callbacks = {
         key: instantiate(node, key)
         for kind, (key, node) in zip(kinds, nodes.items(), strict=True)
@@ -218,7 +218,7 @@ class _Trial(pl.Callback):
         """Take a step of each optimizer with each batch. Optimizers and schedulers are made for the whole run."""
         self.accumulated, trainer.accumulate_grad_batches = trainer.accumulate_grad_batches, 1
         task = self.experiment.task
-        task.plans = {name: replace(plan, every=1) for name, plan in task.plans.items()}
+        task.optimizer_plans = {name: replace(plan, every=1) for name, plan in task.optimizer_plans.items()}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, number: int

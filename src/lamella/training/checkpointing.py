@@ -5,11 +5,11 @@ The keys of a checkpoint:
 | key | what it holds |
 | --- | --- |
 | `state_dict` | the parameters and buffers of the `Task`, by name |
-| `optimizer_states`, `lr_schedulers` | a list of the optimizer's state, and a list of the scheduler's |
+| `optimizer_states`, `lr_schedulers` | the states of the optimizers, and of the scheduler of each, as lists |
 | `epoch`, `global_step`, `loops` | the counters of Lightning's loops |
 | `callbacks` | the states of the callbacks by `state_key`, for `Checkpoints` a `SavedState` |
 | `Data` | for each split, the number of samples and a checksum of the targets, from `lamella.data.Data` |
-| `counters` | what `Task` has counted in an unfinished epoch, a `SavedCounters`; no such key between epochs |
+| `counters` | what `Task` has counted in an unfinished epoch, a `SavedPass`; no such key between epochs |
 | `pytorch-lightning_version` | not read by Lamella |
 
 Lightning names the entry of a callback and of a datamodule after the class. `Checkpoints.state_key` keeps the first
@@ -43,7 +43,10 @@ from lamella.runs.identity import Identity
 
 @dataclass(frozen=True)
 class CheckpointInterval:
-    """Says how often a run is saved within an epoch: after so many optimizer steps, or so many seconds."""
+    """Says how often a run is saved within an epoch: after so many optimizer steps, or so many seconds.
+
+    The steps of several optimizers are counted together.
+    """
 
     steps: float = math.inf
     seconds: float = math.inf

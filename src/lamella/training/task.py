@@ -29,6 +29,8 @@ from lamella.training.passes import Pass, SavedPass
 from lamella.training.results import check_outputs, check_results, check_step
 from lamella.training.scheduler import Schedule, scaled_rates
 
+AnyOptimizer = Optimizer | LightningOptimizer | DirectOptimizer
+
 
 class Task(pl.LightningModule):
     """Trains a network to minimize a loss, and counts metrics beside the loss.
@@ -67,9 +69,9 @@ class Task(pl.LightningModule):
         """Set what is trained and how. optimizers: by name. Raises RequestError if `step` does not suit them."""
         self.network, self.objective, self.seed = network, objective, seed
         self.loss = objective.loss  # registered, so that its class weights are moved to the device of the network
-        self.plans, self.schedule, self.metrics = dict(optimizers), schedule, dict(metrics or {})
-        self.automatic_optimization = SINGLE in self.plans
-        check_step(self.step, type(self), [name for name in self.plans if name != SINGLE])
+        self.optimizer_plans, self.schedule, self.metrics = dict(optimizers), schedule, dict(metrics or {})
+        self.automatic_optimization = SINGLE in self.optimizer_plans
+        check_step(self.step, type(self), [name for name in self.optimizer_plans if name != SINGLE])
         self._train, self._eval = self._pass(), self._pass()
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -96,23 +98,21 @@ class Task(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizers of all parameters that need gradients, and their schedulers, for Lightning."""
-        configured, self.schedule_lengths = configure(self.network, self.plans, self.schedule, self.trainer)
+        configured, self.schedule_lengths = configure(self.network, self.optimizer_plans, self.schedule, self.trainer)
         return configured
 
     def optimizer_step(
         self,
         epoch: int,
         batch_idx: int,
-        optimizer: Optimizer | LightningOptimizer | DirectOptimizer,
+        optimizer: AnyOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Take an optimizer step, with the learning rate of the warm-up while the warm-up lasts."""
         assert optimizer_closure is not None
         self._take_step(optimizer, optimizer_closure, self.global_step)
 
-    def _take_step(
-        self, optimizer: Optimizer | LightningOptimizer | DirectOptimizer, closure: Callable[[], Any], number: int
-    ) -> None:
+    def _take_step(self, optimizer: AnyOptimizer, closure: Callable[[], Any], number: int) -> None:
         """Take step `number` of an optimizer, counted from 0. closure: computes the gradients."""
         factor = self.schedule.warmup(number)
         if factor == 1.0:
@@ -129,10 +129,10 @@ class Task(pl.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_epoch_start(self) -> None:
-        batches = int(self.trainer.num_training_batches)
-        self._train, self._val = self._pass(), {}
-        for name, counters in self._train.counters.items():
-            counters.first_step = self.current_epoch * self.plans[name].steps(batches) if name else self.global_step
+        self._train, self._val, batches = self._pass(), {}, int(self.trainer.num_training_batches)
+        for name, plan in self.optimizer_plans.items():
+            first = self.global_step if name == SINGLE else self.current_epoch * plan.steps(batches)
+            self._train.counters[name].first_step = first
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Train all batches of a chunk but the last one, which Lightning trains after this hook."""
@@ -149,7 +149,7 @@ class Task(pl.LightningModule):
         self.reseed()
         if self.automatic_optimization:
             return self.counted(self._step(batch), batch[1])
-        return take_turns(self.trainer, self.plans, self.schedule, partial(self._turn, batch))
+        return take_turns(self.trainer, self.optimizer_plans, self.schedule, partial(self._turn, batch))
 
     def _turn(self, batch: Batch, name: str, optimizer: LightningOptimizer) -> Tensor:
         """Train the parameters of one of several optimizers with a batch, and return its loss, without a graph."""
@@ -180,11 +180,11 @@ class Task(pl.LightningModule):
         """
         loss, counters = results["loss"], self._train.counters[name]
         counters.count(results, targets)
-        optimizer, rate = self.trainer.optimizers[[*self.plans].index(name)], self._scheduled_rate
+        optimizer, rate = self.trainer.optimizers[[*self.optimizer_plans].index(name)], self._scheduled_rate
         counters.rates.append(optimizer.param_groups[0]["lr"] if rate is None else rate)
         # Only with a single process: another rank would wait for ever for the gradients of this one.
         if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
-            turn = batch_index(self.trainer) // self.plans[name].every
+            turn = batch_index(self.trainer) // self.optimizer_plans[name].every
             raise NonFiniteLoss.at(turn, name, counters, self.trainer, self.schedule)
         if counters.weights and self.trainer.world_size > 1:
             # DDP averages the gradients of the ranks, but each rank's samples have another total weight.
@@ -195,7 +195,7 @@ class Task(pl.LightningModule):
 
     def _step_number(self, name: str) -> int:
         """Return the number of the step of an optimizer in or before the running batch, counted from 0."""
-        turn = batch_index(self.trainer) // self.plans[name].every
+        turn = batch_index(self.trainer) // self.optimizer_plans[name].every
         return self._train.counters[name].first_step + turn // self.trainer.accumulate_grad_batches
 
     def on_train_epoch_end(self) -> None:
@@ -240,7 +240,7 @@ class Task(pl.LightningModule):
         self._val = self._metrics("val", self._eval)
         if not math.isfinite(loss := self._val["val/loss"]):
             raise NonFiniteLoss(
-                f"the loss of the validation is {loss} after step {self.global_step}; {smaller(self.plans)}"
+                f"the loss of the validation is {loss} after step {self.global_step}; {smaller(self.optimizer_plans)}"
             )
         # The loggers get these metrics together with the training's, as one line for each epoch.
         self._log(self._val, logger=False)
@@ -292,7 +292,7 @@ class Task(pl.LightningModule):
 
     def _pass(self) -> Pass:
         """Return what counts a pass over the data, without any counts."""
-        return Pass(self.plans, self.objective, self.metrics)
+        return Pass(self.optimizer_plans, self.objective, self.metrics)
 
     def _metrics(self, stage: str, counted: Pass) -> dict[str, float]:
         """Return the mean losses and the metrics of a finished pass over the data on all ranks."""
