@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import kill
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lamella as api
-from lamella import seeds
+from lamella import load, seeds
 from lamella.data import Data, digits
 from lamella.data.loader import Batches
 
@@ -41,9 +41,31 @@ def train(lamella: Lamella, name: str, *options: str) -> Path:
     return record.parent
 
 
+def metrics(run: Path) -> list[dict[str, float]]:
+    """The metrics of each epoch of a run."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(run: Path) -> list[float]:
     """The training loss of each epoch of a run."""
-    return [json.loads(line)["train/loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in metrics(run)]
+
+
+def epochs_by_hand(mean: float, std: float, batch_size: int, epochs: int) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    """The batches of each epoch over the digits, images and labels, each with its seed."""
+    data = Data(digits(), [1, 28, 28], batch_size, 10, mean=[mean], std=[std], test_size=0.2, val_size=0.1)
+    epoch = 0
+    batches = Batches(data.train, batch_size, normalize=data.normalize, shuffle=True, epoch=lambda: epoch)
+
+    def seeded(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        numbers = seeds.batch_seeds(0, 0, epoch, len(batches))
+        for number, (images, labels) in zip(numbers, batches, strict=True):
+            seeds.reseed(number, CPU)
+            assert isinstance(images, Tensor)
+            yield images, labels
+
+    for epoch in range(epochs):
+        yield seeded(epoch)
 
 
 def losses_by_hand(
@@ -55,22 +77,17 @@ def losses_by_hand(
     epochs: int = 2,
 ) -> list[float]:
     """The training loss of each epoch of a loop over the digits. step: returns the loss of images and labels."""
-    data = Data(digits(), [1, 28, 28], batch_size, 10, mean=[mean], std=[std], test_size=0.2, val_size=0.1)
     optimizer = torch.optim.Adam(parameters, 1e-3, fused=True)
-    epoch, found = 0, list[float]()
-    batches = Batches(data.train, batch_size, normalize=data.normalize, shuffle=True, epoch=lambda: epoch)
-    for epoch in range(epochs):
-        total = 0.0
-        numbers = seeds.batch_seeds(0, 0, epoch, len(batches))
-        for number, (images, labels) in zip(numbers, batches, strict=True):
-            seeds.reseed(number, CPU)
-            assert isinstance(images, Tensor)
+    found = []
+    for batches in epochs_by_hand(mean, std, batch_size, epochs):
+        total, count = 0.0, 0
+        for images, labels in batches:
             loss = step(images, labels)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-            total += loss.item() * len(images)
-        found.append(total / batches.count)
+            total, count = total + loss.item() * len(images), count + len(images)
+        found.append(total / count)
     return found
 
 
@@ -99,8 +116,7 @@ def test_vae(lamella: Lamella, tmp_path: Path) -> None:
 
     expected = losses_by_hand([*encoder.parameters(), *decoder.parameters()], step, 0.0, 1.0)
     assert losses(run) == pytest.approx(expected, rel=1e-4)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["train/reconstruction"] + line["train/kl"] for line in lines] == pytest.approx(losses(run))
+    assert [line["train/reconstruction"] + line["train/kl"] for line in metrics(run)] == pytest.approx(losses(run))
     tested = lamella("eval", str(run))
     assert tested.status == 0, tested.err
     assert f"{json.loads((run / 'run.json').read_text())['metrics']['test/kl']:.4f}" in tested.out
@@ -108,13 +124,21 @@ def test_vae(lamella: Lamella, tmp_path: Path) -> None:
     assert again.status == 0, again.out + again.err
 
 
+KILLED = {
+    "vae": (),
+    # Each optimizer has its own number of steps, by which its warm-up and its schedule go.
+    "gan": ("+optimizer.generator.every=2", "scheduler=cosine", "scheduler.warmup_steps=4"),
+}
+
+
 @pytest.mark.slow(15)
-@pytest.mark.parametrize(("folder", "name"), [("vae", "vae"), ("gan_lightning", "gan")])
+@pytest.mark.parametrize(("folder", "name"), [*((name, name) for name in KILLED), ("gan_lightning", "gan")])
 def test_killed_and_resumed(tmp_path: Path, folder: str, name: str) -> None:
     reference, killed = tmp_path / "reference", tmp_path / "killed"
     for directory in (reference, killed):
         example(folder, directory)
-    options = ("train", f"experiment={name}", *SHORT, "data.batch_size=256", "trainer.checkpoint_every=1steps")
+    each = ("data.batch_size=256", "trainer.checkpoint_every=1steps")
+    options = ("train", f"experiment={name}", *SHORT, *each, *(KILLED[name] if folder == name else ()))
     assert kill.lamella(reference, *options, moment=0) == 0, kill.beside(reference, "output").read_text()
     moments = int(kill.beside(reference, "ended").read_text().split()[1])
     assert kill.lamella(killed, *options, moment=moments // 3) == -signal.SIGKILL
@@ -272,6 +296,51 @@ def test_distillation(lamella: Lamella, tmp_path: Path) -> None:
 
     expected = losses_by_hand(network.parameters(), step)
     assert losses(run) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow(15)
+def test_gan(lamella: Lamella, tmp_path: Path) -> None:
+    example("gan", tmp_path)
+    run = train(lamella, "gan", "+optimizer.generator.every=2")
+    torch.manual_seed(0)
+    first, second, last = nn.Linear(32, 256), nn.Linear(256, 256), nn.Linear(256, 784)
+    norm = nn.BatchNorm1d(256)
+    layers = [nn.Linear(784, 256), nn.Linear(256, 256), nn.Linear(256, 1)]
+    parts = {"discriminator": nn.ModuleList(layers), "generator": nn.ModuleList([first, second, norm, last])}
+    optimizers = {name: torch.optim.Adam(part.parameters(), 2e-4, (0.5, 0.999)) for name, part in parts.items()}
+
+    def draw(count: int) -> Tensor:
+        code = functional.leaky_relu(first(torch.randn(count, 32)), 0.2)
+        return torch.tanh(last(functional.leaky_relu(norm(second(code)), 0.2)))
+
+    def odds(images: Tensor) -> Tensor:
+        for layer in layers[:2]:
+            images = functional.dropout(functional.leaky_relu(layer(images), 0.2), 0.3)
+        found: Tensor = layers[2](images)
+        return found
+
+    judge = functional.binary_cross_entropy_with_logits
+    for batches, line in zip(epochs_by_hand(0.5, 0.5, 64, 2), metrics(run), strict=True):
+        totals, counts = dict.fromkeys(parts, 0.0), dict.fromkeys(parts, 0)
+        for number, (images, _) in enumerate(batches):
+            for name in ("discriminator", "generator")[: 1 + (number % 2 == 0)]:
+                score = odds(draw(len(images)))
+                if name == "generator":
+                    loss = judge(score, torch.ones_like(score))
+                else:
+                    real = odds(images.flatten(1))
+                    loss = judge(real, torch.ones_like(real)) + judge(score, torch.zeros_like(score))
+                optimizers[name].zero_grad()
+                torch.autograd.backward(loss)
+                optimizers[name].step()
+                totals[name] += loss.item() * len(images)
+                counts[name] += len(images)
+        assert {name: line[f"train/{name}_loss"] for name in parts} == pytest.approx(
+            {name: totals[name] / counts[name] for name in parts}, rel=1e-4
+        )
+    drawn = load(run, "last").network["generator"](torch.randn(3, 32))  # type: ignore[index]
+    assert drawn.shape == (3, 1, 28, 28)
+    assert drawn.abs().max() <= 1
 
 
 @pytest.mark.slow(10)

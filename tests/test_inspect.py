@@ -17,6 +17,7 @@ from lamella.inspection.gradients import check_gradients
 from lamella.network.plan import plan, plan_module
 from lamella.network.trace import layer_table
 from lamella.training.objective import Objective
+from lamella.training.optimizers import SINGLE, OptimizerPlan
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
 
@@ -341,7 +342,8 @@ def test_kinks_are_left_out_of_the_check() -> None:
     schedule = Schedule(lambda optimizer, length: torch.optim.lr_scheduler.ConstantLR(optimizer))
     objective = Objective(nn.CrossEntropyLoss(), "classes")
     task = Task()
-    task.attach(network, objective, lambda values: torch.optim.SGD(values, 0.1), schedule)
+    plan = OptimizerPlan(lambda values: torch.optim.SGD(values, 0.1))
+    task.attach(network, objective, {SINGLE: plan}, schedule)
     found = check_gradients(task, torch.zeros(8, 1, 8, 8), torch.arange(8))
     assert found.kinks >= 1
     assert found.passed

@@ -15,6 +15,7 @@ from lamella.interrupts import Interrupts
 from lamella.training.checkpointing import CheckpointInterval, Checkpoints
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.objective import Kind, Objective
+from lamella.training.optimizers import SINGLE, OptimizerPlan
 from lamella.training.scheduler import Schedule, Scheduler, build_schedule
 from lamella.training.task import Task
 
@@ -57,7 +58,7 @@ def linear(loss: nn.Module, schedule: Schedule | None = None, kind: Kind = "clas
     ignored = getattr(loss, "ignore_index", -100)
     objective = Objective(loss, kind, ignored=ignored if ignored >= 0 else None)
     task = Task()
-    task.attach(network, objective, optimizer, schedule or Schedule(constant))
+    task.attach(network, objective, {SINGLE: OptimizerPlan(optimizer)}, schedule or Schedule(constant))
     return task
 
 

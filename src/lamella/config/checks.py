@@ -40,6 +40,8 @@ def check_known(config: Config, references: Collection[str] | None) -> None:
     check_root(config, references)
     for group in GROUPS:
         node = config.get(group)
+        if isinstance(node, Mapping) and group == "optimizer":
+            _check_one_or_named(node)
         if isinstance(node, Mapping) and group != "network":
             _check_node(node, group, references)
 
@@ -58,6 +60,18 @@ def check_root(config: Config, references: Collection[str] | None) -> None:
     seed = config.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise RequestError(f"seed is {seed!r}; it takes a whole number from 0 on", "seed")
+
+
+def _check_one_or_named(node: Config) -> None:
+    """Raise RequestError where several optimizers are merged into the option of a single one."""
+    named = [name for name, part in node.items() if isinstance(part, Mapping)]
+    if named and "_target_" in node:
+        key = f"optimizer.{named[0]}"
+        raise RequestError(
+            f"{key}: the option of this group is a single optimizer, {node['_target_']};\n"
+            "  write several ones into conf/optimizer/NAME.yaml, and choose it with optimizer=NAME",
+            key,
+        )
 
 
 def _check_node(node: Config, key: str, references: Collection[str] | None) -> None:

@@ -22,6 +22,7 @@ from lamella.data.summary import WORDS, count_text, counted
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.lightning_internals import batch_index
 
+LOADERS = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
 # The hooks of a datamodule through which a batch goes before a step.
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
@@ -248,7 +249,7 @@ class OwnData(pl.LightningDataModule):
 
     def _loader(self, name: str) -> Any:
         """Return the loader that the datamodule makes for a split, None where it has none. Raises RequestError."""
-        method = f"{name}_dataloader"
+        method = LOADERS[name]
         if getattr(type(self.source), method) is getattr(pl.LightningDataModule, method):
             return None
         self.setup("test" if name == "test" else "fit")

@@ -26,6 +26,7 @@ from lamella.experiment.experiment import Experiment
 from lamella.experiment.initial_weights import InitialWeights
 from lamella.experiment.metrics import build_metrics, check_monitor
 from lamella.experiment.objective import build_objective
+from lamella.experiment.optimizers import build_optimizers
 from lamella.experiment.stacks import plan_network
 from lamella.experiment.task_kind import OptimizerFactory, TaskKind
 from lamella.network.freeze import read_freeze
@@ -33,6 +34,7 @@ from lamella.network.plan import Plan
 from lamella.runs.names import check_run_name
 from lamella.seeds import SOURCE, seeded
 from lamella.training.device import Device
+from lamella.training.optimizers import SINGLE, OptimizerPlan
 from lamella.training.own_module import defines
 from lamella.training.scheduler import Schedule, build_schedule, check_schedule
 from lamella.training.trainer import PARTS, build_trainer, quiet_lightning, saving_and_chunks
@@ -101,7 +103,8 @@ def build_experiment(
         builder.kind.has_own_step,
         references is None,
     )
-    optimizer, schedule = builder.optimizer()
+    factory = builder.optimizer_factory()
+    optimizers, schedule = builder.optimizers()
     metrics = build_metrics(config.get("metrics") or {}, objective, plan.output if plan else (), data.targets[0])
     counted = ["loss", *filter(None, [objective.metric]), *metrics]
     monitor = config["monitor"]
@@ -123,13 +126,14 @@ def build_experiment(
         freeze=freeze,
         objective=objective,
         metrics=metrics,
-        optimizer=optimizer,
+        factory=factory,
+        optimizers=optimizers,
         schedule=schedule,
         trainer=trainer,
         test=data.tests,
         epochs=config["trainer"].get("max_epochs"),
         checkpoint_every=checkpoint_every,
-        chunk=chunk if builder.kind.is_task else 1,
+        chunk=chunk if SINGLE in optimizers else 1,
     )
 
 
@@ -150,7 +154,7 @@ def build_network(config: Config) -> tuple[nn.Module, nn.Module, tuple[int, ...]
         with quiet_lightning(), torch.random.fork_rng():
             network = plan.build() if plan else None
             if not builder.kind.is_task:
-                parts = {"network": network, "loss": loss, "optimizer": builder.optimizer()[0]}
+                parts = {"network": network, "loss": loss, "optimizer": builder.optimizer_factory()}
                 return builder.task()(**{name: parts[name] for name in builder.kind.given}), loss, ()
             assert plan
             assert network
@@ -226,19 +230,28 @@ class _Builder:
             raise RequestError(f"loss.reduction is {reduction!r}; a step takes the mean of its batch", "loss.reduction")
         return loss
 
-    def optimizer(self) -> tuple[Callable[..., Optimizer] | None, Schedule | None]:
-        """Return the function that makes the optimizer of parameters, and the schedule of its learning rate.
+    def optimizer_factory(self) -> OptimizerFactory | None:
+        """Return what a LightningModule of the project's own takes as `optimizer`, None if it takes none."""
+        if "optimizer" not in self.kind.given:
+            return None
+        return OptimizerFactory(self.make("optimizer", Optimizer, supplied={"params"}))
 
-        Each is None where the task makes its own.
+    def optimizers(self) -> tuple[dict[str, OptimizerPlan], Schedule | None]:
+        """Return the plans of the optimizers, by name, and the schedule of their learning rates.
+
+        Both are empty where the task makes its own.
         """
-        if not self.kind.takes("optimizer"):
-            return None, None
-        make = self.make("optimizer", Optimizer, supplied={"params"})
-        if not self.kind.takes("scheduler"):
-            return OptimizerFactory(make), None
+        if not self.kind.is_task:
+            return {}, None
+
+        def make(key: str, node: Config) -> Callable[..., Optimizer]:
+            return self.make(key, Optimizer, node, supplied={"params"})
+
+        plans = build_optimizers(self.config["optimizer"], make, self.read)
         schedule = build_schedule(self.config["scheduler"], partial(self.make, "scheduler", LRScheduler))
-        check_schedule(schedule, make(params=[nn.Parameter(torch.zeros(1, 1))]))
-        return (lambda parameters: make(params=parameters)), schedule
+        tried = [plan.make([nn.Parameter(torch.zeros(1, 1))]) for plan in plans.values()]
+        check_schedule(schedule, self.config["scheduler"], tried)
+        return plans, schedule
 
     def trainer(self, device: Device) -> Callable[..., pl.Trainer]:
         """Return the function that makes the Trainer for a device."""

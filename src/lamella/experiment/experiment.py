@@ -2,21 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 from torch import nn
-from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from lamella.config.values import Config
 from lamella.data import RunData
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.initial_weights import InitialWeights
-from lamella.experiment.task_kind import PARTS, TaskKind
+from lamella.experiment.task_kind import PARTS, OptimizerFactory, TaskKind
 from lamella.network.freeze import Freeze, freeze_parameters
 from lamella.network.plan import Plan
 from lamella.runs.ranking import larger_is_better
@@ -27,6 +26,7 @@ from lamella.training.device import Device
 from lamella.training.epoch_metrics import is_lower_better
 from lamella.training.freezing import grouping_by_thaw
 from lamella.training.objective import Objective
+from lamella.training.optimizers import SINGLE, OptimizerPlan, prefix
 from lamella.training.own_module import OwnModule, by_stage, defines, title
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
@@ -43,11 +43,11 @@ class Experiment:
     kind: what is known of it before it is made. plan: the network, without weights. weights: those that a new run takes
     in place of drawn ones, None to take none. freeze: for each pattern of names of the network's parameters the last
     epoch in which these are not trained, None for all epochs. metrics: by name, those that are counted beside the loss
-    and the objective's own. optimizer: makes the optimizer of parameters. The plan, the optimizer and the schedule are
-    None where the LightningModule makes its own. trainer: makes the Trainer, called with the first callback, the last
-    ones, the loggers and further arguments. test: whether the best checkpoint is tested after the training. epochs:
-    None where something else limits the run. chunk: the number of batches of a chunk, None to choose it by the time
-    that a chunk takes.
+    and the objective's own. factory: the `optimizer` of a LightningModule that takes one. optimizers: those of a Task
+    by name, or a single one under the name SINGLE. The plan and the schedule are None where the LightningModule makes
+    its own. trainer: makes the Trainer, called with the first callback, the last ones, the loggers and further
+    arguments. test: whether the best checkpoint is tested after the training. epochs: None where something else limits
+    the run. chunk: the number of batches of a chunk, None to choose it by the time that a chunk takes.
     """
 
     name: str
@@ -62,7 +62,8 @@ class Experiment:
     freeze: Freeze
     objective: Objective
     metrics: dict[str, Metric]
-    optimizer: Callable[..., Optimizer] | None
+    factory: OptimizerFactory | None
+    optimizers: dict[str, OptimizerPlan]
     schedule: Schedule | None
     trainer: Callable[..., pl.Trainer]
     test: bool
@@ -76,15 +77,25 @@ class Experiment:
         return any(epoch is not None for epoch in self.freeze.values())
 
     @property
+    def has_several_optimizers(self) -> bool:
+        """Return True if the optimizers have names, and take turns in each batch."""
+        return bool(self.optimizers) and SINGLE not in self.optimizers
+
+    @property
+    def losses(self) -> list[str]:
+        """Return the names of the losses: `loss`, and that of each of several optimizers."""
+        return list(dict.fromkeys(["loss", *(f"{prefix(name)}loss" for name in self.optimizers)]))
+
+    @property
     def counted(self) -> list[str]:
         """Return the names of the metrics that are logged for each stage, as in val/loss."""
-        return ["loss", *filter(None, [self.objective.metric]), *self.metrics]
+        return [*self.losses, *filter(None, [self.objective.metric]), *self.metrics]
 
     @property
     def lower_is_better(self) -> list[str]:
         """Return the names of the metrics of which less is better."""
         default = [self.objective.metric] if self.objective.kind == "numbers" else []
-        return ["loss", *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
+        return [*self.losses, *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
 
     def completed(self, config: Config) -> Config:
         """Return the config with what the data tells of the samples, as their shape, where its key is null.
@@ -119,7 +130,7 @@ class Experiment:
         with kept_random_state(CPU), quiet_lightning():
             reseed(self.seed, CPU)
             network = self._network() if self.plan else None
-            parts = {"network": network, "loss": self.objective.loss, "optimizer": self.optimizer}
+            parts = {"network": network, "loss": self.objective.loss, "optimizer": self.factory}
             module = self.make_task(**{name: parts[name] for name in self.kind.given})
         if self.kind.is_task:
             if not isinstance(module, Task):
@@ -128,10 +139,12 @@ class Experiment:
                     f"task: the function gives a {title(made)}; it has to say so, as in -> {made.__name__}", "task"
                 )
             assert network
-            assert self.optimizer
             assert self.schedule
-            optimizer = grouping_by_thaw(self.optimizer, network, self.freeze) if self.thaws else self.optimizer
-            module.attach(network, self.objective, optimizer, self.schedule, self.seed, self.metrics)
+            plans = self.optimizers
+            if self.thaws:
+                grouped = {name: grouping_by_thaw(plan.make, network, self.freeze) for name, plan in plans.items()}
+                plans = {name: replace(plan, make=grouped[name]) for name, plan in plans.items()}
+            module.attach(network, self.objective, plans, self.schedule, self.seed, self.metrics)
             if self.device.graph:
                 module.run_chunk = CudaGraphs()
         return module

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import zip_longest
 
 import pytorch_lightning as pl
 import torch
@@ -33,8 +34,16 @@ from lamella.training.device import process_count, strategy_kind
 from lamella.training.loggers import EpochLogger
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.own_module import defines
+from lamella.training.task import Task
 from lamella.training.trainer import quiet_lightning
-from lamella.training.trainer_checks import check_monitors, check_options, check_processes, check_suitable, check_thaw
+from lamella.training.trainer_checks import (
+    check_monitors,
+    check_options,
+    check_processes,
+    check_several_optimizers,
+    check_suitable,
+    check_thaw,
+)
 
 LONG = 10.0  # seconds; after a step that takes longer, nothing more is tried
 MOST_SCHEDULER_STEPS = 1000  # how many steps of the scheduler are tried, which takes 20 ms
@@ -52,8 +61,10 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     check_options(options)
     experiment.objective.check(experiment.data.targets[0])
     callbacks = _checked_callbacks(options, experiment)
-    kind, _ = strategy_kind(options)
     processes = process_count(options, experiment.device.accelerator)
+    if experiment.has_several_optimizers:
+        check_several_optimizers(options, processes)
+    kind, _ = strategy_kind(options)
     if experiment.weights:
         experiment.weights.load(experiment.outline())
     check_thaw(experiment.freeze, experiment.epochs, issubclass(kind, SingleDeviceStrategy) and processes == 1)
@@ -103,7 +114,7 @@ def _checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.
     targets = [resolve_target(node["_target_"], f"{key}._target_", pl.Callback) for key, node in nodes.items()]
     # A function of the project's own may return any callback. It is not called, and its kind is that of functions.
     kinds = [target if isinstance(target, type) else type(target) for target in targets]
-    check_suitable(kinds)
+    check_suitable(kinds, experiment.has_several_optimizers)
     callbacks = {
         key: instantiate(node, key)
         for kind, (key, node) in zip(kinds, nodes.items(), strict=True)
@@ -236,8 +247,11 @@ class _Trial(pl.Callback):
                 raise RequestError(f"{key}: {first_line(error)}", key) from error
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take an optimizer step with each batch. The optimizer and the scheduler have been made for the whole run."""
+        """Take a step of each optimizer with each batch. Optimizers and schedulers are made for the whole run."""
         self.accumulated, trainer.accumulate_grad_batches = trainer.accumulate_grad_batches, 1
+        if isinstance(pl_module, Task):
+            plans = pl_module.optimizer_plans.items()
+            pl_module.optimizer_plans = {name: replace(plan, every=1) for name, plan in plans}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, number: int
@@ -252,10 +266,10 @@ class _Trial(pl.Callback):
         """Try the steps of the scheduler that are left, and end the training."""
         trainer.should_stop = True
         self.stage = "scheduler"
-        for config in trainer.lr_scheduler_configs:
+        lengths = pl_module.schedule_lengths if isinstance(pl_module, Task) else []
+        for config, length in zip_longest(trainer.lr_scheduler_configs, lengths):
             if not isinstance(config.scheduler, ReduceLROnPlateau):
-                taken = trainer.global_step if config.interval == "step" else 0
-                length = getattr(pl_module, "schedule_length", None)  # of a Task
+                taken = trainer.global_step // len(trainer.optimizers) if config.interval == "step" else 0
                 for _ in range(min(length or 0, MOST_SCHEDULER_STEPS) - taken):
                     config.scheduler.step()
 

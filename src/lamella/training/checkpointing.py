@@ -5,12 +5,12 @@ The keys of a checkpoint:
 | key | what it holds |
 | --- | --- |
 | `state_dict` | the parameters and buffers of the LightningModule, by name |
-| `optimizer_states`, `lr_schedulers` | lists of the states of the optimizers and of the schedulers |
+| `optimizer_states`, `lr_schedulers` | the states of the optimizers, and of the scheduler of each, as lists |
 | `epoch`, `global_step`, `loops` | the counters of Lightning's loops |
 | `callbacks` | the states of the callbacks by `state_key`, for `Checkpoints` a `SavedState` |
 | `Data` | for each split, the number of samples and a checksum of the targets, from `lamella.data.Data` |
 | `OwnData` | the same of the first samples, from `lamella.data.OwnData`, in place of `Data` |
-| `counters` | what `Task` has counted in an unfinished epoch, a `SavedCounters`; no such key between epochs |
+| `counters` | what `Task` has counted in an unfinished epoch, a `SavedPass`; no such key between epochs |
 | `logged` | what another LightningModule has logged in an unfinished epoch: a list of `SavedEpoch`, one for each rank |
 | `pytorch-lightning_version` | not read by Lamella |
 
@@ -45,7 +45,10 @@ from lamella.runs.identity import Identity
 
 @dataclass(frozen=True)
 class CheckpointInterval:
-    """Says how often a run is saved within an epoch: after so many optimizer steps, or so many seconds."""
+    """Says how often a run is saved within an epoch: after so many optimizer steps, or so many seconds.
+
+    The steps of several optimizers are counted together.
+    """
 
     steps: float = math.inf
     seconds: float = math.inf

@@ -1,6 +1,5 @@
 """Sum losses and metrics over a pass through the data."""
 
-import time
 from collections.abc import Callable, Mapping
 from typing import NotRequired, TypedDict
 
@@ -15,8 +14,6 @@ class CountersState(TypedDict):
     """The state of the Counters of an unfinished epoch. The tensors hold the values of all ranks: (ranks, …)."""
 
     first_step: int
-    seconds: float
-    paused: float
     losses: Tensor
     scores: Tensor
     samples: Tensor
@@ -27,22 +24,15 @@ class CountersState(TypedDict):
     further: NotRequired[dict[str, Tensor]]  # not there without further results
 
 
-class SavedCounters(CountersState):
-    """The state of the Counters in a checkpoint. val: the metrics of the last validation."""
-
-    val: dict[str, float]
-
-
 class Counters:
-    """Collects losses and metrics during one pass over the data, in tensors on the device that are read at the end.
+    """Collects the losses of an optimizer and metrics during one pass over the data.
 
-    metrics: those of the config. first_step: the number of optimizer steps before the pass.
+    They are tensors on the device that are read at the end. metrics: those of the config. prefix: of the names of what
+    the step returns. The attribute `first_step` is the number of steps that the optimizer took before the pass.
     """
 
-    def __init__(self, metrics: EpochMetrics, first_step: int = 0) -> None:
-        self.metrics, self.objective, self.first_step = metrics, metrics.objective, first_step
-        self.started = time.perf_counter()
-        self.paused = 0.0  # seconds that validations during the pass took
+    def __init__(self, metrics: EpochMetrics, prefix: str = "") -> None:
+        self.metrics, self.objective, self.prefix, self.first_step = metrics, metrics.objective, prefix, 0
         self.losses: list[Tensor] = []
         self.scores: list[Tensor] = []
         self.samples: list[int] = []
@@ -83,8 +73,6 @@ class Counters:
         """Return everything that all ranks have counted. gather: stacks the values of all ranks (ranks, …)."""
         state: CountersState = {
             "first_step": self.first_step,
-            "seconds": time.perf_counter() - self.started,
-            "paused": self.paused,
             "losses": gather(torch.stack(self.losses)),
             "scores": gather(torch.stack(self.scores) if self.scores else torch.empty(0)),
             "samples": gather(torch.tensor(self.samples)),
@@ -110,8 +98,6 @@ class Counters:
                 "trainer.devices",
             )
         self.first_step = state["first_step"]
-        self.started -= state["seconds"]
-        self.paused = state["paused"]
         self.losses, self.scores, self.weights = (
             list(values[rank].to(device).unbind()) for values in (state["losses"], state["scores"], state["weights"])
         )
@@ -135,10 +121,12 @@ class Counters:
         totals: the sums of all ranks.
         """
         loss, weight, score, answers, samples, *further = totals.tolist()
-        means = {"loss": loss / weight}
+        means = {f"{self.prefix}loss": loss / weight}
         if answers:
             means[self.objective.metric] = score / answers
-        return means | {name: value / samples for name, value in zip(self.further, further, strict=True)}
+        return means | {
+            f"{self.prefix}{name}": value / samples for name, value in zip(self.further, further, strict=True)
+        }
 
 
 def _double(values: list[Tensor]) -> Tensor:

@@ -69,7 +69,7 @@ class OwnModule(Checkpoint):
             _restore_metrics(pl_module, self.saved["metrics"])
             self.saved = None
         self.unfinished = True
-        count = int(trainer.num_training_batches)
+        count = 1 << batch_idx.bit_length()  # the number of batches of a stream is not known
         numbers = seeds.batch_seeds(self.seed, trainer.global_rank, trainer.current_epoch, count)
         seeds.reseed(numbers[batch_idx], pl_module.device)
 
@@ -78,7 +78,7 @@ class OwnModule(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.val = by_stage("val", logged_values(trainer))
-        check_finite(self.val, trainer.current_epoch + 1)
+        check_logged_losses(self.val, trainer.current_epoch + 1)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seeds.reseed(self.seed, pl_module.device)
@@ -87,7 +87,7 @@ class OwnModule(Checkpoint):
         """Hand the values of the epoch, with those of its validation and the time, to the loggers."""
         self.unfinished, epoch = False, trainer.current_epoch + 1
         train = by_stage("train", logged_values(trainer))
-        check_finite(train, epoch)
+        check_logged_losses(train, epoch)
         for logger in self.loggers:
             logger.log_metrics({**train, **self.val, "seconds": time.perf_counter() - self.started}, epoch)
 
@@ -139,7 +139,7 @@ def logged_names(metric: str) -> list[str]:
     return [metric, *(f"{beginning}{sign}{name}" for beginning in beginnings for sign in "_/"), name]
 
 
-def check_finite(values: Mapping[str, float], epoch: int | None = None) -> None:
+def check_logged_losses(values: Mapping[str, float], epoch: int | None = None) -> None:
     """Raise NonFiniteLoss for a loss that is not finite. epoch: counted from 1, None for the test."""
     for name, value in values.items():
         if "loss" in name and not math.isfinite(value):

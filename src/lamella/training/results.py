@@ -1,6 +1,7 @@
 """Check what the training step of a project's own task returns."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from inspect import signature
 
 from torch import Tensor
 
@@ -10,20 +11,55 @@ from lamella.training.objective import Objective
 TAKEN = ("lr", "grad_norm", "seconds", "samples_per_second", "step", "epoch")  # the names of other values of an epoch
 
 
-def check_results(results: object, name: str, objective: Objective, metrics: Collection[str]) -> None:
+def check_step(step: Callable[..., object], task: type, optimizers: Sequence[str]) -> None:
+    """Raise RequestError if the step of a class of tasks does not suit the number of optimizers.
+
+    optimizers: the names of several ones, none for a single optimizer.
+    """
+    taken = signature(step).parameters.get("optimizer")
+    if optimizers and taken is None:
+        raise RequestError(
+            f"task: the config has the optimizers {', '.join(optimizers)}, and {_title(task)}.step takes no argument "
+            "`optimizer`;\n  write it as step(self, batch, optimizer), which is called with the name of each",
+            "task",
+        )
+    if not optimizers and taken is not None and taken.default is taken.empty:
+        raise RequestError(
+            f"task: {_title(task)}.step takes the name of an optimizer, and the config has a single one;\n"
+            "  name those of the task in conf/optimizer/NAME.yaml, and choose it with optimizer=NAME",
+            "task",
+        )
+
+
+def check_outputs(optimizers: Sequence[str], task: type, metrics: Collection[str]) -> None:
+    """Raise RequestError if the metrics cannot be counted from the outputs of a pass over the data.
+
+    optimizers: the names of those for which the step has given an output. task: the class of the task. metrics: the
+    names of those in the config.
+    """
+    name = _title(task)
+    if len(optimizers) > 1:
+        both = " and ".join(map(repr, optimizers))
+        raise RequestError(
+            f"task: {name}.step returns 'output' for the optimizers {both}; metrics are counted from that of one",
+            "task",
+        )
+    if metrics and not optimizers:
+        first = next(iter(metrics))
+        raise RequestError(f"task: {name}.step returns no 'output', from which metrics.{first} is counted", "task")
+
+
+def check_results(results: object, task: type, objective: Objective, metrics: Collection[str]) -> None:
     """Raise RequestError for results of a step that cannot be counted.
 
-    name: of the task. objective: counts its metric from an output. metrics: the names of those in the config.
+    task: its class. objective: counts its metric from an output. metrics: the names of those in the config.
     """
-    name = f"{name}.step"
+    name = f"{_title(task)}.step"
     if not isinstance(results, Mapping) or not isinstance(results.get("loss"), Tensor):
         given = type(results).__name__
         if isinstance(results, Mapping):
             given = f"a mapping of {', '.join(map(str, results)) or 'nothing'}"
         raise RequestError(f"task: {name} returns {given}; it has to return a mapping, as {{'loss': loss}}", "task")
-    if metrics and "output" not in results:
-        first = next(iter(metrics))
-        raise RequestError(f"task: {name} returns no 'output', from which metrics.{first} is counted", "task")
     counted = [objective.metric, *metrics] if "output" in results else []
     for key, value in results.items():
         if key == "output" and isinstance(value, Tensor):
@@ -36,3 +72,8 @@ def check_results(results: object, name: str, objective: Objective, metrics: Col
             shape = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             takes = "the output of the network" if key == "output" else "a tensor of one number, the mean of the batch"
             raise RequestError(f"task: {name} returns {key!r} {shape}; it takes {takes}", "task")
+
+
+def _title(task: type) -> str:
+    """Return the name of a class as a config writes it."""
+    return f"{task.__module__}.{task.__qualname__}"

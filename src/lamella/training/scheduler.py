@@ -136,23 +136,39 @@ def _parts(nodes: object) -> list[Callable[..., Scheduler]]:
     return [partial(instantiate, node, f"{key}.{number}") for number, node in enumerate(nodes)]
 
 
-def check_schedule(schedule: Schedule, optimizer: Optimizer) -> None:
-    """Try one step of the scheduler. Raise RequestError for what would fail in the run.
+def check_schedule(schedule: Schedule, node: Config, optimizers: Sequence[Optimizer]) -> None:
+    """Try one step of the scheduler with each optimizer. Raise RequestError for what would fail in the run.
 
-    optimizer: one that is not used afterwards.
+    node: the config group `scheduler`. optimizers: those of a run, which are not used afterwards.
     """
-    scheduler = schedule.make(optimizer, 1_000_000)
-    if isinstance(scheduler, OneCycleLR) and schedule.warmup_steps:
-        raise RequestError(
-            "scheduler.warmup_steps: one_cycle warms up by itself; set scheduler.pct_start", "scheduler.warmup_steps"
-        )
-    if isinstance(scheduler, ReduceLROnPlateau) and schedule.interval == "step":
-        raise RequestError(
-            "scheduler.interval is 'step', but plateau follows val/loss, which comes once an epoch",
-            "scheduler.interval",
-        )
-    optimizer.step(lambda: 0.0)  # LBFGS takes no step without a closure
-    try:
-        scheduler.step(0) if isinstance(scheduler, ReduceLROnPlateau) else scheduler.step()
-    except Exception as error:
-        raise RequestError(f"scheduler: it cannot take a step: {first_line(error)}", "scheduler") from error
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    for name in ("base_lr", "max_lr"):
+        if name in node and len(set(rates)) > 1:
+            raise RequestError(
+                f"scheduler.{name} is one rate for all optimizers, and theirs differ: {', '.join(map(str, rates))};\n"
+                "  scheduler=cosine keeps the rate of each",
+                f"scheduler.{name}",
+            )
+    for optimizer in optimizers:
+        scheduler = schedule.make(optimizer, 1_000_000)
+        if isinstance(scheduler, OneCycleLR) and schedule.warmup_steps:
+            raise RequestError(
+                "scheduler.warmup_steps: one_cycle warms up by itself; set scheduler.pct_start",
+                "scheduler.warmup_steps",
+            )
+        if isinstance(scheduler, ReduceLROnPlateau) and schedule.interval == "step":
+            raise RequestError(
+                "scheduler.interval is 'step', but plateau follows val/loss, which comes once an epoch",
+                "scheduler.interval",
+            )
+        if isinstance(scheduler, ReduceLROnPlateau) and len(optimizers) > 1:
+            raise RequestError(
+                "scheduler: plateau follows one loss, and each of several optimizers has its own; take "
+                "scheduler=cosine or scheduler=step",
+                "scheduler",
+            )
+        optimizer.step(lambda: 0.0)  # LBFGS takes no step without a closure
+        try:
+            scheduler.step(0) if isinstance(scheduler, ReduceLROnPlateau) else scheduler.step()
+        except Exception as error:
+            raise RequestError(f"scheduler: it cannot take a step: {first_line(error)}", "scheduler") from error

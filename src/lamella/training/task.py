@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,17 +18,18 @@ from torchmetrics import Metric
 
 from lamella import seeds
 from lamella.data.chunk import Batch, Chunk
-from lamella.errors import RequestError
 from lamella.lightning_internals import HOOK_NAME, batch_index
 from lamella.runs.checkpoints import StateDict
 from lamella.training.chunked_steps import run_chunk
-from lamella.training.epoch_metrics import EpochMetrics
-from lamella.training.metrics import Counters, SavedCounters
-from lamella.training.non_finite import SMALLER, NonFiniteLoss
+from lamella.training.non_finite import NonFiniteLoss, check_finite, smaller
 from lamella.training.objective import Objective
 from lamella.training.optimizer_kernels import DirectOptimizer
-from lamella.training.results import check_results
-from lamella.training.scheduler import Schedule, check_length, scaled_rates, schedule_length
+from lamella.training.optimizers import SINGLE, OptimizerPlan, configure, take_turns
+from lamella.training.passes import Pass
+from lamella.training.results import check_outputs, check_results, check_step
+from lamella.training.scheduler import Schedule, scaled_rates
+
+AnyOptimizer = Optimizer | LightningOptimizer | DirectOptimizer
 
 
 class Task(pl.LightningModule):
@@ -37,7 +39,7 @@ class Task(pl.LightningModule):
     there after `attach`. What is random in a batch, for example dropout, depends on the seed, the rank, the epoch and
     the number of the batch alone, so that no random state has to be saved. Attributes for `step`: `network`; `loss`,
     the loss of the config; `objective`, which calls it with the output and the targets in the form in which it takes
-    them.
+    them. Several optimizers take turns in each batch, by Lightning's manual optimization.
 
     Raises NonFiniteLoss, which names the step and the learning rate: on the CPU in the step itself, elsewhere at the
     end of the epoch, because reading the loss in each step would make the step wait for the device. A test does not.
@@ -46,8 +48,8 @@ class Task(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._val: dict[str, float] = {}
-        self._scheduled_rate: float | None = None  # set while the optimizer has the learning rate of the warm-up
-        self.schedule_length: int | None = None  # how many steps the scheduler takes in the run, once that is known
+        self._scheduled_rate: float | None = None  # set while an optimizer has the learning rate of the warm-up
+        self.schedule_lengths: list[int | None] = []  # how many steps each scheduler takes in the run, once known
         self.run_chunk: Callable[[Task, Chunk], None] = run_chunk
 
     @property
@@ -59,23 +61,26 @@ class Task(pl.LightningModule):
         self,
         network: nn.Module,
         objective: Objective,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizers: Mapping[str, OptimizerPlan],
         schedule: Schedule,
         seed: int = 0,
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
-        """Set what is trained and how. optimizer: called with the parameters that are trained."""
+        """Set what is trained and how. optimizers: by name. Raises RequestError if `step` does not suit them."""
         self.network, self.objective, self.seed = network, objective, seed
         self.loss = objective.loss  # registered, so that its class weights are moved to the device of the network
-        self.make_optimizer, self.schedule, self.metrics = optimizer, schedule, dict(metrics or {})
-        self._train, self._eval = self._counters(), self._counters()
+        self.optimizer_plans, self.schedule, self.metrics = dict(optimizers), schedule, dict(metrics or {})
+        self.automatic_optimization = SINGLE in self.optimizer_plans
+        check_step(self.step, type(self), [name for name in self.optimizer_plans if name != SINGLE])
+        self._train, self._eval = self._pass(), self._pass()
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
         """Return the loss of a batch, a scalar, and what else is counted.
 
         batch: the inputs (B, …), or a dict of named inputs, and the targets (B, …). The key `output` holds the output
         of the network (B, …), from which accuracy and the metrics of the config are counted. Each further key holds a
-        scalar, the mean of the batch, which is logged for each epoch.
+        scalar, the mean of the batch, which is logged for each epoch. Where the config has several optimizers, the step
+        takes a second argument, `optimizer`, and is called with the name of each one whose turn it is.
         """
         output = self.network(batch[0])
         return {"loss": self.objective(output, batch[1]), "output": output}
@@ -88,42 +93,34 @@ class Task(pl.LightningModule):
             super().__setattr__(name, value)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the output of the network, for callbacks that call the task as Lightning's documentation does."""
+        """Return the output of the network, for callbacks that call the task as Lightning's docs do."""
         return self.network(inputs)  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer of all parameters that need gradients, and its scheduler, for Lightning."""
-        trainer, interval = self.trainer, self.schedule.interval
-        optimizer = self.make_optimizer([p for p in self.network.parameters() if p.requires_grad])
-        self.schedule_length = schedule_length(trainer, interval)
-        scheduler = self.schedule.make(optimizer, self.schedule_length)
-        check_length(scheduler, self.schedule_length, interval)
-        if isinstance(scheduler, ReduceLROnPlateau) and not trainer.enable_validation:
-            raise RequestError(
-                "scheduler: plateau follows val/loss, and the trainer's limits leave no validation", "trainer"
-            )
-        return {
-            "optimizer": optimizer,
-            # Not strict: a plateau scheduler takes no step after an epoch without validation.
-            "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": "val/loss", "strict": False},
-        }
+        """Return the optimizers of all parameters that need gradients, and their schedulers, for Lightning."""
+        configured, self.schedule_lengths = configure(self.network, self.optimizer_plans, self.schedule, self.trainer)
+        return configured
 
     def optimizer_step(
         self,
         epoch: int,
         batch_idx: int,
-        optimizer: Optimizer | LightningOptimizer | DirectOptimizer,
+        optimizer: AnyOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Take an optimizer step, with the learning rate of the warm-up while the warm-up lasts."""
         assert optimizer_closure is not None
-        factor = self.schedule.warmup(self.global_step)
+        self._take_step(optimizer, optimizer_closure, self.global_step)
+
+    def _take_step(self, optimizer: AnyOptimizer, closure: Callable[[], Any], number: int) -> None:
+        """Take step `number` of an optimizer, counted from 0. closure: computes the gradients."""
+        factor = self.schedule.warmup(number)
         if factor == 1.0:
-            optimizer.step(closure=optimizer_closure)
+            optimizer.step(closure=closure)
             return
         self._scheduled_rate = optimizer.param_groups[0]["lr"]
         with scaled_rates(optimizer.param_groups, factor):
-            optimizer.step(closure=optimizer_closure)
+            optimizer.step(closure=closure)
         self._scheduled_rate = None
 
     def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: float | Tensor | None) -> None:
@@ -132,7 +129,10 @@ class Task(pl.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_epoch_start(self) -> None:
-        self._train, self._val = self._counters(self.global_step), {}
+        self._train, self._val, batches = self._pass(), {}, self.trainer.num_training_batches
+        for name, plan in self.optimizer_plans.items():
+            first = self.global_step if name == SINGLE else self.current_epoch * plan.steps(int(batches))
+            self._train.counters[name].first_step = first
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Train all batches of a chunk but the last one, which Lightning trains after this hook."""
@@ -147,7 +147,22 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.reseed()
-        return self.counted(self._step(batch), batch[1])
+        if self.automatic_optimization:
+            return self.counted(self._step(batch), batch[1])
+        return take_turns(self.trainer, self.optimizer_plans, self.schedule, partial(self._turn, batch))
+
+    def _turn(self, batch: Batch, name: str, optimizer: LightningOptimizer) -> Tensor:
+        """Train the parameters of one of several optimizers with a batch, and return its loss, without a graph."""
+
+        def compute_gradients() -> Tensor:
+            optimizer.zero_grad()
+            loss = self.counted(self._step(batch, name), batch[1], name)
+            self.manual_backward(loss)
+            return loss
+
+        with self.toggled_optimizer(optimizer):
+            self._take_step(optimizer, compute_gradients, self._step_number(name))
+        return self._train.counters[name].losses[-1]
 
     def reseed(self) -> None:
         """Seed the random generators for the training batch that is about to be computed."""
@@ -155,70 +170,85 @@ class Task(pl.LightningModule):
 
     def batch_seed(self) -> int:
         """Return the seed of the training batch that is about to be computed."""
-        trainer, number = self.trainer, batch_index(self.trainer)
+        number = batch_index(self.trainer)
         count = 1 << number.bit_length()  # the number of batches of a stream is not known
-        return seeds.batch_seeds(self.seed, trainer.global_rank, trainer.current_epoch, count)[number]
+        return seeds.batch_seeds(self.seed, self.trainer.global_rank, self.current_epoch, count)[number]
 
-    def counted(self, results: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+    def counted(self, results: Mapping[str, Tensor], targets: Tensor, name: str = SINGLE) -> Tensor:
         """Count a training batch, and return the loss from which the gradients are computed.
 
-        results: as `step` returns them. targets: as the data gives them.
+        results: as `step` returns them for the optimizer of this name. targets: as the data gives them.
         """
-        loss = results["loss"]
-        self._train.count(results, targets)
-        rate = self._scheduled_rate
-        self._train.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"] if rate is None else rate)
+        loss, counters = results["loss"], self._train.counters[name]
+        counters.count(results, targets)
+        optimizer, rate = self.trainer.optimizers[[*self.optimizer_plans].index(name)], self._scheduled_rate
+        counters.rates.append(optimizer.param_groups[0]["lr"] if rate is None else rate)
         # Only with a single process: another rank would wait for ever for the gradients of this one.
         if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
-            raise self._not_finite(batch_index(self.trainer))
-        if self.objective.weighted and self.trainer.world_size > 1:
+            turn = batch_index(self.trainer) // self.optimizer_plans[name].every
+            raise NonFiniteLoss.at(turn, name, counters, self.trainer, self.schedule)
+        if counters.weights and self.trainer.world_size > 1:
             # DDP averages the gradients of the ranks, but each rank's samples have another total weight.
-            weight = self._train.weights[-1]
+            weight = counters.weights[-1]
             total = self.trainer.strategy.reduce(weight.clone(), reduce_op="sum")
             loss = loss * weight * self.trainer.world_size / total
         return loss
 
+    def _step_number(self, name: str) -> int:
+        """Return the number of the step of an optimizer in or before the running batch, counted from 0."""
+        turn = batch_index(self.trainer) // self.optimizer_plans[name].every
+        return self._train.counters[name].first_step + turn // self.trainer.accumulate_grad_batches
+
     def on_train_epoch_end(self) -> None:
-        """Log the metrics of the epoch, with those of its validation, the learning rate and the time."""
-        counters, now = self._train, time.perf_counter()
-        self._check_training()
-        metrics = self._metrics("train", counters)
-        seconds = now - counters.started
+        """Log the metrics of the epoch, with those of its validation, the learning rates and the time."""
+        train, now = self._train, time.perf_counter()
+        check_finite(train, self.trainer, self.schedule)
+        metrics = self._metrics("train", train)
+        seconds = now - train.started
         metrics |= self._val
-        metrics["lr"] = counters.rates[-1] * self.schedule.warmup(self.global_step - 1)
+        for name, counters in train.counters.items():
+            rate = counters.rates[-1] * self.schedule.warmup(self._step_number(name))
+            metrics["lr" if name == SINGLE else f"lr/{name}"] = rate
         gradients = [value.grad for value in self.network.parameters() if value.grad is not None]
         metrics["grad_norm"] = float(get_total_norm(gradients))  # of the epoch's last step
         metrics["seconds"] = seconds
-        metrics["samples_per_second"] = sum(counters.samples) * self.trainer.world_size / (seconds - counters.paused)
+        metrics["samples_per_second"] = train.samples * self.trainer.world_size / (seconds - train.paused)
         self._log(metrics, epoch=self.current_epoch + 1)
-        self._train = self._counters()
+        self._train = self._pass()
 
     def on_validation_model_zero_grad(self) -> None:
         """Keep the gradients of the last step, because their norm and histograms are read after the validation."""
 
     def on_validation_start(self) -> None:
-        self._check_training()  # before the validation, whose error could not name the step
-        self._eval = self._counters()
+        check_finite(
+            self._train, self.trainer, self.schedule
+        )  # before the validation, whose error could not name the step
+        self._eval = self._pass()
         if self.has_own_step:  # which may draw random numbers in evaluation too
             seeds.reseed(self.seed, self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Count a batch, and return the output of the network if the step gives it."""
-        results = self._step(batch)
-        self._eval.count(results, batch[1])
-        return results.get("output")
+        """Count a batch for each optimizer, and return the output of the network if the step gives it."""
+        output = None
+        for name, counters in self._eval.counters.items():
+            results = self._step(batch, name)
+            counters.count(results, batch[1])
+            output = results.get("output", output)
+        return output
 
     def on_validation_epoch_end(self) -> None:
         """Give the metrics of the validation to callbacks."""
         self._val = self._metrics("val", self._eval)
         if not math.isfinite(loss := self._val["val/loss"]):
-            raise NonFiniteLoss(f"the loss of the validation is {loss} after step {self.global_step}; {SMALLER}")
+            raise NonFiniteLoss(
+                f"the loss of the validation is {loss} after step {self.global_step}; {smaller(self.optimizer_plans)}"
+            )
         # The loggers get these metrics together with the training's, as one line for each epoch.
         self._log(self._val, logger=False)
         self._train.paused += time.perf_counter() - self._eval.started
 
     def on_test_start(self) -> None:
-        self._eval = self._counters()
+        self._eval = self._pass()
         seeds.reseed(self.seed, self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -229,15 +259,8 @@ class Task(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: StateDict) -> None:
         """Save what all ranks have counted in an unfinished epoch, under the key `counters`."""
-        if self._train.losses:
-            checkpoint["counters"] = {**self._train.state(self._gather), "val": self._val}
-
-    def _gather(self, value: Tensor) -> Tensor:
-        """Return the values of all ranks, stacked (ranks, …), on the CPU."""
-        value = value.to(self.device)
-        gathered = self.all_gather(value) if self.trainer.world_size > 1 else value[None]
-        assert isinstance(gathered, Tensor)
-        return gathered.cpu()
+        if any(counters.losses for counters in self._train.counters.values()):
+            checkpoint["counters"] = self._train.state(self, self._val)
 
     def on_load_checkpoint(self, checkpoint: StateDict) -> None:
         """Take up what this rank had counted in an unfinished epoch.
@@ -246,9 +269,8 @@ class Task(pl.LightningModule):
         """
         if not self.trainer.training:  # WeightAveraging would test these weights and not those in `state_dict`
             checkpoint.pop("current_model_state", None)
-        saved: SavedCounters | None = checkpoint.get("counters")
-        if saved:
-            self._val, self._train = saved["val"], self._counters()
+        if saved := checkpoint.get("counters"):
+            self._val, self._train = saved["val"], self._pass()
             self._train.load(saved, self.trainer.global_rank, self.trainer.world_size, self.device)
 
     def _log(self, metrics: Mapping[str, float], epoch: int | None = None, logger: bool | None = None) -> None:
@@ -260,39 +282,19 @@ class Task(pl.LightningModule):
         tensors = {name: torch.tensor(value, dtype=dtype) for name, value in metrics.items()}
         self.log_dict(tensors, sync_dist=True, logger=logger)
 
-    def _step(self, batch: Batch) -> Mapping[str, Tensor]:
+    def _step(self, batch: Batch, name: str = SINGLE) -> Mapping[str, Tensor]:
         """Return the results of a step. Raises RequestError for those of a project's own step that are none."""
-        results = self.step(batch)
+        step: Callable[..., Mapping[str, Tensor]] = self.step
+        results = step(batch) if name == SINGLE else step(batch, optimizer=name)
         if self.has_own_step:
-            check_results(results, f"{type(self).__module__}.{type(self).__qualname__}", self.objective, self.metrics)
+            check_results(results, type(self), self.objective, self.metrics)
         return results
 
-    def _counters(self, first_step: int = 0) -> Counters:
-        """Return empty counters for a pass over the data. first_step: the number of optimizer steps before it."""
-        return Counters(EpochMetrics(self.objective, self.metrics), first_step)
+    def _pass(self) -> Pass:
+        """Return what counts a pass over the data, without any counts."""
+        return Pass(self.optimizer_plans, self.objective, self.metrics)
 
-    def _metrics(self, stage: str, counters: Counters) -> dict[str, float]:
-        """Return the mean loss and the metrics of a finished pass over the data on all ranks."""
-        totals = counters.totals()
-        if self.trainer.world_size > 1:
-            totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum").cpu()
-        metrics = counters.means(totals)
-        if math.isfinite(metrics["loss"]):  # otherwise the run ends
-            metrics |= counters.metrics.values()
-        return {f"{stage}/{name}": value for name, value in metrics.items()}
-
-    def _check_training(self) -> None:
-        """Raise NonFiniteLoss for the first training loss of the epoch that is not finite on some rank."""
-        if not self._train.losses:
-            return
-        finite = torch.stack(self._train.losses).isfinite()
-        first = torch.where(finite.all(), len(finite), (~finite).int().argmax())
-        if self.trainer.world_size > 1:
-            first = self.trainer.strategy.reduce(first, reduce_op="min")
-        if int(first) < len(finite):
-            raise self._not_finite(int(first))
-
-    def _not_finite(self, batch: int) -> NonFiniteLoss:
-        """Return the error for a training batch, by its number in the epoch."""
-        count, epoch = self.trainer.accumulate_grad_batches, self.current_epoch
-        return NonFiniteLoss.at(batch, self._train, epoch, count, self.schedule)
+    def _metrics(self, stage: str, counted: Pass) -> dict[str, float]:
+        """Return the mean losses and the metrics of a finished pass over the data on all ranks."""
+        check_outputs(counted.with_output, type(self), self.metrics)
+        return {f"{stage}/{name}": value for name, value in counted.metrics(self.trainer, self.device).items()}

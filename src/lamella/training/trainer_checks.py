@@ -8,12 +8,13 @@ from pytorch_lightning.callbacks import (
     BatchSizeFinder,
     Callback,
     EarlyStopping,
+    GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
-from pytorch_lightning.strategies import Strategy, StrategyRegistry
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 
 from lamella.config.values import Config
 from lamella.console import print
@@ -46,6 +47,17 @@ UNSUITABLE: dict[type[Callback], str] = {
     "lost; take pytorch_lightning.callbacks.EMAWeightAveraging",
     BackboneFinetuning: "it needs a network with the attribute `backbone`; network.freeze names what is not trained",
 }
+# What Lightning's Trainer, or a chunk, does for a single optimizer alone, with the values that leave it out and the way
+# out.
+SINGLE_OPTIMIZER: dict[str, tuple[tuple[object, ...], str]] = {
+    "gradient_clip_val": ((None, 0), "gradients are not clipped; leave it out"),
+    "accumulate_grad_batches": ((None, 1), "each takes its step with one batch; write a larger data.batch_size"),
+    "max_steps": ((None, -1), "it would count the steps of all of them; write trainer.max_epochs"),
+    "min_steps": ((None,), "it would count the steps of all of them; write trainer.min_epochs"),
+    "chunk": ((None, "auto", 1), "they are trained batch by batch; leave it out"),
+}
+# The strategy for several optimizers: each backward pass gives gradients for the parameters of one of them.
+FINDING = "ddp_find_unused_parameters_true"
 # What a run logs beside losses and metrics.
 LOGGED = ("lr", "grad_norm", "seconds", "samples_per_second", "step")
 
@@ -115,14 +127,40 @@ def check_thaw(freeze: Freeze, epochs: int | None, alone: bool) -> None:
             )
 
 
-def check_suitable(kinds: Sequence[type]) -> None:
+def check_suitable(kinds: Sequence[type], several_optimizers: bool = False) -> None:
     """Raise RequestError for a callback that cannot work. kinds: the classes in `trainer.callbacks`."""
+    known = [*UNSUITABLE.items()]
+    if several_optimizers:
+        hint = f"with several optimizers {SINGLE_OPTIMIZER['accumulate_grad_batches'][1]}"
+        known.append((GradientAccumulationScheduler, hint))
     for number, kind in enumerate(kinds):
-        for unsuitable, hint in UNSUITABLE.items():
+        for unsuitable, hint in known:
             if issubclass(kind, unsuitable):
                 raise RequestError(
                     f"trainer.callbacks.{number}: {kind.__name__}: {hint}", f"trainer.callbacks.{number}"
                 )
+
+
+def check_several_optimizers(options: Config, processes: int) -> None:
+    """Raise RequestError for what does not work with several optimizers.
+
+    options: the config group `trainer`. processes: as `process_count` returns it.
+    """
+    for name, (neutral, hint) in SINGLE_OPTIMIZER.items():
+        if options.get(name, neutral[0]) not in neutral:
+            raise RequestError(
+                f"trainer.{name} is {options[name]!r}, which is for a single optimizer; with several ones {hint}",
+                f"trainer.{name}",
+            )
+    strategy, (kind, _) = options.get("strategy", "auto"), strategy_kind(options)
+    node = strategy if isinstance(strategy, dict) else {"find_unused_parameters": FINDING in strategy}
+    finds = issubclass(kind, DDPStrategy) and node.get("find_unused_parameters")
+    if not finds and not (issubclass(kind, SingleDeviceStrategy) and processes == 1):
+        raise RequestError(
+            f"trainer.strategy is {strategy!r}, which would wait for the gradients of all parameters, and each of "
+            f"several optimizers trains some of them;\n  write trainer.strategy={FINDING}",
+            "trainer.strategy",
+        )
 
 
 def check_monitors(

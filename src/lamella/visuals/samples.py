@@ -34,8 +34,8 @@ class SampleImages(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
     ) -> None:
-        images = isinstance(batch, tuple) and are_images(batch[0])
-        if batch_idx or not images or (writer := tensorboard_writer(trainer)) is None:
+        drawable = isinstance(batch, tuple) and are_images(batch[0])
+        if batch_idx or not drawable or (writer := tensorboard_writer(trainer)) is None:
             return
         inputs, targets = (values[: self.count] for values in batch)
         data, objective = datamodule_of(trainer), objective_of(pl_module)
