@@ -6,6 +6,7 @@ program itself, or about what it starts with its own command line.
 
 import contextlib
 import fcntl
+import gc
 import os
 import pty
 import runpy
@@ -16,8 +17,9 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Mapping
-from multiprocessing import forkserver
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +68,18 @@ class Program:
 
     def start(self, directory: Path, arguments: tuple[str, ...]) -> Any:
         files = [f"/proc/{os.getpid()}/fd/{file}" for file in self.files]
-        process: Any = CONTEXT.Process(target=_run, args=(directory, arguments, dict(os.environ), files))
+        process: Any = CONTEXT.Process(target=self.run, args=(directory, arguments, dict(os.environ), files))
         process.start()
         return process
+
+    @staticmethod
+    def run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str], files: list[str]) -> None:
+        """Be the program, in the forked process."""
+        os.setsid()
+        os.chdir(directory)
+        for stream, path in enumerate(files, 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
+        _python(arguments if arguments[0].endswith(".py") else ("-m", "lamella", *arguments), environ)
 
     @property
     def out(self) -> str:
@@ -127,6 +138,15 @@ def on_terminal(directory: Path, columns: int, *arguments: str) -> str:
     return printed.decode().replace("\r\n", "\n")
 
 
+class Script(Program):
+    """A Python script, and the Python programs that it starts, which are forks of it and may be many."""
+
+    @staticmethod
+    def run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str], files: list[str]) -> None:
+        subprocess.Popen = _ForkedPopen  # type: ignore[misc]
+        Program.run(directory, arguments, environ, files)
+
+
 class RealProgram(Program):
     """The same, started as `python -m lamella`. options: what `subprocess.Popen` takes besides."""
 
@@ -168,29 +188,47 @@ def wait_until(condition: Callable[[], object], seconds: float, program: Program
         time.sleep(0.02)
 
 
-def _run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str], files: list[str]) -> None:
-    """Be the program: set up what a new interpreter would, and run the command line."""
+def _python(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Be `python` with these arguments: set up what a new interpreter would, and run the program."""
     from multiprocessing import util
 
     from lamella import __main__
     from lamella.interrupts import SIGNALS
 
-    os.setsid()
-    os.chdir(directory)
     os.environ.clear()
     os.environ.update(environ)
-    for stream, path in enumerate(files, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     # Where this is a sweep, the server that it starts is forked, as that of a program is, and keeps signals away too.
     util.spawnv_passfds = launch._fork  # type: ignore[assignment]
-    sys.modules.pop(PRELOADED[0])  # which keeps signals away, once more
+    sys.modules.pop(PRELOADED[0], None)  # which keeps signals away, once more
     sys.modules["__main__"] = __main__  # what the other ranks of a run start is this module
-    if arguments[0].endswith(".py"):
+    if arguments[0] == "-m":
+        sys.argv = list(arguments[1:])
+        sys.exit(__main__.main())
+    elif arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        exec(arguments[1], {"__name__": "__main__"})
+    else:
         sys.argv = list(arguments)
         runpy.run_path(arguments[0], run_name="__main__")
-    else:
-        sys.argv = ["lamella", *arguments]
-        sys.exit(__main__.main())
+
+
+class _ForkedPopen(subprocess.Popen[Any]):
+    """`subprocess.Popen`, which forks this process where it would start Python anew."""
+
+    def __init__(self, args: list[str], **options: Any) -> None:
+        if args[0] == sys.executable:
+            child = partial(_be_python, args[1:], options.get("env") or dict(os.environ), resource_tracker.getfd())
+            options |= {"preexec_fn": child, "restore_signals": False}
+        super().__init__(args, **options)
+
+
+def _be_python(arguments: list[str], environ: Mapping[str, str], tracker: int) -> None:
+    """Run a Python program in this child of `subprocess`, which waits for a file to be closed, and end the process."""
+    os.closerange(3, tracker)
+    os.closerange(tracker + 1, os.sysconf("SC_OPEN_MAX"))
+    gc.enable()
+    subprocess.Popen = _ForkedPopen.__base__  # type: ignore[misc]
+    os._exit(CONTEXT.Process(target=_python, args=(arguments, environ))._bootstrap())  # type: ignore[attr-defined]
