@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import pickle
 import pty
 import runpy
 import select
@@ -19,7 +20,7 @@ import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,7 @@ class Program:
     @staticmethod
     def run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str], files: list[str]) -> None:
         """Be the program, in the forked process."""
-        os.setsid()
-        os.chdir(directory)
-        for stream, path in enumerate(files, 1):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
+        _attach(directory, files)
         _python(arguments if arguments[0].endswith(".py") else ("-m", "lamella", *arguments), environ)
 
     @property
@@ -139,12 +137,12 @@ def on_terminal(directory: Path, columns: int, *arguments: str) -> str:
 
 
 class Script(Program):
-    """A Python script, and the Python programs that it starts, which are forks of it and may be many."""
+    """A Python script that starts many Python programs, which are forks of it."""
 
     @staticmethod
     def run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str], files: list[str]) -> None:
-        subprocess.Popen = _ForkedPopen  # type: ignore[misc]
-        Program.run(directory, arguments, environ, files)
+        _attach(directory, files)
+        _python(arguments, environ, spare=False)
 
 
 class RealProgram(Program):
@@ -188,8 +186,20 @@ def wait_until(condition: Callable[[], object], seconds: float, program: Program
         time.sleep(0.02)
 
 
-def _python(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Be `python` with these arguments: set up what a new interpreter would, and run the program."""
+def _attach(directory: Path, files: list[str]) -> None:
+    """Give this process a session, a working directory, and files for what it prints."""
+    os.setsid()
+    os.chdir(directory)
+    for stream, path in enumerate(files, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
+
+
+def _python(arguments: Sequence[str], environ: Mapping[str, str], spare: bool = True) -> None:
+    """Be `python` with these arguments: set up what a new interpreter would, and run the program.
+
+    The first Python program that this one starts, the other rank of a run say, is a fork made before anything is
+    computed. spare: make it now; False forks this process for each program that it starts.
+    """
     from multiprocessing import util
 
     from lamella import __main__
@@ -204,6 +214,8 @@ def _python(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
     util.spawnv_passfds = launch._fork  # type: ignore[assignment]
     sys.modules.pop(PRELOADED[0], None)  # which keeps signals away, once more
     sys.modules["__main__"] = __main__  # what the other ranks of a run start is this module
+    FORKS[os.getpid()] = [ForkedPython()] if spare else None
+    subprocess.Popen = Popen  # type: ignore[assignment,misc]
     if arguments[0] == "-m":
         sys.argv = list(arguments[1:])
         sys.exit(__main__.main())
@@ -215,20 +227,57 @@ def _python(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
 
 
-class _ForkedPopen(subprocess.Popen[Any]):
-    """`subprocess.Popen`, which forks this process where it would start Python anew."""
-
-    def __init__(self, args: list[str], **options: Any) -> None:
-        if args[0] == sys.executable:
-            child = partial(_be_python, args[1:], options.get("env") or dict(os.environ), resource_tracker.getfd())
-            options |= {"preexec_fn": child, "restore_signals": False}
-        super().__init__(args, **options)
+POPEN = subprocess.Popen
+# The children that wait to become programs, by the process that starts these; None where each start forks it.
+FORKS: dict[int, list["ForkedPython"] | None] = {}
 
 
-def _be_python(arguments: list[str], environ: Mapping[str, str], tracker: int) -> None:
-    """Run a Python program in this child of `subprocess`, which waits for a file to be closed, and end the process."""
-    os.closerange(3, tracker)
-    os.closerange(tracker + 1, os.sysconf("SC_OPEN_MAX"))
-    gc.enable()
-    subprocess.Popen = _ForkedPopen.__base__  # type: ignore[misc]
-    os._exit(CONTEXT.Process(target=_python, args=(arguments, environ))._bootstrap())  # type: ignore[attr-defined]
+class ForkedPython(POPEN[Any]):
+    """A child that is a fork of this process, and that becomes the Python program that it is told to be."""
+
+    def __init__(self, **options: Any) -> None:
+        order, self.order = os.pipe()
+        child = partial(_wait_for_program, order, _open_files() - {self.order})
+        super().__init__([sys.executable], preexec_fn=child, restore_signals=False, **options)
+        os.close(order)
+
+    def become(self, arguments: list[str], environ: Mapping[str, str] | None, directory: str | Path | None) -> None:
+        """Run `python` with these arguments in the child."""
+        with os.fdopen(self.order, "wb") as file:
+            pickle.dump((arguments, dict(environ or os.environ), directory or os.getcwd()), file)
+
+
+class Popen(POPEN[Any]):
+    """`subprocess.Popen` in forked programs: the Python programs that these start are forked as well."""
+
+    def __new__(cls, args: list[str], **options: Any) -> POPEN[Any]:  # type: ignore[misc]
+        forks = FORKS.get(os.getpid(), [])
+        if args[0] != sys.executable or forks == []:
+            return POPEN(args, **options)
+        environ, directory = options.pop("env", None), options.pop("cwd", None)
+        child = forks.pop() if forks else ForkedPython(**options)
+        child.become(args[1:], environ, directory)
+        return child
+
+
+def _open_files() -> set[int]:
+    return {int(file) for file in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{file}")}
+
+
+def _wait_for_program(order: int, files: set[int]) -> None:
+    """Wait in a forked child until it is told which Python program to be, be that, and end.
+
+    files: those that stay open. `subprocess` waits until another one is closed.
+    """
+    for file in _open_files() - files:
+        os.close(file)
+    os.chdir("/")
+    with os.fdopen(order, "rb") as orders:
+        told = orders.read()
+    if not told:  # the parent has ended
+        os._exit(0)
+    gc.enable()  # `subprocess` has disabled it
+    arguments, environ, directory = pickle.loads(told)
+    os.chdir(directory)
+    program = [argument for argument in arguments if argument != "-P"]
+    os._exit(CONTEXT.Process(target=_python, args=(program, environ))._bootstrap())  # type: ignore[attr-defined]
