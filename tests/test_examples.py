@@ -79,7 +79,7 @@ def mlp(width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(width, 10))
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow
 def test_vae(lamella: Lamella, tmp_path: Path) -> None:
     example("vae", tmp_path)
     run = train(lamella, "vae")
@@ -106,7 +106,7 @@ def test_vae(lamella: Lamella, tmp_path: Path) -> None:
     assert again.status == 0, again.out + again.err
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow(7)
 def test_vae_killed_and_resumed(tmp_path: Path) -> None:
     reference, killed = tmp_path / "reference", tmp_path / "killed"
     for directory in (reference, killed):
@@ -145,7 +145,7 @@ class UNet(nn.Module):
         return y
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(20)
 def test_ddpm(lamella: Lamella, tmp_path: Path) -> None:
     example("ddpm", tmp_path)
     run = train(lamella, "ddpm", "task.steps=25", "trainer.max_epochs=1")
@@ -170,7 +170,7 @@ def test_ddpm(lamella: Lamella, tmp_path: Path) -> None:
     assert Path("samples.png").stat().st_size > 1000
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_simclr(lamella: Lamella, tmp_path: Path) -> None:
     example("simclr", tmp_path)
     run = train(lamella, "simclr", "trainer.max_epochs=1")
@@ -203,7 +203,7 @@ def test_simclr(lamella: Lamella, tmp_path: Path) -> None:
     assert losses(run) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_distillation(lamella: Lamella, tmp_path: Path) -> None:
     example("distillation", tmp_path)
     missing = lamella("train", "experiment=distillation")
@@ -230,7 +230,7 @@ def test_distillation(lamella: Lamella, tmp_path: Path) -> None:
     assert losses(run) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow
 def test_focal(lamella: Lamella, tmp_path: Path) -> None:
     example("focal", tmp_path)
     run = train(lamella, "focal")
