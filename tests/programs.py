@@ -1,7 +1,7 @@
 """Commands of Lamella in processes of their own, forked from one process that has imported everything.
 
 A real `python -m lamella` spends five seconds on imports. Tests start a `RealProgram` only where they are about the
-program itself, or about what it starts with its own command line.
+program itself. What a program starts with its own command line, the second process of a run, is forked too.
 """
 
 import contextlib
