@@ -12,8 +12,9 @@ train: .venv/installed  ## one run on the handwritten digits that come with scik
 test: .venv/installed check  ## every check and every test
 	$(BIN)/python -m pytest $(SHARED) --durations=20
 
+# They compute more than they wait, and a third process costs more to start than it gives.
 quick: .venv/installed  ## the fast tests, in at most 90 s: what to run after each change
-	$(BIN)/python -m pytest $(SHARED) -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 # Old libraries use what newer ones beside them have deprecated.
 test-oldest: .venv-oldest/installed  ## every test with the oldest versions that pyproject.toml allows

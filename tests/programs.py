@@ -1,12 +1,14 @@
 """Commands of Lamella in processes of their own, forked from one process that has imported everything.
 
 A real `python -m lamella` spends five seconds on imports. Tests start a `RealProgram` only where they are about the
-program itself, or about what it starts with its own command line.
+program itself. What a program starts with its own command line, the second process of a run, is forked too.
 """
 
 import contextlib
 import fcntl
+import gc
 import os
+import pickle
 import pty
 import runpy
 import select
@@ -16,7 +18,8 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -66,9 +69,15 @@ class Program:
 
     def start(self, directory: Path, arguments: tuple[str, ...]) -> Any:
         files = [f"/proc/{os.getpid()}/fd/{file}" for file in self.files]
-        process: Any = CONTEXT.Process(target=_run, args=(directory, arguments, dict(os.environ), files))
+        process: Any = CONTEXT.Process(target=self.run, args=(directory, arguments, dict(os.environ), files))
         process.start()
         return process
+
+    @staticmethod
+    def run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str], files: list[str]) -> None:
+        """Be the program, in the forked process."""
+        _attach(directory, files)
+        _python(arguments if arguments[0].endswith(".py") else ("-m", "lamella", *arguments), environ)
 
     @property
     def out(self) -> str:
@@ -127,6 +136,15 @@ def on_terminal(directory: Path, columns: int, *arguments: str) -> str:
     return printed.decode().replace("\r\n", "\n")
 
 
+class Script(Program):
+    """A Python script that starts many Python programs, which are forks of it."""
+
+    @staticmethod
+    def run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str], files: list[str]) -> None:
+        _attach(directory, files)
+        _python(arguments, environ, spare=False)
+
+
 class RealProgram(Program):
     """The same, started as `python -m lamella`. options: what `subprocess.Popen` takes besides."""
 
@@ -168,29 +186,98 @@ def wait_until(condition: Callable[[], object], seconds: float, program: Program
         time.sleep(0.02)
 
 
-def _run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str], files: list[str]) -> None:
-    """Be the program: set up what a new interpreter would, and run the command line."""
+def _attach(directory: Path, files: list[str]) -> None:
+    """Give this process a session, a working directory, and files for what it prints."""
+    os.setsid()
+    os.chdir(directory)
+    for stream, path in enumerate(files, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
+
+
+def _python(arguments: Sequence[str], environ: Mapping[str, str], spare: bool = True) -> None:
+    """Be `python` with these arguments: set up what a new interpreter would, and run the program.
+
+    The first Python program that this one starts, the other rank of a run say, is a fork made before anything is
+    computed. spare: make it now; False forks this process for each program that it starts.
+    """
     from multiprocessing import util
 
     from lamella import __main__
     from lamella.interrupts import SIGNALS
 
-    os.setsid()
-    os.chdir(directory)
     os.environ.clear()
     os.environ.update(environ)
-    for stream, path in enumerate(files, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     # Where this is a sweep, the server that it starts is forked, as that of a program is, and keeps signals away too.
     util.spawnv_passfds = launch._fork  # type: ignore[assignment]
-    sys.modules.pop(PRELOADED[0])  # which keeps signals away, once more
+    sys.modules.pop(PRELOADED[0], None)  # which keeps signals away, once more
     sys.modules["__main__"] = __main__  # what the other ranks of a run start is this module
-    if arguments[0].endswith(".py"):
+    FORKS[os.getpid()] = [ForkedPython()] if spare else None
+    subprocess.Popen = Popen  # type: ignore[assignment,misc]
+    if arguments[0] == "-m":
+        sys.argv = list(arguments[1:])
+        sys.exit(__main__.main())
+    elif arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        exec(arguments[1], {"__name__": "__main__"})
+    else:
         sys.argv = list(arguments)
         runpy.run_path(arguments[0], run_name="__main__")
-    else:
-        sys.argv = ["lamella", *arguments]
-        sys.exit(__main__.main())
+
+
+POPEN = subprocess.Popen
+# The children that wait to become programs, by the process that starts these; None where each start forks it.
+FORKS: dict[int, list["ForkedPython"] | None] = {}
+
+
+class ForkedPython(POPEN[Any]):
+    """A child that is a fork of this process, and that becomes the Python program that it is told to be."""
+
+    def __init__(self, **options: Any) -> None:
+        order, self.order = os.pipe()
+        child = partial(_wait_for_program, order, _open_files() - {self.order})
+        super().__init__([sys.executable], preexec_fn=child, restore_signals=False, **options)
+        os.close(order)
+
+    def become(self, arguments: list[str], environ: Mapping[str, str] | None, directory: str | Path | None) -> None:
+        """Run `python` with these arguments in the child."""
+        with os.fdopen(self.order, "wb") as file:
+            pickle.dump((arguments, dict(environ or os.environ), directory or os.getcwd()), file)
+
+
+class Popen(POPEN[Any]):
+    """`subprocess.Popen` in forked programs: the Python programs that these start are forked as well."""
+
+    def __new__(cls, args: list[str], **options: Any) -> POPEN[Any]:  # type: ignore[misc]
+        forks = FORKS.get(os.getpid(), [])
+        if args[0] != sys.executable or forks == []:
+            return POPEN(args, **options)
+        environ, directory = options.pop("env", None), options.pop("cwd", None)
+        child = forks.pop() if forks else ForkedPython(**options)
+        child.become(args[1:], environ, directory)
+        return child
+
+
+def _open_files() -> set[int]:
+    return {int(file) for file in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{file}")}
+
+
+def _wait_for_program(order: int, files: set[int]) -> None:
+    """Wait in a forked child until it is told which Python program to be, be that, and end.
+
+    files: those that stay open. `subprocess` waits until another one is closed.
+    """
+    for file in _open_files() - files:
+        os.close(file)
+    os.chdir("/")
+    with os.fdopen(order, "rb") as orders:
+        told = orders.read()
+    if not told:  # the parent has ended
+        os._exit(0)
+    gc.enable()  # `subprocess` has disabled it
+    arguments, environ, directory = pickle.loads(told)
+    os.chdir(directory)
+    program = [argument for argument in arguments if argument != "-P"]
+    os._exit(CONTEXT.Process(target=_python, args=(program, environ))._bootstrap())  # type: ignore[attr-defined]

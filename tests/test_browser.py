@@ -39,7 +39,7 @@ TABS = {
 }
 
 pytestmark = [
-    pytest.mark.slow(20),
+    pytest.mark.slow(80),  # all together
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
     pytest.mark.xdist_group("browser"),  # one for all tabs
 ]

@@ -16,6 +16,7 @@ OPTIONS = sorted(str(path.relative_to(SHIPPED).with_suffix("")) for path in SHIP
 CHOICES = [option for option in OPTIONS if not option.endswith("/default") or option == "trainer/default"]
 MNIST_LIKE = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 BATCH = ("+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1", "trainer.max_epochs=1", "data.val_size=60")
+ONE_TEST = "+trainer.limit_test_batches=1"
 
 
 def finished(result: Result) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def test_every_option_composes(lamella: Lamella, option: str) -> None:
     "option", [option for option in CHOICES if option.split("/")[0] in ("loss", "optimizer", "scheduler")]
 )
 def test_every_loss_optimizer_and_scheduler_trains(lamella: Lamella, option: str) -> None:
-    result = lamella("train", option.replace("/", "="), *BATCH)
+    result = lamella("train", option.replace("/", "="), *BATCH, ONE_TEST)
     assert result.status == 0, result.err
     assert "test        loss" in result.out
 
@@ -61,7 +62,7 @@ PARAMETERS = {"mlp": 118_794, "linear": 7_850, "neural_network": 669_706, "cnn":
 @pytest.mark.parametrize("name", PARAMETERS)
 @pytest.mark.slow
 def test_every_network_trains(lamella: Lamella, name: str) -> None:
-    run = finished(lamella("train", f"network={name}", *BATCH))
+    run = finished(lamella("train", f"network={name}", *BATCH, ONE_TEST))
     assert (run["parameters"], run["steps"]) == (PARAMETERS[name], 2)
     assert run["choices"]["network"] == name
 
@@ -81,7 +82,7 @@ def test_every_data_set_in_mnist_format_trains(lamella: Lamella, mnist_root: Pat
 def test_every_experiment_runs_for_a_batch(lamella: Lamella, mnist_root: Path, path: Path) -> None:
     assert path.read_text().startswith("# @package _global_\n")
     root = [f"data.root={mnist_root}"] if "data: mnist" in path.read_text() else []
-    result = lamella("train", f"experiment={path.stem}", *BATCH, *root)
+    result = lamella("train", f"experiment={path.stem}", *BATCH, ONE_TEST, *root)
     assert result.status == 0, result.err
 
 

@@ -136,6 +136,7 @@ def test_an_unknown_data_set_gets_its_nearest(tmp_path: Path, name: str, hint: s
         torchvision_dataset(name, str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # torchvision leaves the connection of the 404 open
 def test_missing_files_are_asked_for_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []

@@ -30,10 +30,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # About how many seconds the commands of a page take, where these are many.
 SECONDS = {
-    "README.md": 60, "augmentation.md": 12, "data.md": 8, "datasets.md": 20, "evaluate.md": 4, "export.md": 5,
-    "fine-tuning.md": 30, "networks.md": 20,
-    "performance.md": 50, "reliability.md": 12, "runs.md": 15, "segmentation.md": 30, "sweeps.md": 90, "tables.md": 15,
-    "tasks.md": 15, "tensorboard.md": 20, "text.md": 30,
+    "README.md": 60, "augmentation.md": 10, "data.md": 20, "datasets.md": 12, "evaluate.md": 3, "export.md": 6,
+    "fine-tuning.md": 15, "networks.md": 4, "performance.md": 40, "recipes.md": 10, "reliability.md": 20, "runs.md": 15,
+    "segmentation.md": 10, "study-note.md": 3, "sweeps.md": 90, "tables.md": 9, "tasks.md": 7, "tensorboard.md": 20,
+    "text.md": 7,
 }  # fmt: skip
 
 
@@ -137,6 +137,8 @@ BRIEF = {
     "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
     "bench/wait.py": ["--repeats", "1"],
 }
+# What makes a training on MNIST short here.
+FEW = ["data.val_size=100", "+trainer.limit_train_batches=3"]
 
 
 def run(lamella: Lamella, command: str) -> None:
@@ -144,15 +146,16 @@ def run(lamella: Lamella, command: str) -> None:
     if program == "make":
         subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
     elif program == "python":
-        programs.run(Path(), str(ROOT / arguments[0]), *arguments[1:], *BRIEF[arguments[0]])
+        script = (str(ROOT / arguments[0]), *arguments[1:], *BRIEF[arguments[0]])
+        programs.run(Path(), *script, kind=programs.Script)
     elif command.startswith(("lamella board", "tensorboard")):
         serve(program, arguments)
     elif "trainer=ddp" in command:
-        programs.run(Path(), *arguments, "trainer.max_epochs=1", kind=programs.RealProgram)
+        programs.run(Path(), *arguments, "trainer.max_epochs=1")
     else:
         assert program == "lamella", command
-        mnist = "data=mnist" in arguments or "experiment=mnist_cnn" in arguments
-        result = lamella(*arguments, *(["data.val_size=100"] if mnist and arguments[0] == "train" else []))
+        mnist = arguments[0] == "train" and {"data=mnist", "experiment=mnist_cnn"} & set(arguments)
+        result = lamella(*arguments, *(FEW if mnist else []))
         assert result.status == 0, f"{command}\n{result.err}"
 
 
@@ -177,7 +180,7 @@ def serve(program: str, arguments: list[str]) -> None:
         process.wait(30)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_networks_of_the_docs_train(workplace: Lamella) -> None:
     names = []
     for _, block, file in blocks(ROOT / "docs" / "networks.md"):

@@ -97,7 +97,7 @@ def test_a_terminal_without_unicode(tmp_path: Path) -> None:
     assert "usage: lamella COMMAND ?" in program.out
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(12)
 def test_a_locale_without_unicode(tmp_path: Path, image_root: Path) -> None:
     """A run that was trained in UTF-8 is tested: its config and the folders of its data have names beyond ASCII."""
     (image_root / "train" / "two").rename(image_root / "train" / "größe")
@@ -262,7 +262,7 @@ def test_workers_end_at_a_second_sigterm() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -signal.SIGTERM
 
 
-@pytest.mark.slow(25)
+@pytest.mark.slow(10)
 def test_a_long_path_for_temporary_files(tmp_path: Path) -> None:
     """Sockets have paths of at most 107 bytes; the jobs of a sweep and the readers of data use them."""
     temporary = tmp_path / ("t" * 100)

@@ -476,7 +476,7 @@ def test_help(lamella: Lamella, arguments: tuple[str, ...], shown: list[str]) ->
         assert text in result.out
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 @pytest.mark.parametrize("line", [["train", "optimizer.lr=abc"], ["train", "-m", "optimizer.lr=abc,1"], ["eval", "no"]])
 def test_loading_is_said_on_a_terminal_until_something_else_is(tmp_path: Path, line: list[str]) -> None:
     master, slave = pty.openpty()

@@ -98,7 +98,7 @@ def mlp(width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(width, 10))
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow
 def test_vae(lamella: Lamella, tmp_path: Path) -> None:
     example("vae", tmp_path)
     run = train(lamella, "vae")
@@ -131,7 +131,7 @@ KILLED = {
 }
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow(7)
 @pytest.mark.parametrize(("folder", "name"), [*((name, name) for name in KILLED), ("gan_lightning", "gan")])
 def test_killed_and_resumed(tmp_path: Path, folder: str, name: str) -> None:
     reference, killed = tmp_path / "reference", tmp_path / "killed"
@@ -213,7 +213,7 @@ class UNet(nn.Module):
         return y
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(20)
 def test_ddpm(lamella: Lamella, tmp_path: Path) -> None:
     example("ddpm", tmp_path)
     run = train(lamella, "ddpm", "task.steps=25", "trainer.max_epochs=1")
@@ -238,7 +238,7 @@ def test_ddpm(lamella: Lamella, tmp_path: Path) -> None:
     assert Path("samples.png").stat().st_size > 1000
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_simclr(lamella: Lamella, tmp_path: Path) -> None:
     example("simclr", tmp_path)
     run = train(lamella, "simclr", "trainer.max_epochs=1")
@@ -271,7 +271,7 @@ def test_simclr(lamella: Lamella, tmp_path: Path) -> None:
     assert losses(run) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_distillation(lamella: Lamella, tmp_path: Path) -> None:
     example("distillation", tmp_path)
     missing = lamella("train", "experiment=distillation")
@@ -298,7 +298,7 @@ def test_distillation(lamella: Lamella, tmp_path: Path) -> None:
     assert losses(run) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_gan(lamella: Lamella, tmp_path: Path) -> None:
     example("gan", tmp_path)
     run = train(lamella, "gan", "+optimizer.generator.every=2")
@@ -343,7 +343,7 @@ def test_gan(lamella: Lamella, tmp_path: Path) -> None:
     assert drawn.abs().max() <= 1
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow
 def test_focal(lamella: Lamella, tmp_path: Path) -> None:
     example("focal", tmp_path)
     run = train(lamella, "focal")

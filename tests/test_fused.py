@@ -69,7 +69,7 @@ def together(directory: Path) -> list[int]:
 ADAM = "+optimizer.eps=1e-4"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 @pytest.mark.parametrize(
     "options",
     [
@@ -85,6 +85,7 @@ ADAM = "+optimizer.eps=1e-4"
         ],
         [
             "network=cnn",
+            "network.widths=[4,8]",
             "network.dropout=0",
             "+optimizer.eps=1e-2",
             "optimizer.lr=5e-4,2e-4",
@@ -112,7 +113,7 @@ def test_a_member_is_what_it_is_alone(lamella: Lamella, options: list[str]) -> N
             )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(12)
 def test_dropout_differs_in_its_draws_alone(lamella: Lamella) -> None:
     line = ["train", "-m", "network=mlp", "network.dropout=0.0,0.1,0.5", ADAM, "seed=0,1", "trainer.max_epochs=3"]
     assert lamella(*line, *FUSED, "sweep.name=fused").status == 0
@@ -169,26 +170,27 @@ def timeless(directory: Path) -> dict[str, list[dict[str, float]]]:
     }
 
 
-@pytest.mark.slow(12)
+@pytest.mark.slow(25)
 @pytest.mark.parametrize("options", [["trainer.checkpoint_every=5steps"], ["trainer.accumulate_grad_batches=2"]])
 def test_a_sweep_that_was_killed_has_the_same_bits(tmp_path: Path, lamella: Lamella, options: list[str]) -> None:
     line = ["train", "-m", "network=mlp", "network.width=8", "network.dropout=0.2,0.3", "seed=0,1", "visuals=none"]
-    line += ["trainer.max_epochs=4,6", "trainer.gradient_clip_val=1.0", "sweep.name=s", *options, *FUSED]
+    line += ["sweep.zip=[network.dropout,seed]", "trainer.max_epochs=4,6", "trainer.gradient_clip_val=1.0"]
+    line += ["sweep.name=s", *options, *FUSED]
     # The width is given, because two sweeps may measure different ones.
-    width = {"parameters": 6474, "width": 8}
+    width = {"parameters": 6474, "width": 4}
     for _ in range(2):
         sweep("s").mkdir(parents=True)
         (sweep("s") / ".widths.jsonl").write_text(json.dumps(width) + "\n")
         if not sweep("whole").exists():
             assert lamella(*line).status == 0
-            assert set(together(sweep("s"))) == {8}
+            assert set(together(sweep("s"))) == {4}
             shutil.move(sweep("s"), sweep("whole"))
     for number, epochs in ((signal.SIGKILL, 1), (signal.SIGINT, 2), (signal.SIGKILL, 4)):
         process = Program(tmp_path, *line)
 
         def advanced(epochs: int = epochs) -> bool:
             trained = [len(metrics(path.parent)) for path in sweep("s").glob("*/run.json")]
-            return len(trained) == 8 and min(trained) >= epochs
+            return len(trained) == 4 and min(trained) >= epochs
 
         wait_until(advanced, 60, process)
         process.kill_group(number)
@@ -201,7 +203,7 @@ def test_a_sweep_that_was_killed_has_the_same_bits(tmp_path: Path, lamella: Lame
     assert [name for name, value in before.items() if not torch.equal(value, now[name])] == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 @pytest.mark.parametrize("launcher", ["fused", "local"])
 def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str) -> None:
     line = ["train", "-m", "network=linear", "seed=0,1,2", "trainer.max_epochs=12", "sweep.name=s"]

@@ -99,7 +99,7 @@ def row(name: str) -> str:
     return f"| {name} | no entry | {message} |"
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(1)
 def test_every_class_of_torch_is_an_entry_or_says_what_to_write() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about even kernels and nested tensors

@@ -420,7 +420,7 @@ def test_a_killed_run_with_moving_masks_ends_with_the_same_bits(tmp_path: Path) 
         assert kill.differences(expected, run) == []
 
 
-@pytest.mark.slow(90)
+@pytest.mark.slow(40)
 def test_a_u_net_finds_the_shapes(lamella: Lamella) -> None:
     result = lamella("train", "experiment=unet_shapes")
     assert result.status == 0, result.err

@@ -185,7 +185,7 @@ def test_two_processes_count_each_sample_once(tmp_path: Path) -> None:
     assert_whole(run, record["metrics"])
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_members_of_a_fused_sweep_count_for_themselves(lamella: Lamella) -> None:
     sweep = ("-m", *OPTIONS, "seed=1,2", "hydra/launcher=fused", "hydra.launcher.slots=1", "network=linear")
     objectives = "sweep.objectives=[val/calibration_error,test/f1]"

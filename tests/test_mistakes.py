@@ -251,7 +251,7 @@ def files(root: Path) -> Iterator[str]:
     return (str(path.relative_to(root)) for path in root.rglob("*"))
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("given", COMMANDS)
 def test_a_mistake_says_what_to_type(
     lamella: Lamella, project: Path, monkeypatch: pytest.MonkeyPatch, given: str

@@ -92,6 +92,7 @@ def only_run() -> Path:
     return record.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_command_takes_every_kind(kinds: Lamella, kind: str) -> None:
     done(kinds("inspect", *KINDS[kind], *SHORT))

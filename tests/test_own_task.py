@@ -199,7 +199,7 @@ def test_two_processes_average_the_further_results(tmp_path: Path) -> None:
             (directory / name).write_text((tmp_path / name).read_text())
     options = (*BASE, "trainer.max_epochs=1")
     programs.run(one, "train", *options)
-    programs.run(two, "train", *options, "trainer=ddp", "trainer.devices=2", kind=programs.RealProgram)
+    programs.run(two, "train", *options, "trainer=ddp", "trainer.devices=2")
     [expected], [found] = lines(one), lines(two)
     for name in ("train/pixels", "val/pixels", "train/loss", "val/loss"):
         assert found[name] == pytest.approx(expected[name], rel=1e-4), name

@@ -226,6 +226,7 @@ def test_a_function_that_makes_a_callback_is_called_by_the_run_alone(own: Lamell
     assert result.out.count("made by a function") == 1
 
 
+@pytest.mark.slow
 def test_a_strategy_that_cannot_be_tried_is_named(own: Lamella) -> None:
     result = own("train", *SMALL, "trainer.strategy={_target_: mine.Divided}")
     assert result.out.startswith("not tried before the run starts: trainer.strategy is Divided, and only auto and DDP")

@@ -117,7 +117,7 @@ def test_data_that_has_moved(lamella: Lamella, mnist_root: Path) -> None:
     assert (refused.status, "seed has to be as it was in the run" in refused.err) == (2, True)
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow(25)
 def test_two_processes(lamella: Lamella) -> None:
     """Lightning starts the second one with the command line of the first."""
     ddp = ("trainer=ddp", "trainer.devices=2", "device=cpu", "network=linear", "trainer.max_epochs=1")

@@ -17,7 +17,7 @@ from test_sweep import SWEEP, leaderboard, members, plan, record
 RATE = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 WIDTH = "network.width=choice(8,16,32)"
 SEARCH = ("train", "-m", "hydra/sweeper=optuna", RATE, WIDTH, "sweep.name=s")
-BRIEF = ("trainer.max_epochs=1",)
+BRIEF = ("trainer.max_epochs=1", "visuals=none")
 
 
 def study(sweep: Path = SWEEP) -> list[dict[str, Any]]:
@@ -52,20 +52,20 @@ def test_trials_up_to_the_total(lamella: Lamella) -> None:
     assert lamella("runs", str(SWEEP)).out.count(" planned ") == 1
 
 
-@pytest.mark.slow(25)
+@pytest.mark.slow(20)
 def test_one_at_a_time_the_choices_depend_on_the_seed_alone(tmp_path: Path) -> None:
     """Killed and gone on with, the same trials: what a sampler draws has no state to lose."""
     line = (
         *SEARCH,
-        "trainer.max_epochs=4",
-        "hydra.sweeper.n_trials=9",
+        "trainer.max_epochs=3",
+        "hydra.sweeper.n_trials=6",
         "hydra.launcher.slots=1",
         "network.dropout=0.2",
         "visuals=none",
     )
     reference, other = tmp_path / "reference", tmp_path / "other"
     programs.run(reference, *line)
-    for number in (2, 6):
+    for number in (2, 4):
         process = Program(other, *line)
 
         def enough(number: int = number) -> bool:
@@ -78,7 +78,7 @@ def test_one_at_a_time_the_choices_depend_on_the_seed_alone(tmp_path: Path) -> N
     assert [trial["params"] for trial in study(other / SWEEP)] == [
         trial["params"] for trial in study(reference / SWEEP)
     ]
-    assert len(study(other / SWEEP)) == 9
+    assert len(study(other / SWEEP)) == 6
     assert {str(trial["state"]) for trial in study(other / SWEEP)} == {"COMPLETE"}
     for name in members(reference / SWEEP):
         assert kill.differences(reference / SWEEP / name, other / SWEEP / name) == []
@@ -115,9 +115,10 @@ def test_whole_numbers_and_steps(lamella: Lamella) -> None:
 @pytest.mark.slow(20)
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_what_will_not_be_the_best_is_ended(lamella: Lamella, pruner: str) -> None:
+    short = ("trainer.max_epochs=5", "visuals=none")
     rates = "optimizer.lr=choice(1e-2,1e-5,1e-6,1e-7,2e-2,3e-2,1e-8,5e-3,2e-3,3e-3)"
     line = ("train", "-m", "hydra/sweeper=optuna", rates, f"hydra.sweeper.pruner={pruner}", "sweep.name=s")
-    result = lamella(*line, "hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=10", "trainer.max_epochs=8")
+    result = lamella(*line, "hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=10", *short)
     assert result.status == 0, result.err
     states = [trial["state"] for trial in study()]
     assert len(states) == 10
@@ -126,7 +127,7 @@ def test_what_will_not_be_the_best_is_ended(lamella: Lamella, pruner: str) -> No
     for row in leaderboard():
         fields = record(Path(str(row["directory"])))
         assert fields["status"] == "finished"
-        assert (fields["epochs"] == 8) == (row["status"] == "finished")
+        assert (fields["epochs"] == 5) == (row["status"] == "finished")
     pruned = [Path(str(row["directory"])) for row in leaderboard() if row["status"] == "pruned"]
     assert len(pruned) == states.count("PRUNED")
     if pruned:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import programs
 import pytest
 import torch
 import yaml
-from conftest import Lamella, contents
+from conftest import Lamella, Shared, contents
 from hydra._internal import hydra as hydra_main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -259,11 +260,21 @@ def test_targets_of_a_network(lamella: Lamella, target: Any) -> None:
     assert not Path("outputs").exists()
 
 
+@pytest.fixture(scope="module")
+def default_config(shared: Shared) -> str:
+    """The config of a command without overrides, as YAML."""
+
+    def fill(path: Path) -> None:
+        (path / "job.yaml").write_text(programs.run(path, "train", "--cfg", "job"))
+
+    return (shared("default-config", fill) / "job.yaml").read_text()
+
+
 @pytest.mark.parametrize("place", PLACES)
-def test_places(lamella: Lamella, place: str) -> None:
+def test_places(lamella: Lamella, default_config: str, place: str) -> None:
     """The place is named, and what is wrong there, where a project has a group of its own."""
     [(group, node)] = PLACES[place].items()
-    base = yaml.safe_load(lamella("train", "--cfg", "job").out)[group]
+    base = yaml.safe_load(default_config)[group]
     whole = node if "layers" in node else {**base, **node}
     Path("conf", group).mkdir()
     Path("conf", group, "own.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))

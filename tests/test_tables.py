@@ -392,7 +392,7 @@ def test_rows_that_a_network_cannot_take_are_refused(lamella: Lamella, plants: P
 # What the experiments reach
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow
 def test_classes_of_a_table_are_learned_as_well_as_by_scikit_learn(lamella: Lamella) -> None:
     from sklearn.neural_network import MLPClassifier
 
@@ -407,7 +407,7 @@ def test_classes_of_a_table_are_learned_as_well_as_by_scikit_learn(lamella: Lame
     assert np.mean(ours) >= np.mean(theirs) - 0.01, (ours, theirs)
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow
 def test_numbers_of_a_table_are_learned_as_well_as_by_ridge(lamella: Lamella) -> None:
     from sklearn.linear_model import Ridge
 
@@ -418,7 +418,7 @@ def test_numbers_of_a_table_are_learned_as_well_as_by_ridge(lamella: Lamella) ->
     assert 1 - error / spread >= Ridge().fit(*arrays(data.train)).score(inputs, targets) - 0.02
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow
 def test_a_forecast_is_better_than_the_last_value(lamella: Lamella) -> None:
     run = trained(lamella, "experiment=forecast", "device.threads=1")
     inputs, targets = arrays(data_of(waves(48, 12, test_size=0.2), 12).test)
@@ -428,7 +428,7 @@ def test_a_forecast_is_better_than_the_last_value(lamella: Lamella) -> None:
     assert loss < yesterday < naive
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow
 def test_the_sampler_finds_more_of_a_rare_class(lamella: Lamella) -> None:
     source = bundled_table("breast_cancer", ["malignant", "benign"], {"malignant": 0.2})
     inputs, targets = arrays(data_of(source, 2, test_size=0.3, val_size=0.2).test)

@@ -45,7 +45,7 @@ def subclasses(module: object, base: type) -> list[str]:
     return sorted(name for name, value in found.items() if value is not base and not name.startswith("_"))
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_every_optimizer_takes_a_step_or_is_refused(lamella: Lamella) -> None:
     layers = "network.layers=[Flatten,{Linear: [10,false]}]"  # Muon takes matrices only
     results = {
@@ -86,7 +86,7 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow(7)
 @pytest.mark.usefixtures("own")
 def test_every_scheduler_takes_a_step_or_is_refused(lamella: Lamella) -> None:
     Path("conf/scheduler").mkdir(parents=True)
@@ -203,7 +203,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_networks_of_torchvision_are_built_or_refused_with_what_to_type(lamella: Lamella) -> None:
     for name, (arguments, message) in NETWORKS.items():
         layers = f"network.layers=[{PHOTO}, {{_target_: torchvision.models.{name}, {arguments}}}]"

@@ -140,6 +140,7 @@ def test_a_mask_of_the_single_input_is_a_function_of_it() -> None:
     torch.testing.assert_close(both[0], expected)
 
 
+@pytest.mark.slow
 def test_bundled_texts_are_of_all_classes_and_unlike() -> None:
     names = ["asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml"]
     samples, again = (docstrings(names, 64).train for _ in range(2))
@@ -150,7 +151,7 @@ def test_bundled_texts_are_of_all_classes_and_unlike() -> None:
     assert samples.targets.bincount().min() > 100
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow
 def test_text_classes_are_told_apart_as_by_scikit_learn(lamella: Lamella) -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -166,6 +167,7 @@ def test_text_classes_are_told_apart_as_by_scikit_learn(lamella: Lamella) -> Non
     assert record["metrics"]["test/accuracy"] > regression.score(found, test.targets) - 0.03
 
 
+@pytest.mark.slow
 def test_a_text_is_continued_the_same_way_each_time(lamella: Lamella, notes: Path) -> None:
     run = finished(lamella("train", *GPT, "trainer.max_epochs=3"), "char_gpt")
     first, again, other = (
@@ -217,6 +219,7 @@ def test_tokens_are_drawn_by_their_scores() -> None:
     assert set(next_tokens(scores, [0], 3, 50, 1e-9, 3, 0)) == {1}
 
 
+@pytest.mark.slow
 def test_predictions_of_texts_name_files_lines_and_rows(lamella: Lamella, reviews: Path) -> None:
     rows = [("body", "label"), *((path.read_text().strip(), path.parent.name) for path in reviews.rglob("*.txt"))]
     with Path("all.csv").open("w", newline="") as file:

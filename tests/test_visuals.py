@@ -176,6 +176,7 @@ def test_samples_show_what_the_network_gets(lamella: Lamella) -> None:
     assert shades[0] < 0.4 < 0.9 < shades[1]
 
 
+@pytest.mark.slow
 def test_data_that_are_no_images_draw_none(lamella: Lamella) -> None:
     _, found = trained(lamella, "experiment=autograd")
     assert found.Tags()["images"] == []
