@@ -16,7 +16,8 @@ from lamella.signatures import check_arguments
 ROOT_KEYS = ("name", "seed", "monitor", *GROUPS)  # the keys at the root of a config
 LIBRARIES = ("torch", "torchvision", "pytorch_lightning", "lamella")  # whose source files are read
 DEVICE = "lamella.training.device.device_keys"  # has the signature of the group device, which has no `_target_`
-TRAINER_KEYS = ("checkpoint_every", "chunk", "test")  # the keys of the group trainer that Lightning's Trainer lacks
+# The keys of the group trainer that Lightning's Trainer lacks.
+TRAINER_KEYS = ("checkpoint_every", "chunk", "test", "ema", "swa", "early_stopping", "keep_top")
 # The arguments that Lamella checks by itself, and the keys that it takes besides.
 OWN_CHECKS = {"trainer": ("callbacks", "logger", *TRAINER_KEYS), "device": ("graph",)}
 # The groups whose keys are the arguments of their target, and no others, with the package of such a target.
@@ -71,6 +72,8 @@ def _check_node(node: Config, key: str, references: Collection[str] | None) -> N
     values = {}
     for name, value in node.items():
         if not isinstance(name, str) or name.startswith("_") or name in OWN_CHECKS.get(key, ()):
+            continue
+        if key == "loss" and name == "weight" and isinstance(value, str):  # may be "balanced"
             continue
         if name not in expected and strict and not is_read(f"{key}.{name}", references):
             values[name] = value

@@ -27,8 +27,10 @@ from lamella.experiment.stacks import plan_network
 from lamella.network.plan import Plan
 from lamella.runs.names import check_run_name
 from lamella.seeds import SOURCE, seeded
+from lamella.training.class_weights import balanced_weights
 from lamella.training.device import Device
 from lamella.training.objective import Objective
+from lamella.training.recipe import Recipe
 from lamella.training.scheduler import Schedule, build_schedule, check_schedule
 from lamella.training.task import Task
 from lamella.training.trainer import PARTS, build_trainer, saving_and_chunks
@@ -77,8 +79,8 @@ def build_experiment(
     name, seed = builder.root()
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data(encoder)
     data.tests = config["trainer"].get("test", True)
-    make_task = builder.task()
-    plan, freeze, loss = builder.network(data.shape, data.input_type), builder.freeze(), builder.loss()
+    make_task, weights = builder.task(), balanced_weights(config["loss"], data)
+    plan, freeze, loss = builder.network(data.shape, data.input_type), builder.freeze(), builder.loss(weights)
     objective = builder.objective(plan, loss, data)
     optimizer, schedule = builder.optimizer()
     metrics = build_metrics(config.get("metrics") or {}, objective, plan.output, data.targets[0])
@@ -101,6 +103,8 @@ def build_experiment(
         schedule=schedule,
         trainer=trainer,
         test=data.tests,
+        recipe=Recipe.of(config["trainer"]),
+        class_weights=weights,
         epochs=config["trainer"].get("max_epochs"),
         checkpoint_every=checkpoint_every,
         chunk=chunk,
@@ -178,9 +182,11 @@ class _Builder:
             )
         return patterns
 
-    def loss(self) -> nn.Module:
-        """Build the loss, with class weights as tensors."""
+    def loss(self, weights: torch.Tensor | None = None) -> nn.Module:
+        """Build the loss, with class weights as tensors. weights: the balanced ones, None without data."""
         node = dict(self.config["loss"])
+        if isinstance(node.get("weight"), str):
+            node["weight"] = weights
         for key in ("weight", "pos_weight"):
             if isinstance(node.get(key), list):
                 try:

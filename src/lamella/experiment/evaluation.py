@@ -88,7 +88,7 @@ def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
     """
     answers = _AnswerCounter(experiment.objective)
     with quiet_lightning():
-        trainer = experiment.trainer(answers, [], [], default_root_dir=str(directory), log_every_n_steps=0)
+        trainer = experiment.trainer([answers], [], [], default_root_dir=str(directory), log_every_n_steps=0)
         [metrics] = trainer.test(experiment.task, datamodule=experiment.data, verbose=False)
     confusion, counts = answers.confusion, answers.counts
     if confusion is not None:

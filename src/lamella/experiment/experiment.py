@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
@@ -14,11 +16,13 @@ from lamella.data import Data
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.network.freeze import freeze_parameters
 from lamella.network.plan import Plan
+from lamella.runs.ranking import larger_is_better
 from lamella.training.checkpointing import CheckpointInterval
 from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.device import Device
 from lamella.training.epoch_metrics import is_lower_better
 from lamella.training.objective import Objective
+from lamella.training.recipe import Recipe
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
 
@@ -30,9 +34,10 @@ class Experiment:
     make_task: returns the LightningModule, without the network. plan: the network, without weights. freeze: patterns of
     the names of parameters that are not trained. metrics: by name, those that are counted beside the loss and the
     objective's own. optimizer: makes the optimizer of parameters. trainer: makes the Trainer, called with the first
-    callback, the last ones, the loggers and further arguments. test: whether the best checkpoint is tested after the
-    training. epochs: None where something else limits the run. chunk: the number of batches of a chunk, None to choose
-    it by the time that a chunk takes.
+    callbacks, the last ones, the loggers and further arguments. test: whether the best checkpoint is tested after the
+    training. recipe: the averages of the weights, early stopping and kept checkpoints. class_weights: of each class,
+    where `loss.weight` is "balanced". epochs: None where something else limits the run. chunk: the number of batches of
+    a chunk, None to choose it by the time that a chunk takes.
     """
 
     name: str
@@ -49,6 +54,8 @@ class Experiment:
     schedule: Schedule
     trainer: Callable[..., pl.Trainer]
     test: bool
+    recipe: Recipe
+    class_weights: Tensor | None
     epochs: int | None
     checkpoint_every: CheckpointInterval
     chunk: int | None
@@ -64,11 +71,18 @@ class Experiment:
         default = [self.objective.metric] if self.objective.kind == "numbers" else []
         return ["loss", *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
 
-    def completed(self, config: Config) -> Config:
-        """Return the config with the shape of the samples where its `data.shape` is null.
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Return whether a smaller or a larger value of the monitored metric is the better one."""
+        return "max" if larger_is_better(self.monitor, self.lower_is_better) else "min"
 
-        From such a config the network can be built without the data.
+    def completed(self, config: Config) -> Config:
+        """Return the config with the shape of the samples where its `data.shape` is null, and with the class weights.
+
+        From such a config the network and the loss can be built without the data.
         """
+        if self.class_weights is not None:
+            config = {**config, "loss": {**config["loss"], "weight": self.class_weights.tolist()}}
         shape = self.data.shape
         if config["data"].get("shape") is not None:
             return config

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
@@ -24,11 +24,12 @@ from lamella.runs.checkpoints import (
     newest_checkpoint,
     read_checkpoint,
     saved_identity,
+    weights_kind,
 )
 from lamella.runs.files import truncate_growing_files
 from lamella.runs.identity import Identity, check_identity
-from lamella.runs.ranking import larger_is_better
 from lamella.runs.reader import check_metrics
+from lamella.runs.schema import WeightsKind
 from lamella.training.checkpointing import Checkpoints
 from lamella.training.chunk_length import ChunkLength
 from lamella.training.loggers import EpochLogger, EpochTensorBoard
@@ -41,7 +42,8 @@ class Outcome(TypedDict):
     """The result of a run so far, as fields of its record.
 
     metrics: `train/…` and `val/…` of the best epoch, and after the test `test/…` of its checkpoint. epochs, steps: how
-    many are over. stopped: why the run ended before its last epoch, None for all other runs.
+    many are over. stopped: why the run ended before its last epoch, None for all other runs. weights: those in
+    best.ckpt, once the run is over.
     """
 
     metrics: dict[str, float]
@@ -49,6 +51,7 @@ class Outcome(TypedDict):
     epochs: int
     steps: int
     stopped: str | None
+    weights: NotRequired[WeightsKind]
 
 
 OnEpoch = Callable[[dict[str, float], Outcome], None]
@@ -77,10 +80,11 @@ def fit(
     checkpoints = Checkpoints(
         directory,
         experiment.monitor,
-        "max" if larger_is_better(experiment.monitor, experiment.lower_is_better) else "min",
+        experiment.mode,
         experiment.checkpoint_every,
         interrupts,
         identity,
+        experiment.recipe.keep_top or 0,
     )
     start = _starting_checkpoint(checkpoints, experiment.data, experiment.epochs)
     charts = {name: [f"train/{name}", f"val/{name}"] for name in experiment.counted}
@@ -99,6 +103,7 @@ def fit(
                 raise RuntimeError(str(error)) from error
             raise
         outcome = _outcome(checkpoints, trainer.current_epoch, trainer.global_step, test_metrics, stopped)
+        outcome["weights"] = weights_kind(read_checkpoint(checkpoints.best))
         board.log_result(settings or {}, outcome["metrics"], outcome["best_epoch"])
     return outcome
 
@@ -108,7 +113,7 @@ def _trainer(
 ) -> pl.Trainer:
     """Return the Trainer of a run, and let the data know the number of processes and the length of a chunk."""
     trainer = experiment.trainer(
-        checkpoints,
+        [checkpoints, *experiment.recipe.callbacks(experiment.monitor, experiment.mode)],
         [EpochBar()],
         list(loggers),
         plugins=[VerifiedCheckpointIO()],

@@ -34,7 +34,13 @@ from lamella.training.device import is_out_of_memory, process_count, strategy_ki
 from lamella.training.loggers import EpochLogger
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.trainer import quiet_lightning
-from lamella.training.trainer_checks import check_monitors, check_options, check_processes, check_suitable
+from lamella.training.trainer_checks import (
+    check_monitors,
+    check_options,
+    check_processes,
+    check_recipe,
+    check_suitable,
+)
 
 LONG = 10.0  # seconds; after a step that takes longer, nothing more is tried
 MOST_SCHEDULER_STEPS = 1000  # how many steps of the scheduler are tried, which takes 20 ms
@@ -101,6 +107,7 @@ def _checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.
     # A function of the project's own may return any callback. It is not called, and its kind is that of functions.
     kinds = [target if isinstance(target, type) else type(target) for target in targets]
     check_suitable(kinds)
+    check_recipe(experiment.recipe, options, kinds, experiment.monitor, experiment.device.precision, experiment.epochs)
     callbacks = {
         key: instantiate(node, key)
         for kind, (key, node) in zip(kinds, nodes.items(), strict=True)
@@ -134,7 +141,7 @@ class _Trial(pl.Callback):
         self.experiment = replace(experiment, data=data, objective=copy.deepcopy(experiment.objective))
         devices = options.get("devices")
         self.trainer = self.experiment.trainer(
-            self,
+            [self],
             [],
             [EpochLogger(lambda metrics: None)],  # some callbacks refuse to work without a logger
             configured=False,

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,7 +20,7 @@ from lamella import seeds
 from lamella.data.chunk import Batch, Chunk
 from lamella.errors import RequestError
 from lamella.lightning_internals import HOOK_NAME, batch_index
-from lamella.runs.checkpoints import StateDict
+from lamella.runs.checkpoints import TRAINED, StateDict
 from lamella.training.chunked_steps import run_chunk
 from lamella.training.epoch_metrics import EpochMetrics
 from lamella.training.metrics import Counters, SavedCounters
@@ -49,6 +50,7 @@ class Task(pl.LightningModule):
         self._scheduled_rate: float | None = None  # set while the optimizer has the learning rate of the warm-up
         self.schedule_length: int | None = None  # how many steps the scheduler takes in the run, once that is known
         self.run_chunk: Callable[[Task, Chunk], None] = run_chunk
+        self.after_step: Callable[[], None] | None = None  # called after each optimizer step
 
     @property
     def has_own_step(self) -> bool:
@@ -121,13 +123,12 @@ class Task(pl.LightningModule):
         """Take an optimizer step, with the learning rate of the warm-up while the warm-up lasts."""
         assert optimizer_closure is not None
         factor = self.schedule.warmup(self.global_step)
-        if factor == 1.0:
-            optimizer.step(closure=optimizer_closure)
-            return
-        self._scheduled_rate = optimizer.param_groups[0]["lr"]
-        with scaled_rates(optimizer.param_groups, factor):
+        self._scheduled_rate = None if factor == 1.0 else optimizer.param_groups[0]["lr"]
+        with nullcontext() if factor == 1.0 else scaled_rates(optimizer.param_groups, factor):
             optimizer.step(closure=optimizer_closure)
         self._scheduled_rate = None
+        if self.after_step:
+            self.after_step()
 
     def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: float | Tensor | None) -> None:
         """Take a step of the scheduler, but of a plateau scheduler only after an epoch with validation."""
@@ -210,6 +211,8 @@ class Task(pl.LightningModule):
         self._eval.count(results, batch[1])
         return results.get("output")
 
+    test_step = validation_step
+
     def on_validation_epoch_end(self) -> None:
         """Give the metrics of the validation to callbacks."""
         self._val = self._metrics("val", self._eval)
@@ -222,9 +225,6 @@ class Task(pl.LightningModule):
     def on_test_start(self) -> None:
         self._eval = self._counters()
         seeds.reseed(self.seed, self.device)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        return self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         self._log(self._metrics("test", self._eval), epoch=self.current_epoch)
@@ -247,7 +247,7 @@ class Task(pl.LightningModule):
         Raises RequestError if the epoch was begun with another number of processes, or with other metrics.
         """
         if not self.trainer.training:  # WeightAveraging would test these weights and not those in `state_dict`
-            checkpoint.pop("current_model_state", None)
+            checkpoint.pop(TRAINED, None)
         saved: SavedCounters | None = checkpoint.get("counters")
         if saved:
             self._val, self._train = saved["val"], self._counters()

@@ -109,7 +109,7 @@ def build_trainer(
     deterministic: bool,
     make: Callable[[Config], Callable[..., pl.Trainer]],
 ) -> Callable[..., pl.Trainer]:
-    """Return a function that makes the Trainer from the first callback, the last ones, the last loggers and options.
+    """Return a function that makes the Trainer from the first callbacks, the last ones, the last loggers and options.
 
     The function leaves out the callbacks and loggers of the config if it is called with `configured=False`.
 
@@ -131,7 +131,7 @@ def build_trainer(
     make_from_config = make({**place, **OPTIONS, **options})
 
     def make_trainer(
-        first: pl.Callback,
+        first: list[pl.Callback],
         last: list[pl.Callback],
         loggers: list[Logger],
         configured: bool = True,
@@ -140,13 +140,13 @@ def build_trainer(
     ) -> pl.Trainer:
         directory, callbacks, first_loggers = (
             Path(str(more.get("default_root_dir", "."))),
-            [first, *last],
+            [*first, *last],
             list[Logger](),
         )
         if configured:
             drawn = _instances(visuals, "visuals", pl.Callback, directory)
             own = _instances(callback_nodes, "trainer.callbacks", pl.Callback, directory)
-            callbacks = [first, *([VisualCallbacks(drawn)] if drawn else []), *own, *last]
+            callbacks = [*first, *([VisualCallbacks(drawn)] if drawn else []), *own, *last]
             first_loggers = _instances(logger_nodes, "trainer.logger", Logger, directory)
             if profiler_node:
                 [more["profiler"]] = _instances(profiler_node, "trainer", Profiler, directory)

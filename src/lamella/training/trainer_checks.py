@@ -12,14 +12,16 @@ from pytorch_lightning.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
     StochasticWeightAveraging,
+    WeightAveraging,
 )
-from pytorch_lightning.strategies import Strategy, StrategyRegistry
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 
 from lamella.config.values import Config
 from lamella.console import print
 from lamella.errors import RequestError, nearest
 from lamella.runs.ranking import larger_is_better
 from lamella.training.device import strategy_kind
+from lamella.training.recipe import Recipe
 
 # The arguments of the Trainer that Lamella sets itself, with what to write instead or why there is nothing to set.
 SET_BY_LAMELLA = {
@@ -42,7 +44,7 @@ UNSUITABLE: dict[type[Callback], str] = {
     BatchSizeFinder: "compare sizes by a sweep: lamella train -m data.batch_size=32,64,128",
     LearningRateFinder: "compare rates by a sweep: lamella train -m optimizer.lr=1e-4,1e-3,1e-2",
     StochasticWeightAveraging: "it averages the weights after the last checkpoint is saved, so the averages would be "
-    "lost; take pytorch_lightning.callbacks.EMAWeightAveraging",
+    "lost; take trainer.swa, or pytorch_lightning.callbacks.EMAWeightAveraging",
     BackboneFinetuning: "it needs a network with the attribute `backbone`; network.freeze names what is not trained",
 }
 # What a run logs beside losses and metrics.
@@ -100,6 +102,54 @@ def check_suitable(kinds: Sequence[type]) -> None:
                 raise RequestError(
                     f"trainer.callbacks.{number}: {kind.__name__}: {hint}", f"trainer.callbacks.{number}"
                 )
+
+
+def check_recipe(
+    recipe: Recipe, options: Config, kinds: Sequence[type], monitor: str, precision: object, epochs: object
+) -> None:
+    """Raise RequestError for averages, early stopping and kept checkpoints that would change nothing or cannot work.
+
+    options: the config group `trainer`. kinds: the classes in `trainer.callbacks`. monitor: the metric of the best
+    epoch. precision: as `device.precision`. epochs: of the run, None where something else limits it.
+    """
+    for name, theirs in (("early_stopping", EarlyStopping), (recipe.average, WeightAveraging)):
+        number = next((number for number, kind in enumerate(kinds) if issubclass(kind, theirs)), None)
+        if name and options.get(name) is not None and number is not None:
+            raise RequestError(
+                f"trainer.{name} does what trainer.callbacks.{number}, {kinds[number].__name__}, does; leave one out",
+                f"trainer.{name}",
+            )
+    for name in ("early_stopping", "keep_top"):
+        if (
+            options.get(name) is not None
+            and monitor.startswith("val/")
+            and options.get("limit_val_batches") in (0, 0.0)
+        ):
+            raise RequestError(
+                f"trainer.{name} goes by {monitor} (monitor), and the trainer's limits leave no validation",
+                f"trainer.{name}",
+            )
+    key = f"trainer.{recipe.average}"
+    if not recipe.average:
+        return
+    kind, _ = strategy_kind(options)
+    if not issubclass(kind, SingleDeviceStrategy | DDPStrategy):
+        raise RequestError(
+            f"{key} averages whole weights, and trainer.strategy, {kind.__name__}, may divide them; use trainer=ddp",
+            key,
+        )
+    if str(precision).endswith(("16-true", "16")) or str(precision).startswith("transformer-engine"):
+        raise RequestError(
+            f"{key} adds a small share of the weights to their average, and device.precision={precision} rounds such a "
+            "share away; use device.precision=bf16-mixed",
+            key,
+        )
+    if recipe.swa is not None and isinstance(epochs, int) and recipe.swa > epochs:
+        raise RequestError(
+            f"trainer.swa is {recipe.swa}, but the run ends after epoch {epochs} (trainer.max_epochs), so that nothing "
+            "would be averaged",
+            key,
+        )
 
 
 def check_monitors(
