@@ -31,8 +31,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # About how many seconds the commands of a page take, where these are many.
 SECONDS = {
     "README.md": 60, "data.md": 8, "evaluate.md": 4, "export.md": 5, "networks.md": 20, "performance.md": 50,
-    "reliability.md": 12, "runs.md": 15, "segmentation.md": 30, "sweeps.md": 90, "tables.md": 15, "tasks.md": 15,
-    "tensorboard.md": 20, "text.md": 30,
+    "recipes.md": 8, "reliability.md": 12, "runs.md": 15, "segmentation.md": 30, "sweeps.md": 90, "tables.md": 15,
+    "tasks.md": 15, "tensorboard.md": 20, "text.md": 30,
 }  # fmt: skip
 
 

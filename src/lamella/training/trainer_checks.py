@@ -138,7 +138,7 @@ def check_recipe(
             f"{key} averages whole weights, and trainer.strategy, {kind.__name__}, may divide them; use trainer=ddp",
             key,
         )
-    if str(precision).endswith(("16-true", "16")) or str(precision).startswith("transformer-engine"):
+    if str(precision).endswith("16-true") or str(precision).startswith("transformer-engine"):
         raise RequestError(
             f"{key} adds a small share of the weights to their average, and device.precision={precision} rounds such a "
             "share away; use device.precision=bf16-mixed",
