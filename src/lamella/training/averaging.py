@@ -58,7 +58,7 @@ class Averages(pl.Callback):
         if not self.average:
             return
         if trainer.world_size > 1:  # the buffers of the ranks differ, and those of rank 0 are saved
-            for name in self.average.keys() & dict(pl_module.named_buffers()).keys():
+            for name in [name for name, _ in pl_module.named_buffers() if name in self.average]:
                 torch.distributed.broadcast(self.average[name], src=0)
         self.trained = {name: value.clone() for name, value in pl_module.state_dict().items()}
         _copy(self.average, pl_module)
