@@ -103,7 +103,8 @@ def fit(
                 raise RuntimeError(str(error)) from error
             raise
         outcome = _outcome(checkpoints, trainer.current_epoch, trainer.global_step, test_metrics, stopped)
-        outcome["weights"] = weights_kind(read_checkpoint(checkpoints.best))
+        if trainer.is_global_zero:  # for the other ranks, the file may not be there yet
+            outcome["weights"] = weights_kind(read_checkpoint(checkpoints.best))
         board.log_result(settings or {}, outcome["metrics"], outcome["best_epoch"])
     return outcome
 

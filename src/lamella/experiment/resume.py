@@ -62,7 +62,7 @@ def open_run(
     more_patience = _check_patience(config["trainer"].get("early_stopping"), changed["trainer"].get("early_stopping"))
     finished = fields["status"] == "finished" and not longer and not (more_patience and fields.get("stopped"))
     if finished and not overrides:
-        _print_finished(path, fields)
+        _print_finished(path, fields, config)
         return None
 
     from lamella.experiment.build import prepare_experiment
@@ -71,7 +71,7 @@ def open_run(
         _check_length(fields, config, epochs)
     experiment = prepare_experiment(changed, data=data)
     if finished:
-        _print_finished(path, fields)
+        _print_finished(path, fields, config)
         return None
     return experiment, _reopen(path, fields, changed, overrides)
 
@@ -123,9 +123,9 @@ def _reopen(path: Path, fields: RunRecord, config: Config, overrides: Sequence[s
     return writer
 
 
-def _print_finished(path: Path, fields: RunRecord) -> None:
+def _print_finished(path: Path, fields: RunRecord, config: Config) -> None:
     best, epochs = fields["best_epoch"], fields["epochs"]
-    key = "early_stopping" if fields.get("stopped") else "max_epochs"
+    key = "early_stopping" if fields.get("stopped") and config["trainer"].get("early_stopping") else "max_epochs"
     print(f"{path} is finished: {epochs} epochs, the best one {best}; trainer.{key}=… trains on")
 
 
