@@ -31,7 +31,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 BASE = ("device=cpu", "device.threads=1", "data.batch_size=128", "trainer.max_epochs=3")
 CALLBACK = "trainer.callbacks=[{_target_: pytorch_lightning.callbacks."
-EARLY = CALLBACK + "EarlyStopping, monitor: val/loss, patience: 1}]"
 GROWING = CALLBACK + "GradientAccumulationScheduler, scheduling: {0: 1, 1: 3}}]"
 METRICS = "metrics=[f1,auroc,calibration_error]"
 CONFIGS = {
@@ -42,6 +41,7 @@ CONFIGS = {
         "trainer.checkpoint_every=3steps",
     ),
     "cnn": ("network=cnn", "network.widths=[4,8]", "trainer.checkpoint_every=2steps", "data.augment=[{crop: 1}]"),
+    "ema": ("network.dropout=0.2", "trainer.ema=0.9", "trainer.keep_top=2", "trainer.checkpoint_every=2steps"),
     "loader": ("data.in_memory=false", "trainer.checkpoint_every=2steps", "network.dropout=0.1"),
     "workers": ("data.in_memory=false", "data.num_workers=2", "trainer.checkpoint_every=2steps"),
     "plateau": ("scheduler=plateau", "scheduler.patience=0", "optimizer.lr=0.1", "trainer.checkpoint_every=2steps"),
@@ -49,8 +49,14 @@ CONFIGS = {
     "cosine": ("scheduler=cosine", "scheduler.warmup_steps=9", "optimizer=sgd", "trainer.checkpoint_every=4steps"),
     "step": ("scheduler=step", "scheduler.step_size=1", "optimizer=adamw", "trainer.checkpoint_every=1steps"),
     "accumulate": ("trainer.accumulate_grad_batches=4", "trainer.checkpoint_every=1steps", "network.dropout=0.2"),
-    "early": (EARLY, "optimizer.lr=0.1", "trainer.max_epochs=9", "trainer.checkpoint_every=5steps"),
-    "val": ("+trainer.val_check_interval=0.25", "trainer.checkpoint_every=1steps", "monitor=val/loss"),
+    "early": (
+        "trainer.early_stopping=1",
+        "trainer.keep_top=2",
+        "optimizer.lr=0.1",
+        "trainer.max_epochs=9",
+        "trainer.checkpoint_every=5steps",
+    ),
+    "val": ("+trainer.val_check_interval=0.25", "trainer.checkpoint_every=1steps", "monitor=val/loss", "trainer.swa=2"),
     "rarely": ("+trainer.check_val_every_n_epoch=2", "scheduler=plateau", "trainer.checkpoint_every=2steps"),
     "growing": (GROWING, "trainer.checkpoint_every=1steps", "network.dropout=0.2"),
     "thaw": (
@@ -71,7 +77,7 @@ CONFIGS = {
         "trainer.checkpoint_every=2steps",
     ),
     "metrics": (METRICS, "trainer.checkpoint_every=2steps", "monitor=val/auroc"),
-    "ddp": ("trainer=ddp", "trainer.devices=2", "trainer.checkpoint_every=2steps", "network.dropout=0.2", METRICS),
+    "ddp": ("trainer=ddp", "trainer.devices=2", "trainer.checkpoint_every=2steps", "trainer.ema=0.9", METRICS),
 }
 
 
@@ -199,10 +205,11 @@ def differences(one: Path, other: Path) -> list[str]:
     import torch
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = []
-    for name in ("last", "best"):
-        a, b = (torch.load(path / "checkpoints" / f"{name}.ckpt", weights_only=True) for path in (one, other))
-        found += [f"{name}.ckpt: {place}" for place in unequal(a, b)]
+    names = [{file.name for file in path.glob("checkpoints/epoch-*")} for path in (one, other)]
+    found = [f"kept by one alone: {name}" for name in names[0] ^ names[1]]
+    for name in ("last.ckpt", "best.ckpt", *(names[0] & names[1])):
+        a, b = (torch.load(path / "checkpoints" / name, weights_only=True) for path in (one, other))
+        found += [f"{name}: {place}" for place in unequal(a, b)]
     records = [json.loads((path / "run.json").read_text()) for path in (one, other)]
     for key in ("status", "epochs", "steps", "metrics", "best_epoch", "error"):
         found += [f"run.json: {key}{place}" for place in unequal(records[0][key], records[1][key])]

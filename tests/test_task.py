@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lamella.data import Data, Samples, Splits, digits
 from lamella.interrupts import Interrupts
-from lamella.training.checkpointing import CheckpointInterval, Checkpoints
+from lamella.training.checkpoint_interval import CheckpointInterval
+from lamella.training.checkpointing import Checkpoints
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.objective import Kind, Objective
 from lamella.training.optimizers import SINGLE, OptimizerPlan

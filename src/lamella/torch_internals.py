@@ -80,6 +80,19 @@ def sgd_kernel(group: ParamGroup, states: list[dict[str, Tensor]]) -> Kernel:
     return step
 
 
+def lerp_each(starts: list[Tensor], ends: list[Tensor], share: float) -> None:
+    """Move each tensor, in place, by a share of the way to the tensor at the same place in `ends`.
+
+    Touches `torch._foreach_lerp_`, which takes one call of a kernel for all tensors. Where it is gone, each tensor
+    takes a call.
+    """
+    if hasattr(torch, "_foreach_lerp_"):
+        torch._foreach_lerp_(starts, ends, share)
+        return
+    for start, end in zip(starts, ends, strict=True):
+        start.lerp_(end, share)
+
+
 def hook_counts(module: nn.Module) -> list[int]:
     """Return how many forward and backward hooks and pre-hooks a module has, by kind.
 

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     parser = CommandParser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data and device, as for `lamella train`")
-    parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|NAME|PATH", help="default: best")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes; default: RUN/eval.json")
     options = parser.parse_intermixed_args(arguments)
 
@@ -51,12 +51,15 @@ def main(arguments: list[str]) -> int:
     from lamella.experiment.evaluation import evaluate
     from lamella.experiment.model import load_experiment
     from lamella.lightning_internals import datamodule_key
-    from lamella.runs.checkpoints import find_checkpoint, read_checkpoint
+    from lamella.runs.checkpoints import find_checkpoint, read_checkpoint, weights_kind
 
     experiment = load_experiment(options.run, config, options.checkpoint, as_trained=True)
     file = find_checkpoint(options.run, options.checkpoint)
     print(f"Using {experiment.device.accelerator} device")
-    samples = read_checkpoint(file).get(datamodule_key(type(experiment.data)))  # a checksum of the samples of the run
+    checkpoint = read_checkpoint(file)
+    if (weights := weights_kind(checkpoint)) == "averaged":
+        print(f"The weights of {file.name} are averaged")
+    samples = checkpoint.get(datamodule_key(type(experiment.data)))  # a checksum of the samples of the run
     are_same = samples == experiment.data.state_dict()
     if not are_same and not options.overrides:
         print("note: these are not the samples that the run was trained and tested with", file=sys.stderr)
@@ -66,7 +69,8 @@ def main(arguments: list[str]) -> int:
     # Labels of pixels and the like have no names.
     scored, classes = len(result.scores()), experiment.data.classes
     classes = classes if len(classes) == scored else [str(number) for number in range(scored)]
-    request = {"checkpoint": str(file), "overrides": options.overrides, "device": experiment.device.accelerator}
+    device = experiment.device.accelerator
+    request = {"checkpoint": str(file), "weights": weights, "overrides": options.overrides, "device": device}
     try:
         write_atomically(out, json.dumps(request | _plain(result, classes), indent=2) + "\n")
     except OSError as error:

@@ -93,7 +93,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data, with which the file is checked")
     parser.add_argument("--format", choices=["onnx", "pt2", "safetensors"], required=True)
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/network.FORMAT")
-    parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|NAME|PATH", help="default: best")
     return parser.parse_intermixed_args(arguments)
 
 

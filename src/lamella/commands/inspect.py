@@ -64,7 +64,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--gradients", action="store_true", help="forward, loss, backward: what lands in .grad")
     parser.add_argument("--graph", type=Path, metavar="FILE", help="draw the computational graph: .svg, .png or .dot")
     parser.add_argument("--json", action="store_true", help="all of it, for programs")
-    parser.add_argument("--checkpoint", choices=["best", "last"], help="of a RUN; default: best")
+    parser.add_argument("--checkpoint", metavar="best|last|NAME|PATH", help="of a RUN; default: best")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -86,11 +86,15 @@ def _run_directory(given: list[str]) -> Path | None:
 def _trained_experiment(run: Path, checkpoint: str) -> "Experiment":
     """Return the experiment of a run with the weights of its checkpoint. Raises RequestError."""
     from lamella.experiment.model import load_experiment
+    from lamella.runs.checkpoints import find_checkpoint, read_checkpoint, weights_kind
 
     record, config = read_run(run)
     if note := unfinished_note(record):
         print(note, file=sys.stderr)
-    return load_experiment(run, config_for_testing(record, config, []), checkpoint)
+    experiment = load_experiment(run, config_for_testing(record, config, []), checkpoint)
+    if weights_kind(read_checkpoint(file := find_checkpoint(run, checkpoint))) == "averaged":
+        print(f"note: the weights of {file.name} are averaged", file=sys.stderr)
+    return experiment
 
 
 def _report(experiment: "Experiment", options: argparse.Namespace, trained: bool = False) -> str:

@@ -102,7 +102,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         metavar="FILE|FOLDER",
         help="every class's probability, or the numbers: .csv, .json or .jsonl; a folder for pictures",
     )
-    parser.add_argument("--checkpoint", default="best", metavar="best|last|PATH", help="default: best")
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|NAME|PATH", help="default: best")
     parser.add_argument("--lines", action="store_true", help="each line of a file is a text")
     parser.add_argument("--prompt", metavar="TEXT", help="the beginning of a text, which is printed and continued")
     parser.add_argument("--tokens", type=int, metavar="N", help="how many bytes to add to the prompt; default: 200")

@@ -19,7 +19,8 @@ DEVICE = "lamella.training.device.device_keys"  # has the signature of the group
 DESCRIPTION = (
     "lamella.data.own_data.OwnData"  # has the keys of the group data that say what the batches of its target are
 )
-TRAINER_KEYS = ("checkpoint_every", "chunk", "test")  # the keys of the group trainer that Lightning's Trainer lacks
+# The keys of the group trainer that Lightning's Trainer lacks.
+TRAINER_KEYS = ("checkpoint_every", "chunk", "test", "ema", "swa", "early_stopping", "keep_top")
 # The arguments that Lamella checks by itself, and the keys that it takes besides.
 OWN_CHECKS = {"trainer": ("callbacks", "logger", *TRAINER_KEYS), "device": ("graph",)}
 # The groups whose keys are the arguments of their target, and no others, with the package of such a target.
@@ -90,6 +91,8 @@ def _check_node(node: Config, key: str, references: Collection[str] | None) -> N
     values = {}
     for name, value in node.items():
         if not isinstance(name, str) or name.startswith("_") or name in OWN_CHECKS.get(key, ()):
+            continue
+        if key == "loss" and name == "weight" and isinstance(value, str):  # may be "balanced"
             continue
         if name not in expected and strict and not is_read(f"{key}.{name}", references):
             values[name] = value

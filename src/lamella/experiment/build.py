@@ -24,6 +24,7 @@ from lamella.errors import RequestError, first_line
 from lamella.experiment.data_maker import data_maker
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.initial_weights import InitialWeights
+from lamella.experiment.loss import build_loss
 from lamella.experiment.metrics import build_metrics, check_monitor
 from lamella.experiment.objective import build_objective
 from lamella.experiment.optimizers import build_optimizers
@@ -33,9 +34,11 @@ from lamella.network.freeze import read_freeze
 from lamella.network.plan import Plan
 from lamella.runs.names import check_run_name
 from lamella.seeds import SOURCE, seeded
+from lamella.training.class_weights import balanced_weights
 from lamella.training.device import Device
 from lamella.training.optimizers import SINGLE, OptimizerPlan
 from lamella.training.own_module import defines
+from lamella.training.recipe import Recipe
 from lamella.training.scheduler import Schedule, build_schedule, check_schedule
 from lamella.training.trainer import PARTS, build_trainer, quiet_lightning, saving_and_chunks
 
@@ -86,7 +89,7 @@ def build_experiment(
     use_device(device)
     name, seed = builder.root()
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data(encoder)
-    make_task = builder.task()
+    make_task, class_weights = builder.task(), balanced_weights(config["loss"], data)
     builder.kind.check_written(written)
     data.tests = config["trainer"].get("test", True) and defines(builder.kind.made, "test_step")
     if isinstance(data, OwnData):
@@ -94,7 +97,7 @@ def build_experiment(
     weights, freeze = InitialWeights.of(config["network"]), read_freeze(config["network"].get("freeze"))
     builder.kind.check_network(weights is not None, freeze)
     plan = builder.network(data.shape, data.input_type) if builder.kind.takes("network") else None
-    loss = builder.loss()
+    loss = builder.loss(class_weights)
     objective = build_objective(
         plan if builder.kind.is_task else None,
         loss,
@@ -131,6 +134,8 @@ def build_experiment(
         schedule=schedule,
         trainer=trainer,
         test=data.tests,
+        recipe=Recipe.of(config["trainer"]),
+        class_weights=class_weights,
         epochs=config["trainer"].get("max_epochs"),
         checkpoint_every=checkpoint_every,
         chunk=chunk if SINGLE in optimizers else 1,
@@ -213,22 +218,14 @@ class _Builder:
             self.references is None,
         )
 
-    def loss(self) -> nn.Module:
-        """Build the loss, with class weights as tensors. A task that takes no loss gets one that nobody calls."""
+    def loss(self, weights: torch.Tensor | None = None) -> nn.Module:
+        """Build the loss. weights: the balanced ones of the classes, None without data.
+
+        A task that takes no loss gets one that nobody calls.
+        """
         if not self.kind.takes("loss"):
             return nn.Identity()
-        node = dict(self.config["loss"])
-        for key in ("weight", "pos_weight"):
-            if isinstance(node.get(key), list):
-                try:
-                    node[key] = torch.tensor(node[key], dtype=torch.float32)
-                except (TypeError, ValueError) as error:
-                    raise RequestError(f"loss.{key} is {node[key]}; it takes numbers", f"loss.{key}") from error
-        loss = self.make("loss", nn.Module, node)()
-        reduction = getattr(loss, "reduction", "mean")
-        if reduction not in ("mean", "batchmean"):
-            raise RequestError(f"loss.reduction is {reduction!r}; a step takes the mean of its batch", "loss.reduction")
-        return loss
+        return build_loss(self.config["loss"], weights, partial(self.make, "loss", nn.Module))
 
     def optimizer_factory(self) -> OptimizerFactory | None:
         """Return what a LightningModule of the project's own takes as `optimizer`, None if it takes none."""

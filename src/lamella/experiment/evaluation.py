@@ -97,7 +97,7 @@ def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
     answers = _AnswerCounter(experiment.objective)
     with quiet_lightning():
         trainer = experiment.trainer(
-            answers, experiment.callbacks([]), [], default_root_dir=str(directory), log_every_n_steps=0
+            [answers], experiment.callbacks([]), [], default_root_dir=str(directory), log_every_n_steps=0
         )
         [logged] = trainer.test(experiment.module, datamodule=experiment.data, verbose=False)
     confusion, counts = answers.confusion, answers.counts

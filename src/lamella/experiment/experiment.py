@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lamella.config.values import Config
@@ -20,7 +21,7 @@ from lamella.network.freeze import Freeze, freeze_parameters
 from lamella.network.plan import Plan
 from lamella.runs.ranking import larger_is_better
 from lamella.seeds import kept_random_state, reseed
-from lamella.training.checkpointing import CheckpointInterval
+from lamella.training.checkpoint_interval import CheckpointInterval
 from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.device import Device
 from lamella.training.epoch_metrics import is_lower_better
@@ -28,6 +29,7 @@ from lamella.training.freezing import grouping_by_thaw
 from lamella.training.objective import Objective
 from lamella.training.optimizers import SINGLE, OptimizerPlan, prefix
 from lamella.training.own_module import OwnModule, by_stage, defines, title
+from lamella.training.recipe import Recipe
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
 from lamella.training.trainer import quiet_lightning
@@ -45,9 +47,11 @@ class Experiment:
     epoch in which these are not trained, None for all epochs. metrics: by name, those that are counted beside the loss
     and the objective's own. factory: the `optimizer` of a LightningModule that takes one. optimizers: those of a Task
     by name, or a single one under the name SINGLE. The plan and the schedule are None where the LightningModule makes
-    its own. trainer: makes the Trainer, called with the first callback, the last ones, the loggers and further
-    arguments. test: whether the best checkpoint is tested after the training. epochs: None where something else limits
-    the run. chunk: the number of batches of a chunk, None to choose it by the time that a chunk takes.
+    its own. trainer: makes the Trainer, called with the first callbacks, the last ones, the loggers and further
+    arguments. test: whether the best checkpoint is tested after the training. recipe: the averages of the weights,
+    early stopping and kept checkpoints. class_weights: of each class, where `loss.weight` is "balanced". epochs: None
+    where something else limits the run. chunk: the number of batches of a chunk, None to choose it by the time that a
+    chunk takes.
     """
 
     name: str
@@ -67,6 +71,8 @@ class Experiment:
     schedule: Schedule | None
     trainer: Callable[..., pl.Trainer]
     test: bool
+    recipe: Recipe
+    class_weights: Tensor | None
     epochs: int | None
     checkpoint_every: CheckpointInterval
     chunk: int | None
@@ -97,12 +103,20 @@ class Experiment:
         default = [self.objective.metric] if self.objective.kind == "numbers" else []
         return [*self.losses, *default, *(name for name, metric in self.metrics.items() if is_lower_better(metric))]
 
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Return whether a smaller or a larger value of the monitored metric is the better one."""
+        return "max" if larger_is_better(self.monitor, self.lower_is_better) else "min"
+
     def completed(self, config: Config) -> Config:
         """Return the config with what the data tells of the samples, as their shape, where its key is null.
 
-        Groups that the task does not take are empty. From such a config the network can be built without the data.
+        Balanced class weights are numbers, and groups that the task does not take are empty. From such a config the
+        network and the loss can be built without the data.
         """
         config = {**config, **{group: {} for group in PARTS if not self.kind.takes(group)}}
+        if self.class_weights is not None:
+            config = {**config, "loss": {**config["loss"], "weight": self.class_weights.tolist()}}
         found = {key: value for key, value in self.data.found.items() if config["data"].get(key) is None}
         return {**config, "data": {**config["data"], **found}} if found else config
 

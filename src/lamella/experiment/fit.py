@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
@@ -25,11 +25,12 @@ from lamella.runs.checkpoints import (
     newest_checkpoint,
     read_checkpoint,
     saved_identity,
+    weights_kind,
 )
 from lamella.runs.files import truncate_growing_files
 from lamella.runs.identity import Identity, check_identity
-from lamella.runs.ranking import larger_is_better
 from lamella.runs.reader import check_metrics
+from lamella.runs.schema import WeightsKind
 from lamella.training.checkpointing import Checkpoints
 from lamella.training.chunk_length import ChunkLength
 from lamella.training.freezing import Freezing, thawed_names
@@ -43,7 +44,8 @@ class Outcome(TypedDict):
     """The result of a run so far, as fields of its record.
 
     metrics: `train/…` and `val/…` of the best epoch, and after the test `test/…` of its checkpoint. epochs, steps: how
-    many are over. stopped: why the run ended before its last epoch, None for all other runs.
+    many are over. stopped: why the run ended before its last epoch, None for all other runs. best_weights: those in
+    best.ckpt, once the run is over.
     """
 
     metrics: dict[str, float]
@@ -51,6 +53,7 @@ class Outcome(TypedDict):
     epochs: int
     steps: int
     stopped: str | None
+    best_weights: NotRequired[WeightsKind]
 
 
 OnEpoch = Callable[[dict[str, float], Outcome], None]
@@ -82,11 +85,12 @@ def fit(
     checkpoints = Checkpoints(
         directory,
         experiment.monitor,
-        "max" if larger_is_better(experiment.monitor, experiment.lower_is_better) else "min",
+        experiment.mode,
         experiment.checkpoint_every,
         interrupts,
         identity,
         {f"network.{name}" for name in thawed_names(network, experiment.freeze)} if network else (),
+        experiment.recipe.keep_top or 0,
     )
     start = _starting_checkpoint(checkpoints, experiment.data, experiment.epochs)
     if start is None and experiment.weights and network:
@@ -111,6 +115,8 @@ def fit(
                 raise RuntimeError(str(error)) from error
             raise
         outcome = _outcome(checkpoints, trainer.current_epoch, trainer.global_step, test_metrics, stopped)
+        if trainer.is_global_zero:  # for the other ranks, the file may not be there yet
+            outcome["best_weights"] = weights_kind(read_checkpoint(checkpoints.best))
         board.log_result(settings or {}, outcome["metrics"], outcome["best_epoch"])
     return outcome
 
@@ -120,7 +126,7 @@ def _trainer(
 ) -> pl.Trainer:
     """Return the Trainer of a run, and let the data know the number of processes and the length of a chunk."""
     trainer = experiment.trainer(
-        checkpoints,
+        [checkpoints, *experiment.recipe.callbacks(experiment.monitor, experiment.mode)],
         [EpochBar(), *([Freezing(experiment.freeze)] if experiment.thaws else []), *experiment.callbacks(loggers)],
         [logger for logger in loggers if experiment.kind.is_task or not isinstance(logger, EpochLogger)],
         plugins=[VerifiedCheckpointIO()],

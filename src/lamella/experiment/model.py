@@ -165,8 +165,8 @@ class Model:
 def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "cpu") -> Model:
     """Return the network that a run has trained, from the run directory alone; the data is not needed.
 
-    checkpoint: "best", "last" or a path. device: as torch names it. Raises RequestError where the run or the checkpoint
-    is missing or damaged, or where the device cannot be used.
+    checkpoint: "best", "last", the name of an epoch that is kept, as "epoch-007", or a path. device: as torch names it.
+    Raises RequestError where the run or the checkpoint is missing or damaged, or where the device cannot be used.
     """
     path = Path(run)
     fields, config = read_run(path)
@@ -197,8 +197,8 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
 def load_experiment(run: Path, config: Config, checkpoint: str = "best", *, as_trained: bool = False) -> Experiment:
     """Return what a run has trained, with its data, and configure this process for the device of the config.
 
-    config: of the run, perhaps with other data or another device. checkpoint: "best", "last" or a path. as_trained:
-    keep weights in float64 where the device has that precision, as the Trainer does. Raises RequestError.
+    config: of the run, perhaps with other data or another device. checkpoint: as for `load`. as_trained: keep weights
+    in float64 where the device has that precision, as the Trainer does. Raises RequestError.
     """
     with without_pretrained_weights():
         experiment = prepare_experiment(config, encoder=read_encoder(run))

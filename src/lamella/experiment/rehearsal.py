@@ -34,6 +34,7 @@ from lamella.training.device import process_count, strategy_kind
 from lamella.training.loggers import EpochLogger
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.own_module import defines
+from lamella.training.recipe import check_recipe
 from lamella.training.task import Task
 from lamella.training.trainer import quiet_lightning
 from lamella.training.trainer_checks import (
@@ -115,6 +116,8 @@ def _checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.
     # A function of the project's own may return any callback. It is not called, and its kind is that of functions.
     kinds = [target if isinstance(target, type) else type(target) for target in targets]
     check_suitable(kinds, experiment.has_several_optimizers)
+    check_recipe(experiment.recipe, options, kinds, experiment.monitor, experiment.device.precision, experiment.epochs)
+    experiment.recipe.check_task(experiment.kind.is_task, experiment.has_several_optimizers)
     callbacks = {
         key: instantiate(node, key)
         for kind, (key, node) in zip(kinds, nodes.items(), strict=True)
@@ -150,7 +153,7 @@ class _Trial(pl.Callback):
         devices, self.metrics = options.get("devices"), dict[str, float]()
         self.own = self.experiment.callbacks([EpochLogger(self.metrics.update)])
         self.trainer = self.experiment.trainer(
-            self,
+            [self],
             [*self.own],
             [DummyLogger()],  # callbacks and code of the project's own may need a logger
             configured=False,

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lamella.runs.schema import WeightsKind
+
 
 def epoch_line(metrics: Mapping[str, float], epochs: int | None) -> str:
     """Return the line of an epoch: `epoch  3/10  train loss 0.1234 accuracy 0.9612  val loss …  1.2 s`.
@@ -15,15 +17,21 @@ def epoch_line(metrics: Mapping[str, float], epochs: int | None) -> str:
 
 
 def result_lines(
-    best_epoch: int, epochs: int, metrics: Mapping[str, float], path: Path, stopped: str | None = None
+    best_epoch: int,
+    epochs: int,
+    metrics: Mapping[str, float],
+    path: Path,
+    stopped: str | None = None,
+    weights: WeightsKind = "trained",
 ) -> str:
     """Return the result of a run, its directory, and the command that shows its curves, each on a line.
 
-    stopped: why the run ended before its last epoch, None for all other runs.
+    stopped: why the run ended before its last epoch, None for all other runs. weights: those of the best epoch.
     """
     rows = {"stopped": f"after epoch {epochs} ({stopped})"} if stopped else {}
     rows |= {
         "best epoch": f"{best_epoch} of {epochs}  {_stage('val', metrics) or _stage('train', metrics)}",
+        "weights": "averaged" if weights == "averaged" else "",
         "test": _stage("test", metrics).removeprefix("test "),
         "directory": str(path),
         "curves": f"lamella board {path.parts[0] if path.parts else path}",

@@ -59,9 +59,10 @@ def open_run(
     changed = apply_overrides(config, fields, overrides, [key for key in CHANGEABLE_KEYS if key in existing], REFUSAL)
     epochs = changed["trainer"].get("max_epochs")
     longer = epochs != config["trainer"].get("max_epochs")
-    finished = fields["status"] == "finished" and not longer
+    more_patience = _check_patience(config["trainer"].get("early_stopping"), changed["trainer"].get("early_stopping"))
+    finished = fields["status"] == "finished" and not longer and not (more_patience and fields.get("stopped"))
     if finished and not overrides:
-        _print_finished(path, fields)
+        _print_finished(path, fields, config)
         return None
 
     from lamella.experiment.build import prepare_experiment
@@ -70,7 +71,7 @@ def open_run(
         _check_length(fields, config, epochs)
     experiment = prepare_experiment(changed, data=data)
     if finished:
-        _print_finished(path, fields)
+        _print_finished(path, fields, config)
         return None
     if experiment.weights and "weights" in fields and not _has_checkpoint(path):  # they are read once more
         experiment.weights.check(fields["weights"])
@@ -129,9 +130,26 @@ def _has_checkpoint(path: Path) -> bool:
     return any((path / "checkpoints").glob("[!.]*.ckpt"))
 
 
-def _print_finished(path: Path, fields: RunRecord) -> None:
+def _print_finished(path: Path, fields: RunRecord, config: Config) -> None:
     best, epochs = fields["best_epoch"], fields["epochs"]
-    print(f"{path} is finished: {epochs} epochs, the best one {best}; trainer.max_epochs=… trains on")
+    key = "early_stopping" if fields.get("stopped") and config["trainer"].get("early_stopping") else "max_epochs"
+    print(f"{path} is finished: {epochs} epochs, the best one {best}; trainer.{key}=… trains on")
+
+
+def _check_patience(before: int | None, now: int | None) -> bool:
+    """Return whether a run gets more patience. Raises RequestError where it would have ended earlier with `now`.
+
+    before, now: trainer.early_stopping in the record, and with which the run is resumed.
+    """
+    if now == before:
+        return False
+    if before is None or (isinstance(now, int) and now < before):
+        value = "null" if before is None else before
+        raise RequestError(
+            f"trainer.early_stopping is {now}, and was {value} so far; a resumed run takes a larger number or null",
+            "trainer.early_stopping",
+        )
+    return True
 
 
 def _check_length(fields: RunRecord, config: Config, epochs: object) -> None:

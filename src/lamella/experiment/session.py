@@ -203,7 +203,7 @@ def _train(
         _record_failure(error, experiment.device.accelerator, writer, log)
         return 1
     best, epochs, metrics = outcome["best_epoch"], outcome["epochs"], outcome["metrics"]
-    print(result_lines(best, epochs, metrics, writer.path, outcome["stopped"]))
+    print(result_lines(best, epochs, metrics, writer.path, outcome["stopped"], outcome["best_weights"]))
     return 0
 
 

@@ -20,6 +20,7 @@ from lamella.errors import RequestError, first_line
 from lamella.runs.files import BEST, LAST, PREVIOUS
 from lamella.runs.identity import Identity, check_identity, run_identity
 from lamella.runs.reader import read_run
+from lamella.runs.schema import WeightsKind
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 StateDict = dict[str, Any]
 
 STATE_KEY = "Checkpoints"  # of the state of the callback that saves the checkpoints, in "callbacks"
+# The key of the weights in training, in a checkpoint whose "state_dict" holds an average of them. It is the key of
+# Lightning's WeightAveraging too.
+TRAINED = "current_model_state"
 KEYS = ("state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers")  # checked when a file is read
 # A checkpoint is a zip archive. Its comment, at the end of the file, belongs to none of the files in the archive.
 COMMENT = b"sha256:"
@@ -59,15 +63,22 @@ def read_intact_checkpoint(path: Path) -> StateDict:
 def find_checkpoint(run: Path, which: str) -> Path:
     """Return the path of a run's checkpoint. Raises RequestError where there is no such file.
 
-    which: "best", "last", or the path of any other checkpoint.
+    which: the name of a file in the folder `checkpoints`, as "best", "last" or "epoch-007", or the path of any other
+    checkpoint.
     """
     folder = run / "checkpoints"
-    path = folder / f"{which}.ckpt" if which in ("best", "last") else Path(which)
+    named = folder / f"{which}.ckpt"
+    path = named if which in ("best", "last") or named.is_file() else Path(which)
     if not path.is_file():
         existing = ", ".join(sorted(str(file) for file in folder.glob("[!.]*.ckpt")))
         hint = f"the run has {existing}" if existing else "a run has its first one after an epoch"
         raise RequestError(f"{path}: there is no such checkpoint; {hint}")
     return path
+
+
+def weights_kind(checkpoint: StateDict) -> WeightsKind:
+    """Return whether the weights in a checkpoint are an average, or those that the last step has given."""
+    return "averaged" if TRAINED in checkpoint else "trained"
 
 
 def restore_weights(

@@ -14,7 +14,13 @@ RUN_FILES = ("run.json", "config.yaml", METRICS, PREPROCESSING, FOLDS, "log.txt"
 SWEEP_FILES = ("sweep.json", "plan.jsonl", "study.db", ".lock", "git.patch")
 EVENTS = "events.out.tfevents.*"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"  # in the folder checkpoints
+EPOCHS = "epoch-[0-9]*.ckpt"  # the checkpoints of the best epochs, where more than one of them is kept
 NEW = "new.ckpt"  # the name of the last checkpoint while it is being written
+
+
+def epoch_checkpoint(epoch: int) -> str:
+    """Return the name of the checkpoint after an epoch, which matches EPOCHS."""
+    return f"epoch-{epoch:03}.ckpt"
 
 
 def sync_growing_files(path: Path) -> dict[str, int]:

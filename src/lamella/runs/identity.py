@@ -9,6 +9,7 @@ from lamella.errors import RequestError
 # The keys that may change when a run is resumed: how long it trains, where, and what makes no difference to the result.
 CHANGEABLE_KEYS = (
     "trainer.max_epochs",
+    "trainer.early_stopping",
     "trainer.checkpoint_every",
     "trainer.chunk",
     "device.accelerator",

@@ -10,6 +10,7 @@ RECORD_FORMAT = 1  # a record of a later format gets a number of its own, and th
 SWEEP_FORMAT = 1  # the format of sweep.json and plan.jsonl
 Status = Literal["running", "finished", "failed", "interrupted"]
 STATES = get_args(Status)
+WeightsKind = Literal["trained", "averaged"]
 
 
 class RunRequest(TypedDict):
@@ -41,8 +42,10 @@ class RunRecord(RunRequest):
     """The fields of `run.json`.
 
     metrics: `train/…` and `val/…` of the best epoch, and `test/…` of its checkpoint. stopped: why the run ended before
-    its last epoch, None for all other runs. started, finished: ISO 8601, UTC. environment: what the bits of the result
-    depend on beside the config. inexact: why the bits may differ from those of an uninterrupted run by itself.
+    its last epoch, None for all other runs. best_weights: whether best.ckpt holds the weights that a step has given, or
+    an average of them; None before the end of the run. started, finished: ISO 8601, UTC. environment: what the bits of
+    the result depend on beside the config. inexact: why the bits may differ from those of an uninterrupted run by
+    itself.
     """
 
     format: int
@@ -57,6 +60,7 @@ class RunRecord(RunRequest):
     git: NotRequired[dict[str, object] | None]
     finished: NotRequired[str | None]
     stopped: NotRequired[str | None]
+    best_weights: NotRequired[WeightsKind | None]
     error: NotRequired[str | None]
     environment: NotRequired[dict[str, object]]
     inexact: NotRequired[list[str]]
@@ -74,6 +78,7 @@ class RecordChanges(TypedDict, total=False):
     best_epoch: NotRequired[int | None]
     finished: str | None
     stopped: str | None
+    best_weights: WeightsKind
     error: str | None
     environment: NotRequired[dict[str, object]]
     inexact: list[str]

@@ -145,6 +145,7 @@ def _new_record(request: RunRequest, patch: Path) -> RunRecord:
         "metrics": {},
         "best_epoch": None,
         "stopped": None,
+        "best_weights": None,
         "versions": installed_versions(),
         "git": git_state(patch),
         "error": None,

@@ -4,7 +4,8 @@ The keys of a checkpoint:
 
 | key | what it holds |
 | --- | --- |
-| `state_dict` | the parameters and buffers of the LightningModule, by name |
+| `state_dict` | the parameters and buffers of the LightningModule, by name, or an average of them |
+| `current_model_state` | those in training, where `state_dict` holds an average; no such key otherwise |
 | `optimizer_states`, `lr_schedulers` | the states of the optimizers, and of the scheduler of each, as lists |
 | `epoch`, `global_step`, `loops` | the counters of Lightning's loops |
 | `callbacks` | the states of the callbacks by `state_key`, for `Checkpoints` a `SavedState` |
@@ -21,7 +22,6 @@ name whatever the class is called, and a test keeps the second one.
 import math
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -39,19 +39,9 @@ from lamella.lightning_internals import (
     resume_from,
 )
 from lamella.runs.checkpoints import STATE_KEY, StateDict
-from lamella.runs.files import BEST, LAST, NEW, PREVIOUS, sync_growing_files
+from lamella.runs.files import BEST, EPOCHS, LAST, NEW, PREVIOUS, epoch_checkpoint, sync_growing_files
 from lamella.runs.identity import Identity
-
-
-@dataclass(frozen=True)
-class CheckpointInterval:
-    """Says how often a run is saved within an epoch: after so many optimizer steps, or so many seconds.
-
-    The steps of several optimizers are counted together.
-    """
-
-    steps: float = math.inf
-    seconds: float = math.inf
+from lamella.training.checkpoint_interval import CheckpointInterval
 
 
 class SavedState(TypedDict):
@@ -59,9 +49,9 @@ class SavedState(TypedDict):
 
     best_epoch: the number of the best epoch, 0 if no epoch is over. metrics: `train/…` and `val/…` of the best epoch.
     epochs: the number of finished epochs. batches: how many batches of the next epoch are trained. stopped: the
-    `max_epochs` of a run that was stopped early, None for other runs. files: the size in bytes of each file that grows
-    while the run trains, by name. run: the run's identity. frozen: the names of the parameters that
-    get no gradients.
+    `max_epochs` of a run that was stopped early, None for other runs. patience: that of each EarlyStopping. files: the
+    size in bytes of each file that grows while the run trains, by name. run: the run's identity. frozen: the names of
+    the parameters that get no gradients. top: by their numbers the epochs whose checkpoints are kept, with their rank.
     """
 
     best_epoch: int
@@ -72,8 +62,11 @@ class SavedState(TypedDict):
     accumulate_grad_batches: int
     callback_metrics: dict[str, float]
     files: dict[str, int]
-    run: NotRequired[Identity]  # not in checkpoints of earlier versions
-    frozen: NotRequired[list[str]]  # not in checkpoints of earlier versions
+    # Not in checkpoints of earlier versions:
+    run: NotRequired[Identity]
+    frozen: NotRequired[list[str]]
+    patience: NotRequired[list[int]]
+    top: NotRequired[dict[int, tuple[float, float]]]
 
 
 class Checkpoints(pl.Callback):
@@ -82,7 +75,8 @@ class Checkpoints(pl.Callback):
     `last.ckpt` is written after each epoch, and within an epoch as often as `every` says. `previous.ckpt` is the
     `last.ckpt` before it. `best.ckpt` is the checkpoint after the best epoch: of equal ones that with the lowest
     `val/loss`, and of those the last. An epoch without the monitored metric, because it was not validated, is not
-    compared; as long as no epoch has the metric, the last epoch is the best.
+    compared; as long as no epoch has the metric, the last epoch is the best. Of the `keep_top` best epochs, the
+    checkpoints are kept as `epoch-007.ckpt` and so on.
 
     run: the run directory. monitor: the name of a metric. mode: "min" or "max". identity: of the run, which each
     checkpoint carries. scheduled: the names of the parameters that the number of the epoch freezes or thaws.
@@ -104,6 +98,7 @@ class Checkpoints(pl.Callback):
         interrupts: Interrupts,
         identity: Identity,
         scheduled: Collection[str] = (),
+        keep_top: int = 0,
     ) -> None:
         directory = run / "checkpoints"
         self.run, self.last, self.previous, self.best = run, directory / LAST, directory / PREVIOUS, directory / BEST
@@ -113,6 +108,7 @@ class Checkpoints(pl.Callback):
         self.every, self.interrupts, self.identity = every, interrupts, identity
         self.scheduled = scheduled
         self.best_epoch, self.metrics = 0, dict[str, float]()
+        self.keep_top, self.top = keep_top, dict[int, tuple[float, float]]()
         self.better = False
         self.saved_step, self.saved_time = 0, 0.0
         self.state: SavedState | None = None
@@ -133,6 +129,10 @@ class Checkpoints(pl.Callback):
         kept = {name: value for name, value in metrics.items() if name.startswith(("train/", "val/"))}
         if self._rank(kept) >= self._rank(self.metrics):
             self.better, self.best_epoch, self.metrics = True, int(metrics["epoch"]), kept
+        if self.monitor in kept:
+            ranked = {**self.top, int(metrics["epoch"]): self._rank(kept)}
+            best_first = sorted(ranked, key=lambda epoch: (ranked[epoch], epoch), reverse=True)
+            self.top = {epoch: ranked[epoch] for epoch in best_first[: self.keep_top]}
 
     def _rank(self, metrics: Mapping[str, float]) -> tuple[float, float]:
         """Return numbers that are larger for better metrics of an epoch: by the monitored metric, then by the loss."""
@@ -226,7 +226,7 @@ class Checkpoints(pl.Callback):
             raise Interrupted(signal, trainer.global_step)
 
     def _save(self, trainer: pl.Trainer, batches: int) -> None:
-        """Save the run as `last.ckpt`, and also as `best.ckpt` after the best epoch so far.
+        """Save the run as `last.ckpt`, and after one of the best epochs so far also as `best.ckpt` or by its number.
 
         batches: how many batches of the unfinished epoch are trained, 0 between epochs.
         """
@@ -237,13 +237,14 @@ class Checkpoints(pl.Callback):
             "metrics": self.metrics,
             "epochs": trainer.current_epoch,
             "batches": batches,
-            # With another max_epochs, a run that was stopped early trains on.
             "stopped": trainer.max_epochs if trainer.should_stop else None,
+            "patience": _patience(trainer),
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "callback_metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
             "files": sync_growing_files(self.run) if trainer.is_global_zero else {},
             "run": self.identity,
             "frozen": [name for name, one in trainer.lightning_module.named_parameters() if not one.requires_grad],
+            "top": self.top,
         }
         if trainer.is_global_zero:
             self.last.parent.mkdir(exist_ok=True)  # fails where the run directory was moved, which is not made again
@@ -252,12 +253,22 @@ class Checkpoints(pl.Callback):
             # best.ckpt is written first, because the state in last.ckpt refers to it.
             if self.better:
                 replace_link(self.new, self.best)
+            if trainer.current_epoch in self.top and not batches:
+                replace_link(self.new, self.best.with_name(epoch_checkpoint(trainer.current_epoch)))
             if self.last.exists():
                 replace_link(self.last, self.previous)
             self.new.replace(self.last)
             sync(self.last.parent)
+            self._remove_epochs()
         self.better = False
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
+
+    def _remove_epochs(self) -> None:
+        """Delete the checkpoints of epochs that are not among the best ones, as the last checkpoint knows them."""
+        names = list(map(epoch_checkpoint, self.top))
+        for file in self.last.parent.glob(EPOCHS) if self.keep_top else ():
+            if file.name not in names:
+                file.unlink()
 
     def state_dict(self) -> StateDict:
         """Return the state at the last checkpoint, which Lightning saves."""
@@ -269,5 +280,15 @@ class Checkpoints(pl.Callback):
             return
         state: SavedState = checkpoint["callbacks"][self.state_key]
         self.state, self.best_epoch, self.metrics = state, state["best_epoch"], state["metrics"]
-        trainer.should_stop = state["stopped"] is not None and state["stopped"] == trainer.max_epochs
+        self.top, patience = state.get("top", {}), _patience(trainer)
+        if trainer.is_global_zero:
+            self._remove_epochs()
+        # With another max_epochs or another patience, a run that was stopped early trains on.
+        trainer.should_stop = state["stopped"] is not None and (
+            state["stopped"] == trainer.max_epochs and state.get("patience", patience) == patience
+        )
         self.stepped = resume_from(trainer, checkpoint, state["epochs"], state["batches"])
+
+
+def _patience(trainer: pl.Trainer) -> list[int]:
+    return [callback.patience for callback in trainer.early_stopping_callbacks]

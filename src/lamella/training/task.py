@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from torchmetrics import Metric
 from lamella import seeds
 from lamella.data.chunk import Batch, Chunk
 from lamella.lightning_internals import HOOK_NAME, batch_index
-from lamella.runs.checkpoints import StateDict
+from lamella.runs.checkpoints import TRAINED, StateDict
 from lamella.training.chunked_steps import run_chunk
 from lamella.training.non_finite import NonFiniteLoss, check_finite, smaller
 from lamella.training.objective import Objective
@@ -51,6 +52,7 @@ class Task(pl.LightningModule):
         self._scheduled_rate: float | None = None  # set while an optimizer has the learning rate of the warm-up
         self.schedule_lengths: list[int | None] = []  # how many steps each scheduler takes in the run, once known
         self.run_chunk: Callable[[Task, Chunk], None] = run_chunk
+        self.after_step: Callable[[], None] | None = None  # called after each optimizer step
 
     @property
     def has_own_step(self) -> bool:
@@ -115,13 +117,12 @@ class Task(pl.LightningModule):
     def _take_step(self, optimizer: AnyOptimizer, closure: Callable[[], Any], number: int) -> None:
         """Take step `number` of an optimizer, counted from 0. closure: computes the gradients."""
         factor = self.schedule.warmup(number)
-        if factor == 1.0:
-            optimizer.step(closure=closure)
-            return
-        self._scheduled_rate = optimizer.param_groups[0]["lr"]
-        with scaled_rates(optimizer.param_groups, factor):
+        self._scheduled_rate = None if factor == 1.0 else optimizer.param_groups[0]["lr"]
+        with nullcontext() if factor == 1.0 else scaled_rates(optimizer.param_groups, factor):
             optimizer.step(closure=closure)
         self._scheduled_rate = None
+        if self.after_step:
+            self.after_step()
 
     def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: float | Tensor | None) -> None:
         """Take a step of the scheduler, but of a plateau scheduler only after an epoch with validation."""
@@ -236,6 +237,8 @@ class Task(pl.LightningModule):
             output = results.get("output", output)
         return output
 
+    test_step = validation_step
+
     def on_validation_epoch_end(self) -> None:
         """Give the metrics of the validation to callbacks."""
         self._val = self._metrics("val", self._eval)
@@ -251,9 +254,6 @@ class Task(pl.LightningModule):
         self._eval = self._pass()
         seeds.reseed(self.seed, self.device)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        return self.validation_step(batch, batch_idx)
-
     def on_test_epoch_end(self) -> None:
         self._log(self._metrics("test", self._eval), epoch=self.current_epoch)
 
@@ -268,7 +268,7 @@ class Task(pl.LightningModule):
         Raises RequestError if the epoch was begun with another number of processes, or with other metrics.
         """
         if not self.trainer.training:  # WeightAveraging would test these weights and not those in `state_dict`
-            checkpoint.pop("current_model_state", None)
+            checkpoint.pop(TRAINED, None)
         if saved := checkpoint.get("counters"):
             self._val, self._train = saved["val"], self._pass()
             self._train.load(saved, self.trainer.global_rank, self.trainer.world_size, self.device)

@@ -23,7 +23,7 @@ from lamella.config.written import check_written_paths, writing_into
 from lamella.console import print
 from lamella.distributed import rank
 from lamella.errors import RequestError
-from lamella.training.checkpointing import CheckpointInterval
+from lamella.training.checkpoint_interval import CheckpointInterval, checkpoint_interval
 from lamella.training.device import strategy_kind
 
 # The arguments of the Trainer that Lamella sets: it does these things itself, or does not need them.
@@ -72,21 +72,7 @@ def saving_and_chunks(node: Config) -> tuple[CheckpointInterval, int | None]:
 
     node: the config group `trainer`. Raises RequestError for a value that is not allowed.
     """
-    return _checkpoint_interval(node.get("checkpoint_every", "5min")), _chunk_size(node.get("chunk", "auto"))
-
-
-def _checkpoint_interval(value: object) -> CheckpointInterval:
-    """Return the interval that `trainer.checkpoint_every` describes: a number of steps, of minutes, or None."""
-    if value is None:
-        return CheckpointInterval()
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(steps?|min|minutes?)", str(value))
-    number, in_steps = (float(match[1]), match[2].startswith("step")) if match else (0.0, False)
-    if not number or (in_steps and number % 1):
-        raise RequestError(
-            f"trainer.checkpoint_every is {value!r}; it takes a number with its unit, as 500steps or 5min, or null",
-            "trainer.checkpoint_every",
-        )
-    return CheckpointInterval(steps=number) if in_steps else CheckpointInterval(seconds=60 * number)
+    return checkpoint_interval(node.get("checkpoint_every", "5min")), _chunk_size(node.get("chunk", "auto"))
 
 
 def _chunk_size(value: object) -> int | None:
@@ -109,7 +95,7 @@ def build_trainer(
     deterministic: bool,
     make: Callable[[Config], Callable[..., pl.Trainer]],
 ) -> Callable[..., pl.Trainer]:
-    """Return a function that makes the Trainer from the first callback, the last ones, the last loggers and options.
+    """Return a function that makes the Trainer from the first callbacks, the last ones, the last loggers and options.
 
     The function leaves out the callbacks and loggers of the config if it is called with `configured=False`.
 
@@ -131,7 +117,7 @@ def build_trainer(
     make_from_config = make({**place, **OPTIONS, **options})
 
     def make_trainer(
-        first: pl.Callback,
+        first: list[pl.Callback],
         last: list[pl.Callback],
         loggers: list[Logger],
         configured: bool = True,
@@ -140,13 +126,13 @@ def build_trainer(
     ) -> pl.Trainer:
         directory, callbacks, first_loggers = (
             Path(str(more.get("default_root_dir", "."))),
-            [first, *last],
+            [*first, *last],
             list[Logger](),
         )
         if configured:
             drawn = _instances(visuals, "visuals", pl.Callback, directory)
             own = _instances(callback_nodes, "trainer.callbacks", pl.Callback, directory)
-            callbacks = [first, *([VisualCallbacks(drawn)] if drawn else []), *own, *last]
+            callbacks = [*first, *([VisualCallbacks(drawn)] if drawn else []), *own, *last]
             first_loggers = _instances(logger_nodes, "trainer.logger", Logger, directory)
             if profiler_node:
                 [more["profiler"]] = _instances(profiler_node, "trainer", Profiler, directory)

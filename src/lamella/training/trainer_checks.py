@@ -44,7 +44,7 @@ UNSUITABLE: dict[type[Callback], str] = {
     BatchSizeFinder: "compare sizes by a sweep: lamella train -m data.batch_size=32,64,128",
     LearningRateFinder: "compare rates by a sweep: lamella train -m optimizer.lr=1e-4,1e-3,1e-2",
     StochasticWeightAveraging: "it averages the weights after the last checkpoint is saved, so the averages would be "
-    "lost; take pytorch_lightning.callbacks.EMAWeightAveraging",
+    "lost; take trainer.swa, or pytorch_lightning.callbacks.EMAWeightAveraging",
     BackboneFinetuning: "it needs a network with the attribute `backbone`; network.freeze names what is not trained",
 }
 # What Lightning's Trainer, or a chunk, does for a single optimizer alone, with the values that leave it out and the way

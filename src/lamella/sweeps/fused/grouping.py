@@ -127,6 +127,8 @@ def _obstacle_in_config(config: Config) -> str:
         return "data: its samples have several inputs"
     if trainer.get("chunk", "auto") == 1:
         return "trainer.chunk is 1"
+    if trainer.get("ema") is not None:
+        return "trainer.ema averages the weights after each step"
     for key in SINGLE_RUN_OPTIONS:
         if trainer.get(key):
             return f"trainer.{key} is for one run in a process"
