@@ -101,7 +101,7 @@ def _notes(trained: Config, tested: Config, data: "Data", are_same: bool) -> Ite
             )
         return
     numbers = torch.arange(len(data.train) + len(data.test) + len(data.val) * ("val" in data.cut))
-    whole = Samples(numbers, numbers)
+    whole = Samples(numbers, numbers, data.groups)
     source = Splits(whole, None if "val" in data.cut else whole)
     folds = trained.get("folds") is not None  # of which each sample was in one, for training or validation
     (before, *_), (*_, test) = (
