@@ -218,7 +218,7 @@ def test_predictions_are_those_of_forward(run: Path, lamella: Lamella, image_roo
     result = lamella("predict", str(run), *files, "--out", "numbers.json")
     assert result.status == 0, result.err
     [first, _] = json.loads(Path("numbers.json").read_text())
-    assert list(first["prediction"]) == [str(number) for number in range(10)]
+    assert list(first["prediction"]) == [f"output {number}" for number in range(10)]
 
 
 @pytest.mark.slow(8)

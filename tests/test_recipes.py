@@ -95,7 +95,7 @@ def test_every_command_takes_the_average(lamella: Lamella, averaged: Path) -> No
     assert fields["best_weights"] == "averaged"
     assert "\nweights     averaged\n" in (averaged / "log.txt").read_text()
     result = lamella("eval", str(averaged), "--out", "eval.json")
-    assert "The weights of best.ckpt are averaged\n" in result.out
+    assert "note: the weights of best.ckpt are averaged\n" in result.err
     found = json.loads(Path("eval.json").read_text())
     assert found["weights"] == "averaged"
     assert found["metrics"] == {key: value for key, value in fields["metrics"].items() if key.startswith("test/")}

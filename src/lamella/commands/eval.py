@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     print(f"Using {experiment.device.accelerator} device")
     checkpoint = read_checkpoint(file)
     if (weights := weights_kind(checkpoint)) == "averaged":
-        print(f"The weights of {file.name} are averaged")
+        print(f"note: the weights of {file.name} are averaged", file=sys.stderr)
     samples = checkpoint.get(datamodule_key(type(experiment.data)))  # a checksum of the samples of the run
     are_same = samples == experiment.data.state_dict()
     if not are_same and not options.overrides:
@@ -105,7 +105,7 @@ def _notes(trained: Config, tested: Config, data: "RunData", are_same: bool) -> 
             )
         return
     numbers = torch.arange(sum(data.sizes[name] for name in ("train", *data.cut)))
-    whole = Samples(numbers, numbers)
+    whole = Samples(numbers, numbers, data.groups)
     source = Splits(whole, None if "val" in data.cut else whole)
     folds = trained.get("folds") is not None  # of which each sample was in one, for training or validation
     (before, *_), (*_, test) = (

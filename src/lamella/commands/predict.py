@@ -6,90 +6,137 @@ lamella predict outputs/houses/defaults new.csv --out prices.csv
 lamella predict outputs/reviews/defaults new.txt --lines --out classes.csv
 lamella predict outputs/char_gpt/experiment=char_gpt --prompt 'def main(' --tokens 400
 lamella predict outputs/unet_shapes/defaults photo.png --out masks/
+lamella predict outputs/default/folds --out out_of_fold.json
+lamella predict outputs/default/folds photo.png
 find . -name '*.png' | lamella predict outputs/mnist/defaults - --out all.jsonl
 """
 
 import argparse
-import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamella.atomic_files import write_atomically
 from lamella.commands.parser import CommandParser
 from lamella.commands.predict_inputs import find_files, reader_of
 from lamella.commands.predict_pictures import Pictures
+from lamella.commands.predict_rows import ENDINGS, FORMATS, class_lines, number_lines, write_rows
+from lamella.commands.predict_sweep import (
+    OUT_OF_FOLD,
+    check_alike,
+    check_folds,
+    finished_members,
+    out_of_fold,
+    predictions,
+)
 from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.files import check_output_path
 from lamella.runs.reader import read_run, unfinished_note
-from lamella.tables import format_csv, format_table
+from lamella.runs.sweep_directory import is_sweep
+from lamella.tables import format_table
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lamella.commands.predict_inputs import Item
+    from lamella.commands.predict_rows import Row
     from lamella.experiment.model import Model
 
-FORMATS = (".csv", ".json", ".jsonl")
 SAMPLING = ("tokens", "temperature", "seed")  # the options of a text that is continued, beside --top
-ENDINGS = "the name must end in .csv, .json or .jsonl"
 SHOWN_ROWS = 50  # on the screen, if all rows are written into a file
 
 
 def main(arguments: list[str]) -> int:
     """Print what a network says of files, and return the exit status: 1 if a file cannot be read as an image."""
     options = _parse(arguments)
-    record, _ = read_run(options.run)
-    if note := unfinished_note(record):
-        print(note, file=sys.stderr)
+    if (options.run / "run.json").exists() or not is_sweep(options.run):
+        runs = [options.run]
+        record, _ = read_run(options.run)
+        if note := unfinished_note(record):
+            print(note, file=sys.stderr)
+    else:
+        runs = finished_members(options.run)
+        _check_sweep(options, runs)
 
     from lamella.experiment.model import load
     from lamella.training.device import resolve_accelerator
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that the progress bar shows the cursor again
-    model = load(options.run, options.checkpoint, resolve_accelerator("auto"))
+    models = [load(run, options.checkpoint, resolve_accelerator("auto")) for run in runs]
+    check_alike(runs, models)
     if options.prompt is not None:
-        print(options.prompt + model.generate(options.prompt, **_sampling(options)))
+        print(options.prompt + models[0].generate(options.prompt, **_sampling(options)))
         return 0
-    reader = reader_of(model, options.run, options.lines)
+    if not options.paths:
+        _show(out_of_fold(runs, models, options.checkpoint), models[0], "samples", options)
+        return 0
+    return _predict_files(runs, models, options)
+
+
+def _predict_files(runs: "Sequence[Path]", models: "Sequence[Model]", options: argparse.Namespace) -> int:
+    """Print what networks say of files, and return the exit status."""
+    readers, model = [reader_of(model, run, options.lines) for run, model in zip(runs, models, strict=True)], models[0]
+    reader = readers[0]
     files = find_files(options.paths, reader)
     pictures = Pictures(model, options.out, files) if model.has_masks or model.reconstructs else None
     if options.out and pictures is None and options.out.suffix not in FORMATS:
         raise RequestError(f"--out {options.out}: {ENDINGS}")
-    rows, unreadable = [], 0
-    for name, result in _predictions(model, reader.batches(files)):
+    rows: list[Row] = []
+    unreadable = 0
+    for name, result in predictions(models, readers, files):
         if isinstance(result, str):
             unreadable += 1
             print(f"skipped: {result}", file=sys.stderr)
         else:
-            rows.append((name, pictures.add(name, result) if pictures else result))
-    if options.out and not pictures:
-        _write(options.out, rows, reader.noun, model)
-    if rows:
-        shown = rows[: SHOWN_ROWS if options.out else None]
-        if pictures:
-            heads, *lines = pictures.lines(shown)
-        else:
-            heads, *lines = (
-                _number_lines(shown, model) if model.classes is None else _class_lines(shown, model, options.top)
-            )
-        table = [[name, *line] for (name, _), line in zip(shown, lines, strict=True)]
-        print(format_table([[reader.noun, *heads], *table], heads[:1:-1]))
-    if options.out:
-        print(f"\n{reader.samples}: {len(rows):,}; all in {options.out}")
+            rows.append(({reader.noun: name}, pictures.add(name, result) if pictures else result))
+    _show(rows, model, reader.samples, options, pictures)
     if unreadable:
         print(f"error: {unreadable:,} of {len(files):,} files cannot be read as images", file=sys.stderr)
     return 1 if unreadable else 0
 
 
+def _show(
+    rows: "Sequence[Row]", model: "Model", noun: str, options: argparse.Namespace, pictures: Pictures | None = None
+) -> None:
+    """Write the rows into a file if one is asked for, and print them. noun: what they are of."""
+    if options.out and not pictures:
+        write_rows(options.out, rows, model)
+    if rows:
+        shown = rows[: SHOWN_ROWS if options.out else None]
+        if pictures:
+            heads, *lines = pictures.lines([row for _, row in shown])
+        else:
+            heads, *lines = (
+                number_lines(shown, model) if model.classes is None else class_lines(shown, model, options.top)
+            )
+        table = [[*map(str, known.values()), *line] for (known, _), line in zip(shown, lines, strict=True)]
+        print(format_table([[*rows[0][0], *heads], *table], heads[:1:-1]))
+    if options.out:
+        print(f"\n{noun}: {len(rows):,}; all in {options.out}")
+
+
+def _check_sweep(options: argparse.Namespace, runs: "Sequence[Path]") -> None:
+    """Raise RequestError for what a sweep cannot be asked; set the file for out-of-fold predictions."""
+    if options.prompt is not None:
+        raise RequestError(f"--prompt: one network continues a text; give one member, as {runs[0]}")
+    if options.checkpoint not in ("best", "last"):
+        raise RequestError(f"--checkpoint {options.checkpoint}: for a sweep it is best or last, of each member")
+    if not options.paths:
+        check_folds(options.run, runs)
+        options.out = options.out or options.run / OUT_OF_FOLD
+        if options.out.suffix not in FORMATS:
+            raise RequestError(f"--out {options.out}: {ENDINGS}")
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options. Raises RequestError for a value that is not possible."""
     parser = CommandParser(__doc__)
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
-    parser.add_argument("paths", metavar="PATH", nargs="*", help="files, folders, patterns; - for a list on stdin")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory, or a sweep for the mean of its members")
+    parser.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        help="files, folders, patterns; - for a list on stdin; none for the out-of-fold predictions of a sweep",
+    )
     parser.add_argument(
         "--top",
         type=int,
@@ -128,7 +175,7 @@ def _check_prompt(options: argparse.Namespace) -> None:
     if options.prompt is None:
         if unused := next((name for name in SAMPLING if getattr(options, name) is not None), None):
             raise RequestError(f"--{unused} is for a text that is continued; add --prompt TEXT")
-        if not options.paths:
+        if not options.paths and not is_sweep(options.run):
             raise RequestError("PATH is missing; name files, or write --prompt TEXT for a run that continues texts")
     elif options.paths or options.out or options.lines:
         unused = options.paths[0] if options.paths else "--out" if options.out else "--lines"
@@ -140,61 +187,3 @@ def _check_prompt(options: argparse.Namespace) -> None:
 def _sampling(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that are given for a text that is continued."""
     return {name: getattr(options, name) for name in (*SAMPLING, "top") if getattr(options, name) is not None}
-
-
-def _predictions(model: "Model", batches: "Iterator[list[Item]]") -> "Iterator[Item]":
-    """Yield the name of each sample with what the model says of it, or with the reason why it cannot be read."""
-    import torch
-
-    for batch in batches:
-        inputs = [item for _, item in batch if not isinstance(item, str)]
-        answers = iter(model.predict(torch.stack(inputs)) if inputs else ())
-        for name, item in batch:
-            yield name, item if isinstance(item, str) else next(answers)
-
-
-def _class_lines(rows: "Sequence[tuple[str, Tensor]]", model: "Model", top: int) -> list[list[str]]:
-    """Return the headings, and for each row its `top` most probable classes."""
-    classes = model.output_names
-    top = min(top, len(classes))
-    lines = [["class", "probability", *(f"{number}." for number in range(2, top + 1))]]
-    for _, row in rows:
-        values, numbers = row.topk(top)
-        named = [
-            (classes[number], f"{value:.4f}") for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
-        ]
-        lines.append([*named[0], *(" ".join(pair) for pair in named[1:])])
-    return lines
-
-
-def _number_lines(rows: "Sequence[tuple[str, Tensor]]", model: "Model") -> list[list[str]]:
-    """Return the names of the numbers, and the numbers of each row."""
-    lines = [[f"{value:.6g}" for value in row.flatten().tolist()] for _, row in rows]
-    return [_names(rows, model), *lines]
-
-
-def _names(rows: "Sequence[tuple[str, Tensor]]", model: "Model") -> list[str]:
-    """Return the names of the numbers in a row. Those of a LightningModule of the project's own are counted from 0."""
-    return [str(number) for number in range(rows[0][1].numel())] if model.is_own and rows else model.output_names
-
-
-def _write(out: Path, rows: "Sequence[tuple[str, Tensor]]", noun: str, model: "Model") -> None:
-    """Write the probability of each class, or the numbers, for each row. Raises RequestError if that fails."""
-    names, classes = _names(rows, model), model.classes
-    said = [
-        ({noun: name} | ({"class": classes[int(row.argmax())]} if classes else {}), row.flatten().tolist())
-        for name, row in rows
-    ]
-    key = "probabilities" if classes else "prediction"
-    dicts = [{**head, key: dict(zip(names, values, strict=True))} for head, values in said]
-    if out.suffix == ".csv":
-        heads = [noun, *(["class"] if classes else []), *names]
-        text = format_csv([heads, *([*head.values(), *values] for head, values in said)])
-    elif out.suffix == ".json":
-        text = json.dumps(dicts, indent=1)
-    else:
-        text = "".join(json.dumps(row) + "\n" for row in dicts)
-    try:
-        write_atomically(out, text)
-    except OSError as error:
-        raise RequestError(f"--out {out}: cannot write there ({error.strerror})") from error

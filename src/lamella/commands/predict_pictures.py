@@ -60,10 +60,10 @@ class Pictures:
             return torch.bincount(answer.argmax(0).flatten(), minlength=len(answer)) / answer[0].numel()
         return self.model.objective(answer[None], self.model.preprocess([file]).cpu()).reshape(1)
 
-    def lines(self, rows: "Sequence[tuple[str, Tensor]]") -> list[list[str]]:
-        """Return the headings, and for each row what `add` has returned as text."""
+    def lines(self, rows: "Sequence[Tensor]") -> list[list[str]]:
+        """Return the headings, and what `add` has returned for each picture as text."""
         form = "{:.1%}" if self.model.has_masks else "{:.4f}"
-        return [self.heads, *([form.format(value) for value in row.tolist()] for _, row in rows)]
+        return [self.heads, *([form.format(value) for value in row.tolist()] for row in rows)]
 
     def _path(self, file: str) -> Path:
         assert self.folder is not None

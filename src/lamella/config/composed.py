@@ -151,7 +151,12 @@ def _set_keys(overrides: Sequence[str], choices: Mapping[str, object], reads: Ma
 
 def _check_folds(data: Config, overrides: Sequence[str]) -> None:
     """Raise RequestError for an override that cross-validation does not read. A file may hold it for other runs."""
-    if data.get("folds") is not None and "data.val_size" in map(key_of, overrides):
+    given = set(map(key_of, overrides))
+    if data.get("folds") is None and "data.group_duplicates" in given:
+        raise RequestError(
+            "data.group_duplicates has no effect without data.folds; leave it out", "data.group_duplicates"
+        )
+    if data.get("folds") is not None and "data.val_size" in given:
         raise RequestError(
             f"data.val_size has no effect with data.folds={data['folds']}, because a fold validates; leave one of them "
             "out",

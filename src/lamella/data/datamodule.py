@@ -39,15 +39,14 @@ class Data(pl.LightningDataModule):
     positions that do not count, as torch's `ignore_index`. batch_size: of one optimizer step, over all devices.
     num_classes, classes: the number of classes, and their names. mean, std: one number for each channel or one for all,
     on the scale from 0 to 1, for uint8 inputs. val_size, test_size: a count or a fraction; so many training samples are
-    taken, chosen by `split_seed`, if the source has no such split; with a val_size of 0 there is no validation.
-    folds, fold: as many parts of the samples that are not for the test, by `split_seed`, and the one that validates.
-    augment: the transforms of the training images, in their order. drop_last: leave out the last batch of an epoch if
-    it is smaller than the others. in_memory: keep the inputs on the device; otherwise `num_workers` processes read them
-    and change them by `augment`. cache: "memmap" keeps decoded image files in one file, from which batches are taken as
-    from memory. skip_unreadable: leave out image files that cannot be decoded, for which all are decoded here. seed: of
-    the order of the samples and of the augmentation. sampler: "balanced", or a weight for each class, by which each
-    epoch draws its training samples with replacement; None takes each sample once. encoder: takes the place of that of
-    the source, and is fitted already.
+    taken, chosen by `split_seed`, if the source has no such split; with a val_size of 0 there is no validation. folds,
+    fold, group_duplicates: as in `Folds.of`, by which a fold validates. augment: the transforms of the training images,
+    in their order. drop_last: leave out the last batch of an epoch if it is smaller than the others. in_memory: keep
+    the inputs on the device; otherwise `num_workers` processes read them and change them by `augment`. cache: "memmap"
+    keeps decoded image files in one file, from which batches are taken as from memory. skip_unreadable: leave out image
+    files that cannot be decoded, for which all are decoded here. seed: of the order of the samples and of the
+    augmentation. sampler: "balanced", or a weight for each class, by which each epoch draws its training samples with
+    replacement; None takes each sample once. encoder: takes the place of that of the source, and is fitted already.
 
     Image files are decoded when a Trainer calls `setup`, for the splits that it reads; without a Trainer, each batch is
     decoded when it is served. The attribute `tests` says whether a test follows the training, and `chunk` returns how
@@ -81,6 +80,7 @@ class Data(pl.LightningDataModule):
         encoder: Encoder | None = None,
         folds: int | None = None,
         fold: int | None = None,
+        group_duplicates: bool = False,
     ) -> None:
         super().__init__()
         self.batch_size, self.num_classes, self.reconstructs = batch_size, num_classes, reconstruct
@@ -100,10 +100,11 @@ class Data(pl.LightningDataModule):
             )
         check_files(source.train, cache, skip_unreadable)
         source = without_unreadable(source) if skip_unreadable else source
-        self.left_out, self.source_notes = source.left_out, list(source.notes)
+        self.left_out, self.source_notes, self.groups = source.left_out, list(source.notes), source.train.groups
         self.cut = [name for name in ("val", "test") if getattr(source, name) is None]
-        self.folds = Folds.of(source, folds, fold, (val_size, test_size), split_seed, self.classes)
-        splits = self.folds.splits(source) if self.folds else cut_splits(source, val_size, test_size, split_seed)
+        sizes = (val_size, test_size)
+        self.folds = Folds.of(source, folds, fold, sizes, split_seed, self.classes, group_duplicates)
+        splits = self.folds.splits(source) if self.folds else cut_splits(source, *sizes, split_seed)
         self.train, self.val, self.test = splits
         self.encoder = encoder or source.encoder
         if self.encoder is not None:
@@ -116,9 +117,8 @@ class Data(pl.LightningDataModule):
         self.images = kind(self.train)[1] == torch.uint8
         if self.augment:
             self.augment.check(self.images, self.shape)
-        self.normalize = None
-        if self.images and not isinstance(self.shape, dict):  # pixels have no names
-            self.normalize = Normalize.of(mean, std, self.shape)
+        pixels = None if isinstance(self.shape, dict) or not self.images else self.shape  # pixels have no names
+        self.normalize = Normalize.of(mean, std, pixels) if pixels else None
         self.weights = class_weights(sampler, self.train.targets, num_classes * self.has_classes)
 
     @property

@@ -1,6 +1,5 @@
 """Divide samples into folds for cross-validation: each fold validates once what is trained on the others."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lamella.data.groups import first_equal, joined
 from lamella.data.samples import Samples, Splits, split_samples
 from lamella.errors import RequestError
 
@@ -19,11 +19,13 @@ class Folds:
     """The fold of each training sample of a source, int64 (N,), TEST for those of the test, and the one that validates.
 
     Where each sample has a class, each fold has its share of each class, as scikit-learn's StratifiedKFold with
-    `shuffle=True` and `random_state=split_seed` divides the samples; others are divided as by its KFold.
+    `shuffle=True` and `random_state=split_seed` divides the samples; others are divided as by its KFold. Samples in
+    groups are divided as by its StratifiedGroupKFold and GroupKFold. grouping: what a user should know of the groups.
     """
 
     numbers: Tensor
     fold: int
+    grouping: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -34,11 +36,14 @@ class Folds:
         sizes: tuple[int | float, int | float],
         seed: int,
         classes: Sequence[str],
+        group_duplicates: bool = False,
     ) -> "Folds | None":
         """Divide the samples of a source that are not for the test; None where `folds` is None.
 
-        folds, fold, seed, classes: as in `Data`. sizes: val_size and test_size. Raises RequestError where these do not
-        fit together, and where a class has fewer samples than there are folds.
+        folds: how many parts, chosen by `seed`. fold: the one that validates. sizes: val_size and test_size, as in
+        `Data`. classes: their names. group_duplicates: whether samples of equal inputs are in one fold. Raises
+        RequestError where these do not fit together, and where there are fewer groups, or fewer samples of a class,
+        than folds.
         """
         fold = _checked_fold(source, folds, fold, sizes[0])
         if folds is None or fold is None:
@@ -46,16 +51,13 @@ class Folds:
         targets = source.train.targets
         positions = torch.arange(len(targets))
         if source.test is None:
-            positions = split_samples(Samples(positions, positions), sizes[1], seed + 1, "data.test_size")[0].targets
-        random = np.random.RandomState(seed % 2**32)
-        has_classes = targets.dim() == 1 and not targets.is_floating_point()
+            whole = Samples(positions, positions, source.train.groups)
+            positions = split_samples(whole, sizes[1], seed + 1, "data.test_size")[0].targets
+        groups, grouping = _groups_of(source.train, positions, group_duplicates)
         numbers = torch.full((len(targets),), TEST)
-        numbers[positions] = torch.from_numpy(
-            _stratified(targets[positions].numpy(), folds, random, classes)
-            if has_classes
-            else _shuffled(len(positions), folds, random)
-        )
-        return cls(numbers, fold)
+        random = np.random.RandomState(seed % 2**32)
+        numbers[positions] = torch.from_numpy(_divided(targets[positions], groups, folds, random, classes))
+        return cls(numbers, fold, grouping)
 
     def splits(self, source: Splits) -> tuple[Samples, Samples, Samples]:
         """Return the training, validation and test samples."""
@@ -66,17 +68,20 @@ class Folds:
         return train, val, source.test or test
 
     def notes(self, train: Samples, val: Samples) -> list[str]:
-        """Return a note if samples in memory equal samples of another fold. train, val: as the network takes them."""
+        """Return notes on the groups, and on samples in memory that equal samples of another fold.
+
+        train, val: as the network takes them.
+        """
         if not isinstance(train.inputs, Tensor) or not isinstance(val.inputs, Tensor):
-            return []
+            return [*self.grouping]
         trained = (self.numbers != TEST) & (self.numbers != self.fold)
-        folds = [*self.numbers[trained].tolist(), *[self.fold] * len(val)]
-        copies: defaultdict[bytes, list[int]] = defaultdict(list)
-        rows = (row for inputs in (train.inputs, val.inputs) for row in inputs.numpy())
-        for row, fold in zip(rows, folds, strict=True):
-            copies[row.tobytes()].append(fold)
-        count = sum(len(those) for those in copies.values() if len(set(those)) > 1)
-        return [f"{count:,} samples equal one of another fold, which validates what was trained on it"] * bool(count)
+        folds = torch.cat([self.numbers[trained], torch.full((len(val),), self.fold)])
+        first = first_equal(torch.cat([train.inputs, val.inputs]))
+        assert first is not None
+        # An input is in several folds if one of the samples is in another fold than the first of them.
+        count = int(torch.isin(first, first[folds != folds[first]]).sum())
+        note = f"{count:,} samples equal one of another fold, which validates what was trained on it"
+        return [*self.grouping, *[note] * bool(count)]
 
 
 def _checked_fold(source: Splits, folds: int | None, fold: int | None, val_size: int | float) -> int | None:
@@ -110,6 +115,43 @@ def _checked_fold(source: Splits, folds: int | None, fold: int | None, val_size:
     return fold
 
 
+def _groups_of(samples: Samples, positions: Tensor, duplicates: bool) -> tuple[Tensor | None, list[str]]:
+    """Return the group of each sample at `positions` (N,), None where each stands alone, and notes.
+
+    duplicates: whether equal samples form a group.
+    """
+    groups = None if samples.groups is None else samples.groups[positions]
+    if not duplicates:
+        return groups, []
+    first = first_equal(samples.inputs)
+    if first is None:
+        return groups, ["the inputs are read later and not compared; equal ones may be in several folds"]
+    first = first[positions]
+    copies = len(first) - len(np.unique(first.numpy()))
+    if not copies:
+        return groups, []
+    note = f"{copies:,} samples equal an earlier one, and are in its fold; data.group_duplicates=false divides them"
+    return first if groups is None else joined(groups, first), [note]
+
+
+def _divided(
+    targets: Tensor, groups: Tensor | None, folds: int, random: np.random.RandomState, classes: Sequence[str]
+) -> np.ndarray:
+    """Return the fold of each sample (N,). targets: (N, …). groups: of the samples (N,), None where each is alone."""
+    has_classes = targets.dim() == 1 and not targets.is_floating_point()
+    if groups is None and has_classes:
+        return _stratified(targets.numpy(), folds, random, classes)
+    if groups is None:
+        return _shuffled(len(targets), folds, random)
+    names, numbers = np.unique(groups.numpy(), return_inverse=True)
+    if len(names) < folds:
+        raise _too_many(folds, f"{len(names)} groups of samples that are not divided")
+    if has_classes:
+        return _stratified_groups(targets.numpy(), numbers, folds, random)
+    division: np.ndarray = _shuffled(len(names), folds, random)[numbers]
+    return division
+
+
 def _stratified(targets: np.ndarray, folds: int, random: np.random.RandomState, classes: Sequence[str]) -> np.ndarray:
     """Return the fold of each sample (N,), chosen at random within its class. targets: class indices (N,)."""
     numbers = np.empty(len(targets), dtype=np.int64)
@@ -124,6 +166,36 @@ def _stratified(targets: np.ndarray, folds: int, random: np.random.RandomState, 
         numbers[positions] = share
         dealt += len(positions)
     return numbers
+
+
+def _stratified_groups(
+    targets: np.ndarray, groups: np.ndarray, folds: int, random: np.random.RandomState
+) -> np.ndarray:
+    """Return the fold of each sample (N,): a group goes where it makes the shares of the classes most alike.
+
+    targets: class indices (N,). groups: of the samples, from 0 on (N,). The groups whose classes are most unequal are
+    dealt first, and of equally good folds the smallest takes a group.
+    """
+    labels = np.unique(targets, return_inverse=True)[1]
+    counts = np.zeros((groups.max() + 1, labels.max() + 1))
+    np.add.at(counts, (groups, labels), 1)
+    order = np.arange(len(counts))
+    random.shuffle(order)
+    order = order[np.argsort(-counts[order].std(axis=1), kind="stable")]
+    held, division = np.zeros((folds, counts.shape[1])), np.empty(len(counts), dtype=np.int64)
+    into = np.eye(folds)[:, :, None]  # for each fold that may take a group, what it adds to each fold
+    for one in order:
+        spreads = ((held + into * counts[one]) / counts.sum(0)).std(axis=1).mean(axis=1).tolist()
+        sizes, best = held.sum(1).tolist(), 0
+        for fold in range(1, folds):
+            # The tolerance of numpy.isclose, because equal spreads may differ by rounding.
+            near = spreads[fold] - spreads[best] <= 1e-8 + 1e-5 * spreads[best]
+            if spreads[fold] < spreads[best] or (near and sizes[fold] < sizes[best]):
+                best = fold
+        held[best] += counts[one]
+        division[one] = best
+    chosen: np.ndarray = division[groups]
+    return chosen
 
 
 def _shuffled(count: int, folds: int, random: np.random.RandomState) -> np.ndarray:

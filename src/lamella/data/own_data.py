@@ -40,7 +40,7 @@ class OwnData(pl.LightningDataModule):
 
     images = reconstructs = has_masks = False
     reads_lazily = True
-    augment = encoder = folds = None
+    augment = encoder = folds = groups = None
     left_out = ""
     source_notes: Sequence[str] = ()
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import torch
+
 from lamella.data.cache import load_images, map_images
 from lamella.data.decoder import UnreadableImages
 from lamella.data.images import ImageFiles
@@ -56,7 +58,7 @@ def without_unreadable(source: Splits) -> Splits:
             paths = files.paths[files.rows.numpy()]
             names += [str(paths[number]) for number in problems]
             good = [number for number in range(len(files)) if number not in problems]
-            samples = Samples(ImageFiles(paths[good], files.decoder), samples.targets[good])
+            samples = replace(samples.take(torch.tensor(good)), inputs=ImageFiles(paths[good], files.decoder))
         kept[name] = samples
     if not names:
         return source

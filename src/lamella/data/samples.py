@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,11 +79,13 @@ class Samples:
 
     inputs: uint8 images (N, channels, height, width), which are normalised when they are served; floats or bools
     (N, …), which are served unchanged; other integers (N, …), which are indices and served as int64; or NamedInputs.
-    targets: class indices of samples (N,) or of positions (N, …), of any integer type, or floats (N, …).
+    targets: class indices of samples (N,) or of positions (N, …), of any integer type, or floats (N, …). groups: a
+    number for each sample, int64 (N,), equal for samples that are not to be divided; None if each stands alone.
     """
 
     inputs: Inputs | NamedInputs
     targets: Tensor
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -90,9 +93,9 @@ class Samples:
     def take(self, indices: Tensor) -> "Samples":
         """Return a selection of the samples. indices: int64."""
         inputs = self.inputs
-        if isinstance(inputs, NamedInputs) or (not isinstance(inputs, Tensor) and hasattr(inputs, "take")):
-            return Samples(inputs.take(indices), self.targets[indices])
-        return Samples(inputs[indices], self.targets[indices])
+        has_take = isinstance(inputs, NamedInputs) or (not isinstance(inputs, Tensor) and hasattr(inputs, "take"))
+        taken = inputs.take(indices) if has_take else inputs[indices]  # type: ignore[union-attr, index]
+        return Samples(taken, self.targets[indices], None if self.groups is None else self.groups[indices])
 
 
 @runtime_checkable
@@ -152,8 +155,9 @@ def served(values: Tensor) -> Tensor:
 def split_samples(samples: Samples, size: int | float, seed: int, key: str) -> tuple[Samples, Samples]:
     """Return the samples in two parts, the second of which has `size` samples, chosen at random by `seed`.
 
-    size: a count, or a fraction below 1. key: the config key of the size, for messages. Raises RequestError if one of
-    the parts would be empty.
+    Samples in groups are divided by whole groups, so that the second part has about that size. size: a count, or a
+    fraction below 1. key: the config key of the size, for messages. Raises RequestError if one of the parts would be
+    empty.
     """
     total = len(samples)
     if isinstance(size, float) and size >= 1 and not size.is_integer():
@@ -161,8 +165,31 @@ def split_samples(samples: Samples, size: int | float, seed: int, key: str) -> t
     count = round(size * total) if isinstance(size, float) and size < 1 else int(size)
     if not 0 < count < total:
         raise RequestError(f"{key} is {size}; of {total} samples it must leave some on either side", key)
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-    return samples.take(order[count:].sort().values), samples.take(order[:count].sort().values)
+    generator = torch.Generator().manual_seed(seed)
+    if samples.groups is None:
+        order = torch.randperm(total, generator=generator)
+        return samples.take(order[count:].sort().values), samples.take(order[:count].sort().values)
+    taken = _whole_groups(samples.groups, count, generator)
+    if taken.all() or not taken.any():
+        raise RequestError(
+            f"{key} is {size}, {count} of {total} samples, but these are in groups that are not divided, the smallest "
+            f"of {np.unique(samples.groups.numpy(), return_counts=True)[1].min()}; write another {key}",
+            key,
+        )
+    return samples.take((~taken).nonzero().flatten()), samples.take(taken.nonzero().flatten())
+
+
+def _whole_groups(groups: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return which samples are in groups that have about `count` samples together, bool (N,).
+
+    groups: (N,). The groups are taken in a random order, each if that brings the number of samples closer to `count`.
+    """
+    _, numbers, sizes = np.unique(groups.numpy(), return_inverse=True, return_counts=True)
+    taken = torch.zeros(len(sizes), dtype=torch.bool)
+    for number in torch.randperm(len(sizes), generator=generator).tolist():
+        if sizes[number] <= 2 * count:
+            taken[number], count = True, count - int(sizes[number])
+    return taken[torch.from_numpy(numbers)]
 
 
 def cut_splits(

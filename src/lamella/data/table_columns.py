@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lamella.errors import RequestError
+from lamella.errors import RequestError, nearest
 from lamella.tables import Table
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")  # what a cell without a value holds, in small letters
@@ -52,6 +52,29 @@ def number_column(table: Table, name: str, key: str | None = None, missing: bool
             raise RequestError(f"{table.path}: row {row}, column {name}: {what}", key)
         values.append(value)
     return torch.tensor(values, dtype=torch.float64)
+
+
+def group_column(table: Table, name: str | None) -> Tensor | None:
+    """Return a number for the group of each row, int64 (N,), in the order of the names of the groups.
+
+    name: the column that names the groups; None gives None. Raises RequestError for a column that the table does not
+    have, and for a cell without a value.
+    """
+    if name is None:
+        return None
+    name = str(name)
+    if name not in table.columns:
+        raise RequestError(
+            f"data.groups is {name!r}; {table.path} has no such column; {nearest(name, table.columns)}", "data.groups"
+        )
+    cells = table.columns[name]
+    if empty := next((row for cell, row in zip(cells, table.rows, strict=True) if is_missing(cell)), None):
+        raise RequestError(
+            f"{table.path}: row {empty}, column {name}: the cell names no group, which data.groups takes for each row",
+            "data.groups",
+        )
+    numbers = {cell: number for number, cell in enumerate(sorted(set(cells)))}
+    return torch.tensor([numbers[cell] for cell in cells])
 
 
 def _number(cell: str) -> float | None:

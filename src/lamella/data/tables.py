@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lamella.data.samples import NamedInputs, Samples, Splits
-from lamella.data.table_columns import is_missing, is_text, number_column, text_column
+from lamella.data.table_columns import group_column, is_missing, is_text, number_column, text_column
 from lamella.data.table_encoder import TableEncoder
 from lamella.errors import RequestError, nearest
 from lamella.tables import Table, read_csv
@@ -65,19 +65,22 @@ def csv(
     drop: Sequence[str] = (),
     text: Sequence[str] = (),
     standardize_target: bool = False,
+    groups: str | None = None,
 ) -> Splits:
     """Return the rows of a CSV file as samples.
 
     target: the column that is predicted, or several. kind: "classes" for one column of classes, "labels" for columns of
     0 and 1, or "numbers". classes: the names of the classes, in the order of the class indices. columns: the columns
     that are read, None for all but the target. drop: columns that are not read. text: columns of texts that look like
-    numbers. standardize_target: train on numbers of mean 0 and standard deviation 1. Raises RequestError.
+    numbers. standardize_target: train on numbers of mean 0 and standard deviation 1. groups: the column that names the
+    group of each row, which is no input. Raises RequestError.
     """
     table = read_csv(path, "data.path")
     targets = list(map(str, [target] if isinstance(target, str | int) else target))
     check_columns(table, target=targets, columns=columns, drop=drop, text=text)
-    used = input_columns(table, columns, [*targets, *drop])
-    return _splits(table, targets, kind, classes, used, text, standardize_target)
+    group = group_column(table, groups)
+    used = input_columns(table, columns, [*targets, *drop, *([] if groups is None else [groups])])
+    return _splits(table, targets, kind, classes, used, text, standardize_target, group)
 
 
 def bundled_table(
@@ -155,8 +158,12 @@ def _splits(
     used: Sequence[str],
     text: Sequence[str] = (),
     standardize_target: bool = False,
+    group: Tensor | None = None,
 ) -> Splits:
-    """Return the samples of a table, with an encoder that has to be fitted. used: the columns that become inputs."""
+    """Return the samples of a table, with an encoder that has to be fitted.
+
+    used: the columns that become inputs. group: of each row (N,).
+    """
     if kind not in KINDS:
         raise RequestError(f"data.kind is {kind!r}; {nearest(kind, KINDS)}", "data.kind")
     if standardize_target and kind != "numbers":
@@ -168,7 +175,7 @@ def _splits(
     scales = dict.fromkeys(targets, UNFITTED) if kind == "numbers" else {}
     ignored = [name for name in table.columns if name not in used]
     encoder = TableEncoder(shapes, scales, ignored, standardize_target)
-    samples = Samples(inputs, _target_values(table, targets, kind, list(map(str, classes))))
+    samples = Samples(inputs, _target_values(table, targets, kind, list(map(str, classes))), group)
     return Splits(samples, notes=notes, encoder=encoder)
 
 

@@ -10,6 +10,7 @@ import torch
 from lamella.data.folders import left_out_text
 from lamella.data.samples import Samples, Splits
 from lamella.data.sources import class_files
+from lamella.data.table_columns import group_column
 from lamella.data.text_encoder import TextEncoder, Texts
 from lamella.data.text_files import decode_text, library_files, read_text_file
 from lamella.errors import RequestError, nearest
@@ -47,11 +48,13 @@ def text_csv(
     length: int,
     tokens: str = "bytes",
     vocabulary: int = 256,
+    groups: str | None = None,
 ) -> Splits:
     """Return the texts in the column `column` of a CSV file, whose classes are in the column `target`.
 
     classes: the values of that column, in the order of the class indices. length, tokens, vocabulary: as in
-    `TextEncoder`. Raises RequestError for a column or a class that is missing, and for a cell without a text.
+    `TextEncoder`. groups: the column that names the group of each row. Raises RequestError for a column or a class that
+    is missing, and for a cell without a text or a group.
     """
     table = read_csv(path, "data.path")
     for key, name in (("column", column), ("target", target)):
@@ -66,7 +69,7 @@ def text_csv(
             title = column if not cell else target
             raise RequestError(f"data.{key}: in row {row} of {path}, {title} {problem}", f"data.{key}")
         targets.append(numbers[name])
-    samples = Samples(Texts(table.columns[column]), torch.tensor(targets))
+    samples = Samples(Texts(table.columns[column]), torch.tensor(targets), group_column(table, groups))
     encoder = TextEncoder(length, tokens, vocabulary, column=column)
     return Splits(samples, notes=_notes(samples, length, tokens), encoder=encoder)
 

@@ -1,5 +1,6 @@
 """Load a trained network from a run directory, with all that is needed to predict with it."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,10 +73,11 @@ class Model:
 
     @property
     def output_names(self) -> list[str]:
-        """Return the names of the classes or, where a table is read, of the numbers that are predicted."""
+        """Return the names of the classes or of the numbers that are predicted: a table's columns, or "output 0"."""
         if self.classes is not None:
             return self.classes
-        return self.encoder.output_names() if self.encoder else []
+        names = self.encoder.output_names() if self.encoder else []
+        return names or [f"output {number}" for number in range(math.prod(self.output))]
 
     def preprocess(self, inputs: Images) -> Tensor:
         """Return the inputs as the network takes them: float (N, *shape) on the network's device, as in training.
