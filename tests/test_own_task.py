@@ -120,6 +120,13 @@ def test_a_step_without_output_may_count_an_accuracy_of_its_own(lamella: Lamella
 
 
 @pytest.mark.usefixtures("own")
+def test_the_direction_of_a_name_of_the_step_is_said(lamella: Lamella) -> None:
+    result = lamella("train", *SHORT, "monitor=val/noise")
+    assert result.status == 0, result.err
+    assert "note: a larger val/noise counts as better\n" in result.out + result.err
+
+
+@pytest.mark.usefixtures("own")
 def test_a_monitor_that_the_step_does_not_give(lamella: Lamella) -> None:
     result = lamella("train", *SHORT, "monitor=val/noize")
     assert result.status == 2

@@ -176,11 +176,12 @@ class Experiment:
         return [] if self.kind.is_task else [OwnModule(self.seed, loggers, self.kind.given)]
 
     def notes(self) -> list[str]:
-        """Return what a user should know of the promises that a LightningModule of the project's own does not keep."""
+        """Return what a user should know of a monitor that the project has named, and of promises that do not hold."""
+        better = "larger" if self.mode == "max" else "smaller"
         if self.kind.is_task:
-            return []
+            is_own = self.monitor.rpartition("/")[2] not in (*self.counted, *self.losses)
+            return [f"a {better} {self.monitor} counts as better"] * is_own
         name, made = self.kind.title, self.kind.made
-        better = "larger" if larger_is_better(self.monitor, self.lower_is_better) else "smaller"
         notes = [
             f"{name} is a LightningModule: batches are trained one by one; a resumed run is exact if all that the "
             "module remembers is in its parameters, buffers and checkpoints; "

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from lamella.runs.schema import RunRecord
 
 # Names of which less is better without being told, such as those that a LightningModule of the project's own logs.
-LOWER = re.compile(r"loss|error|(\b|_)(mae|mse|rmse|mape)(\b|_)", re.I)
+LOWER = re.compile(r"loss|error|(\b|_)(mae|mse|rmse|mape|kl|nll|divergence|distance|perplexity)(\b|_)", re.I)
 
 
 def larger_is_better(key: str, lower: Collection[str] | None = None) -> bool:
