@@ -324,8 +324,12 @@ def test_the_generator_of_a_sampler_and_set_epoch_depend_on_the_epoch(tmp_path: 
     generator = torch.Generator()
     loader: DataLoader[Any] = DataLoader(range(30), 10, sampler=Sampler(range(30), generator=generator))  # type: ignore[arg-type]
 
+    def pair(batch: object) -> tuple[Tensor, Tensor]:
+        assert isinstance(batch, Tensor)
+        return batch, batch
+
     def batches(epoch: int, start: int = 0) -> list[list[int]]:
-        loaded = LoadedBatches(loader, lambda batch: (batch, batch), "mine.Loader", 7, CPU, lambda: epoch)
+        loaded = LoadedBatches(loader, pair, "mine.Loader", 7, CPU, lambda: epoch)
         loaded.start = lambda: start
         return [inputs.tolist() for inputs, _ in loaded if isinstance(inputs, Tensor)]
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,9 +34,9 @@ class Datasets:
 
     def __init__(
         self,
-        train: Dataset[Any],
-        val: Dataset[Any] | None = None,
-        test: Dataset[Any] | None = None,
+        train: Dataset[object],
+        val: Dataset[object] | None = None,
+        test: Dataset[object] | None = None,
         collate: Collate | None = None,
         batch_size: int = 64,
         val_size: int | float = 0.1,
@@ -163,7 +162,7 @@ class _BatchDataset(Dataset[Batch | RequestError]):
 
 
 def _read(
-    dataset: Subset[Any], place: str, collate: Collate | None, read: Reading, seed: int, indices: Tensor, epoch: int
+    dataset: Subset[object], place: str, collate: Collate | None, read: Reading, seed: int, indices: Tensor, epoch: int
 ) -> Batch:
     """Return the batch of samples with these indices. Raises RequestError, which names the item that is to blame.
 
@@ -197,7 +196,7 @@ def _check_map_style(dataset: object, name: str) -> None:
         raise RequestError(f"data.{name} is a {title}; it takes a dataset with __getitem__ and __len__", f"data.{name}")
 
 
-def _numbers(dataset: Dataset[Any]) -> Samples:
+def _numbers(dataset: Dataset[object]) -> Samples:
     """Return the numbers of the samples of a dataset in their place, to be cut into splits."""
     numbers = torch.arange(len(dataset))  # type: ignore[arg-type]
     return Samples(numbers, numbers)

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class External:
     "sample" to call it with each image, or "batch" to call it once with all images (B, channels, height, width).
     """
 
-    transform: Callable[..., Any]
+    transform: Callable[..., object]
     per: Literal["sample", "batch"] = "sample"
 
     def __post_init__(self) -> None:

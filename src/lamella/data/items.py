@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from lamella.data.samples import InputType, Shape, served, written_shape
 from lamella.errors import RequestError, first_line, nearest, own_frames
 
 TAKES = "it takes a pair (input, target), or a mapping of names to tensors"
-Collate = Callable[[list[Any]], Any]
+Collate = Callable[[list[object]], object]
 
 
 @dataclass(frozen=True)

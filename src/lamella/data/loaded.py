@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -33,8 +32,8 @@ class LoadedBatches:
 
     def __init__(
         self,
-        loader: Iterable[Any],
-        convert: Callable[[Any], Batch],
+        loader: Iterable[object],
+        convert: Callable[[object], Batch],
         title: str,
         seed: int,
         device: torch.device,
@@ -52,7 +51,7 @@ class LoadedBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, start, number = self.epoch(), self.start(), 0
-        iterator: Iterator[Any] | None = None
+        iterator: Iterator[object] | None = None
         while True:
             with seeded(self.device, self.seed, epoch, READ, number):
                 try:
@@ -75,7 +74,7 @@ class LoadedBatches:
             number += 1
 
 
-def _begin_epoch(loader: Iterable[Any], seed: int, epoch: int) -> None:
+def _begin_epoch(loader: Iterable[object], seed: int, epoch: int) -> None:
     """Seed the generators of a loader and of its sampler, and tell the epoch to all that has `set_epoch`."""
     parts = [loader, *(getattr(loader, name, None) for name in ("sampler", "batch_sampler", "dataset"))]
     parts.append(getattr(parts[2], "sampler", None))

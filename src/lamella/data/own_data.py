@@ -229,7 +229,7 @@ class OwnData(pl.LightningDataModule):
         loader = [] if loader is None else loader
         return LoadedBatches(loader, self._converter(device), self.title, self.seed, device, epoch)
 
-    def _converter(self, device: torch.device) -> Callable[[Any], Batch]:
+    def _converter(self, device: torch.device) -> Callable[[object], Batch]:
         """Return the function that makes inputs and targets, on the device, of a batch of the datamodule.
 
         A LightningModule of the project's own gets the batch itself, on the device.
@@ -237,7 +237,7 @@ class OwnData(pl.LightningDataModule):
         source, kind = self.source, type(self.source)
         hooked = any(getattr(kind, name) is not getattr(pl.LightningDataModule, name) for name in HOOKS)
 
-        def convert(given: Any) -> Batch:
+        def convert(given: object) -> Batch:
             if hooked and isinstance(source, pl.LightningDataModule):
                 given = source.on_before_batch_transfer(given, 0)
                 given = source.on_after_batch_transfer(source.transfer_batch_to_device(given, device, 0), 0)

@@ -1,7 +1,5 @@
 """Streams: datasets of the project's own whose samples come one after another."""
 
-from typing import Any
-
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -20,9 +18,9 @@ class Streams(pl.LightningDataModule):
 
     def __init__(
         self,
-        train: Dataset[Any],
-        val: Dataset[Any] | None = None,
-        test: Dataset[Any] | None = None,
+        train: Dataset[object],
+        val: Dataset[object] | None = None,
+        test: Dataset[object] | None = None,
         collate: Collate | None = None,
         batch_size: int | None = 64,
         drop_last: bool = False,
@@ -54,18 +52,18 @@ class Streams(pl.LightningDataModule):
             "num_workers": num_workers,
         }
 
-    def _loader(self, name: str) -> DataLoader[Any] | list[Any]:
+    def _loader(self, name: str) -> DataLoader[object] | list[object]:
         dataset = self.splits[name]
         return [] if dataset is None else DataLoader(dataset, **self.options)  # type: ignore[arg-type]
 
-    def train_dataloader(self) -> DataLoader[Any] | list[Any]:
+    def train_dataloader(self) -> DataLoader[object] | list[object]:
         """Return the loader of the training samples."""
         return self._loader("train")
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+    def val_dataloader(self) -> DataLoader[object] | list[object]:
         """Return the loader of the validation samples, or an empty list."""
         return self._loader("val")
 
-    def test_dataloader(self) -> DataLoader[Any] | list[Any]:
+    def test_dataloader(self) -> DataLoader[object] | list[object]:
         """Return the loader of the test samples, or an empty list."""
         return self._loader("test")

@@ -39,7 +39,7 @@ class InitialWeights:
     checkpoint: str | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     skip: list[str] = field(default_factory=list)
-    builder: Callable[..., Any] | None = None
+    builder: Callable[..., object] | None = None
 
     @classmethod
     def of(cls, network: Config) -> "InitialWeights | None":

@@ -41,7 +41,7 @@ def without_reading_weights() -> Iterator[None]:
         yield
 
 
-def pretrained_file(builder: Callable[..., Any], name: str) -> Path:
+def pretrained_file(builder: Callable[..., object], name: str) -> Path:
     """Return the file of the weights called `name` for a network that `builder` makes, and download it if need be.
 
     Raises RequestError where there are no such weights, and where they cannot be downloaded.
@@ -58,13 +58,15 @@ def pretrained_file(builder: Callable[..., Any], name: str) -> Path:
     return path
 
 
-def pretrained_normalization(builder: Callable[..., Any], name: str) -> tuple[list[float] | None, list[float] | None]:
+def pretrained_normalization(
+    builder: Callable[..., object], name: str
+) -> tuple[list[float] | None, list[float] | None]:
     """Return the mean and the standard deviation of the pixels with which weights of torchvision were trained."""
     transforms = _weights_of(builder, name).transforms()
     return getattr(transforms, "mean", None), getattr(transforms, "std", None)
 
 
-def _weights_of(builder: Callable[..., Any], name: str) -> "WeightsEnum":
+def _weights_of(builder: Callable[..., object], name: str) -> "WeightsEnum":
     from torchvision.models import get_model_weights
 
     known: dict[str, WeightsEnum] = {}

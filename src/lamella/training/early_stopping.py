@@ -29,7 +29,7 @@ class EpochStopping(EarlyStopping):
         if self.stopping_reason_message is not None:
             self.stopping_reason_message = f"{self.monitor} was not better in {self.wait_count} epochs"
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {**super().state_dict(), "validated": self.validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

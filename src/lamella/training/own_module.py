@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
@@ -34,8 +34,8 @@ class SavedEpoch(TypedDict):
 
     seconds: float
     val: dict[str, float]
-    logged: list[tuple[dict[str, Any], dict[str, Tensor]]]
-    metrics: dict[str, tuple[int, dict[str, Any]]]
+    logged: list[tuple[dict[str, object], dict[str, Tensor]]]
+    metrics: dict[str, tuple[int, dict[str, object]]]
 
 
 class OwnModule(Checkpoint):
@@ -177,7 +177,7 @@ def title(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _metric_states(module: pl.LightningModule) -> dict[str, tuple[int, dict[str, Any]]]:
+def _metric_states(module: pl.LightningModule) -> dict[str, tuple[int, dict[str, object]]]:
     """Return the number of updates and the state, on the CPU, of each metric of torchmetrics that has been updated."""
     for collection in module.modules():
         if isinstance(collection, MetricCollection):
@@ -189,7 +189,7 @@ def _metric_states(module: pl.LightningModule) -> dict[str, tuple[int, dict[str,
     }
 
 
-def _restore_metrics(module: pl.LightningModule, states: Mapping[str, tuple[int, dict[str, Any]]]) -> None:
+def _restore_metrics(module: pl.LightningModule, states: Mapping[str, tuple[int, dict[str, object]]]) -> None:
     for name, (count, state) in states.items():
         metric = module.get_submodule(name)
         assert isinstance(metric, Metric)
