@@ -145,6 +145,7 @@ MISTAKES = {
     "trainer.gradient_clip_val=1": ["gradient_clip_val is 1, which is for a single optimizer; with several ones grad"],
     "trainer.accumulate_grad_batches=2": ["accumulate_grad_batches is 2, which is", "write a larger data.batch_size"],
     "+trainer.max_steps=5": ["max_steps is 5", "it would count the steps of all of them; write trainer.max_epochs"],
+    "trainer.ema=0.9": ["trainer.ema averages the weights of a lamella.Task with one optimizer; leave it out"],
     "trainer.chunk=4": ["trainer.chunk is 4", "they are trained batch by batch; leave it out"],
     "trainer=ddp": ["strategy is 'ddp', which would wait", "write trainer.strategy=ddp_find_unused_parameters_true"],
     "scheduler=plateau": ["scheduler: plateau follows one loss, and each of several optimizers has its own"],

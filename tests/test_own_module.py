@@ -260,6 +260,8 @@ def test_a_prediction_that_is_no_tensor(lab: None, lamella: Lamella) -> None:
         ([*LIT, "scheduler=cosine"], "scheduler has no effect: lab.Lit makes its schedulers itself; leave scheduler o"),
         ([*plain(), "experiment=mine"], "loss has no effect: the constructor of lab.Plain has no argument 'loss'"),
         ([*plain(), "metrics=[f1]"], "metrics.f1: this task compares no output with the targets"),
+        ([*plain(), "trainer.ema=0.9"], "trainer.ema averages the weights of a lamella.Task with one optimizer; leave"),
+        ([*plain(), "trainer.early_stopping=2"], "trainer.early_stopping watches a lamella.Task; write trainer.callba"),
         ([*plain(), "trainer.chunk=8"], "trainer.chunk is 8, but the batches of lab.Plain are trained one by one"),
         ([*plain(), "monitor=val/accuracy"], "monitor is 'val/accuracy'; this task gives train/loss"),
         (
