@@ -55,7 +55,7 @@ def test_a_checkpoint_of_another_run_is_refused(lamella: Lamella, run: Path) -> 
             assert (
                 f"checkpoints/{name}: this is a checkpoint of another run, or config.yaml was edited: it was" in error
             )
-            assert "seed=1,\n  and config.yaml has data.seed=0; put the right file back" in error
+            assert "seed=1,\n  and config.yaml has seed=0; put the right file back" in error
         shutil.copy("kept", own)
     assert lamella("eval", str(run), "--checkpoint", str(other / "checkpoints/best.ckpt")).status == 0
 

@@ -122,7 +122,9 @@ def test_training_without_validation(train: Train) -> None:
     result = train("data.val_size=0")
     assert result.status == 2
     assert "monitor is 'val/accuracy'; this loss and data give train/loss, train/accuracy;\n" in result.err
-    assert "data.val_size is 0, so nothing is validated; write monitor=train/loss" in result.err
+    assert (
+        "without validation samples (data.val_size is 0) nothing is validated; write monitor=train/loss" in result.err
+    )
     result = train("data.val_size=0", "monitor=train/loss", "scheduler=cosine")
     assert result.status == 0, result.err
     assert "36 images in 2 classes (train), none for validation, 4 set aside for test" in result.out

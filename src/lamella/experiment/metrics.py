@@ -66,7 +66,11 @@ def check_monitor(monitor: str, counted: Collection[str], validates: bool, count
     known = [f"{stage}/{name}" for stage in stages for name in counted]
     if monitor in known or (counts_more and str(monitor).startswith(tuple(f"{stage}/" for stage in stages))):
         return monitor
-    why = "" if validates else ";\n  nothing is validated; write monitor=train/loss"
+    why = (
+        ""
+        if validates
+        else ";\n  without validation samples (data.val_size is 0) nothing is validated; write monitor=train/loss"
+    )
     if (name := str(monitor).rpartition("/")[2]) not in counted and name in options_of("metrics"):
         why = f";\n  metrics=[{name}] counts {name} too"
     raise RequestError(f"monitor is {monitor!r}; this loss and data give {', '.join(known)}{why}", "monitor")
