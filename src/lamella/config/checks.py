@@ -65,7 +65,7 @@ def check_root(config: Config, references: Collection[str] | None) -> None:
 
 def _check_one_or_named(node: Config) -> None:
     """Raise RequestError where several optimizers are merged into the option of a single one."""
-    named = [name for name, part in node.items() if isinstance(part, Mapping)]
+    named = [name for name, part in node.items() if isinstance(part, Mapping) and "match" in part]
     if named and "_target_" in node:
         key = f"optimizer.{named[0]}"
         raise RequestError(
