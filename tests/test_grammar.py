@@ -70,6 +70,7 @@ def test_every_text_is_read_as_train_reads_it(text: str) -> None:
         assert "${" in text or [repr(applied["key"])] == read_by_hydra(text)
 
 
+@example("0, ")  # ends where a value should follow
 @given(st.text(st.sampled_from("019ae_+-.,no:#'\"[]{ "), max_size=6) | st.sampled_from(ODD))
 def test_conditions_and_tables_read_values_as_train_does(text: str) -> None:
     read = read_by_hydra(text)

@@ -56,9 +56,11 @@ def _problem(text: str, error: HydraException) -> str:
     opened, closed = (sum(map(value.count, brackets)) for brackets in ("[{(", "]})"))
     if opened > closed:
         return f"a bracket is not closed; where spaces are meant, put quotes around all of it: '{text} …'"
-    if value.endswith(","):
-        return f"there is no space between several values; write {key}={value}…"
-    reason = f"{text[place]!r} at character {place + 1} is not part of a plain value" if place else message
+    if value.rstrip().endswith(","):
+        return f"there is no space between several values; write {key}={value.rstrip()}…"
+    reason = message
+    if place and place < len(text):  # otherwise the text has ended too early
+        reason = f"{text[place]!r} at character {place + 1} is not part of a plain value"
     quoted = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
     return f"{reason.partition(' expecting ')[0]}; put quotes around the value: {shlex.quote(quoted)}"
 
