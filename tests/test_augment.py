@@ -312,6 +312,7 @@ def done(result: Result) -> str:
     return result.out
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_run_with_mixing(lamella: Lamella, mixed_run: Path) -> None:
     run = Path(shutil.copytree(mixed_run, "run"))
     record = json.loads((run / "run.json").read_text())

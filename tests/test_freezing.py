@@ -86,6 +86,7 @@ def test_a_thaw_in_chunks_and_after_a_resume_is_that_of_single_steps(lamella: La
     assert len(before["optimizer_states"][0]["state"]) == 2
 
 
+@pytest.mark.slow
 def test_what_cannot_be_frozen_is_refused(lamella: Lamella) -> None:
     cases: dict[str, str] = {
         "[stack.*]": "no parameter is called like 'stack.*'; ",

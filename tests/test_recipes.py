@@ -138,6 +138,7 @@ def test_an_average_of_lightning_is_tested_as_it_is_saved(lamella: Lamella) -> N
     assert found == {key: value for key, value in record(run)["metrics"].items() if key.startswith("test/")}
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_and_goes_on_with_more_patience(lamella: Lamella, tmp_path: Path) -> None:
     options = ("train", *SMALL, STILL, "trainer.max_epochs=7", "monitor=val/accuracy")
     result = lamella(*options, "trainer.early_stopping=2")

@@ -232,6 +232,7 @@ class Hostile:
         return os.system, ("touch hacked",)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_taken_is_refused(lamella: Lamella) -> None:
     Path("outputs").mkdir()
     torch.save({"module.1.weight": torch.ones(10, 784), "module.1.bias": torch.ones(10)}, "a.pth")
@@ -269,6 +270,7 @@ def test_a_network_of_torchvision_gets_another_head(lamella: Lamella, image_root
     )
 
 
+@pytest.mark.slow
 def test_weights_of_torchvision_by_name(
     lamella: Lamella, image_root: Path, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
