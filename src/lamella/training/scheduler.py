@@ -1,12 +1,10 @@
 """Build the scheduler of the learning rate, and the warm-up before it."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import pytorch_lightning as pl
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -98,17 +96,6 @@ def build_schedule(node: Config, make: Callable[..., Callable[..., Scheduler]]) 
         return make_scheduler(optimizer=optimizer, **supplied, **rates, **inner)
 
     return Schedule(make_for_length, interval, warmup_steps)
-
-
-def schedule_length(trainer: pl.Trainer, interval: str) -> int | None:
-    """Return how many steps a scheduler takes in a run, None where that is not known. interval: as in `Schedule`."""
-    steps = trainer.estimated_stepping_batches
-    batches = trainer.num_training_batches
-    if math.isinf(batches):  # the length of a stream is not known
-        steps = (trainer.max_steps if interval == "step" else trainer.max_epochs) or -1
-    elif interval == "epoch":
-        steps = steps / -(-batches // trainer.accumulate_grad_batches)
-    return math.ceil(steps) if 0 <= steps < math.inf else None
 
 
 def check_length(scheduler: Scheduler, length: int | None, interval: str) -> None:
