@@ -179,7 +179,7 @@ class Experiment:
         """Return what a user should know of a monitor that the project has named, and of promises that do not hold."""
         better = "larger" if self.mode == "max" else "smaller"
         if self.kind.is_task:
-            is_own = self.monitor.rpartition("/")[2] not in (*self.counted, *self.losses)
+            is_own = self.monitor.rpartition("/")[2] not in self.counted
             return [f"a {better} {self.monitor} counts as better"] * is_own
         name, made = self.kind.title, self.kind.made
         notes = [

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lamella.errors import RequestError
 from lamella.training.objective import Objective
+from lamella.training.own_module import title
 
 TAKEN = ("lr", "grad_norm", "seconds", "samples_per_second", "step", "epoch")  # the names of other values of an epoch
 
@@ -19,13 +20,13 @@ def check_step(step: Callable[..., object], task: type, optimizers: Sequence[str
     taken = signature(step).parameters.get("optimizer")
     if optimizers and taken is None:
         raise RequestError(
-            f"task: the config has the optimizers {', '.join(optimizers)}, and {_title(task)}.step takes no argument "
+            f"task: the config has the optimizers {', '.join(optimizers)}, and {title(task)}.step takes no argument "
             "`optimizer`;\n  write it as step(self, batch, optimizer), which is called with the name of each",
             "task",
         )
     if not optimizers and taken is not None and taken.default is taken.empty:
         raise RequestError(
-            f"task: {_title(task)}.step takes the name of an optimizer, and the config has a single one;\n"
+            f"task: {title(task)}.step takes the name of an optimizer, and the config has a single one;\n"
             "  name those of the task in conf/optimizer/NAME.yaml, and choose it with optimizer=NAME",
             "task",
         )
@@ -37,7 +38,7 @@ def check_outputs(optimizers: Sequence[str], task: type, metrics: Collection[str
     optimizers: the names of those for which the step has given an output. task: the class of the task. metrics: the
     names of those in the config.
     """
-    name = _title(task)
+    name = title(task)
     if len(optimizers) > 1:
         both = " and ".join(map(repr, optimizers))
         raise RequestError(
@@ -54,7 +55,7 @@ def check_results(results: object, task: type, objective: Objective, metrics: Co
 
     task: its class. objective: counts its metric from an output. metrics: the names of those in the config.
     """
-    name = f"{_title(task)}.step"
+    name = f"{title(task)}.step"
     if not isinstance(results, Mapping) or not isinstance(results.get("loss"), Tensor):
         given = type(results).__name__
         if isinstance(results, Mapping):
@@ -72,8 +73,3 @@ def check_results(results: object, task: type, objective: Objective, metrics: Co
             shape = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             takes = "the output of the network" if key == "output" else "a tensor of one number, the mean of the batch"
             raise RequestError(f"task: {name} returns {key!r} {shape}; it takes {takes}", "task")
-
-
-def _title(task: type) -> str:
-    """Return the name of a class as a config writes it."""
-    return f"{task.__module__}.{task.__qualname__}"
