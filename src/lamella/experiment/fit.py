@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers.logger import Logger
 
 from lamella.atomic_files import replace_link
@@ -31,6 +32,7 @@ from lamella.runs.files import truncate_growing_files
 from lamella.runs.identity import Identity, check_identity
 from lamella.runs.reader import check_metrics
 from lamella.runs.schema import WeightsKind
+from lamella.training.averaging import Averages
 from lamella.training.checkpointing import Checkpoints
 from lamella.training.chunk_length import ChunkLength
 from lamella.training.freezing import Freezing, thawed_names
@@ -115,7 +117,9 @@ def fit(
                 raise RuntimeError(str(error)) from error
             raise
         outcome = _outcome(checkpoints, trainer.current_epoch, trainer.global_step, test_metrics, stopped)
-        if trainer.is_global_zero:  # for the other ranks, the file may not be there yet
+        outcome["best_weights"] = "trained"
+        averages = any(isinstance(one, Averages | WeightAveraging) for one in trainer.callbacks)  # type: ignore[attr-defined]
+        if averages and trainer.is_global_zero:  # for the other ranks, the file may not be there yet
             outcome["best_weights"] = weights_kind(read_checkpoint(checkpoints.best))
         board.log_result(settings or {}, outcome["metrics"], outcome["best_epoch"])
     return outcome
