@@ -5,12 +5,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from lamella.data.checks import check_batches
 from lamella.data.chunk import Batch
 from lamella.data.items import Collate, Reading, collated
-from lamella.data.loader import CPU, prepare_worker
+from lamella.data.loader import CPU, read_batches
 from lamella.data.sampler import Order
 from lamella.data.samples import Samples, Splits, cut_splits
 from lamella.errors import RequestError, first_line, own_frames
@@ -119,17 +119,8 @@ class ItemBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, start = self.epoch(), self.start()
-        loader = DataLoader(
-            _BatchDataset(self.read, self.order.batches(epoch)[start:], epoch),
-            batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # otherwise DataLoader draws from the global one, which dropout uses
-            worker_init_fn=prepare_worker,
-        )
-        for batch in loader:
-            if isinstance(batch, RequestError):
-                raise batch
+        batches = _BatchDataset(self.read, self.order.batches(epoch), epoch)
+        for batch in read_batches(batches, start, self.num_workers, self.device):
             yield on_device(batch, self.device)
 
 

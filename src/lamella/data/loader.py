@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from lamella.errors import RequestError
 from lamella.interrupts import SIGNALS, end_with_parent
 from lamella.seeds import OWN, READ, seeded
 
+T = TypeVar("T")
 CPU = torch.device("cpu")
 
 Read = tuple[Tensor, Tensor | None]  # inputs and masks
@@ -73,7 +75,7 @@ class Batches:
         self.samples, self.augment, self.reconstructs, self.ignored = samples, augment, reconstructs, ignored
         self.order = Order(len(samples), batch_size, shuffle, drop_last, seed, rank, world, weights)
         self.seed, self.epoch, self.start, self.chunk = seed, epoch, start, chunk
-        self.rank, self.num_workers, self.count = rank, num_workers, self.order.count
+        self.rank, self.num_workers = rank, num_workers
         self.device = torch.device(device)
         self.normalize = normalize.to(self.device) if normalize else None
         self.targets = samples.targets.to(self.device)
@@ -126,20 +128,29 @@ class Batches:
 
         Raises RequestError if an input cannot be read or augmented.
         """
-        loader = DataLoader(
-            inputs,
-            batch_size=None,
-            sampler=range(start, len(inputs)),
-            num_workers=self.num_workers or 0,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # otherwise DataLoader draws from the global one, which dropout uses
-            worker_init_fn=prepare_worker,
-        )
-        for read in loader:
-            if isinstance(read, RequestError):
-                raise read
-            images, masks = read
+        for images, masks in read_batches(inputs, start, self.num_workers or 0, self.device):
             yield images.to(self.device, non_blocking=True), None if masks is None else masks.to(self.device)
+
+
+def read_batches(batches: Dataset[T | RequestError], start: int, workers: int, device: torch.device) -> Iterator[T]:
+    """Yield the batches from number `start` on, read by so many workers; with 0 this process reads them.
+
+    batches: a dataset whose items are whole batches, so that a worker sends one message for each, or the error that a
+    batch ends in. device: to which they are moved then. Raises such an error.
+    """
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),  # type: ignore[arg-type]
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # otherwise DataLoader draws from the global one, which dropout uses
+        worker_init_fn=prepare_worker,
+    )
+    for batch in loader:
+        if isinstance(batch, RequestError):
+            raise batch
+        yield batch
 
 
 def prepare_worker(worker: int) -> None:
