@@ -3,17 +3,16 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import kill
 import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import Lamella
+from killed import kill_and_resume
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -138,15 +137,8 @@ def test_killed_and_resumed(tmp_path: Path, folder: str, name: str) -> None:
     for directory in (reference, killed):
         example(folder, directory)
     each = ("data.batch_size=256", "trainer.checkpoint_every=1steps")
-    options = ("train", f"experiment={name}", *SHORT, *each, *(KILLED[name] if folder == name else ()))
-    assert kill.lamella(reference, *options, moment=0) == 0, kill.beside(reference, "output").read_text()
-    moments = int(kill.beside(reference, "ended").read_text().split()[1])
-    assert kill.lamella(killed, *options, moment=moments // 3) == -signal.SIGKILL
-    run, whole = kill.run_of(killed), kill.run_of(reference)
-    assert run
-    assert whole
-    assert kill.lamella(killed, "resume", str(run.relative_to(killed))) == 0, kill.beside(killed, "output").read_text()
-    assert kill.differences(whole, run) == []
+    options = (f"experiment={name}", *SHORT, *each, *(KILLED[name] if folder == name else ()))
+    kill_and_resume(reference, killed, *options)
 
 
 class Losses(pl.Callback):

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import kill
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from conftest import Lamella, Shared
+from killed import kill_and_resume
 from PIL import Image
 from programs import run as run_program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -407,17 +407,7 @@ def test_a_killed_run_with_moving_masks_ends_with_the_same_bits(tmp_path: Path) 
         "device.threads=1", "trainer.max_epochs=2", "trainer.checkpoint_every=1steps", "trainer.chunk=1",
         "visuals=none", "data.augment=[{crop: 2},flip,{rotate: 10},trivialaugment]",
     )  # fmt: skip
-    reference = tmp_path / "reference"
-    assert kill.lamella(reference, "train", *options, moment=0) == 0, kill.beside(reference, "output").read_text()
-    moments = int(kill.beside(reference, "ended").read_text().split()[1])
-    for share in (0.5, 0.8):
-        directory = tmp_path / f"killed-{share}"
-        kill.lamella(directory, "train", *options, moment=int(share * moments))
-        run, expected = kill.run_of(directory), kill.run_of(reference)
-        assert run
-        assert expected
-        assert kill.lamella(directory, "resume", str(run.relative_to(directory))) == 0
-        assert kill.differences(expected, run) == []
+    kill_and_resume(tmp_path / "reference", tmp_path / "killed", *options, shares=(0.5, 0.3))
 
 
 @pytest.mark.slow(40)

@@ -1,7 +1,6 @@
 """Datasets, streams and datamodules of the project's own: the examples, what is promised, and what is refused."""
 
 import json
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import Lamella, Project
+from killed import kill_and_resume
 from test_examples import example
 from torch import Tensor, nn
 from torch.nn import functional
@@ -143,17 +143,8 @@ def test_an_example(
     for directory in (reference, killed):
         example(name, directory)
     options = (f"experiment={name}", *SHORT, "trainer.checkpoint_every=1steps")
-    assert kill.lamella(reference, "train", *options, moment=0) == 0, kill.beside(reference, "output").read_text()
-    moments = int(kill.beside(reference, "ended").read_text().split()[1])
-    assert kill.lamella(killed, "train", *options, moment=moments // 4) == -signal.SIGKILL
-    whole, run = kill.run_of(reference), kill.run_of(killed)
-    assert whole
-    assert run
-    resume = ("resume", str(run.relative_to(killed)))
-    assert kill.lamella(killed, *resume, moment=moments // 2) == -signal.SIGKILL
-    assert kill.lamella(killed, *resume) == 0, kill.beside(killed, "output").read_text()
-    assert ", batch " in kill.beside(killed, "output").read_text()
-    assert kill.differences(whole, run) == []
+    whole, printed = kill_and_resume(reference, killed, *options, shares=(1 / 4, 1 / 2))
+    assert ", batch " in printed
 
     network, batches = plain()
     module = Plain(network)

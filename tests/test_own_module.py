@@ -2,15 +2,14 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
-import kill
 import programs
 import pytest
 import torch
 from conftest import Lamella, Project, Shared
+from killed import kill_and_resume
 
 import lamella as api
 
@@ -313,18 +312,11 @@ def test_a_sweep_ranks_what_is_logged(lamella: Lamella) -> None:
 @pytest.mark.slow(20)
 def test_a_killed_run_logs_what_it_would_have_logged(tmp_path: Path) -> None:
     """In the middle of an epoch, with means, extremes, metrics of torchmetrics and values of some batches alone."""
-    options = ("train", *LIT, "trainer.max_epochs=2", "trainer.checkpoint_every=1steps")
+    options = (*LIT, "trainer.max_epochs=2", "trainer.checkpoint_every=1steps")
     reference, killed = tmp_path / "reference", tmp_path / "killed"
     for directory in (reference, killed):
         directory.mkdir()
         (directory / "lab.py").write_text(LAB)
         (directory / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["lab"]\n')
-    assert kill.lamella(reference, *options, moment=0) == 0, kill.beside(reference, "output").read_text()
-    moments = int(kill.beside(reference, "ended").read_text().split()[1])
-    assert kill.lamella(killed, *options, moment=moments // 3) == -signal.SIGKILL
-    run, whole = kill.run_of(killed), kill.run_of(reference)
-    assert run
-    assert whole
-    assert kill.lamella(killed, "resume", str(run.relative_to(killed))) == 0, kill.beside(killed, "output").read_text()
-    assert "batch" in kill.beside(killed, "output").read_text().partition("going on after epoch")[2].partition("\n")[0]
-    assert kill.differences(whole, run) == []
+    _, printed = kill_and_resume(reference, killed, *options)
+    assert "batch" in printed.partition("going on after epoch")[2].partition("\n")[0]

@@ -1,14 +1,13 @@
 """A task of the project's own: what its step may return, what is refused before training, and what is promised."""
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
-import kill
 import programs
 import pytest
 from conftest import Lamella, Project
+from killed import kill_and_resume
 
 OWN = """
 import torch
@@ -223,11 +222,4 @@ def test_further_results_survive_a_kill(tmp_path: Path) -> None:
         for name in ("mine.py", "pyproject.toml", "conf/network/stacks.yaml"):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / name).write_text((tmp_path / name).read_text())
-    assert kill.lamella(reference, "train", *options, moment=0) == 0, kill.beside(reference, "output").read_text()
-    moments = int(kill.beside(reference, "ended").read_text().split()[1])
-    assert kill.lamella(killed, "train", *options, moment=moments // 3) == -signal.SIGKILL
-    run, whole = kill.run_of(killed), kill.run_of(reference)
-    assert run
-    assert whole
-    assert kill.lamella(killed, "resume", str(run.relative_to(killed))) == 0, kill.beside(killed, "output").read_text()
-    assert kill.differences(whole, run) == []
+    kill_and_resume(reference, killed, *options)
