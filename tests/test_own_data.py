@@ -271,6 +271,24 @@ class Looks(lamella.Task):
         return {"loss": self.objective(output, targets), "output": output, "length": length}
 """
 TAGGER = "layers: [{Select: words}, {Embedding: [5, 8]}, {Linear: '${data.num_classes}'}]"
+WHOLE = """
+
+class Whole(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(1, 2)
+
+    def forward(self, batch):
+        return self.linear(batch["numbers"])
+
+    def training_step(self, batch):
+        loss = torch.nn.functional.cross_entropy(self(batch), batch["label"])
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters())
+"""
 
 
 @pytest.mark.slow
@@ -303,6 +321,26 @@ def test_a_datamodule_keeps_its_sampler_its_dicts_and_its_hooks(lamella: Lamella
     assert "mine.Module: 5 training batches" in runs[0].out
     a, b = (losses(next(Path("outputs", name).glob("*"))) for name in "ab")
     assert a == b
+
+
+@pytest.mark.slow
+def test_a_network_that_takes_the_dicts_of_a_datamodule_has_no_file(lamella: Lamella, project: Project) -> None:
+    project({}, mine=MINE + WHOLE)
+    own_data = (
+        "data=module",
+        "data._target_=mine.Module",
+        "data.num_classes=2",
+        "data.target=label",
+        "data.input=numbers",
+    )
+    result = lamella("train", *SHORT, *own_data, "task._target_=mine.Whole", "monitor=train/loss")
+    assert result.status == 0, result.err
+    exported = lamella("export", str(next(Path("outputs/default").iterdir())), "--format", "safetensors")
+    assert (exported.status, exported.err.splitlines()[-1]) == (
+        1,
+        "error: this network cannot be exported as safetensors: its network takes several inputs by name, and a file "
+        "has one input",
+    )
 
 
 def test_the_generator_of_a_sampler_and_set_epoch_depend_on_the_epoch(tmp_path: Path) -> None:

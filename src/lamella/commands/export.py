@@ -164,9 +164,13 @@ def _quiet() -> Iterator[None]:
 
 def _batches(data: "RunData") -> "Iterator[Tensor]":
     """Yield the inputs (B, …) of the first SAMPLES test samples; the first batch has another size than the others."""
+    import torch
+
     count = 0
-    for inputs, _ in data.test_dataloader():
-        if isinstance(inputs, dict):
+    for batch in data.test_dataloader():
+        # A LightningModule of the project's own may take batches that are not pairs.
+        inputs = batch[0] if isinstance(batch, tuple | list) else batch
+        if not isinstance(inputs, torch.Tensor):
             raise RuntimeError("its network takes several inputs by name, and a file has one input")
         yield from (inputs[:1], inputs[1 : SAMPLES - count]) if not count else (inputs[: SAMPLES - count],)
         count += len(inputs)
