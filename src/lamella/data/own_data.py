@@ -73,7 +73,11 @@ class OwnData(pl.LightningDataModule):
             first, *_ = (source.first(name, self.read) for name, size in source.sizes.items() if size)
         else:
             self._ask("prepare_data")
-            self.validates, self.cut = self._loader("val") is not None, []
+            loader, val = self._loader("train"), self._loader("val")
+            # The datamodule makes a new loader at each call, which may be slow.
+            self.lengths = {"train": _length(loader)} | ({} if val is None else {"val": _length(val)})
+            self.keeps_workers = getattr(loader, "persistent_workers", False)
+            self.validates, self.cut = val is not None, []
             served = next(iter(self._batches("train")), None)
             if served is None:
                 raise RequestError(f"data: {self.title} gives no training batch", "data")
@@ -131,12 +135,11 @@ class OwnData(pl.LightningDataModule):
         if isinstance(self.source, Datasets):
             classes = self.num_classes * self.has_classes
             return count_text(self.source.splits, self.cut, "sample", classes, "")  # type: ignore[arg-type]
-        lengths = {name: self._length(name) for name in ("train", "val")[: 1 + self.validates]}
         parts = [
             f"an unknown number of {WORDS[name]} batches"
             if length is None
             else counted(length, f"{WORDS[name]} batch", f"{WORDS[name]} batches")
-            for name, length in lengths.items()
+            for name, length in self.lengths.items()
         ]
         return f"{self.title}: {', '.join(parts)}"
 
@@ -148,7 +151,7 @@ class OwnData(pl.LightningDataModule):
             f"{self.title} makes the batches. Lamella seeds their random numbers by (seed, epoch, batch); a run that "
             "goes on within an epoch makes the batches before again, and leaves them out"
         ]
-        if getattr(self._loader("train"), "persistent_workers", False):
+        if self.keeps_workers:
             notes.append(
                 "persistent_workers keeps the random numbers of the workers from epoch to epoch, so that a resumed run "
                 "may differ from one without interruption"
@@ -168,7 +171,7 @@ class OwnData(pl.LightningDataModule):
 
         A checkpoint contains them, and a run is resumed only if they are the same.
         """
-        sizes: Mapping[str, int | None] = self.sizes or {"train": self._length("train")}
+        sizes: Mapping[str, int | None] = self.sizes or {"train": self.lengths["train"]}
         return {"sizes": sizes, "targets": zlib.crc32(self.targets[0].cpu().numpy().tobytes())}
 
     def setup(self, stage: str) -> None:
@@ -262,13 +265,6 @@ class OwnData(pl.LightningDataModule):
             )
         return loader
 
-    def _length(self, name: str) -> int | None:
-        """Return the number of batches of a split, None where it is not known."""
-        try:
-            return len(self._loader(name))
-        except TypeError:
-            return None
-
     def _ask(self, method: str, *arguments: str) -> Any:
         """Call a method of the datamodule. Raises RequestError for whatever it raises."""
         self.source.trainer = self.trainer  # type: ignore[union-attr]
@@ -281,6 +277,14 @@ class OwnData(pl.LightningDataModule):
                 f"data: {self.title}.{method} fails: {type(error).__name__}: {first_line(error)}{own_frames(error)}",
                 "data",
             ) from error
+
+
+def _length(loader: Any) -> int | None:
+    """Return the number of batches of a loader, None where it is not known."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 RunData = Data | OwnData  # what a run may read
