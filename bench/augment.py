@@ -13,18 +13,16 @@ import argparse
 import os
 import platform
 import statistics
-import time
-from collections.abc import Iterable
 from importlib.metadata import version
 
 import torch
+from images import Batches, seconds
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 SHAPE = [3, 32, 32]
 CROP, ERASE, BATCH = 4, 8, 128
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
-Batches = Iterable[tuple[object, Tensor]]
 
 
 class Each(Dataset[tuple[Tensor, int]]):
@@ -59,15 +57,6 @@ def lamella(images: Tensor, augmented: bool) -> Batches:
     splits = Splits(Samples(images, targets), some, some)
     augment = [Crop(CROP), Flip(), Erase(ERASE)] if augmented else []
     return Data(splits, SHAPE, BATCH, 10, mean=MEAN, std=STD, augment=augment).train_dataloader()
-
-
-def seconds(batches: Batches) -> float:
-    """Return the seconds that one epoch takes."""
-    start = time.perf_counter()
-    for inputs, _ in batches:
-        assert isinstance(inputs, Tensor)
-        assert inputs.dtype == torch.float32
-    return time.perf_counter() - start
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def bare(overrides: list[str]) -> None:
         model.train()
         for indices in torch.split(torch.randperm(len(inputs)), data.batch_size):
             scores = model(inputs[indices]).movedim(last, 1)
-            loss = cross_entropy(scores, targets[indices], ignore_index=data.ignored or -100)
+            loss = cross_entropy(scores, targets[indices], ignore_index=data.ignored)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
