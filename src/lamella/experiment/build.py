@@ -109,17 +109,13 @@ def build_experiment(
     factory = builder.optimizer_factory()
     optimizers, schedule = builder.optimizers()
     metrics = build_metrics(config.get("metrics") or {}, objective, plan.output if plan else (), data.targets[0])
-    counted = ["loss", *filter(None, [objective.metric]), *metrics]
-    monitor = config["monitor"]
-    if builder.kind.is_task:
-        check_monitor(monitor, counted, data.validates, builder.kind.has_own_step)
     trainer = builder.trainer(device)
     checkpoint_every, chunk = saving_and_chunks(config["trainer"])
     builder.kind.check_chunk(chunk)
-    return Experiment(
+    experiment = Experiment(
         name=name,
         seed=seed,
-        monitor=monitor,
+        monitor=config["monitor"],
         device=device,
         data=data,
         make_task=make_task,
@@ -140,6 +136,9 @@ def build_experiment(
         checkpoint_every=checkpoint_every,
         chunk=chunk if SINGLE in optimizers else 1,
     )
+    if builder.kind.is_task:
+        check_monitor(experiment.monitor, experiment.counted, data.validates, builder.kind.has_own_step)
+    return experiment
 
 
 def build_network(config: Config) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:

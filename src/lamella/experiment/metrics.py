@@ -56,8 +56,8 @@ def build_metrics(
     return metrics
 
 
-def check_monitor(monitor: str, counted: Collection[str], validates: bool, counts_more: bool) -> str:
-    """Return the name of the metric that decides which epoch is the best one. Raises RequestError.
+def check_monitor(monitor: str, counted: Collection[str], validates: bool, counts_more: bool) -> None:
+    """Raise RequestError if no metric has the name of the one that decides which epoch is the best one.
 
     counted: the names of the metrics, without the stage. validates: whether there is a validation. counts_more: whether
     a step of the project's own may give further ones, which are known only after it was tried.
@@ -65,7 +65,7 @@ def check_monitor(monitor: str, counted: Collection[str], validates: bool, count
     stages = ("val", "train") if validates else ("train",)
     known = [f"{stage}/{name}" for stage in stages for name in counted]
     if monitor in known or (counts_more and str(monitor).startswith(tuple(f"{stage}/" for stage in stages))):
-        return monitor
+        return
     why = (
         ""
         if validates
