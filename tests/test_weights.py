@@ -253,9 +253,10 @@ def test_what_cannot_be_taken_is_refused(lamella: Lamella) -> None:
 
 
 @pytest.mark.slow
-def test_a_network_of_torchvision_gets_another_head(lamella: Lamella, image_root: Path) -> None:
+@pytest.mark.parametrize("is_archive", [True, False], ids=["archive", "legacy"])
+def test_a_network_of_torchvision_gets_another_head(lamella: Lamella, image_root: Path, is_archive: bool) -> None:
     state = torchvision.models.resnet18().state_dict()
-    torch.save({"model": state, "epoch": 3}, "resnet18.pth")
+    torch.save({"model": state, "epoch": 3}, "resnet18.pth", _use_new_zipfile_serialization=is_archive)
     data = ("data=image_folder", f"data.root={image_root}", "data.shape=[3,32,32]", "network=resnet18")
     line = ("train", *data, "trainer=debug", "visuals=none", "device.threads=1")
     result = lamella(

@@ -1,6 +1,7 @@
 """Read weights that were saved as a state dict: the tensors of a network by their names."""
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _load_tensors(path: Path) -> object:
-    loaded: object = torch.load(path, map_location="cpu", weights_only=True)
+    # Files of early versions of torch are no archives, and cannot be mapped into memory.
+    loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     return loaded
 
 
