@@ -15,7 +15,6 @@ from torch import nn
 from lamella.training.cuda_graphs import _Passes
 from lamella.training.optimizer_kernels import DirectOptimizer
 
-LACKING = ("~optimizer.momentum", "~optimizer.weight_decay", "~optimizer.nesterov", "~optimizer.fused")
 NAMES = ("plain", "steps", "augment", "plateau", "one_cycle", "accumulate", "early", "val", "growing", "max_steps")
 CONFIGS = {name: kill.CONFIGS[name] for name in NAMES}
 CONFIGS |= {
@@ -24,11 +23,9 @@ CONFIGS |= {
     "across": ("+trainer.val_check_interval=9", "+trainer.check_val_every_n_epoch=null"),
     "limited": ("+trainer.limit_train_batches=5", "data.batch_size=32"),
     "lbfgs": (
-        "optimizer=sgd",
-        "optimizer._target_=torch.optim.LBFGS",
-        *LACKING,
+        "optimizer=lbfgs",
+        "optimizer.max_iter=2",
         "+trainer.limit_train_batches=4",
-        "+optimizer.max_iter=2",
     ),
 }
 

@@ -45,16 +45,6 @@ def test_every_option_composes(lamella: Lamella, option: str) -> None:
     assert {"data", "network", "loss", "optimizer", "scheduler", "device", "trainer"} <= set(composed)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "option", [option for option in CHOICES if option.split("/")[0] in ("loss", "optimizer", "scheduler")]
-)
-def test_every_loss_optimizer_and_scheduler_trains(lamella: Lamella, option: str) -> None:
-    result = lamella("train", option.replace("/", "="), *BATCH, ONE_TEST)
-    assert result.status == 0, result.err
-    assert "test        loss" in result.out
-
-
 # What a hand-written class of each network has: weights and biases of its layers, and two numbers a channel in a norm.
 PARAMETERS = {"mlp": 118_794, "linear": 7_850, "neural_network": 669_706, "cnn": 421_834, "resnet": 77_754}
 

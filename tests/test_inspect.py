@@ -18,6 +18,7 @@ from lamella.network.plan import plan, plan_module
 from lamella.network.trace import layer_table
 from lamella.training.objective import Objective
 from lamella.training.optimizers import SINGLE, OptimizerPlan
+from lamella.training.parameter_groups import Grouping
 from lamella.training.scheduler import Schedule
 from lamella.training.task import Task
 
@@ -342,7 +343,7 @@ def test_kinks_are_left_out_of_the_check() -> None:
     schedule = Schedule(lambda optimizer, length: torch.optim.lr_scheduler.ConstantLR(optimizer))
     objective = Objective(nn.CrossEntropyLoss(), "classes")
     task = Task()
-    plan = OptimizerPlan(lambda values: torch.optim.SGD(values, 0.1))
+    plan = OptimizerPlan(Grouping(lambda groups: torch.optim.SGD(groups, 0.1)))
     task.attach(network, objective, {SINGLE: plan}, schedule)
     found = check_gradients(task, torch.zeros(8, 1, 8, 8), torch.arange(8))
     assert found.kinks >= 1

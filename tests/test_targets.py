@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import Lamella, Project
+from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from lamella.runs.checkpoints import read_checkpoint
 
+CONF = Path(__file__).parents[1] / "conf"
 SHORT = ("trainer.max_epochs=1", "+trainer.limit_train_batches=2", "device.threads=1")
 OWN = """
 from torch import nn
@@ -45,24 +48,103 @@ def subclasses(module: object, base: type) -> list[str]:
     return sorted(name for name, value in found.items() if value is not base and not name.startswith("_"))
 
 
-@pytest.mark.slow
-def test_every_optimizer_takes_a_step_or_is_refused(lamella: Lamella) -> None:
-    layers = "network.layers=[Flatten,{Linear: [10,false]}]"  # Muon takes matrices only
-    results = {
-        name: lamella("inspect", f"optimizer._target_=torch.optim.{name}", layers)
-        for name in subclasses(torch.optim, Optimizer)
-    }
-    assert len(results) > 12
-    assert {name: result.err for name, result in results.items() if result.status} == {}
+def options(group: str) -> dict[str, str]:
+    """Return the options of a group, by the name of the class."""
+    files = [path for path in (CONF / group).glob("*.yaml") if path.stem != "default"]
+    targets = {path.stem: yaml.safe_load(path.read_text())["_target_"] for path in files}
+    return {target.rpartition(".")[2]: option for option, target in targets.items()}
 
 
-@pytest.mark.slow
-def test_an_optimizer_is_made_for_the_parameters_of_the_network(lamella: Lamella) -> None:
-    muon = "optimizer._target_=torch.optim.Muon"
-    assert lamella("train", muon, "network.layers=[Flatten,{Linear: [10,false]}]", *SHORT).status == 0
-    result = lamella("train", muon, *SHORT)
+# Losses of more than an output and targets, or with parameters, and those that need several shapes.
+OTHER_LOSSES = {
+    "AdaptiveLogSoftmaxWithLoss",
+    "CTCLoss",
+    "CosineEmbeddingLoss",
+    "GaussianNLLLoss",
+    "LinearCrossEntropyLoss",
+    "MarginRankingLoss",
+    "MultiLabelMarginLoss",
+    "NLLLoss2d",
+    "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
+}
+
+
+def test_what_torch_has_is_an_option() -> None:
+    assert {"Muon", *options("optimizer")} == set(subclasses(torch.optim, Optimizer))
+    functions = {"LambdaLR", "MultiplicativeLR"}  # which take a function of the project's own
+    assert {*functions, *options("scheduler")} == {*subclasses(lr_scheduler, LRScheduler)}
+    losses = {name for name in dir(nn) if name.endswith("Loss")}
+    assert set(options("loss")) == losses - OTHER_LOSSES
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml")))
+def test_every_optimizer_trains(lamella: Lamella, option: str) -> None:
+    result = lamella("train", f"optimizer={option}", "network=mlp", *SHORT, "data.batch_size=500")
+    if option == "sparse_adam":
+        assert "optimizer: SparseAdam fails on a training batch of 500 samples: SparseAdam does not sup" in result.err
+    else:
+        assert result.status == 0, result.err
+        [run] = Path("outputs/default").iterdir()
+        assert lamella("resume", str(run), "trainer.max_epochs=2").status == 0
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("option", sorted(set(options("scheduler").values())))
+def test_every_schedule_keeps_the_proportion_of_the_rates(lamella: Lamella, option: str) -> None:
+    groups = "optimizer.groups=[{match: '2.*', lr: 1e-2}, {match: biases, weight_decay: 0}]"
+    result = lamella(
+        "train", f"scheduler={option}", groups, "optimizer.weight_decay=0.1", *SHORT, "trainer.max_epochs=7"
+    )
+    assert result.status == 0, result.err
+    [lines] = Path("outputs/default").glob("*/metrics.jsonl")
+    rates = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert len(rates) == 7
+    assert all(line["lr/2"] == pytest.approx(10 * line["lr"]) for line in rates)
+    assert option == "constant" or option == "plateau" or len({line["lr"] for line in rates}) > 1
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("option", sorted(set(options("loss").values())))
+def test_every_loss_trains_what_it_is_for(lamella: Lamella, option: str) -> None:
+    numbers = ("data=diabetes", "monitor=val/loss", "network.layers=[{Linear: 1}]", "network=linear")
+    ends = {"nll": "{LogSoftmax: 1}", "kl_div": "{LogSoftmax: 1}", "bce": "Sigmoid"}
+    chosen: tuple[str, ...] = ()
+    if option in ends:
+        chosen = ("network=linear", f"network.layers=[Flatten, {{Linear: 10}}, {ends[option]}]")
+    elif option in ("l1", "smooth_l1", "huber", "mse", "poisson_nll"):
+        chosen = numbers
+    result = lamella("train", f"loss={option}", *chosen, *SHORT)
+    if option in ("soft_margin", "hinge_embedding"):
+        assert "takes targets of 1 and -1, but the targets have other values" in result.err
+    else:
+        assert result.status == 0, result.err
+
+
+@pytest.mark.parametrize("option", ["nll", "kl_div"])
+def test_a_loss_of_logarithms_refuses_other_outputs(lamella: Lamella, option: str) -> None:
+    result = lamella("train", f"loss={option}")
     assert result.status == 2
-    assert result.err.startswith("error: optimizer: Muon only supports 2D parameters")
+    assert "Loss takes logarithms of probabilities, and the network gives other numbers; end it with " in result.err
+
+
+@pytest.mark.parametrize(
+    ("override", "option"),
+    [
+        ("optimizer._target_=torch.optim.SGD", "optimizer=sgd"),
+        ("scheduler._target_=torch.optim.lr_scheduler.ExponentialLR", "scheduler=exponential"),
+        ("loss._target_=torch.nn.L1Loss", "loss=l1"),
+    ],
+)
+def test_a_class_over_the_keys_of_another_option_names_its_option(lamella: Lamella, override: str, option: str) -> None:
+    group = option.partition("=")[0]
+    result = lamella("train", override)
+    assert result.status == 2
+    assert result.err.startswith(f"error: {group}._target_ is torch.")
+    assert f"; write {option},\n" in result.err
+    assert f"- override /{group}: " in result.err
+    assert f"from the command line: {override}" in result.err
 
 
 PARTS = (
@@ -123,15 +205,25 @@ def test_the_schedulers_of_a_sequence_are_checked_and_followed(lamella: Lamella,
 
 
 @pytest.mark.slow
-def test_another_target_leaves_the_arguments_of_the_former_out(lamella: Lamella) -> None:
-    sgd = "optimizer._target_=torch.optim.SGD"
-    assert lamella("train", sgd, "loss._target_=torch.nn.MSELoss", *SHORT).status == 0
+def test_a_class_of_ones_own_leaves_the_arguments_of_the_option_out(lamella: Lamella, project: Project) -> None:
+    project(
+        mine="""import torch
+
+class Mine(torch.optim.SGD):
+    def __init__(self, params, lr=0.1): super().__init__(params, lr)
+
+class Squares(torch.nn.MSELoss):
+    def __init__(self): super().__init__()
+"""
+    )
+    own = "optimizer._target_=mine.Mine"
+    assert lamella("train", own, "loss._target_=mine.Squares", *SHORT).status == 0
     [path] = Path("outputs/default").glob("*")
     assert lamella("eval", str(path)).status == 0
-    result = lamella("train", sgd, "optimizer.betas=[0.8,0.9]")
-    assert (result.status, "optimizer.betas: SGD has no such argument" in result.err) == (2, True)
-    result = lamella("train", sgd, "+optimizer.lrr=1")
-    assert (result.status, "optimizer.lrr: SGD has no such argument" in result.err) == (2, True)
+    result = lamella("train", own, "optimizer.betas=[0.8,0.9]")
+    assert (result.status, "optimizer.betas: Mine has no such argument" in result.err) == (2, True)
+    result = lamella("train", own, "+optimizer.lrr=1")
+    assert (result.status, "optimizer.lrr: Mine has no such argument" in result.err) == (2, True)
 
 
 def test_a_key_that_is_null_can_be_deleted(lamella: Lamella) -> None:

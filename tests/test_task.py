@@ -1,7 +1,6 @@
 """The LightningModule by itself: losses, metrics, schedules, from plain Python."""
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ from torch import Tensor, nn
 
 from lamella.data import Data, Samples, Splits, digits
 from lamella.interrupts import Interrupts
+from lamella.torch_internals import ParamGroup
 from lamella.training.checkpoint_interval import CheckpointInterval
 from lamella.training.checkpointing import Checkpoints
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.objective import Kind, Objective
 from lamella.training.optimizers import SINGLE, OptimizerPlan
-from lamella.training.scheduler import Schedule, Scheduler, build_schedule
+from lamella.training.parameter_groups import Grouping
+from lamella.training.scheduler import Schedule, Scheduler
 from lamella.training.task import Task
 
 
@@ -53,13 +54,13 @@ def linear(loss: nn.Module, schedule: Schedule | None = None, kind: Kind = "clas
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 
-    def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def optimizer(parameters: Sequence[ParamGroup]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr)
 
     ignored = getattr(loss, "ignore_index", -100)
     objective = Objective(loss, kind, ignored=ignored if ignored >= 0 else None)
     task = Task()
-    task.attach(network, objective, {SINGLE: OptimizerPlan(optimizer)}, schedule or Schedule(constant))
+    task.attach(network, objective, {SINGLE: OptimizerPlan(Grouping(optimizer))}, schedule or Schedule(constant))
     return task
 
 
@@ -162,21 +163,6 @@ def test_warm_up_is_a_factor_of_what_the_schedule_gives(tmp_path: Path) -> None:
         _, warmed = train(task, data, tmp_path)
         factors = [min(1, 0.001 + 0.999 * number / 10) for number in range(len(plain))]
         assert warmed == pytest.approx([rate * factor for rate, factor in zip(plain, factors, strict=True)], rel=1e-9)
-
-
-def test_one_cycle_keeps_the_proportion_of_parameter_groups() -> None:
-    def make(node: dict[str, Any], supplied: set[str]) -> Any:
-        return partial(torch.optim.lr_scheduler.OneCycleLR, **node)
-
-    schedule = build_schedule({"interval": "step", "max_lr": 0.1, "total_steps": None}, make)
-    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (0.1, 0.01)]
-    optimizer = torch.optim.SGD(groups, momentum=0.9)
-    scheduler: Any = schedule.make(optimizer, 10)
-    for _ in range(9):
-        first, second = (group["lr"] for group in optimizer.param_groups)
-        assert second == pytest.approx(first / 10)
-        optimizer.step()
-        scheduler.step()
 
 
 def test_of_equally_good_epochs_the_lowest_loss_and_then_the_last_counts(tmp_path: Path) -> None:

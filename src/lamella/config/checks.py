@@ -22,7 +22,11 @@ DESCRIPTION = (
 # The keys of the group trainer that Lightning's Trainer lacks.
 TRAINER_KEYS = ("checkpoint_every", "chunk", "test", "ema", "swa", "early_stopping", "keep_top")
 # The arguments that Lamella checks by itself, and the keys that it takes besides.
-OWN_CHECKS = {"trainer": ("callbacks", "logger", *TRAINER_KEYS), "device": ("graph",)}
+OWN_CHECKS = {
+    "trainer": ("callbacks", "logger", *TRAINER_KEYS),
+    "device": ("graph",),
+    "optimizer": ("groups", "layer_decay"),
+}
 # The groups whose keys are the arguments of their target, and no others, with the package of such a target.
 STRICT = {
     "data": "lamella.data.",

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lamella.config.checks import check_known
-from lamella.config.files import GROUPS, LISTS, find_config, read_config
+from lamella.config.files import GROUPS, LISTS, SHIPPED, find_config, project_folder, read_config
 from lamella.config.grammar import parse_overrides
 from lamella.config.guard import require_checked
 from lamella.config.hydra_internals import can_merge_overrides, merge_overrides
@@ -24,6 +24,8 @@ from lamella.config.origins import ConfigFile, composed_files
 from lamella.config.values import Config, key_of
 from lamella.config.yaml_files import load_yaml
 from lamella.errors import RequestError
+
+NAMED_BY_CLASS = ("loss", "optimizer", "scheduler")  # the groups whose options each stand for a class
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def resolve_config(config: DictConfig, overrides: list[str], choices: Mapping[st
     choices: the chosen option of each group, as Hydra records it. Raises RequestError, and what OmegaConf raises.
     """
     _check_groups(config, choices)
+    _check_targets(config, choices)
     written = _written_values(config)
     resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(resolved, dict)
@@ -212,6 +215,23 @@ def _check_groups(config: DictConfig, choices: Mapping[str, object]) -> None:
             )
 
 
+def _check_targets(config: DictConfig, choices: Mapping[str, object]) -> None:
+    """Raise RequestError for the class of an option over the keys of another option, which hold for another class."""
+    for group in NAMED_BY_CLASS:
+        written, target = _written(group, choices).get("_target_"), config[group].get("_target_")
+        if written == target:
+            continue
+        paths = sorted(path for folder in (project_folder(), SHIPPED) for path in (folder / group).glob("*.yaml"))
+        fitting = [path.stem for path in paths if _content(path, path.stat().st_mtime_ns).get("_target_") == target]
+        if fitting:
+            raise RequestError(
+                f"{group}._target_ is {target}, and the other keys of {group} are those of {group}={choices[group]}; "
+                f"write {group}={fitting[0]},\n  and in an experiment `- override /{group}: {fitting[0]}` in its list "
+                "of defaults",
+                f"{group}._target_",
+            )
+
+
 def _referenced_keys(config: DictConfig, choices: Mapping[str, object]) -> frozenset[str]:
     """Return the keys that interpolations read in a composed config that is not resolved yet."""
     # A network's file reads its own scalars, also if the layers that read them are overridden.
@@ -227,7 +247,7 @@ def _referenced_keys(config: DictConfig, choices: Mapping[str, object]) -> froze
 def _inherited(group: str, config: DictConfig, choices: Mapping[str, object]) -> list[str]:
     """Return the keys that an option's file writes for its own target, where the config names another one.
 
-    After `optimizer._target_=torch.optim.SGD`, for example, the arguments of Adam need not be read by anything.
+    After `optimizer._target_=mine.Optimizer`, for example, the arguments of Adam need not be read by anything.
     """
     written, node = _written(group, choices), OmegaConf.to_container(config[group])
     assert isinstance(node, dict)

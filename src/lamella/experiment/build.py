@@ -27,7 +27,7 @@ from lamella.experiment.initial_weights import InitialWeights
 from lamella.experiment.loss import build_loss
 from lamella.experiment.metrics import build_metrics, check_monitor
 from lamella.experiment.objective import build_objective
-from lamella.experiment.optimizers import build_optimizers
+from lamella.experiment.optimizers import build_optimizers, optimizer_arguments
 from lamella.experiment.stacks import plan_network
 from lamella.experiment.task_kind import OptimizerFactory, TaskKind
 from lamella.network.freeze import read_freeze
@@ -230,7 +230,8 @@ class _Builder:
         """Return what a LightningModule of the project's own takes as `optimizer`, None if it takes none."""
         if "optimizer" not in self.kind.given:
             return None
-        return OptimizerFactory(self.make("optimizer", Optimizer, supplied={"params"}))
+        node = optimizer_arguments(self.config["optimizer"], self.kind.title)
+        return OptimizerFactory(self.make("optimizer", Optimizer, node, supplied={"params"}))
 
     def optimizers(self) -> tuple[dict[str, OptimizerPlan], Schedule | None]:
         """Return the plans of the optimizers, by name, and the schedule of their learning rates.
@@ -244,8 +245,10 @@ class _Builder:
             return self.make(key, Optimizer, node, supplied={"params"})
 
         plans = build_optimizers(self.config["optimizer"], make, self.read)
-        schedule = build_schedule(self.config["scheduler"], partial(self.make, "scheduler", LRScheduler))
-        tried = [plan.make([nn.Parameter(torch.zeros(1, 1))]) for plan in plans.values()]
+        schedule = build_schedule(
+            self.config["scheduler"], lambda key, node, supplied: self.make(key, LRScheduler, node, supplied)
+        )
+        tried = [plan.grouping.make([{"params": [nn.Parameter(torch.zeros(1, 1))]}]) for plan in plans.values()]
         check_schedule(schedule, self.config["scheduler"], tried)
         return plans, schedule
 

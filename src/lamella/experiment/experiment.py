@@ -17,7 +17,7 @@ from lamella.data import RunData
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.initial_weights import InitialWeights
 from lamella.experiment.task_kind import PARTS, OptimizerFactory, TaskKind
-from lamella.network.freeze import Freeze, freeze_parameters
+from lamella.network.freeze import Freeze, freeze_parameters, last_frozen_epochs
 from lamella.network.plan import Plan
 from lamella.runs.ranking import larger_is_better
 from lamella.seeds import kept_random_state, reseed
@@ -25,7 +25,6 @@ from lamella.training.checkpoint_interval import CheckpointInterval
 from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.device import Device
 from lamella.training.epoch_metrics import is_lower_better
-from lamella.training.freezing import grouping_by_thaw
 from lamella.training.objective import Objective
 from lamella.training.optimizers import SINGLE, OptimizerPlan, prefix
 from lamella.training.own_module import OwnModule, by_stage, defines, title
@@ -156,8 +155,8 @@ class Experiment:
             assert self.schedule
             plans = self.optimizers
             if self.thaws:
-                grouped = {name: grouping_by_thaw(plan.make, network, self.freeze) for name, plan in plans.items()}
-                plans = {name: replace(plan, make=grouped[name]) for name, plan in plans.items()}
+                thaws = last_frozen_epochs(network, self.freeze)
+                plans = {name: replace(plan, thaws=thaws) for name, plan in plans.items()}
             module.attach(network, self.objective, plans, self.schedule, self.seed, self.metrics)
             if self.device.graph:
                 module.run_chunk = CudaGraphs()

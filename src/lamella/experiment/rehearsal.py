@@ -70,6 +70,12 @@ def rehearse(experiment: Experiment, config: Config) -> None:
         experiment.weights.load(experiment.outline())
     check_thaw(experiment.freeze, experiment.epochs, issubclass(kind, SingleDeviceStrategy) and processes == 1)
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy):  # a network that is divided may not fit on one device
+        if any(plan.grouping.divides for plan in experiment.optimizers.values()):
+            raise RequestError(
+                f"optimizer: its groups go by the names and shapes of parameters, and trainer.strategy, "
+                f"{kind.__name__}, may divide these; use trainer=ddp",
+                "optimizer",
+            )
         print(
             f"not tried before the run starts: trainer.strategy is {kind.__name__}, and only auto and DDP can be tried"
         )
@@ -262,8 +268,14 @@ class _Trial(pl.Callback):
         self.sizes.append(extract_batch_size(batch))
         self.started = time.perf_counter()
 
-    def on_train_batch_end(self, *_: object) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, number: int
+    ) -> None:
         self.seconds = max(self.seconds, time.perf_counter() - self.started)
+        objective = self.experiment.objective
+        if objective.takes_logarithms and not self.experiment.kind.has_own_step:
+            with torch.no_grad():
+                objective.check_logarithms(self.experiment.task.network(batch[0]))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try the steps of the scheduler that are left, and end the training."""

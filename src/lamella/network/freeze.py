@@ -7,12 +7,13 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from lamella.errors import RequestError, nearest
+from lamella.network.parameters import KINDS, matching, parameter_kinds
 
 Freeze = Mapping[str, int | None]  # for each pattern the last epoch in which it freezes, None for all epochs
 
 
 def freeze_parameters(network: nn.Module, patterns: Sequence[str] | Freeze, epoch: float = 1) -> None:
-    """Leave the parameters whose names match one of `patterns` (with * and ?) out of the training of an epoch.
+    """Leave the parameters that `patterns` mean, as `matching` takes them, out of the training of an epoch.
 
     A normalisation layer keeps its running statistics too, and is set to evaluation mode, if all of its parameters are
     frozen or if a pattern matches its `running_mean`. What was frozen in earlier epochs alone is trained from now on.
@@ -60,13 +61,12 @@ def last_frozen_epochs(network: nn.Module, patterns: Sequence[str] | Freeze) -> 
     Raises RequestError for a pattern that matches none.
     """
     epochs = patterns if isinstance(patterns, Mapping) else dict.fromkeys(patterns)
-    parameters = [name for name, _ in network.named_parameters()]
-    names = [*parameters, *(name for name, _ in network.named_buffers())]
+    kinds, buffers = parameter_kinds(network), [name for name, _ in network.named_buffers()]
     last: dict[str, float] = {}
     for pattern, epoch in epochs.items():
-        matched = [name for name in names if fnmatchcase(name, pattern)]
+        matched = [*matching(kinds, pattern), *(name for name in buffers if fnmatchcase(name, pattern))]
         if not matched:
-            hint = nearest(pattern.replace("*", ""), parameters)
+            hint = nearest(pattern.replace("*", ""), (*kinds, *KINDS))
             raise RequestError(f"network.freeze: no parameter is called like {pattern!r}; {hint}", "network.freeze")
         for name in matched:
             last[name] = max(last.get(name, 0), math.inf if epoch is None else epoch)

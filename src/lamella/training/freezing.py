@@ -1,15 +1,11 @@
 """Train parameters that are frozen in the first epochs: thaw them by the number of the epoch."""
 
 import math
-from collections.abc import Callable, Iterable
 
 import pytorch_lightning as pl
 from torch import nn
-from torch.optim import SGD, Optimizer
 
 from lamella.network.freeze import Freeze, freeze_parameters, last_frozen_epochs
-
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class Freezing(pl.Callback):
@@ -37,25 +33,3 @@ class Freezing(pl.Callback):
 def thawed_names(network: nn.Module, freeze: Freeze) -> set[str]:
     """Return the names of the parameters and buffers that are frozen in the first epochs alone."""
     return {name for name, last in last_frozen_epochs(network, freeze).items() if math.isfinite(last)}
-
-
-def grouping_by_thaw(make: MakeOptimizer, network: nn.Module, freeze: Freeze) -> MakeOptimizer:
-    """Return a function that makes an optimizer, of SGD with a group of parameters for each epoch that thaws some.
-
-    torch's fused SGD takes the momenta of all parameters of a group, or of none. make: returns the optimizer of
-    parameters.
-    """
-
-    def make_grouped(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        optimizer = make(parameters)
-        if isinstance(optimizer, SGD):
-            last = last_frozen_epochs(network, freeze)
-            epochs = {parameter: last.get(name, 0) for name, parameter in network.named_parameters()}
-            optimizer.param_groups[:] = [
-                {**group, "params": [parameter for parameter in group["params"] if epochs[parameter] == epoch]}
-                for group in optimizer.param_groups
-                for epoch in sorted({epochs[parameter] for parameter in group["params"]})
-            ]
-        return optimizer
-
-    return make_grouped

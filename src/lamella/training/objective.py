@@ -13,6 +13,8 @@ from lamella.errors import RequestError
 
 # The losses that take class indices. All others take targets of the output's shape, unless their `reads` is "classes".
 INDEXED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+# The losses that take logarithms of probabilities.
+LOGARITHMIC = (nn.NLLLoss, nn.KLDivLoss)
 # The losses that take the output as one logit for each of several labels.
 LABELS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 # The losses whose samples can have different weights in the mean.
@@ -230,6 +232,20 @@ class Objective:
         if next(self.loss.parameters(), None) is not None:
             raise RequestError(
                 f"loss: {name} has parameters, and the optimizer trains those of the network alone; put them there",
+                "loss",
+            )
+
+    @property
+    def takes_logarithms(self) -> bool:
+        """Return True if the loss takes logarithms of the probabilities of classes."""
+        return isinstance(self.loss, LOGARITHMIC) and self.kind == "classes"
+
+    def check_logarithms(self, output: Tensor) -> None:
+        """Raise RequestError for an output (B, …) of the network that cannot be logarithms of probabilities."""
+        if not bool(((self.by_class(output).float().exp().sum(1) - 1).abs() < 0.05).all()):
+            raise RequestError(
+                f"loss: {type(self.loss).__name__} takes logarithms of probabilities, and the network gives other "
+                "numbers; end it with LogSoftmax: 1, or take loss=cross_entropy",
                 "loss",
             )
 

@@ -1,20 +1,20 @@
 """Decide which optimizer trains which parameters, and in which batches it takes a step."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lamella.errors import RequestError, nearest
+from lamella.errors import RequestError
 from lamella.lightning_internals import batch_index
+from lamella.network.parameters import check_matching, matching, parameter_kinds
+from lamella.training.parameter_groups import Grouping, keep_proportions
 from lamella.training.scheduler import Schedule, check_length
 
 SINGLE = ""  # the name of the optimizer of a run that has one
@@ -29,13 +29,15 @@ def prefix(name: str) -> str:
 class OptimizerPlan:
     """Says which parameters an optimizer trains, and in which batches it takes a step.
 
-    make: called with the parameters. match: patterns of their names, with * and ?. every: the optimizer takes a step in
-    the first batch of each epoch, and then in each batch that comes `every` batches after its last one.
+    grouping: makes the optimizer. match: patterns of the names of its parameters, as `matching` takes them. every: the
+    optimizer takes a step in the first batch of each epoch, and then in each batch that comes `every` batches after its
+    last one. thaws: the last epoch in which a parameter is frozen, by name.
     """
 
-    make: Callable[[Iterable[nn.Parameter]], Optimizer]
+    grouping: Grouping
     match: tuple[str, ...] = ("*",)
     every: int = 1
+    thaws: Mapping[str, float] = field(default_factory=dict)
 
     def steps(self, batches: int) -> int:
         """Return how many steps the optimizer takes in the first `batches` batches of an epoch."""
@@ -55,25 +57,19 @@ class OptimizerPlan:
         return math.ceil(steps) if 0 <= steps < math.inf else None
 
 
-def parameters_by_optimizer(network: nn.Module, plans: Mapping[str, OptimizerPlan]) -> dict[str, list[nn.Parameter]]:
-    """Return the parameters that each optimizer trains, by its name, in the order in which the network has them.
+def parameters_by_optimizer(network: nn.Module, plans: Mapping[str, OptimizerPlan]) -> dict[str, list[str]]:
+    """Return the names of the parameters that each optimizer trains, in the order in which the network has them.
 
     Raises RequestError for a pattern that matches no parameter that needs gradients, and for such a parameter that not
     exactly one of the optimizers trains.
     """
-    trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
-    owners = {
-        name: [owner for owner, plan in plans.items() if any(fnmatchcase(name, pattern) for pattern in plan.match)]
-        for name in trained
-    }
-    places = {f"{name.partition('.')[0]}.*" for name in trained}
+    kinds = parameter_kinds(network)
+    trained = {name: kinds[name] for name, value in network.named_parameters() if value.requires_grad}
+    owners: dict[str, list[str]] = {name: [] for name in trained}
     for owner, plan in plans.items():
-        key = f"optimizer.{owner}.match"
-        for pattern in plan.match:
-            if not any(fnmatchcase(name, pattern) for name in trained):
-                raise RequestError(
-                    f"{key}: no parameter that is trained is called like {pattern!r}; {nearest(pattern, places)}", key
-                )
+        check_matching(trained, plan.match, f"optimizer.{owner}.match")
+        for name in {name for pattern in plan.match for name in matching(trained, pattern)}:
+            owners[name].append(owner)
     for name, found in owners.items():
         if len(found) > 1:
             key = f"optimizer.{found[1]}.match"
@@ -87,7 +83,7 @@ def parameters_by_optimizer(network: nn.Module, plans: Mapping[str, OptimizerPla
             f"  which may be a list, or network.freeze=[{left[0]}] leaves it as it is",
             "optimizer",
         )
-    return {owner: [trained[name] for name, found in owners.items() if owner in found] for owner in plans}
+    return {owner: [name for name, found in owners.items() if owner in found] for owner in plans}
 
 
 def configure(
@@ -100,8 +96,11 @@ def configure(
     parameters, interval = parameters_by_optimizer(network, plans), schedule.interval
     configured, lengths = list[OptimizerLRSchedulerConfig](), list[int | None]()
     for name, plan in plans.items():
-        optimizer, length = plan.make(parameters[name]), plan.schedule_length(trainer, interval)
+        key = f"optimizer.{name}" if name else "optimizer"
+        optimizer = plan.grouping.optimizer(network, parameters[name], plan.thaws, key)
+        length = plan.schedule_length(trainer, interval)
         scheduler = schedule.make(optimizer, length)
+        keep_proportions(optimizer)
         check_length(scheduler, length, interval)
         if isinstance(scheduler, ReduceLROnPlateau) and not trainer.enable_validation:
             raise RequestError(
@@ -144,8 +143,8 @@ def take_turns(
         if number % plan.every == 0:
             losses.append(turn(name, optimizer))
             if schedule.interval == "step":
-                scheduler.step()
+                trainer.lightning_module.lr_scheduler_step(scheduler, None)
     if schedule.interval == "epoch" and trainer.is_last_batch:
         for scheduler in schedulers:
-            scheduler.step()
+            trainer.lightning_module.lr_scheduler_step(scheduler, None)
     return torch.stack(losses).sum()

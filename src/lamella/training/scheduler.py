@@ -1,14 +1,14 @@
 """Build the scheduler of the learning rate, and the warm-up before it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from itertools import pairwise
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from lamella.config.targets import check_target, instantiate
 from lamella.config.values import Config
 from lamella.errors import RequestError, first_line
 from lamella.torch_internals import ParamGroup
@@ -51,15 +51,17 @@ def scaled_rates(groups: Sequence[ParamGroup], factor: float) -> Iterator[None]:
             group["lr"] = rate
 
 
+# Makes a function from a key of the config, the arguments below it, and the names of those that are supplied later.
+MakeTarget = Callable[[str, Config, Collection[str]], Callable[..., Scheduler]]
 # The arguments that tell torch's schedulers how long the run is. If they are null, Lamella supplies the length.
 LENGTHS = ("T_max", "total_steps", "total_iters")
 
 
-def build_schedule(node: Config, make: Callable[..., Callable[..., Scheduler]]) -> Schedule:
+def build_schedule(node: Config, make: MakeTarget) -> Schedule:
     """Return the schedule that the config group `scheduler` describes.
 
-    make: called with the arguments of the scheduler and the names of the arguments that are supplied later; returns
-    a function that makes the scheduler. Raises RequestError for a value that is not allowed.
+    make: called with a key, the arguments of a scheduler below it, and the names of the arguments that are supplied
+    later; returns a function that makes the scheduler. Raises RequestError for a value that is not allowed.
     """
     node = dict(node)
     interval, warmup_steps = node.pop("interval", "epoch"), node.pop("warmup_steps", 0)
@@ -70,32 +72,65 @@ def build_schedule(node: Config, make: Callable[..., Callable[..., Scheduler]]) 
             f"scheduler.warmup_steps is {warmup_steps!r}; it takes a number of optimizer steps",
             "scheduler.warmup_steps",
         )
+    return Schedule(_maker("scheduler", node, make), interval, warmup_steps)
+
+
+def _maker(key: str, node: Config, make: MakeTarget) -> Callable[[Optimizer, int | None], Scheduler]:
+    """Return the function that makes a scheduler from an optimizer and the number of its steps.
+
+    key: of its node in the config. Raises RequestError for a value that is not allowed, the function where it needs the
+    number of steps, and that is not known.
+    """
+    node = dict(node)
     lengths = [name for name in LENGTHS if name in node and node[name] is None]
     for name in lengths:
         del node[name]
-    parts = _parts(node.pop("schedulers", None))
-    make_scheduler = make(node, supplied={"optimizer", *lengths, *(["schedulers"] if parts else [])})
+    parts, place = node.pop("schedulers", None), f"{key}.schedulers"
+    if parts is not None and not (isinstance(parts, list) and all(isinstance(part, Mapping) for part in parts)):
+        raise RequestError(f"{place} is {parts!r}; it takes a list of nodes with a `_target_`", place)
+    makers = [_maker(f"{place}.{number}", part, make) for number, part in enumerate(parts or [])]
+    make_scheduler = make(key, node, {"optimizer", *lengths, *(["schedulers"] if parts else [])})
 
     def make_for_length(optimizer: Optimizer, length: int | None) -> Scheduler:
-        groups = optimizer.param_groups
         if lengths and length is None:
-            key = f"scheduler.{lengths[0]}"
+            name = f"{key}.{lengths[0]}"
             raise RequestError(
-                f"{key} is null, for the length of the run, which is not known; set it, "
+                f"{name} is null, for the length of the run, which is not known; set it, "
                 "trainer.max_epochs or trainer.max_steps",
-                key,
+                name,
             )
-        # These schedulers set the same rate in all parameter groups, unless they are given a rate for each.
-        rates = {
-            name: [node[name] * group["lr"] / groups[0]["lr"] for group in groups]
+        supplied: dict[str, Any] = dict.fromkeys(lengths, length)
+        if makers:
+            steps = _steps_of_parts(node.get("milestones"), length, len(makers), key)
+            supplied["schedulers"] = [maker(optimizer, own) for maker, own in zip(makers, steps, strict=True)]
+        # These schedulers set a rate of their own, which is that of the optimizer; the first group may have another.
+        scale = optimizer.param_groups[0].get("lr_scale", 1)
+        supplied |= {
+            name: node[name] * scale
             for name in ("base_lr", "max_lr")
-            if len(groups) > 1 and groups[0]["lr"] and isinstance(node.get(name), int | float)
+            if scale != 1 and isinstance(node.get(name), int | float)
         }
-        supplied = dict.fromkeys(lengths, length)
-        inner = {"schedulers": [part(optimizer=optimizer) for part in parts]} if parts else {}
-        return make_scheduler(optimizer=optimizer, **supplied, **rates, **inner)
+        return make_scheduler(optimizer=optimizer, **supplied)
 
-    return Schedule(make_for_length, interval, warmup_steps)
+    return make_for_length
+
+
+def _steps_of_parts(milestones: object, length: int | None, count: int, key: str) -> list[int | None]:
+    """Return how many steps each of `count` composed schedulers takes: those between the milestones, or all.
+
+    length: of the whole. key: of the composed scheduler. Raises RequestError for milestones after the end of the run.
+    """
+    if not isinstance(milestones, list) or not all(isinstance(one, int) for one in milestones):
+        return [length] * count
+    if length is not None and milestones and milestones[-1] >= length:
+        raise RequestError(
+            f"{key}.milestones is {milestones}, and the run has {length} steps, so that the last scheduler has none; "
+            "write smaller ones, or a longer run",
+            f"{key}.milestones",
+        )
+    bounds = [0, *milestones, length]
+    steps = [end - start if end is not None else None for start, end in pairwise(bounds)]
+    return [*steps, *([None] * count)][:count]  # torch refuses another number of milestones
 
 
 def check_length(scheduler: Scheduler, length: int | None, interval: str) -> None:
@@ -109,18 +144,6 @@ def check_length(scheduler: Scheduler, length: int | None, interval: str) -> Non
             f"({'optimizer steps' if interval == 'step' else 'epochs'}); null takes the length of the run",
             "scheduler.total_steps",
         )
-
-
-def _parts(nodes: object) -> list[Callable[..., Scheduler]]:
-    """Return functions that make the schedulers of a SequentialLR or a ChainedScheduler, each from an optimizer."""
-    key = "scheduler.schedulers"
-    if nodes is None:
-        return []
-    if not isinstance(nodes, list):
-        raise RequestError(f"{key} is {nodes!r}; it takes a list of nodes with a `_target_`", key)
-    for number, node in enumerate(nodes):
-        check_target(node, f"{key}.{number}", LRScheduler, supplied={"optimizer"})
-    return [partial(instantiate, node, f"{key}.{number}") for number, node in enumerate(nodes)]
 
 
 def check_schedule(schedule: Schedule, node: Config, optimizers: Sequence[Optimizer]) -> None:

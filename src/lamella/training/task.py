@@ -26,6 +26,7 @@ from lamella.training.non_finite import NonFiniteLoss, check_finite, smaller
 from lamella.training.objective import Objective
 from lamella.training.optimizer_kernels import DirectOptimizer
 from lamella.training.optimizers import SINGLE, OptimizerPlan, configure, take_turns
+from lamella.training.parameter_groups import keep_proportions, logged_rates
 from lamella.training.passes import Pass
 from lamella.training.results import check_outputs, check_results, check_step
 from lamella.training.scheduler import Schedule, scaled_rates
@@ -128,6 +129,7 @@ class Task(pl.LightningModule):
         """Take a step of the scheduler, but of a plateau scheduler only after an epoch with validation."""
         if not isinstance(scheduler, ReduceLROnPlateau) or self._val:
             super().lr_scheduler_step(scheduler, metric)
+            keep_proportions(scheduler.optimizer)
 
     def on_train_epoch_start(self) -> None:
         self._train, self._val, batches = self._pass(), {}, self.trainer.num_training_batches
@@ -204,12 +206,11 @@ class Task(pl.LightningModule):
         """Log the metrics of the epoch, with those of its validation, the learning rates and the time."""
         train, now = self._train, time.perf_counter()
         check_finite(train, self.trainer, self.schedule)
-        metrics = self._metrics("train", train)
+        metrics = self._metrics("train", train) | self._val
         seconds = now - train.started
-        metrics |= self._val
-        for name, counters in train.counters.items():
+        for (name, counters), optimizer in zip(train.counters.items(), self.trainer.optimizers, strict=True):
             rate = counters.rates[-1] * self.schedule.warmup(self._step_number(name))
-            metrics["lr" if name == SINGLE else f"lr/{name}"] = rate
+            metrics |= logged_rates(optimizer, rate, name)
         gradients = [value.grad for value in self.network.parameters() if value.grad is not None]
         metrics["grad_norm"] = float(get_total_norm(gradients))  # of the epoch's last step
         metrics["seconds"] = seconds
@@ -221,9 +222,8 @@ class Task(pl.LightningModule):
         """Keep the gradients of the last step, because their norm and histograms are read after the validation."""
 
     def on_validation_start(self) -> None:
-        check_finite(
-            self._train, self.trainer, self.schedule
-        )  # before the validation, whose error could not name the step
+        # Before the validation, whose error could not name the step.
+        check_finite(self._train, self.trainer, self.schedule)
         self._eval = self._pass()
         if self.has_own_step:  # which may draw random numbers in evaluation too
             seeds.reseed(self.seed, self.device)

@@ -148,7 +148,10 @@ def _obstacle_in_callbacks(config: Config) -> str:
 
 
 def _obstacle_in_optimizer(config: Config) -> str:
-    """Return that the optimizer may not compute a step for each number by itself, or ""."""
+    """Return that the optimizer may not compute the same step for each number by itself, or ""."""
+    for name in ("groups", "layer_decay"):
+        if config["optimizer"].get(name) is not None:
+            return f"optimizer.{name} gives parameters different options"
     optimizer = resolve_target(config["optimizer"]["_target_"], "optimizer._target_", Optimizer)
     if optimizer in ELEMENTWISE:
         return ""

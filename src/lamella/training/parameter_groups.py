@@ -1,0 +1,152 @@
+"""Divide the parameters of an optimizer into groups with options of their own."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from lamella.errors import RequestError
+from lamella.network.parameters import check_matching, matching, parameter_kinds, parameter_layers
+from lamella.torch_internals import ParamGroup
+from lamella.training.joined_optimizer import JoinedOptimizer
+
+Make = Callable[[Sequence[ParamGroup]], Optimizer]
+
+
+@dataclass(frozen=True)
+class GroupRule:
+    """Gives options to the parameters that its patterns mean.
+
+    match: patterns as `matching` takes them. options: arguments of the optimizer, which hold in place
+    of those of the optimizer and of earlier rules. make: of another optimizer, which trains these parameters instead,
+    None for the same.
+    """
+
+    match: tuple[str, ...]
+    options: Mapping[str, Any]
+    make: Make | None = None
+
+    @property
+    def label(self) -> str:
+        """Return a name for the log, as head for head.*."""
+        parts = (re.sub(r"[^\w.]+", "_", pattern.strip("*.?")) for pattern in self.match)
+        return "_".join(filter(None, parts)) or "all"
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Says which options the parameters of an optimizer have.
+
+    make: returns the optimizer of groups of parameters. rules: each holds for the parameters that it matches. Where
+    several match, the later one holds. layer_decay: the factor between the learning rates of a layer and of the next
+    one, 1 for the same rate in all layers.
+    """
+
+    make: Make
+    rules: tuple[GroupRule, ...] = ()
+    layer_decay: float = 1.0
+
+    @property
+    def divides(self) -> bool:
+        """Return True if not all parameters have the same options."""
+        return bool(self.rules) or self.layer_decay != 1
+
+    def optimizer(
+        self, network: nn.Module, names: Sequence[str], thaws: Mapping[str, float], key: str = "optimizer"
+    ) -> Optimizer:
+        """Return the optimizer of the parameters of these names.
+
+        A group has its learning rate divided by that of `make` as `lr_scale`, and the name of its rate for the log as
+        `lr_name`. thaws: the last epoch in which a parameter is frozen, by name; torch's fused SGD takes the momenta of
+        all parameters of a group, or of none. key: of the optimizer in the config. Raises RequestError for a rule that
+        matches none of the parameters, and for rates that have no proportion.
+        """
+        kinds = parameter_kinds(network)
+        trained, matched = {name: kinds[name] for name in names}, list[set[str]]()
+        for number, rule in enumerate(self.rules):
+            check_matching(trained, rule.match, f"{key}.groups.{number}.match")
+            matched.append({name for pattern in rule.match for name in matching(trained, pattern)})
+        layers = parameter_layers(network) if self.layer_decay != 1 else {}
+        order = list(dict.fromkeys(reversed(layers.values())))  # the last layer first
+        parts: dict[_Part, list[nn.Parameter]] = {}
+        for name in names:
+            rules = [number for number, found in enumerate(matched) if name in found]
+            other = max((number for number in rules if self.rules[number].make), default=-1)
+            distance = order.index(layers[name]) if layers else 0
+            part = _Part(other, tuple(n for n in rules if n >= other), distance, thaws.get(name, 0))
+            parts.setdefault(part, []).append(network.get_parameter(name))
+        made = [
+            self._optimizer(other, {part: parts[part] for part in sorted(parts) if part.other == other}, order)
+            for other in sorted({part.other for part in parts})
+        ]
+        optimizer = made[0] if len(made) == 1 else JoinedOptimizer(made)
+        if len(optimizer.param_groups) > 1:
+            self._scale(optimizer, key)
+        return optimizer
+
+    def _optimizer(
+        self, other: int, parts: Mapping["_Part", Sequence[nn.Parameter]], order: Sequence[str]
+    ) -> Optimizer:
+        """Return the optimizer that trains some parts. other: the number of the rule that makes it, -1 for none."""
+        make, groups = self.rules[other].make if other >= 0 else None, list[ParamGroup]()
+        for part, parameters in parts.items():
+            options = {name: value for number in part.rules for name, value in self.rules[number].options.items()}
+            setting = [number for number in part.rules if number == other or "lr" in self.rules[number].options]
+            names = [*(self.rules[number].label for number in setting[-1:]), *order[part.distance : part.distance + 1]]
+            groups.append({"params": parameters, **options, "lr_name": "_".join(names)})
+        optimizer = (make or self.make)(groups)
+        for part, group in zip(parts, optimizer.param_groups, strict=True):
+            if part.distance:
+                group["lr"] *= self.layer_decay**part.distance
+        return optimizer
+
+    def _scale(self, optimizer: Optimizer, key: str) -> None:
+        """Note in each group the proportion between its rate and that of the config. key: as in `optimizer`."""
+        rate = self.make([{"params": [nn.Parameter(torch.zeros(1, 1))]}]).defaults.get("lr")
+        for group in optimizer.param_groups:
+            if rate == 0 and group["lr"] != 0:
+                raise RequestError(
+                    f"{key}.lr is 0, and a group has {group['lr']:g}: a schedule keeps the proportion of the rates; "
+                    "network.freeze leaves parameters as they are",
+                    f"{key}.lr",
+                )
+            group["lr_scale"] = group["lr"] / rate if rate else 1.0
+
+
+def keep_proportions(optimizer: Optimizer) -> None:
+    """Give the groups of an optimizer rates in the proportion of the config, after a scheduler has set the first one.
+
+    A scheduler sets the same rate in all groups, as OneCycleLR, or adds the same number to all, as CosineAnnealingLR.
+    """
+    first, *others = optimizer.param_groups
+    for group in others:
+        if scale := first.get("lr_scale"):  # runs that were begun with earlier versions have none
+            group["lr"] = first["lr"] * (group["lr_scale"] / scale)
+
+
+def logged_rates(optimizer: Optimizer, rate: float, name: str) -> dict[str, float]:
+    """Return the learning rates of an optimizer by their names in the log: lr, and lr/GROUP where the config says so.
+
+    rate: of the first group. name: of the optimizer, "" for the only one.
+    """
+    first, *others = optimizer.param_groups
+    rates = {f"lr/{name}" if name else "lr": rate}
+    for group in others:
+        if first.get("lr_scale") and group["lr_name"] != first["lr_name"]:
+            rates[f"lr/{name}_{group['lr_name']}" if name else f"lr/{group['lr_name']}"] = (
+                rate * group["lr_scale"] / first["lr_scale"]
+            )
+    return rates
+
+
+class _Part(NamedTuple):
+    """The parameters of one group. Parts are sorted in the order of the groups."""
+
+    other: int  # the number of the rule whose optimizer trains it, -1 for the optimizer of the config
+    rules: tuple[int, ...]
+    distance: int  # from the last layer
+    thaws: float
