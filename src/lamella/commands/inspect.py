@@ -118,8 +118,15 @@ def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bo
 
     from torch.nn import ModuleDict
 
-    from lamella.commands.inspect_sections import Section, layers_section, left_out_section, parameters_section
+    from lamella.commands.inspect_sections import (
+        Section,
+        groups_section,
+        layers_section,
+        left_out_section,
+        parameters_section,
+    )
     from lamella.network.freeze import freeze_parameters
+    from lamella.training.optimizers import parameter_groups
 
     device, plan, data = experiment.device.accelerator, experiment.plan, experiment.data
     yield "device", Section(device, f"Using {device} device")
@@ -132,6 +139,7 @@ def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bo
         return
     too_large = _memory_shortage(sum(layer.parameters for layer in plan.trace))
     network = plan.outline() if too_large else experiment.task.to(device).network
+    groups = {} if too_large else parameter_groups(network, experiment.optimizers)
     freeze_parameters(network, experiment.freeze)
     yield "structure", Section(str(network), str(network))
     inputs, targets = next(iter(data.train_dataloader()))
@@ -142,6 +150,8 @@ def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bo
     if experiment.weights and not trained:
         taken = experiment.weights.load(network)
         yield "weights", Section(vars(taken), taken.table())
+    if groups:
+        yield "groups", groups_section(groups)
     if too_large:
         yield "left_out", left_out_section(too_large)
         return

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +19,10 @@ from lamella.network.freeze import Freeze, last_frozen_epochs
 from lamella.network.leaves import leaf_hooks
 from lamella.network.plan import Plan
 from lamella.network.trace import layer_table
-from lamella.tables import format_size, terminal_width
+from lamella.network.weight_matching import names_text
+from lamella.tables import format_size, format_table, terminal_width
 from lamella.training.objective import Objective
+from lamella.training.parameter_groups import ParameterGroup
 from lamella.training.task import Task
 
 WIDTH = 80  # columns of the report, if the terminal has as many
@@ -64,6 +66,25 @@ def layers_section(plan: Plan, network: nn.Module, batch: int, freeze: Freeze) -
         lines.append(_wrapped(f"frozen{until}: {sum(sizes.values()):,} parameters ({', '.join(sizes)})"))
     data = [{**vars(layer), "module": name} for layer, name in zip(layers, names, strict=True)]
     return Section(data, "\n".join(lines))
+
+
+def groups_section(groups: Mapping[str, Sequence[ParameterGroup]]) -> Section:
+    """List the groups of parameters of each optimizer, by its key in the config."""
+    lines = []
+    for key, own in groups.items():
+        rows = [
+            [
+                group.optimizer,
+                f"{group.lr:g}",
+                f"{group.weight_decay:g}",
+                f"{group.numbers:,}",
+                names_text(group.names, 4),
+            ]
+            for group in own
+        ]
+        head = ["", "lr", "weight decay", "numbers", "names"]
+        lines += [f"Groups of parameters of {key}", format_table([head, *rows])]
+    return Section({key: [group._asdict() for group in own] for key, own in groups.items()}, "\n".join(lines))
 
 
 def _module_names(plan: Plan, network: nn.Module) -> list[str]:

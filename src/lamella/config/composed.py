@@ -218,8 +218,8 @@ def _check_groups(config: DictConfig, choices: Mapping[str, object]) -> None:
 def _check_targets(config: DictConfig, choices: Mapping[str, object]) -> None:
     """Raise RequestError for the class of an option over the keys of another option, which hold for another class."""
     for group in NAMED_BY_CLASS:
-        written, target = _written(group, choices).get("_target_"), config[group].get("_target_")
-        if written == target:
+        written, target = _written(group, choices), config[group].get("_target_")
+        if "_target_" not in written or written["_target_"] == target or not set(written) - {"_target_", "defaults"}:
             continue
         paths = sorted(path for folder in (project_folder(), SHIPPED) for path in (folder / group).glob("*.yaml"))
         fitting = [path.stem for path in paths if _content(path, path.stat().st_mtime_ns).get("_target_") == target]

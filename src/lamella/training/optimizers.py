@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from lamella.errors import RequestError
 from lamella.lightning_internals import batch_index
 from lamella.network.parameters import check_matching, matching, parameter_kinds
-from lamella.training.parameter_groups import Grouping, keep_proportions
+from lamella.training.parameter_groups import Grouping, ParameterGroup, described_groups, keep_proportions
 from lamella.training.scheduler import Schedule, check_length
 
 SINGLE = ""  # the name of the optimizer of a run that has one
@@ -86,6 +86,24 @@ def parameters_by_optimizer(network: nn.Module, plans: Mapping[str, OptimizerPla
     return {owner: [name for name, found in owners.items() if owner in found] for owner in plans}
 
 
+def parameter_groups(network: nn.Module, plans: Mapping[str, OptimizerPlan]) -> dict[str, list[ParameterGroup]]:
+    """Return the groups of each optimizer that has several, by the name of its config key.
+
+    Raises RequestError as `configure` does.
+    """
+    found, names = {}, parameters_by_optimizer(network, plans)
+    for name, plan in plans.items():
+        if plan.grouping.divides:
+            optimizer = plan.grouping.optimizer(network, names[name], plan.thaws, _key(name))
+            found[_key(name)] = described_groups(network, optimizer)
+    return found
+
+
+def _key(name: str) -> str:
+    """Return the config key of the optimizer of this name."""
+    return f"optimizer.{name}" if name else "optimizer"
+
+
 def configure(
     network: nn.Module, plans: Mapping[str, OptimizerPlan], schedule: Schedule, trainer: pl.Trainer
 ) -> tuple[list[OptimizerLRSchedulerConfig], list[int | None]]:
@@ -96,8 +114,7 @@ def configure(
     parameters, interval = parameters_by_optimizer(network, plans), schedule.interval
     configured, lengths = list[OptimizerLRSchedulerConfig](), list[int | None]()
     for name, plan in plans.items():
-        key = f"optimizer.{name}" if name else "optimizer"
-        optimizer = plan.grouping.optimizer(network, parameters[name], plan.thaws, key)
+        optimizer = plan.grouping.optimizer(network, parameters[name], plan.thaws, _key(name))
         length = plan.schedule_length(trainer, interval)
         scheduler = schedule.make(optimizer, length)
         keep_proportions(optimizer)

@@ -143,6 +143,33 @@ def logged_rates(optimizer: Optimizer, rate: float, name: str) -> dict[str, floa
     return rates
 
 
+class ParameterGroup(NamedTuple):
+    """A group of parameters: the class of their optimizer, their options, and their number and names."""
+
+    optimizer: str
+    lr: float
+    weight_decay: float
+    numbers: int
+    names: list[str]
+
+
+def described_groups(network: nn.Module, optimizer: Optimizer) -> list[ParameterGroup]:
+    """Return what a user should know of the groups of an optimizer of a network."""
+    places = {parameter: name for name, parameter in network.named_parameters()}
+    parts = optimizer.optimizers if isinstance(optimizer, JoinedOptimizer) else [optimizer]
+    return [
+        ParameterGroup(
+            type(part).__name__,
+            group["lr"],
+            group.get("weight_decay", 0),
+            sum(parameter.numel() for parameter in group["params"]),
+            [places[parameter] for parameter in group["params"]],
+        )
+        for part in parts
+        for group in part.param_groups
+    ]
+
+
 class _Part(NamedTuple):
     """The parameters of one group. Parts are sorted in the order of the groups."""
 
