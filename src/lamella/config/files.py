@@ -1,5 +1,6 @@
 """Config files and where to find them: the project's own `conf/` first, then the one that comes with Lamella."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -57,9 +58,16 @@ def check_aliases(text: str, path: Path) -> None:
 
     Raises YAMLError if the text is no YAML.
     """
-    size = _expanded_size(yaml.compose(text), shown_path(path)) if "*" in text else 0
+    size = _expanded_size(yaml.compose(named_stream(text, path)), shown_path(path)) if "*" in text else 0
     if size > LARGEST:
         raise RequestError(f"{shown_path(path)}: with its aliases it has more than {LARGEST:,} values")
+
+
+def named_stream(text: str, path: Path) -> io.StringIO:
+    """Return the text of a config file as a stream with a name, so that errors of the parser name the file."""
+    stream = io.StringIO(text)
+    setattr(stream, "name", str(path))  # noqa: B010
+    return stream
 
 
 def read_raw(path: Path) -> object:

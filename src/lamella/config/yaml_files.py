@@ -1,11 +1,10 @@
 """Load a config file as OmegaConf reads it, with errors that name the file."""
 
-import io
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lamella.config.files import check_aliases, read_config, shown_path
+from lamella.config.files import check_aliases, named_stream, read_config, shown_path
 from lamella.errors import RequestError
 
 
@@ -17,9 +16,7 @@ def load_yaml(path: Path) -> tuple[str, DictConfig]:
     """
     text = read_config(path)
     check_aliases(text, path)
-    stream = io.StringIO(text)
-    setattr(stream, "name", str(path))  # noqa: B010  errors of the parser name the file
-    config = OmegaConf.load(stream)
+    config = OmegaConf.load(named_stream(text, path))
     if not isinstance(config, DictConfig):
         raise RequestError(f"{shown_path(path)} holds a list, where keys are expected")
     if ":" not in text and len(config):  # OmegaConf takes plain text for a key
