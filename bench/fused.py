@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,14 +31,19 @@ SIDES = {
 }
 
 
-def sweep(root: str, network: str, seeds: int, *options: str) -> tuple[float, str]:
-    """Return the wall time of a sweep in seconds, and the line about the width in the log of a member."""
-    data = ("data=mnist", f"data.root={os.path.abspath(root)}")
-    job = ("trainer.max_epochs=1", "device=cpu", "device.threads=1", "visuals=none", "sweep.name=s")
+def sweep(
+    data: Sequence[str], network: str, seeds: int, *options: str, limit: float | None = None
+) -> tuple[float, str]:
+    """Return the wall time of a sweep in seconds, and the line about the width in the log of a member.
+
+    data: overrides. Raises subprocess.TimeoutExpired if the sweep takes longer than `limit` seconds.
+    """
+    job = ("trainer.max_epochs=1", "device.threads=1", "visuals=none", "sweep.name=s")
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "lamella", "train", "-m", RATES, f"seed=range({seeds})", *data, *job]
         start = time.perf_counter()
-        subprocess.run([*command, *NETWORKS[network], *options], cwd=directory, check=True, stdout=subprocess.DEVNULL)
+        command += [*NETWORKS[network], *options]
+        subprocess.run(command, cwd=directory, check=True, stdout=subprocess.DEVNULL, timeout=limit)
         seconds = time.perf_counter() - start
         logs = [path.read_text() for path in Path(directory).rglob("log.txt")]
         assert len(logs) == 8 * seeds
@@ -54,11 +60,12 @@ def main() -> None:
     options = parser.parse_args()
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning", "lamella"))
     print(f"{platform.processor() or platform.machine()}, {versions}, {8 * options.seeds} members, n={options.repeats}")
+    data = ("data=mnist", f"data.root={os.path.abspath(options.root)}")
     for network in options.network:
         walls: dict[str, list[float]] = {side: [] for side in SIDES}
         for _ in range(options.repeats):
             for side, given in SIDES.items():
-                seconds, said = sweep(options.root, network, options.seeds, *given)
+                seconds, said = sweep(data, network, options.seeds, "device=cpu", *given)
                 walls[side].append(seconds)
                 print(f"  {network}, {side}: {seconds:.1f} s  {said}", flush=True)
         for side, taken in walls.items():

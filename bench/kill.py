@@ -208,7 +208,8 @@ def differences(one: Path, other: Path) -> list[str]:
     names = [{file.name for file in path.glob("checkpoints/epoch-*")} for path in (one, other)]
     found = [f"kept by one alone: {name}" for name in names[0] ^ names[1]]
     for name in ("last.ckpt", "best.ckpt", *(names[0] & names[1])):
-        a, b = (torch.load(path / "checkpoints" / name, weights_only=True) for path in (one, other))
+        files = (path / "checkpoints" / name for path in (one, other))
+        a, b = (torch.load(file, map_location="cpu", weights_only=True) for file in files)
         found += [f"{name}: {place}" for place in unequal(a, b)]
     records = [json.loads((path / "run.json").read_text()) for path in (one, other)]
     for key in ("status", "epochs", "steps", "metrics", "best_epoch", "error"):

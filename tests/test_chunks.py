@@ -12,7 +12,6 @@ import torch
 from conftest import Lamella, Project
 from torch import nn
 
-from lamella.training.cuda_graphs import _Passes
 from lamella.training.optimizer_kernels import DirectOptimizer
 
 NAMES = ("plain", "steps", "augment", "plateau", "one_cycle", "accumulate", "early", "val", "growing", "max_steps")
@@ -103,48 +102,6 @@ def test_with_a_size_callbacks_are_called_between_chunks(lamella: Lamella, proje
     assert seen == ["1", "5", "9", "11"]
 
 
-GPU = {
-    "plain": ("network=mlp", "network.dropout=0"),
-    "dropout": ("network=mlp", "network.dropout=0.2", "scheduler=one_cycle", "trainer.gradient_clip_val=0.1"),
-    "cnn": ("network=cnn", "network.widths=[4,8]", "loss.label_smoothing=0.1"),
-    "frozen": ("network=mlp", "network.freeze=[1.0.*]", "optimizer=sgd"),
-    "thaw": ("network=cnn", "network.widths=[4,8]", "network.freeze={features.*: 1}", "optimizer=sgd"),
-    "accumulate": ("network=mlp", "trainer.accumulate_grad_batches=2"),
-    "mse": ("network=mlp", "loss=mse"),
-}
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("name", GPU)
-def test_with_cuda_graphs_as_without(lamella: Lamella, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, given = [], []
-    original = _Passes.set_gradients
-
-    def counted(passes: _Passes) -> None:
-        given.append(1)
-        original(passes)
-
-    monkeypatch.setattr(_Passes, "set_gradients", counted)
-    for graph in ("auto", "false"):
-        options = (*GPU[name], "device=cuda", f"device.graph={graph}", f"name={graph}", "trainer.chunk=7")
-        result = lamella("train", *options, "trainer.max_epochs=2", "data.batch_size=32")
-        assert result.status == 0, result.err
-        assert "without a CUDA graph" not in result.out
-        [path] = Path("outputs", graph).iterdir()
-        found.append(json.loads((path / "run.json").read_text())["metrics"])
-    assert found[0] == pytest.approx(found[1], rel=1e-3)
-    assert bool(given) == (name != "accumulate")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_what_a_cuda_graph_would_leave_out_is_run_without(lamella: Lamella, project: Project) -> None:
-    project(mine="import torch\n\nclass Mine(torch.nn.Flatten): pass\n")
-    layers = "network.layers=[{_target_: mine.Mine}, {Linear: 10}]"
-    result = lamella("train", "network=linear", layers, "device=cuda", "trainer.max_epochs=1")
-    assert result.status == 0, result.err
-    assert "without a CUDA graph: Mine may do something else in each pass" in result.out
-
-
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {}),
     "amsgrad": (torch.optim.Adam, {"amsgrad": True, "weight_decay": 0.01}),
@@ -158,11 +115,15 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]
 }
 
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_called_directly_takes_the_same_step(name: str) -> None:
+def test_an_optimizer_called_directly_takes_the_same_step(name: str, device: str) -> None:
     kind, options = OPTIMIZERS[name]
     options = {key: value for key, value in ({"fused": True} | options).items() if value is not None}
-    first = nn.ModuleList([nn.Linear(17, 33), nn.BatchNorm1d(33), nn.Linear(33, 3), nn.Linear(33, 3)])
+    first = nn.ModuleList([nn.Linear(17, 33), nn.BatchNorm1d(33), nn.Linear(33, 3), nn.Linear(33, 3)]).to(device)
     networks = [first, copy.deepcopy(first)]
     made = [kind([{"params": one[:2].parameters()}, {"params": one[2:].parameters(), "lr": 0.1}], lr=0.01, **options)
             for one in networks]  # fmt: skip
@@ -177,7 +138,7 @@ def test_an_optimizer_called_directly_takes_the_same_step(name: str) -> None:
         return detached
 
     for number in range(12):
-        inputs = torch.randn(8, 17)
+        inputs = torch.randn(8, 17, device=device)
         made[0].zero_grad()
         direct.zero_grad()
         loss = backward(networks[0], inputs, number)

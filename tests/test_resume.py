@@ -524,16 +524,3 @@ def test_how_often_a_run_is_saved_within_an_epoch(tmp_path: Path, every: str, st
     run = trained(tmp_path, *SMALL, "trainer.max_epochs=1", f"trainer.checkpoint_every={every}")
     previous = run / "checkpoints/previous.ckpt"
     assert (torch.load(previous, weights_only=True)["global_step"] if previous.exists() else 0) == step
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("moment", [40, 80, 120])
-def test_on_a_gpu_where_it_is_deterministic(tmp_path: Path, moment: int) -> None:
-    options = (
-        *("device=cuda", "device.deterministic=true", "network=cnn", "network.widths=[4,8]", *SMALL[2:]),
-        *("trainer.max_epochs=2", "trainer.checkpoint_every=2steps"),
-    )
-    reference = trained(tmp_path / "reference", *options)
-    assert kill.lamella(tmp_path / "killed", "train", *options, moment=moment) == -signal.SIGKILL
-    resume(tmp_path / "killed")
-    assert kill.differences(reference, run_in(tmp_path / "killed")) == []

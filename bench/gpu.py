@@ -1,0 +1,346 @@
+"""Check and measure training on a GPU: epochs against loops written by hand, a fused sweep, an exact resume, the tests.
+
+    python bench/gpu.py ROOT [--output DIR] [--minutes 7] [--steps mlp tests …]
+    python bench/gpu.py ROOT --device cpu --small          # all of it in two minutes, to try the script itself
+
+ROOT contains MNIST as torchvision stores it; the script makes pictures like those of CIFAR-10 itself. Every side of a
+comparison trains the network that Lamella builds on the same samples in whole batches of 64, and validates after each
+epoch. The loop by hand has normalised floats on the GPU, a fused optimizer and no training metrics; it is run as it is
+and with `torch.compile(mode="reduce-overhead")`. Lamella has its progress bar, metrics, pictures and checkpoints. The
+sides take turns, each in a process of its own, and all epochs but the first of a process are timed from outside. As
+long as there is time, further rounds add epochs. A step that fails or takes too long is reported, and the others go
+on. `gpu.json` and `gpu.md` in DIR are written anew after each step.
+"""
+
+import argparse
+import json
+import os
+import pty
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import fused
+import kill
+from epoch import NETWORKS
+
+# The overrides of each case beside those of its data, and the sides that are compared.
+SIDES = ("eager", "lamella", "compiled", "lamella without graphs")
+CASES = {
+    "mlp": (NETWORKS["mlp"], SIDES),
+    "cnn": (["network=cnn"], SIDES),
+    "neural_network": (NETWORKS["neural_network"], SIDES[:3]),
+    "resnet18": (["network=resnet18"], SIDES),
+    "cnn, bf16": (["network=cnn", "device.precision=bf16-mixed"], SIDES[:3]),
+    "resnet18, bf16": (["network=resnet18", "device.precision=bf16-mixed"], SIDES[:3]),
+}
+EPOCHS = 4  # of each process
+ROUNDS = 5  # at most
+SWEEPS = {
+    "fused": ["hydra/launcher=fused", "hydra.launcher.slots=1"],
+    "eight at a time": ["hydra.launcher.slots=8"],
+    "one after another": ["hydra/launcher=basic"],
+}
+# What is killed and resumed, each at these moments of `kill.lamella`.
+EXACT = {"mlp": ["network=mlp", "network.dropout=0.2"], "cnn": ["network=cnn", "network.widths=[4,8]"]}
+MOMENTS = (60, 120)
+TESTS = ("tests/test_gpu.py", "tests/test_chunks.py", "-k", "gpu or directly")
+# Tests that take the GPU by themselves where there is one.
+SUITE = ("train", "eval", "predict", "task", "metrics", "weights", "freezing", "optimizers", "visuals", "masks", "text")
+PICTURES = """import torch
+from lamella.data import Samples, Splits
+
+def pictures(count: int) -> Splits:
+    chance = torch.Generator().manual_seed(0)
+    kinds = torch.randint(256, (10, 3, 32, 32), generator=chance)
+    def part(count: int) -> Samples:
+        targets = torch.randint(10, (count,), generator=chance)
+        noise = torch.randint(-64, 64, (count, 3, 32, 32), generator=chance)
+        return Samples((kinds[targets] + noise).clamp(0, 255).to(torch.uint8), targets)
+    return Splits(part(count), part(1024), part(1024))
+"""
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets it; read when torch is imported
+CONTEXT = kill.CONTEXT
+CONTEXT.set_forkserver_preload(["lamella.experiment.session", "lamella.commands.train", "hydra.main", "torchvision"])
+Values = dict[str, Any]
+
+
+def bare(overrides: list[str], epochs: int, compiled: bool) -> None:
+    """Train with a loop written by hand, which takes the network and the normalised samples from Lamella."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from lamella.config.compose import compose_one
+    from lamella.data import Data
+    from lamella.experiment.build import prepare_experiment
+
+    experiment = prepare_experiment(compose_one(overrides).config)
+    data, model, device = experiment.data, experiment.task.network, torch.device(experiment.device.accelerator)
+    assert isinstance(data, Data)
+    data.setup("fit")
+    parts = [next(iter(data.batches(part, batch_size=len(part)))) for part in (data.train, data.val)]
+    (inputs, targets), (val_inputs, val_targets) = [[part.to(device) for part in pair] for pair in parts]  # type: ignore[union-attr]
+    half = torch.autocast(device.type, torch.bfloat16, enabled=experiment.device.precision == "bf16-mixed")
+    model.to(device)
+    size, whole = data.batch_size, len(inputs) // data.batch_size * data.batch_size
+
+    def forward(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(model(inputs), targets)
+
+    run = torch.compile(forward, mode="reduce-overhead") if compiled else forward
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    for epoch in range(epochs):
+        model.train()
+        for indices in torch.randperm(len(inputs), device=device)[:whole].split(size):  # type: ignore[no-untyped-call]
+            with half:
+                loss = run(inputs[indices], targets[indices])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+        model.eval()
+        with torch.no_grad(), half:
+            batches = zip(val_inputs.split(4 * size), val_targets.split(4 * size), strict=True)
+            right = sum((model(x).argmax(1) == y).sum() for x, y in batches)
+        print(f"epoch {epoch + 1}/{epochs}", float(right) / len(val_inputs), flush=True)  # waits for the device
+
+
+def lamella(overrides: list[str]) -> None:
+    """Train with Lamella."""
+    from lamella import __main__
+
+    sys.argv = ["lamella", "train", *overrides]
+    if status := __main__.main():
+        sys.exit(status)
+
+
+def child(
+    function: Callable[..., None], arguments: Sequence[object], directory: Path, out: Connection, err: str
+) -> None:
+    """Call a function in this forked process, and print the largest memory that it has taken. err: a terminal."""
+    import resource
+
+    import torch
+
+    os.chdir(directory)
+    os.dup2(out.fileno(), 1)
+    os.dup2(os.open(err, os.O_WRONLY), 2)
+    sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
+    function(*arguments)
+    peak = torch.cuda.max_memory_reserved()  # 0 without a GPU
+    peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print("peak", peak / 2**20, flush=True)
+
+
+def train(function: Callable[..., None], *arguments: object, directory: Path, limit: float) -> Values:
+    """Call a function in a process of its own, and return the seconds of its epochs but the first, and more.
+
+    Raises RuntimeError with the reason if the function fails or takes longer than `limit` seconds.
+    """
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    master, slave = pty.openpty()  # standard error is a terminal, so that Lamella shows its progress bar
+    errors = [b""]
+    process = CONTEXT.Process(target=child, args=(function, arguments, directory, sender, os.ttyname(slave)))
+    process.start()
+    sender.close()
+    threading.Thread(target=_keep_end, args=(master, errors), daemon=True).start()
+    timer = threading.Timer(limit, process.kill)
+    timer.start()
+    ends, found = list[float](), Values(seconds=[], notes=[])
+    with os.fdopen(os.dup(receiver.fileno())) as lines:
+        for line in lines:
+            if line.startswith("epoch "):
+                ends.append(time.perf_counter())
+                found["last"] = line.strip()
+            elif line.startswith("peak "):
+                found["peak_mib"] = round(float(line.split()[1]))
+            elif "without" in line:  # a CUDA graph, chunks or direct steps
+                found["notes"].append(line.strip())
+    process.join()
+    if not timer.is_alive():
+        raise RuntimeError(f"took longer than {limit:.0f} s")
+    timer.cancel()
+    if process.exitcode:
+        raise RuntimeError(_reason(errors[0].decode(errors="replace")) or f"exit status {process.exitcode}")
+    return {**found, "seconds": [end - start for start, end in pairwise(ends)]}
+
+
+def _keep_end(master: int, kept: list[bytes]) -> None:
+    """Read what is written to the terminal, so that the program never waits, and keep the last of it."""
+    try:
+        while part := os.read(master, 65536):
+            kept[0] = (kept[0] + part)[-20000:]
+    except OSError:
+        pass  # the program has closed the terminal
+
+
+def _reason(text: str) -> str:
+    """Return the line of an output that tells the reason of a failure, as far as can be seen."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines() if line.strip()]
+    return next((line for line in lines if line.startswith("error: ")), lines[-1] if lines else "")[:300]
+
+
+def case(name: str, base: list[str], compiles: bool, directory: Path, found: Values, limit: float) -> None:
+    """Train each side of a case, and add what is found to `found`. base: the overrides of its data and device."""
+    overrides, sides = CASES[name]
+    shared = [*base, *overrides, "data.drop_last=true", f"trainer.max_epochs={EPOCHS}", "trainer.test=false"]
+    end = time.monotonic() + limit
+    for side in sides if compiles else [side for side in sides if side != "compiled"]:
+        function: Callable[..., None] = partial(bare, epochs=EPOCHS, compiled=side == "compiled")
+        function = lamella if side.startswith("lamella") else function
+        options = [*shared, *["device.graph=false"] * side.endswith("graphs")]
+        try:
+            new = train(function, options, directory=directory, limit=min(90, end - time.monotonic()))
+            found[side] = {**new, "seconds": found.get(side, {}).get("seconds", []) + new["seconds"]}
+        except Exception as error:
+            found.setdefault(side, {"seconds": []})["error"] = str(error)
+
+
+def sweep(name: str, data: list[str], device: str, seeds: int, found: Values, limit: float) -> None:
+    """Train 8 members for each seed with a launcher, and add the seconds of the whole program to `found`."""
+    given = (f"device={device}", *SWEEPS[name])
+    found["seconds"], found["width"] = fused.sweep(data, "mlp", seeds, *given, limit=limit)
+    found["members"] = 8 * seeds
+
+
+def exact(device: str, directory: Path, found: Values, limit: float) -> None:
+    """Kill and resume deterministic runs, and add the number of kills and the differences to `found`."""
+    found |= {"kills": 0, "differences": []}
+    for name, network in EXACT.items():
+        options = [*network, f"device={device}", "device.deterministic=true", "data.batch_size=256"]
+        options += ["trainer.max_epochs=2", "trainer.checkpoint_every=2steps"]
+        runs = []
+        for moment in (None, *MOMENTS):
+            folder = directory / f"exact-{name}-{moment}"
+            status = kill.lamella(folder, "train", *options, moment=moment, seconds=limit)
+            run = kill.run_of(folder)
+            if run and moment and status < 0:
+                found["kills"] += 1
+                status = kill.lamella(folder, "resume", str(run.relative_to(folder)), seconds=limit)
+            if status or not run:
+                raise RuntimeError(_reason(kill.beside(folder, "output").read_text()))
+            runs.append(run)
+        found["differences"] += [f"{name}: {text}" for run in runs[1:] for text in kill.differences(runs[0], run)]
+
+
+def tests(arguments: Sequence[str], output: Path, found: Values, limit: float) -> None:
+    """Run tests, and add the last line and the names of those that fail to `found`."""
+    root, workers = Path(__file__).parents[1], str(min(8, os.cpu_count() or 1))
+    command = [sys.executable, "-m", "pytest", "-n", workers, "-W", "ignore", "-p", "no:cacheprovider", *arguments]
+    log = output / f"{'suite' if len(arguments) > len(TESTS) else 'tests'}.log"
+    with log.open("w") as file:
+        done = subprocess.run(command, cwd=root, stdout=file, stderr=file, timeout=limit)
+    lines = log.read_text().strip().splitlines()
+    found |= {
+        "result": lines[-1].strip("= "),
+        "failed": [line for line in lines if line.startswith(("FAILED", "ERROR"))],
+    }
+    if done.returncode:
+        raise RuntimeError(f"{len(found['failed'])} failed, see {log.name}")
+
+
+def table(results: Values) -> str:
+    """Return the results as Markdown."""
+    lines = ["| case | side | epoch, s (min–max, n) | × eager | peak MiB | notes |", "| --- " * 6 + "|"]
+    others = ["", "| step | result |", "| --- | --- |"]
+    for name, step in results["steps"].items():
+        if name not in CASES:
+            shown = {key: value for key, value in step.items() if key not in ("took", "status") and value != []}
+            others.append(f"| {name} | {step['status']}: {json.dumps(shown)} |")
+            continue
+        medians = {
+            side: statistics.median(step[side]["seconds"]) for side in SIDES if step.get(side, {}).get("seconds")
+        }
+        for side in (side for side in SIDES if side in step):
+            seconds, notes = step[side]["seconds"], step[side].get("notes", [])
+            notes = " ".join([step[side].get("error", ""), *notes])
+            if not seconds:
+                lines.append(f"| {name} | {side} | failed | | | {notes} |")
+                continue
+            spread = f"{medians[side]:.3f} ({min(seconds):.3f}–{max(seconds):.3f}, {len(seconds)})"
+            ratio = f"{medians[side] / medians['eager']:.2f}" if medians.get("eager") else ""
+            lines.append(f"| {name} | {side} | {spread} | {ratio} | {step[side]['peak_mib']} | {notes} |")
+    return "\n".join([results["machine"], "", *lines, *others, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root")
+    parser.add_argument("--output", type=Path, default=Path())
+    parser.add_argument("--minutes", type=float, default=7)
+    parser.add_argument("--steps", nargs="+", default=None)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--small", action="store_true", help="a few samples and members")
+    options = parser.parse_args()
+    end = time.monotonic() + 60 * options.minutes
+    output, device, small = options.output.absolute(), options.device, options.small
+    output.mkdir(parents=True, exist_ok=True)
+    digits = ["data=digits"] if small else ["data=mnist", f"data.root={os.path.abspath(options.root)}"]
+    colours = ["data=cifar10", "~data.source", "~data.root", "~data.download"]
+    colours += [f"+data.source={{_target_: pictures.pictures, count: {256 if small else 20480}}}"]
+    results: Values = {"machine": machine(device), "steps": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        (directory / "pictures.py").write_text(PICTURES)
+        (directory / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["pictures"]\n')
+        suite = [f"tests/test_{name}.py" for name in SUITE]
+        seeds, compiles = (1, "compiled" in (options.sides or [])) if small else (4, True)
+        steps: dict[str, Callable[[Values, float], None]] = {
+            name: partial(
+                case, name, [*(colours if "resnet" in name else digits), f"device={device}"], compiles, directory
+            )
+            for name in CASES
+        }
+        steps |= {"tests": partial(tests, TESTS, output), "exact resume": partial(exact, device, directory)}
+        steps |= {f"sweep, {name}": partial(sweep, name, digits, device, seeds) for name in SWEEPS}
+        steps |= {"suite": partial(tests, [*suite, "-m", "not slow"], output)}
+        order = options.steps or [
+            *list(CASES)[:3],
+            "tests",
+            "exact resume",
+            *list(steps)[-4:-1],
+            *list(CASES)[3:],
+            "suite",
+        ]
+        for number in range(ROUNDS):
+            for name in order if number == 0 else [name for name in order if name in CASES]:
+                began, step = time.monotonic(), results["steps"].setdefault(name, {"status": "done", "took": 0.0})
+                try:
+                    if end - began < max(10, step["took"]):
+                        raise TimeoutError("no time was left")
+                    steps[name](step, end - began)
+                except TimeoutError as error:
+                    step |= {} if number else {"status": str(error)}
+                    continue
+                except Exception as error:
+                    text = (str(error).splitlines() or [type(error).__name__])[0]
+                    step |= {"status": "failed", "error": text[:300]}
+                step["took"] = time.monotonic() - began
+                (output / "gpu.json").write_text(json.dumps(results, indent=1))
+                (output / "gpu.md").write_text(table(results))
+                print(f"{name}: {step['status']}, {step['took']:.0f} s", flush=True)
+    print(table(results))
+
+
+def machine(device: str) -> str:
+    """Return what the figures depend on, as a line."""
+    import torch
+
+    place = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning", "lamella"))
+    return f"{place}, {versions}"
+
+
+if __name__ == "__main__":
+    main()
