@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
@@ -46,18 +47,21 @@ CASES = {
     "resnet18, bf16": (["network=resnet18", "device.precision=bf16-mixed"], SIDES[:3]),
 }
 EPOCHS = 4  # of each process
-ROUNDS = 5  # at most
+LIMIT = 150.0  # seconds of a step
 SWEEPS = {
-    "fused": ["hydra/launcher=fused", "hydra.launcher.slots=1"],
-    "eight at a time": ["hydra.launcher.slots=8"],
-    "one after another": ["hydra/launcher=basic"],
+    "fused sweep": ["hydra/launcher=fused", "hydra.launcher.slots=1"],
+    "sweep of eight processes at a time": ["hydra.launcher.slots=8"],
+    "sweep of one after another": ["hydra/launcher=basic"],
 }
 # What is killed and resumed, each at these moments of `kill.lamella`.
 EXACT = {"mlp": ["network=mlp", "network.dropout=0.2"], "cnn": ["network=cnn", "network.widths=[4,8]"]}
 MOMENTS = (60, 120)
-TESTS = ("tests/test_gpu.py", "tests/test_chunks.py", "-k", "gpu or directly")
-# Tests that take the GPU by themselves where there is one.
-SUITE = ("train", "eval", "predict", "task", "metrics", "weights", "freezing", "optimizers", "visuals", "masks", "text")
+# The second are tests that take the GPU by themselves where there is one.
+FILES = ("train", "eval", "predict", "task", "metrics", "weights", "freezing", "optimizers", "visuals", "masks", "text")
+TESTS = {
+    "tests": ["tests/test_gpu.py", "tests/test_chunks.py::test_an_optimizer_called_directly_takes_the_same_step"],
+    "suite": [*(f"tests/test_{name}.py" for name in FILES), "-m", "not slow"],
+}
 PICTURES = """import torch
 from lamella.data import Samples, Splits
 
@@ -93,6 +97,7 @@ def bare(overrides: list[str], epochs: int, compiled: bool) -> None:
     parts = [next(iter(data.batches(part, batch_size=len(part)))) for part in (data.train, data.val)]
     (inputs, targets), (val_inputs, val_targets) = [[part.to(device) for part in pair] for pair in parts]  # type: ignore[union-attr]
     half = torch.autocast(device.type, torch.bfloat16, enabled=experiment.device.precision == "bf16-mixed")
+    torch.set_num_threads(experiment.device.threads)
     model.to(device)
     size, whole = data.batch_size, len(inputs) // data.batch_size * data.batch_size
 
@@ -191,38 +196,57 @@ def _reason(text: str) -> str:
     return next((line for line in lines if line.startswith("error: ")), lines[-1] if lines else "")[:300]
 
 
-def case(name: str, base: list[str], compiles: bool, directory: Path, found: Values, limit: float) -> None:
-    """Train each side of a case, and add what is found to `found`. base: the overrides of its data and device."""
+@dataclass(frozen=True)
+class Setting:
+    """What the steps share: the overrides of the data and the device, and where files are written.
+
+    small: a few samples and members, and no torch.compile, which takes long on a CPU.
+    """
+
+    digits: list[str]
+    pictures: list[str]
+    directory: Path
+    output: Path
+    small: bool
+
+
+def case(setting: Setting, name: str, found: Values, limit: float) -> None:
+    """Train each side of a case, and add the seconds of its epochs and what it printed to `found`."""
     overrides, sides = CASES[name]
-    shared = [*base, *overrides, "data.drop_last=true", f"trainer.max_epochs={EPOCHS}", "trainer.test=false"]
+    data = setting.pictures if "resnet" in name else setting.digits
+    shared = [*data, *overrides, "data.drop_last=true", f"trainer.max_epochs={EPOCHS}", "trainer.test=false"]
     end = time.monotonic() + limit
-    for side in sides if compiles else [side for side in sides if side != "compiled"]:
+    for side in sides:
+        if side == "compiled" and setting.small:
+            continue
         function: Callable[..., None] = partial(bare, epochs=EPOCHS, compiled=side == "compiled")
         function = lamella if side.startswith("lamella") else function
         options = [*shared, *["device.graph=false"] * side.endswith("graphs")]
         try:
-            new = train(function, options, directory=directory, limit=min(90, end - time.monotonic()))
+            new = train(function, options, directory=setting.directory, limit=end - time.monotonic())
             found[side] = {**new, "seconds": found.get(side, {}).get("seconds", []) + new["seconds"]}
         except Exception as error:
             found.setdefault(side, {"seconds": []})["error"] = str(error)
 
 
-def sweep(name: str, data: list[str], device: str, seeds: int, found: Values, limit: float) -> None:
+def sweep(setting: Setting, name: str, found: Values, limit: float) -> None:
     """Train 8 members for each seed with a launcher, and add the seconds of the whole program to `found`."""
-    given = (f"device={device}", *SWEEPS[name])
-    found["seconds"], found["width"] = fused.sweep(data, "mlp", seeds, *given, limit=limit)
-    found["members"] = 8 * seeds
+    found["members"] = 8 * (1 if setting.small else 4)
+    options = [*setting.digits[-2:], *SWEEPS[name]]
+    seconds, found["width"] = fused.sweep(setting.digits[:-2], "mlp", found["members"] // 8, *options, limit=limit)
+    found["seconds"] = round(seconds, 1)
 
 
-def exact(device: str, directory: Path, found: Values, limit: float) -> None:
+def exact(setting: Setting, name: str, found: Values, limit: float) -> None:
     """Kill and resume deterministic runs, and add the number of kills and the differences to `found`."""
     found |= {"kills": 0, "differences": []}
-    for name, network in EXACT.items():
-        options = [*network, f"device={device}", "device.deterministic=true", "data.batch_size=256"]
+    device = next(option for option in setting.digits if option.startswith("device="))
+    for network, overrides in EXACT.items():
+        options = [*overrides, device, "device.deterministic=true", "data.batch_size=256"]
         options += ["trainer.max_epochs=2", "trainer.checkpoint_every=2steps"]
         runs = []
         for moment in (None, *MOMENTS):
-            folder = directory / f"exact-{name}-{moment}"
+            folder = setting.directory / f"exact-{network}-{moment}"
             status = kill.lamella(folder, "train", *options, moment=moment, seconds=limit)
             run = kill.run_of(folder)
             if run and moment and status < 0:
@@ -231,106 +255,58 @@ def exact(device: str, directory: Path, found: Values, limit: float) -> None:
             if status or not run:
                 raise RuntimeError(_reason(kill.beside(folder, "output").read_text()))
             runs.append(run)
-        found["differences"] += [f"{name}: {text}" for run in runs[1:] for text in kill.differences(runs[0], run)]
+        found["differences"] += [f"{network}: {text}" for run in runs[1:] for text in kill.differences(runs[0], run)]
 
 
-def tests(arguments: Sequence[str], output: Path, found: Values, limit: float) -> None:
-    """Run tests, and add the last line and the names of those that fail to `found`."""
-    root, workers = Path(__file__).parents[1], str(min(8, os.cpu_count() or 1))
-    command = [sys.executable, "-m", "pytest", "-n", workers, "-W", "ignore", "-p", "no:cacheprovider", *arguments]
-    log = output / f"{'suite' if len(arguments) > len(TESTS) else 'tests'}.log"
+def tests(setting: Setting, name: str, found: Values, limit: float) -> None:
+    """Run tests, and add the last line and those that fail to `found`."""
+    log, workers = setting.output / f"{name}.log", str(min(8, os.cpu_count() or 1))
+    command = [sys.executable, "-m", "pytest", "-n", workers, "-W", "ignore", "-p", "no:cacheprovider", *TESTS[name]]
     with log.open("w") as file:
-        done = subprocess.run(command, cwd=root, stdout=file, stderr=file, timeout=limit)
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], stdout=file, stderr=file, timeout=limit)
     lines = log.read_text().strip().splitlines()
-    found |= {
-        "result": lines[-1].strip("= "),
-        "failed": [line for line in lines if line.startswith(("FAILED", "ERROR"))],
-    }
+    found |= {"result": lines[-1].strip("= "), "failed": [line for line in lines if line.startswith(("FAIL", "ERR"))]}
     if done.returncode:
-        raise RuntimeError(f"{len(found['failed'])} failed, see {log.name}")
+        raise RuntimeError(f"see {log.name}")
+
+
+STEPS: dict[str, Callable[[Setting, str, Values, float], None]] = {
+    **dict.fromkeys(list(CASES)[:3], case),
+    "tests": tests,
+    **dict.fromkeys(SWEEPS, sweep),
+    "exact resume": exact,
+    **dict.fromkeys(list(CASES)[3:], case),
+    "suite": tests,
+}
+
+
+def attempt(setting: Setting, name: str, step: Values, limit: float) -> None:
+    """Take a step, and note in it how long it took and why it failed."""
+    began = time.monotonic()
+    try:
+        STEPS[name](setting, name, step, limit)
+    except Exception as error:
+        step["error"] = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    step["took"] = round(time.monotonic() - began, 1)
 
 
 def table(results: Values) -> str:
     """Return the results as Markdown."""
     lines = ["| case | side | epoch, s (min–max, n) | × eager | peak MiB | notes |", "| --- " * 6 + "|"]
-    others = ["", "| step | result |", "| --- | --- |"]
+    others = ["| step | result |", "| --- | --- |"]
     for name, step in results["steps"].items():
         if name not in CASES:
-            shown = {key: value for key, value in step.items() if key not in ("took", "status") and value != []}
-            others.append(f"| {name} | {step['status']}: {json.dumps(shown)} |")
-            continue
-        medians = {
-            side: statistics.median(step[side]["seconds"]) for side in SIDES if step.get(side, {}).get("seconds")
-        }
-        for side in (side for side in SIDES if side in step):
-            seconds, notes = step[side]["seconds"], step[side].get("notes", [])
-            notes = " ".join([step[side].get("error", ""), *notes])
-            if not seconds:
+            others.append(f"| {name} | {json.dumps(step)} |")
+        for side, values in ((side, step[side]) for side in SIDES if side in step):
+            seconds, notes = values["seconds"], " ".join([values.get("error", ""), *values.get("notes", [])])
+            if seconds:
+                middle, eager = statistics.median(seconds), step.get("eager", {}).get("seconds")
+                spread = f"{middle:.3f} ({min(seconds):.3f}–{max(seconds):.3f}, {len(seconds)})"
+                ratio = f"{middle / statistics.median(eager):.2f}" if eager else ""
+                lines.append(f"| {name} | {side} | {spread} | {ratio} | {values['peak_mib']} | {notes} |")
+            else:
                 lines.append(f"| {name} | {side} | failed | | | {notes} |")
-                continue
-            spread = f"{medians[side]:.3f} ({min(seconds):.3f}–{max(seconds):.3f}, {len(seconds)})"
-            ratio = f"{medians[side] / medians['eager']:.2f}" if medians.get("eager") else ""
-            lines.append(f"| {name} | {side} | {spread} | {ratio} | {step[side]['peak_mib']} | {notes} |")
-    return "\n".join([results["machine"], "", *lines, *others, ""])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root")
-    parser.add_argument("--output", type=Path, default=Path())
-    parser.add_argument("--minutes", type=float, default=7)
-    parser.add_argument("--steps", nargs="+", default=None)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--small", action="store_true", help="a few samples and members")
-    options = parser.parse_args()
-    end = time.monotonic() + 60 * options.minutes
-    output, device, small = options.output.absolute(), options.device, options.small
-    output.mkdir(parents=True, exist_ok=True)
-    digits = ["data=digits"] if small else ["data=mnist", f"data.root={os.path.abspath(options.root)}"]
-    colours = ["data=cifar10", "~data.source", "~data.root", "~data.download"]
-    colours += [f"+data.source={{_target_: pictures.pictures, count: {256 if small else 20480}}}"]
-    results: Values = {"machine": machine(device), "steps": {}}
-    with tempfile.TemporaryDirectory() as temporary:
-        directory = Path(temporary)
-        (directory / "pictures.py").write_text(PICTURES)
-        (directory / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["pictures"]\n')
-        suite = [f"tests/test_{name}.py" for name in SUITE]
-        seeds, compiles = (1, "compiled" in (options.sides or [])) if small else (4, True)
-        steps: dict[str, Callable[[Values, float], None]] = {
-            name: partial(
-                case, name, [*(colours if "resnet" in name else digits), f"device={device}"], compiles, directory
-            )
-            for name in CASES
-        }
-        steps |= {"tests": partial(tests, TESTS, output), "exact resume": partial(exact, device, directory)}
-        steps |= {f"sweep, {name}": partial(sweep, name, digits, device, seeds) for name in SWEEPS}
-        steps |= {"suite": partial(tests, [*suite, "-m", "not slow"], output)}
-        order = options.steps or [
-            *list(CASES)[:3],
-            "tests",
-            "exact resume",
-            *list(steps)[-4:-1],
-            *list(CASES)[3:],
-            "suite",
-        ]
-        for number in range(ROUNDS):
-            for name in order if number == 0 else [name for name in order if name in CASES]:
-                began, step = time.monotonic(), results["steps"].setdefault(name, {"status": "done", "took": 0.0})
-                try:
-                    if end - began < max(10, step["took"]):
-                        raise TimeoutError("no time was left")
-                    steps[name](step, end - began)
-                except TimeoutError as error:
-                    step |= {} if number else {"status": str(error)}
-                    continue
-                except Exception as error:
-                    text = (str(error).splitlines() or [type(error).__name__])[0]
-                    step |= {"status": "failed", "error": text[:300]}
-                step["took"] = time.monotonic() - began
-                (output / "gpu.json").write_text(json.dumps(results, indent=1))
-                (output / "gpu.md").write_text(table(results))
-                print(f"{name}: {step['status']}, {step['took']:.0f} s", flush=True)
-    print(table(results))
+    return "\n".join([results["machine"], "", *lines, "", *others, ""])
 
 
 def machine(device: str) -> str:
@@ -338,8 +314,42 @@ def machine(device: str) -> str:
     import torch
 
     place = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores"
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning", "lamella"))
-    return f"{place}, {versions}"
+    return f"{place}, {', '.join(f'{name} {version(name)}' for name in ('torch', 'pytorch-lightning', 'lamella'))}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root")
+    parser.add_argument("--output", type=Path, default=Path())
+    parser.add_argument("--minutes", type=float, default=7)
+    parser.add_argument("--steps", choices=STEPS, nargs="+", default=list(STEPS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--small", action="store_true")
+    options = parser.parse_args()
+    end, output = time.monotonic() + 60 * options.minutes, options.output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    digits = ["data=digits"] if options.small else ["data=mnist", f"data.root={os.path.abspath(options.root)}"]
+    pictures = ["data=cifar10", "~data.source", "~data.root", "~data.download"]
+    pictures += [f"+data.source={{_target_: pictures.pictures, count: {256 if options.small else 20480}}}"]
+    place = [f"device={options.device}", "device.threads=1"]
+    results: Values = {"machine": machine(options.device), "steps": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        (directory / "pictures.py").write_text(PICTURES)
+        (directory / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["pictures"]\n')
+        setting = Setting([*digits, *place], [*pictures, *place], directory, output, options.small)
+        for number in range(options.rounds):
+            for name in options.steps if number == 0 else [name for name in options.steps if name in CASES]:
+                step, left = results["steps"].setdefault(name, {}), end - time.monotonic()
+                if left < max(10, step.get("took", 0)):
+                    step.setdefault("error", "there was no time left") if number == 0 else None
+                    continue
+                attempt(setting, name, step, min(left, LIMIT))
+                (output / "gpu.json").write_text(json.dumps(results, indent=1))
+                (output / "gpu.md").write_text(table(results))
+                print(f"{name}: {step['took']} s {step.get('error', '')}", flush=True)
+    print(table(results))
 
 
 if __name__ == "__main__":

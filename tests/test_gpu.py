@@ -33,6 +33,7 @@ GRAPHS = {
     "averaged": ("network=mlp", "trainer.ema=0.9", "scheduler=cosine", "optimizer=adamw"),
     "metrics": ("network=mlp", "metrics=[f1,auroc]", "data.sampler=balanced"),
     "masks": ("data=shapes", "data.source.count=300", "network=unet"),
+    "recurrent": ("experiment=text_classes", "network=text_gru"),
     "text": ("experiment=char_gpt", "data.size=20000", "data.length=32", "network.width=16", "network.dropout=0.1"),
 }
 
@@ -76,6 +77,16 @@ def test_what_a_cuda_graph_would_leave_out_is_run_without(lamella: Lamella, proj
     result = lamella("train", "network=linear", layers, "device=cuda", "trainer.max_epochs=1")
     assert result.status == 0, result.err
     assert "without a CUDA graph: Mine may do something else in each pass" in result.out
+
+
+def test_a_network_that_cannot_be_captured_is_run_without(lamella: Lamella) -> None:
+    # Without a momentum, BatchNorm reads a number from the device in each pass.
+    layers = "network.layers=[Flatten,{Linear:32},{BatchNorm1d:{momentum:null}},ReLU,{Dropout:0.2},{Linear:10}]"
+    result = lamella("train", "network=linear", layers, *SHORT)
+    assert result.status == 0, result.err
+    assert result.out.count("without a CUDA graph: ") == 1
+    [path] = Path("outputs/default").iterdir()
+    assert metrics(path)["test/accuracy"] > 0.8
 
 
 @pytest.mark.parametrize("moment", [20, 50, 80])

@@ -45,7 +45,7 @@ class Color(Transform):
                 )
 
     def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
-        pixels, amounts = images.float(), (2 * drawn - 1).to(images.device)
+        pixels, amounts = images.float(), (2 * drawn - 1).to(images.device, non_blocking=True)
         for number, (name, value) in enumerate(vars(self).items()):
             if value:
                 amount = amounts[:, number, None, None, None] * value

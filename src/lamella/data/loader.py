@@ -217,6 +217,9 @@ class _Inputs(Dataset[Read | RequestError]):
         if isinstance(inputs, Tensor):
             images = inputs.index_select(0, indices)
         else:
-            images = _read_batch(inputs, part, (*self.counters, number)).to(indices.device)
+            images = _read_batch(inputs, part, (*self.counters, number))
+            if indices.device.type == "cuda":  # pinned memory is copied while the device computes
+                images = images.pin_memory()
+            images = images.to(indices.device, non_blocking=True)
         masks = None if self.masks is None else served(self.masks.index_select(0, indices))
         return self.changes.change(images, masks, self.ignored, part, number) if self.changes else (images, masks)

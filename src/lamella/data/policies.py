@@ -42,13 +42,13 @@ class _Policy(Transform):
             images = images.clone()
             moves = (which < len(MOVES)).nonzero()[:, 0]
             if len(moves):
-                chosen = moves.to(images.device)
+                chosen = moves.to(images.device, non_blocking=True)
                 images[chosen] = moved(images[chosen], self._matrices(which[moves], strengths[moves], images))
             for number, (name, change) in enumerate(CHANGES.items(), len(MOVES)):
                 places = (which == number).nonzero()[:, 0]
                 if len(places):
-                    chosen = places.to(images.device)
-                    amounts = (strengths[places] * self.largest.get(name, 1.0)).to(images.device)
+                    chosen = places.to(images.device, non_blocking=True)
+                    amounts = (strengths[places] * self.largest.get(name, 1.0)).to(images.device, non_blocking=True)
                     images[chosen] = change(images[chosen], amounts.view(-1, 1, 1, 1))
         return images
 
@@ -56,7 +56,10 @@ class _Policy(Transform):
         for which, strengths in self.rounds(drawn):
             moves = (which < len(MOVES)).nonzero()[:, 0]
             if len(moves):
-                chosen, matrices = moves.to(masks.device), self._matrices(which[moves], strengths[moves], masks)
+                chosen, matrices = (
+                    moves.to(masks.device, non_blocking=True),
+                    self._matrices(which[moves], strengths[moves], masks),
+                )
                 masks = masks.index_copy(0, chosen, moved_masks(masks[chosen], matrices, ignored))
         return masks
 

@@ -40,8 +40,9 @@ class Transform:
         """Return the changed images and masks, of the same shapes and types.
 
         images: uint8 (B, channels, height, width). masks: class indices, int64 (B, height, width), or None. drawn: the
-        random numbers of these samples (B, numbers), on the CPU. ignored: the class index of the pixels that come into
-        a mask from outside. counters: of the batch, for what is drawn for it as a whole.
+        random numbers of these samples (B, numbers), on the CPU; what is made of them is copied to the device of the
+        images without waiting for it. ignored: the class index of the pixels that come into a mask from outside.
+        counters: of the batch, for what is drawn for it as a whole.
         """
         return self(images, drawn), None if masks is None else self.masks(masks, drawn, ignored)
 
@@ -86,7 +87,7 @@ class Crop(Transform):
         last = (channels - 1) * rows * columns + (height - 1) * columns + width - 1
         strides = (1, rows * columns, columns, 1)
         windows = padded.as_strided((padded.numel() - last, channels, height, width), strides)
-        return windows.index_select(0, first.to(images.device))
+        return windows.index_select(0, first.to(images.device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Flip(Transform):
             raise RequestError(f"flip is {self.p}; it takes a probability above 0, up to 1")
 
     def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
-        chosen = (drawn[:, 0] < self.p).nonzero()[:, 0].to(images.device)
+        chosen = (drawn[:, 0] < self.p).nonzero()[:, 0].to(images.device, non_blocking=True)
         return images.index_copy(0, chosen, images.index_select(0, chosen).flip(-1))
 
     def masks(self, masks: Tensor, drawn: Tensor, ignored: int) -> Tensor:
@@ -155,7 +156,8 @@ class Erase(Transform):
         columns = (middle[:, 1:] + side).clamp(0, width - 1)[:, None, None, :]
         planes = torch.arange(count * channels).view(count, channels, 1, 1) * (height * width)
         places = (planes + rows * width + columns).flatten()
-        return images.contiguous().view(-1).index_fill(0, places.to(images.device), 0).view_as(images)
+        places = places.to(images.device, non_blocking=True)
+        return images.contiguous().view(-1).index_fill(0, places, 0).view_as(images)
 
 
 def rotations(degrees: Tensor) -> Tensor:
@@ -191,7 +193,7 @@ def _grid(images: Tensor, matrices: Tensor) -> Tensor:
     # affine_grid measures in half sides.
     sides = torch.tensor([width, height]) / 2
     scaled = matrices * torch.cat([sides, torch.ones(1)]) / sides[:, None]
-    return affine_grid(scaled.to(images.device), list(images.shape), False)
+    return affine_grid(scaled.to(images.device, non_blocking=True), list(images.shape), False)
 
 
 def _size(shape: Sequence[int]) -> str:
