@@ -1,7 +1,7 @@
 """Check and measure training on a GPU: epochs against loops written by hand, a fused sweep, an exact resume, the tests.
 
     python bench/gpu.py ROOT [--output DIR] [--minutes 7] [--steps mlp tests …]
-    python bench/gpu.py ROOT --device cpu --small          # all of it in two minutes, to try the script itself
+    python bench/gpu.py ROOT --device cpu --small --rounds 1     # tries the script itself on a machine without a GPU
 
 ROOT contains MNIST as torchvision stores it; the script makes pictures like those of CIFAR-10 itself. Every side of a
 comparison trains the network that Lamella builds on the same samples in whole batches of 64, and validates after each
@@ -15,26 +15,21 @@ on. `gpu.json` and `gpu.md` in DIR are written anew after each step.
 import argparse
 import json
 import os
-import pty
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import pairwise
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import fused
 import kill
 from epoch import NETWORKS
+from timed import Values, reason, timed_epochs
 
 # The overrides of each case beside those of its data, and the sides that are compared.
 SIDES = ("eager", "lamella", "compiled", "lamella without graphs")
@@ -74,11 +69,6 @@ def pictures(count: int) -> Splits:
         return Samples((kinds[targets] + noise).clamp(0, 255).to(torch.uint8), targets)
     return Splits(part(count), part(1024), part(1024))
 """
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets it; read when torch is imported
-CONTEXT = kill.CONTEXT
-CONTEXT.set_forkserver_preload(["lamella.experiment.session", "lamella.commands.train", "hydra.main", "torchvision"])
-Values = dict[str, Any]
 
 
 def bare(overrides: list[str], epochs: int, compiled: bool) -> None:
@@ -122,87 +112,24 @@ def bare(overrides: list[str], epochs: int, compiled: bool) -> None:
 
 
 def lamella(overrides: list[str]) -> None:
-    """Train with Lamella."""
+    """Train with Lamella, and print the metrics of the last epoch, among them the time without checkpoints."""
     from lamella import __main__
 
     sys.argv = ["lamella", "train", *overrides]
     if status := __main__.main():
         sys.exit(status)
-
-
-def child(
-    function: Callable[..., None], arguments: Sequence[object], directory: Path, out: Connection, err: str
-) -> None:
-    """Call a function in this forked process, and print the largest memory that it has taken. err: a terminal."""
-    import resource
-
-    import torch
-
-    os.chdir(directory)
-    os.dup2(out.fileno(), 1)
-    os.dup2(os.open(err, os.O_WRONLY), 2)
-    sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
-    function(*arguments)
-    peak = torch.cuda.max_memory_reserved()  # 0 without a GPU
-    peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print("peak", peak / 2**20, flush=True)
-
-
-def train(function: Callable[..., None], *arguments: object, directory: Path, limit: float) -> Values:
-    """Call a function in a process of its own, and return the seconds of its epochs but the first, and more.
-
-    Raises RuntimeError with the reason if the function fails or takes longer than `limit` seconds.
-    """
-    receiver, sender = CONTEXT.Pipe(duplex=False)
-    master, slave = pty.openpty()  # standard error is a terminal, so that Lamella shows its progress bar
-    errors = [b""]
-    process = CONTEXT.Process(target=child, args=(function, arguments, directory, sender, os.ttyname(slave)))
-    process.start()
-    sender.close()
-    threading.Thread(target=_keep_end, args=(master, errors), daemon=True).start()
-    timer = threading.Timer(limit, process.kill)
-    timer.start()
-    ends, found = list[float](), Values(seconds=[], notes=[])
-    with os.fdopen(os.dup(receiver.fileno())) as lines:
-        for line in lines:
-            if line.startswith("epoch "):
-                ends.append(time.perf_counter())
-                found["last"] = line.strip()
-            elif line.startswith("peak "):
-                found["peak_mib"] = round(float(line.split()[1]))
-            elif "without" in line:  # a CUDA graph, chunks or direct steps
-                found["notes"].append(line.strip())
-    process.join()
-    if not timer.is_alive():
-        raise RuntimeError(f"took longer than {limit:.0f} s")
-    timer.cancel()
-    if process.exitcode:
-        raise RuntimeError(_reason(errors[0].decode(errors="replace")) or f"exit status {process.exitcode}")
-    return {**found, "seconds": [end - start for start, end in pairwise(ends)]}
-
-
-def _keep_end(master: int, kept: list[bytes]) -> None:
-    """Read what is written to the terminal, so that the program never waits, and keep the last of it."""
-    try:
-        while part := os.read(master, 65536):
-            kept[0] = (kept[0] + part)[-20000:]
-    except OSError:
-        pass  # the program has closed the terminal
-
-
-def _reason(text: str) -> str:
-    """Return the line of an output that tells the reason of a failure, as far as can be seen."""
-    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines() if line.strip()]
-    return next((line for line in lines if line.startswith("error: ")), lines[-1] if lines else "")[:300]
+    path = max(Path("outputs").rglob("metrics.jsonl"), key=os.path.getmtime)
+    print("last", path.read_text().splitlines()[-1])
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the steps share: the overrides of the data and the device, and where files are written.
+    """What the steps share: the device, the overrides of the data, and where files are written.
 
     small: a few samples and members, and no torch.compile, which takes long on a CPU.
     """
 
+    device: str
     digits: list[str]
     pictures: list[str]
     directory: Path
@@ -213,8 +140,8 @@ class Setting:
 def case(setting: Setting, name: str, found: Values, limit: float) -> None:
     """Train each side of a case, and add the seconds of its epochs and what it printed to `found`."""
     overrides, sides = CASES[name]
-    data = setting.pictures if "resnet" in name else setting.digits
-    shared = [*data, *overrides, "data.drop_last=true", f"trainer.max_epochs={EPOCHS}", "trainer.test=false"]
+    shared = [*(setting.pictures if "resnet" in name else setting.digits), *overrides, "data.drop_last=true"]
+    shared += [f"device={setting.device}", "device.threads=1", f"trainer.max_epochs={EPOCHS}", "trainer.test=false"]
     end = time.monotonic() + limit
     for side in sides:
         if side == "compiled" and setting.small:
@@ -223,7 +150,7 @@ def case(setting: Setting, name: str, found: Values, limit: float) -> None:
         function = lamella if side.startswith("lamella") else function
         options = [*shared, *["device.graph=false"] * side.endswith("graphs")]
         try:
-            new = train(function, options, directory=setting.directory, limit=end - time.monotonic())
+            new = timed_epochs(function, options, directory=setting.directory, limit=end - time.monotonic())
             found[side] = {**new, "seconds": found.get(side, {}).get("seconds", []) + new["seconds"]}
         except Exception as error:
             found.setdefault(side, {"seconds": []})["error"] = str(error)
@@ -232,17 +159,16 @@ def case(setting: Setting, name: str, found: Values, limit: float) -> None:
 def sweep(setting: Setting, name: str, found: Values, limit: float) -> None:
     """Train 8 members for each seed with a launcher, and add the seconds of the whole program to `found`."""
     found["members"] = 8 * (1 if setting.small else 4)
-    options = [*setting.digits[-2:], *SWEEPS[name]]
-    seconds, found["width"] = fused.sweep(setting.digits[:-2], "mlp", found["members"] // 8, *options, limit=limit)
+    options = [f"device={setting.device}", *SWEEPS[name]]
+    seconds, found["width"] = fused.sweep(setting.digits, "mlp", found["members"] // 8, *options, limit=limit)
     found["seconds"] = round(seconds, 1)
 
 
 def exact(setting: Setting, name: str, found: Values, limit: float) -> None:
     """Kill and resume deterministic runs, and add the number of kills and the differences to `found`."""
     found |= {"kills": 0, "differences": []}
-    device = next(option for option in setting.digits if option.startswith("device="))
     for network, overrides in EXACT.items():
-        options = [*overrides, device, "device.deterministic=true", "data.batch_size=256"]
+        options = [*overrides, f"device={setting.device}", "device.deterministic=true", "data.batch_size=256"]
         options += ["trainer.max_epochs=2", "trainer.checkpoint_every=2steps"]
         runs = []
         for moment in (None, *MOMENTS):
@@ -253,7 +179,7 @@ def exact(setting: Setting, name: str, found: Values, limit: float) -> None:
                 found["kills"] += 1
                 status = kill.lamella(folder, "resume", str(run.relative_to(folder)), seconds=limit)
             if status or not run:
-                raise RuntimeError(_reason(kill.beside(folder, "output").read_text()))
+                raise RuntimeError(reason(kill.beside(folder, "output").read_text()))
             runs.append(run)
         found["differences"] += [f"{network}: {text}" for run in runs[1:] for text in kill.differences(runs[0], run)]
 
@@ -332,23 +258,22 @@ def main() -> None:
     digits = ["data=digits"] if options.small else ["data=mnist", f"data.root={os.path.abspath(options.root)}"]
     pictures = ["data=cifar10", "~data.source", "~data.root", "~data.download"]
     pictures += [f"+data.source={{_target_: pictures.pictures, count: {256 if options.small else 20480}}}"]
-    place = [f"device={options.device}", "device.threads=1"]
     results: Values = {"machine": machine(options.device), "steps": {}}
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         (directory / "pictures.py").write_text(PICTURES)
         (directory / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["pictures"]\n')
-        setting = Setting([*digits, *place], [*pictures, *place], directory, output, options.small)
+        setting = Setting(options.device, digits, pictures, directory, output, options.small)
         for number in range(options.rounds):
             for name in options.steps if number == 0 else [name for name in options.steps if name in CASES]:
                 step, left = results["steps"].setdefault(name, {}), end - time.monotonic()
-                if left < max(10, step.get("took", 0)):
-                    step.setdefault("error", "there was no time left") if number == 0 else None
-                    continue
-                attempt(setting, name, step, min(left, LIMIT))
+                if left > max(10, step.get("took", 0)):
+                    attempt(setting, name, step, min(left, LIMIT))
+                    print(f"{name}: {step['took']} s {step.get('error', '')}", flush=True)
+                elif not step:
+                    step["error"] = "there was no time left"
                 (output / "gpu.json").write_text(json.dumps(results, indent=1))
                 (output / "gpu.md").write_text(table(results))
-                print(f"{name}: {step['took']} s {step.get('error', '')}", flush=True)
     print(table(results))
 
 

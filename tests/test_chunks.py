@@ -18,6 +18,7 @@ NAMES = ("plain", "steps", "augment", "plateau", "one_cycle", "accumulate", "ear
 CONFIGS = {name: kill.CONFIGS[name] for name in NAMES}
 CONFIGS |= {
     "clipped": ("trainer.gradient_clip_val=0.1", "scheduler=one_cycle", "network=mlp"),
+    "bf16": ("device.precision=bf16-mixed", "network=cnn", "network.widths=[4,8]"),
     "interval": ("+trainer.val_check_interval=7", "trainer.accumulate_grad_batches=3"),
     "across": ("+trainer.val_check_interval=9", "+trainer.check_val_every_n_epoch=null"),
     "limited": ("+trainer.limit_train_batches=5", "data.batch_size=32"),

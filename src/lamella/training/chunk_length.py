@@ -13,6 +13,7 @@ from lamella.lightning_internals import batches_until_validation, missing_for_ch
 
 SECONDS = 0.2  # how long a chunk takes; signals, checkpoints and the progress bar have their turn between chunks
 GROWTH = 4  # a chunk is at most so many times as long as the one before, whose time may have been an exception
+PRECISIONS = ("32-true", "bf16-mixed")  # those with which Lightning scales no loss and converts no batch
 # The hooks that Lightning calls for each batch. A callback that defines one of them wants to see each batch.
 BATCH_HOOKS = (
     "on_train_batch_start",
@@ -30,16 +31,16 @@ class ChunkLength:
     due: called with the number of optimizer steps so far; returns the number of steps before the next checkpoint. A
     chunk ends with an optimizer step or where a validation comes, and at the latest where the epoch ends, the last
     step is taken or a checkpoint is due. A chunk is one batch where Lightning has to train each batch itself: with
-    several processes, mixed precision or a profiler; with a version of Lightning in which something that chunks need
-    is missing; if `size` is None, with a callback of others that looks at each batch; and at the start of an epoch,
-    which is drawn.
+    several processes, a precision that is not in PRECISIONS, or a profiler; with a version of Lightning in which
+    something that chunks need is missing; if `size` is None, with a callback of others that looks at each batch; and at
+    the start of an epoch, which is drawn.
     """
 
     def __init__(self, trainer: pl.Trainer, size: int | None, due: Callable[[int], float]) -> None:
         self.trainer, self.size, self.due = trainer, size, due
         self.paced, self.started, self.timed = size or 1, math.inf, size is None
         self.checked = False  # whether this version of Lightning has all that chunks need
-        alone = isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.precision == "32-true"
+        alone = isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.precision in PRECISIONS
         profiler, callbacks = trainer.profiler, trainer.callbacks  # type: ignore[attr-defined]
         # VisualCallbacks has the callbacks that draw in its attribute `drawn`.
         watched = size is None and any(

@@ -55,7 +55,8 @@ def chunk_steps(
     number = batch_index(trainer)  # of the running batch in the epoch
 
     def compute_gradients(batch: Batch) -> Tensor:
-        loss = forward(batch)
+        with trainer.precision_plugin.train_step_context():
+            loss = forward(batch)
         if number % accumulated == 0:
             direct.zero_grad()
             counters.count_zero_grad()

@@ -54,7 +54,8 @@ class CudaGraphs:
             passes = self._passes_for(task, batch)
             if passes is None:
                 return task.training_step(batch, 0)
-            task.reseed()
+            # The layers of a graph draw from no other generator.
+            torch.cuda.manual_seed(task.batch_seed())
             loss, output = passes(batch)
             return task.counted({"loss": loss, "output": output}, batch[1])
 
@@ -135,7 +136,8 @@ class _Passes:
         """Return the loss, the output and the gradients, None for parameters that the loss does not depend on."""
         output = self.network(self.inputs)
         loss = self.objective(output, self.targets)
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        with torch.autocast(self.inputs.device.type, enabled=False):  # which is for the forward pass alone
+            gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         return [loss.detach(), output.detach(), *gradients]
 
     def match(self, batch: Batch) -> bool:
