@@ -45,8 +45,14 @@ RECIPES = {
             "one-cycle": ["scheduler=constant"],
         },
     ),
-    "finetune": Recipe(5, {"trained weights": ["network.weights=null", "network.freeze=null"]}),
-    "digits_mixup_ema": Recipe(10, {"either": ["data.augment=[{crop: 1}]", "trainer.ema=null"]}),
+    "finetune": Recipe(5, {"trained weights": ["network.weights=null"]}),
+    "digits_mixup_ema": Recipe(
+        10,
+        {
+            "mixed images and averaged weights": ["data.augment=[{crop: 1}]", "trainer.ema=null"],
+            "augmentation and averaged weights": ["data.augment=[]", "trainer.ema=null"],
+        },
+    ),
 }
 
 
