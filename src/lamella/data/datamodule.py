@@ -49,9 +49,10 @@ class Data(pl.LightningDataModule):
     replacement; None takes each sample once. encoder: takes the place of that of the source, and is fitted already.
 
     Image files are decoded when a Trainer calls `setup`, for the splits that it reads; without a Trainer, each batch is
-    decoded when it is served. The attribute `tests` says whether a test follows the training, and `chunk` returns how
-    many training batches are served as one Chunk, as the argument of Batches does. Raises RequestError if the samples
-    and the config do not fit together.
+    decoded when it is served. The attribute `tests` says whether a test follows the training, `chunk` returns how many
+    training batches are served as one Chunk, as the argument of Batches does, and `overfit` says that each epoch takes
+    the batches of the first one, also for the validation. Raises RequestError if the samples and the config do not fit
+    together.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class Data(pl.LightningDataModule):
         self.in_memory, self.cache, self.workers = in_memory, cache, num_workers
         self.num_workers = None if in_memory or cache else num_workers
         self.chunk: Callable[[int], int] = lambda number: 1
-        self.tests = True
+        self.tests, self.overfit = True, False
+        self.trained: Batches | None = None  # the last loader of the training batches
         self.mean, self.std, self.loaded = mean, std, dict[str, Samples]()
 
         if not isinstance(source, Splits):
@@ -133,8 +135,8 @@ class Data(pl.LightningDataModule):
 
     @property
     def validates(self) -> bool:
-        """Return True if there are validation samples."""
-        return len(self.val) > 0
+        """Return True if there is something to validate with."""
+        return self.overfit or len(self.val) > 0
 
     @property
     def reads_lazily(self) -> bool:
@@ -219,7 +221,7 @@ class Data(pl.LightningDataModule):
     def with_seed(self, seed: int) -> "Data":
         """Return a copy for another run that shares the samples, and orders and augments them by its own seed."""
         other = copy.copy(self)
-        other.seed = seed
+        other.seed, other.trained = seed, None
         return other
 
     def state_dict(self) -> dict[str, object]:
@@ -254,23 +256,27 @@ class Data(pl.LightningDataModule):
     def train_dataloader(self) -> Batches:
         """Return the loader of the training batches."""
         trainer = self.trainer
-        return self.batches(
+        # Lightning's overfit_batches, which runs of earlier versions may have, takes the same batches too.
+        is_same = self.overfit or (trainer is not None and bool(trainer.overfit_batches))  # type: ignore[attr-defined]
+        self.trained = self.batches(
             self.train,
             augment=self.augment,
             ignored=self.ignored if self.has_masks else None,
             shuffle=True,
             drop_last=self.drop_last,
             seed=self.seed,
-            # Lightning's overfit_batches takes the same batches in each epoch.
-            epoch=lambda: trainer.current_epoch if trainer and not trainer.overfit_batches else 0,  # type: ignore[attr-defined]
+            epoch=lambda: trainer.current_epoch if trainer and not is_same else 0,
             # A run that was interrupted in the middle of an epoch continues with the next batch.
             start=lambda: batch_index(trainer) + 1 if trainer else 0,
             chunk=self.chunk,
             weights=self.weights,
         )
+        return self.trained
 
     def val_dataloader(self) -> Batches:
         """Return the loader of the validation batches."""
+        if self.overfit:
+            return (self.trained or self.train_dataloader()).first_epoch()
         return self.batches(self.val, batch_size=EVALUATION_FACTOR * self.batch_size)
 
     def test_dataloader(self) -> Batches:

@@ -5,6 +5,7 @@ What is drawn for a batch as a whole is a function of (seed, epoch, rank, batch)
 and the number of workers does not change the batches.
 """
 
+import copy
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +87,12 @@ class Batches:
     def __len__(self) -> int:
         """Return the number of batches of an epoch, which is the same on every rank."""
         return len(self.order)
+
+    def first_epoch(self) -> "Batches":
+        """Return a loader that shares the samples, and always serves the batches of the first epoch one by one."""
+        other = copy.copy(self)
+        other.epoch, other.start, other.chunk = lambda: 0, lambda: 0, lambda number: 1
+        return other
 
     def __iter__(self) -> Iterator[Batch]:
         # This runs with the first batch, because Lightning makes an iterator before it knows where a run continues.

@@ -62,14 +62,14 @@ class OwnData(pl.LightningDataModule):
         self.written = {"shape": shape, "dtype": dtype}
         self.read = Reading(input, target, num_classes, ignored)
         self.chunk: Callable[[int], int] = lambda number: 1
-        self.tests = True
+        self.tests, self.overfit = True, False
         self.unchanged = False  # whether the batches of a datamodule are served as it makes them
         self.position = 0, 0  # how many epochs, and batches of the next one, are over where a run goes on
         # None leaves that to the loaders of a datamodule.
         self.num_workers = source.num_workers if isinstance(source, Datasets) else None
         self.stages = set[str]()
         if isinstance(source, Datasets):
-            self.validates, self.cut = source.sizes["val"] > 0, source.cut
+            self.has_val, self.cut = source.sizes["val"] > 0, source.cut
             first, *_ = (source.first(name, self.read) for name, size in source.sizes.items() if size)
         else:
             self._ask("prepare_data")
@@ -77,7 +77,7 @@ class OwnData(pl.LightningDataModule):
             # The datamodule makes a new loader at each call, which may be slow.
             self.lengths = {"train": _length(loader)} | ({} if val is None else {"val": _length(val)})
             self.keeps_workers = getattr(loader, "persistent_workers", False)
-            self.validates, self.cut = val is not None, []
+            self.has_val, self.cut = val is not None, []
             served = next(iter(self._batches("train")), None)
             if served is None:
                 raise RequestError(f"data: {self.title} gives no training batch", "data")
@@ -85,6 +85,11 @@ class OwnData(pl.LightningDataModule):
         self.targets = [first[1]]
         self.batch_size = source.batch_size if isinstance(source, Datasets) else len(first[1])
         self.shape, self.input_type = kind_of_batch(first[0])
+
+    @property
+    def validates(self) -> bool:
+        """Return True if there is something to validate with."""
+        return self.overfit or self.has_val
 
     @property
     def title(self) -> str:
@@ -185,8 +190,7 @@ class OwnData(pl.LightningDataModule):
         trainer = self.trainer
 
         def epoch() -> int:
-            # Lightning's overfit_batches takes the same batches in each epoch.
-            if trainer is None or trainer.overfit_batches:  # type: ignore[attr-defined]
+            if trainer is None or self.overfit or trainer.overfit_batches:  # type: ignore[attr-defined]
                 return 0
             return max(self.position[0], trainer.current_epoch)
 
@@ -201,7 +205,7 @@ class OwnData(pl.LightningDataModule):
 
     def val_dataloader(self) -> ItemBatches | LoadedBatches:
         """Return the loader of the validation batches, the same ones in each epoch."""
-        return self._batches("val")
+        return self._batches("train" if self.overfit else "val")
 
     def test_dataloader(self) -> ItemBatches | LoadedBatches:
         """Return the loader of the test batches. Raises RequestError where there are none."""

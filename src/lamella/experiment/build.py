@@ -37,6 +37,7 @@ from lamella.seeds import SOURCE, seeded
 from lamella.training.class_weights import balanced_weights
 from lamella.training.device import Device
 from lamella.training.optimizers import SINGLE, OptimizerPlan
+from lamella.training.overfit import overfit_batches, wants_test
 from lamella.training.own_module import defines
 from lamella.training.recipe import Recipe
 from lamella.training.scheduler import Schedule, build_schedule, check_schedule
@@ -91,7 +92,8 @@ def build_experiment(
     data = data.with_seed(config["data"].get("seed", 0)) if data else builder.data(encoder)
     make_task, class_weights = builder.task(), balanced_weights(config["loss"], data)
     builder.kind.check_written(written)
-    data.tests = config["trainer"].get("test", True) and defines(builder.kind.made, "test_step")
+    data.overfit = overfit_batches(config["trainer"]) is not None
+    data.tests = wants_test(config["trainer"], written) and defines(builder.kind.made, "test_step")
     if isinstance(data, OwnData):
         data.unchanged = not builder.kind.is_task
     weights, freeze = InitialWeights.of(config["network"]), read_freeze(config["network"].get("freeze"))

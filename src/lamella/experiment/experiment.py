@@ -175,20 +175,24 @@ class Experiment:
         return [] if self.kind.is_task else [OwnModule(self.seed, loggers, self.kind.given)]
 
     def notes(self) -> list[str]:
-        """Return what a user should know of a monitor that the project has named, and of promises that do not hold."""
+        """Return what a user should know of a run that overfits, of its monitor, and of promises that do not hold."""
+        notes = [
+            "trainer.overfit: each epoch trains the same batches, those of the first one, and validates with them; "
+            "nothing is tested"
+        ] * self.data.overfit
         better = "larger" if self.mode == "max" else "smaller"
         if self.kind.is_task:
             is_own = self.monitor.rpartition("/")[2] not in self.counted
-            return [f"a {better} {self.monitor} counts as better"] * is_own
+            return notes + [f"a {better} {self.monitor} counts as better"] * is_own
         name, made = self.kind.title, self.kind.made
-        notes = [
+        notes.append(
             f"{name} is a LightningModule: batches are trained one by one; a resumed run is exact if all that the "
             "module remembers is in its parameters, buffers and checkpoints; "
             f"a {better} {self.monitor} counts as better"
-        ]
+        )
         if self.data.validates and not defines(made, "validation_step"):
             notes.append(f"{name} has no validation_step, so the samples for validation are not used")
-        if not defines(made, "test_step"):
+        if not defines(made, "test_step") and not self.data.overfit:
             notes.append(f"{name} has no test_step, so it is not tested")
         return notes
 

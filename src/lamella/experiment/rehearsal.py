@@ -33,6 +33,7 @@ from lamella.seeds import kept_random_state
 from lamella.training.device import process_count, strategy_kind
 from lamella.training.loggers import EpochLogger
 from lamella.training.non_finite import NonFiniteLoss
+from lamella.training.overfit import check_overfit, overfit_limits
 from lamella.training.own_module import defines
 from lamella.training.recipe import check_recipe
 from lamella.training.task import Task
@@ -57,9 +58,13 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     largest and the smallest, the validation and the test. That happens with a copy of the network, the optimizer and
     the scheduler, and random generators are put back into their state.
     """
-    validates = experiment.data.validates
-    options = config["trainer"] if validates else {**config["trainer"], "limit_val_batches": 0}
-    check_options(options)
+    check_options(config["trainer"])
+    if experiment.data.overfit:
+        augment = experiment.data.augment
+        check_overfit(config["trainer"], _batch_count(experiment), augment is not None and bool(augment.mixes))
+    options = {**config["trainer"], **overfit_limits(config["trainer"])}
+    if not experiment.data.validates:
+        options["limit_val_batches"] = 0
     experiment.objective.check(experiment.data.targets[0])
     callbacks = _checked_callbacks(options, experiment)
     processes = process_count(options, experiment.device.accelerator)
@@ -108,6 +113,14 @@ def rehearsal_key(config: Config) -> str:
     groups = {name: _without_floats(config.get(name)) for name in ("network", "task", "loss", "optimizer", "scheduler")}
     data = {**config["data"], "seed": None}
     return json.dumps([groups, data, config["device"], config["trainer"], config.get("metrics")], default=str)
+
+
+def _batch_count(experiment: Experiment) -> int | None:
+    """Return the number of training batches of an epoch, None where it is not known."""
+    try:
+        return len(experiment.data.train_dataloader())
+    except TypeError:
+        return None
 
 
 def _checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.Callback]:

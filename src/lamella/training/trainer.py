@@ -25,6 +25,7 @@ from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.training.checkpoint_interval import CheckpointInterval, checkpoint_interval
 from lamella.training.device import strategy_kind
+from lamella.training.overfit import overfit_limits
 
 # The arguments of the Trainer that Lamella sets: it does these things itself, or does not need them.
 OPTIONS = {
@@ -103,7 +104,7 @@ def build_trainer(
     that the config decides, and returns a function that makes the Trainer from these and further ones. Raises
     RequestError for a value that is not allowed.
     """
-    options = {name: value for name, value in node.items() if name not in TRAINER_KEYS}
+    options = {name: value for name, value in node.items() if name not in TRAINER_KEYS} | overfit_limits(node)
     _check_options(options, accelerator)
     callback_nodes = _numbered(options.pop("callbacks", None), "trainer.callbacks")
     logger_nodes = _numbered(options.pop("logger", None), "trainer.logger")

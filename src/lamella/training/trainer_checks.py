@@ -33,6 +33,7 @@ SET_BY_LAMELLA = {
     "enable_checkpointing": "trainer.checkpoint_every says how often a run is saved",
     "log_every_n_steps": "the metrics are logged after each epoch",
     "use_distributed_sampler": "each process always gets its own part of a batch",
+    "overfit_batches": "write trainer.overfit, which also validates with the batches of the training",
     "reload_dataloaders_every_n_epochs": "the samples are read once, at the start",
     "limit_predict_batches": "lamella predict takes all files that it is given",
     "barebones": "it leaves no metrics and no checkpoints behind",
