@@ -137,6 +137,8 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
         ["train", "-m", "seed=1,2", "optimizer.lr=abc"],
         ["train", "--lr", "1"],
         ["eval"],
+        ["find", "lr", "--help"],
+        ["find", "lr", "optimizer.lr=abc"],
         ["runs", "--srot", "x"],
     ],
 )

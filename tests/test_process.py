@@ -51,6 +51,7 @@ RUN = "outputs/default/run"
 COMMANDS = {
     "train": ("train", *GIVEN),
     "inspect": ("inspect", *GIVEN, "--gradients"),
+    "find": ("find", "lr", *GIVEN),
     "a fused sweep": ("train", "-m", *GIVEN, "seed=0,1", "hydra/launcher=fused", "hydra.launcher.slots=1"),
     "eval": ("eval", RUN),
     "inspect a run": ("inspect", RUN, "--gradients"),

@@ -20,6 +20,7 @@ from lamella.interrupts import SIGNALS, limit_exit
 COMMANDS = {
     "train": ("[OVERRIDE…]", "fit, then test the best checkpoint; -m: one run per combination"),
     "inspect": ("[OVERRIDE… | RUN]", "structure, shapes, one forward and backward pass, the graph"),
+    "find": ("lr [OVERRIDE…]", "a learning rate, by a short training in which it rises"),
     "eval": ("RUN [OVERRIDE…]", "test a run's best checkpoint, on its own data or other data"),
     "predict": ("RUN PATH…", "class probabilities for image files or folders"),
     "resume": ("RUN [KEY=VALUE…]", "finish what was interrupted, in place"),

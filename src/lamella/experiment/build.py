@@ -27,7 +27,7 @@ from lamella.experiment.initial_weights import InitialWeights
 from lamella.experiment.loss import build_loss
 from lamella.experiment.metrics import build_metrics, check_monitor
 from lamella.experiment.objective import build_objective
-from lamella.experiment.optimizers import build_optimizers, optimizer_arguments
+from lamella.experiment.optimizers import build_optimizers, check_rates, optimizer_arguments
 from lamella.experiment.stacks import plan_network
 from lamella.experiment.task_kind import OptimizerFactory, TaskKind
 from lamella.network.freeze import read_freeze
@@ -251,6 +251,7 @@ class _Builder:
             self.config["scheduler"], lambda key, node, supplied: self.make(key, LRScheduler, node, supplied)
         )
         tried = [plan.grouping.make([{"params": [nn.Parameter(torch.zeros(1, 1))]}]) for plan in plans.values()]
+        check_rates(tried)
         check_schedule(schedule, self.config["scheduler"], tried)
         return plans, schedule
 

@@ -130,3 +130,14 @@ def _patterns(key: str, node: Config, such: str) -> tuple[str, ...]:
             f"{given}; it takes a pattern of the names of the parameters to train, {such}, or a list of such", blamed
         )
     return tuple(patterns)
+
+
+def check_rates(optimizers: Sequence[Optimizer]) -> None:
+    """Raise RequestError for an optimizer that has no learning rate, which schedules set and runs record."""
+    for optimizer in optimizers:
+        if any("lr" not in group for group in optimizer.param_groups):
+            raise RequestError(
+                f"optimizer: {type(optimizer).__name__} has no learning rate; it takes the argument `lr`, and keeps it "
+                "in its param_groups",
+                "optimizer",
+            )

@@ -28,7 +28,7 @@ from lamella.experiment.blame import refusal
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.first_and_last import FirstAndLast
 from lamella.experiment.generation import check_causal
-from lamella.experiment.stand_ins import FirstOf, UnwrittenCheckpoint
+from lamella.experiment.stand_ins import FirstOf, UnwrittenCheckpoint, one_process
 from lamella.seeds import kept_random_state
 from lamella.training.device import process_count, strategy_kind
 from lamella.training.loggers import EpochLogger
@@ -169,7 +169,7 @@ class _Trial(pl.Callback):
         data.chunk, data.num_workers = (lambda number: 1), data.num_workers and 0
         # Its weights are drawn again, so that nothing of the network of the run itself is used.
         self.experiment = replace(experiment, data=data, objective=copy.deepcopy(experiment.objective))
-        devices, self.metrics = options.get("devices"), dict[str, float]()
+        self.metrics = dict[str, float]()
         self.own = self.experiment.callbacks([EpochLogger(self.metrics.update)])
         self.trainer = self.experiment.trainer(
             [self],
@@ -177,15 +177,8 @@ class _Trial(pl.Callback):
             [DummyLogger()],  # callbacks and code of the project's own may need a logger
             configured=False,
             plugins=[UnwrittenCheckpoint(self.experiment)],
-            **{name: None for name in ("min_epochs", "min_steps", "max_time", "profiler") if name in options},
             limit_val_batches=options.get("limit_val_batches"),
-            strategy="auto",
-            devices=devices[:1] if isinstance(devices, list) else 1,
-            num_nodes=1,
-            num_sanity_val_steps=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            log_every_n_steps=0,
+            **one_process(options),
         )
         data.trainer = FirstOf(world, self.trainer)  # type: ignore[assignment]
         self.stage, self.sizes, self.started, self.seconds = "training", list[int](), 0.0, 0.0

@@ -1,14 +1,34 @@
 """What takes the place of the checkpoints and of the other processes of a run while it is tried."""
 
 import io
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import CheckpointIO
 
+from lamella.config.values import Config
 from lamella.errors import RequestError, first_line
 from lamella.experiment.experiment import Experiment
 from lamella.runs.checkpoints import StateDict
+
+
+def one_process(options: Config) -> dict[str, Any]:
+    """Return the arguments of a Trainer that trains with one process and prints and logs nothing by itself.
+
+    options: the config group `trainer`, whose limits of the run do not count.
+    """
+    devices = options.get("devices")
+    return {
+        **dict.fromkeys(("min_epochs", "min_steps", "max_time", "profiler")),
+        "strategy": "auto",
+        "devices": devices[:1] if isinstance(devices, list) else 1,
+        "num_nodes": 1,
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 0,
+    }
 
 
 class UnwrittenCheckpoint(CheckpointIO):

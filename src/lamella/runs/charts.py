@@ -1,6 +1,7 @@
 """Draw charts into files with matplotlib."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,44 @@ def plot_against(points: Mapping[str, Points], metric: str, file: Path) -> None:
     _write(figure, file)
 
 
+def plot_rates(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], best: float | None, file: Path
+) -> None:
+    """Draw the loss against rising learning rates, and a line at the best one.
+
+    losses, smoothed: of the step with each rate. Raises RequestError where the file cannot be drawn.
+    """
+    figure = _figure("--plot")
+    figure.set_size_inches(6, 4)
+    axis = figure.subplots()
+    axis.plot(rates, losses, ".", color="C0", alpha=0.4, markersize=4, label="loss of a step")
+    axis.plot(rates, smoothed, "-", color="C0", label="smoothed")
+    if best is not None:
+        axis.axvline(best, color="C1", label=f"{best:.1e}")
+    axis.set_xscale("log")
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("loss")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    _save(figure, file)
+
+
+def check_picture(file: Path) -> None:
+    """Raise RequestError where `--plot` names a file that cannot be drawn."""
+    endings = _figure("--plot").canvas.get_supported_filetypes()
+    if file.suffix.lstrip(".") not in endings:
+        raise RequestError(
+            f"--plot {file}: the name has to end in a known format: {', '.join(f'.{name}' for name in endings)}"
+        )
+    if not file.parent.is_dir():
+        raise RequestError(f"--plot {file}: there is no folder {file.parent}")
+
+
+def can_plot() -> bool:
+    """Return whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
 def _figure(option: str) -> "Figure":
     """Return an empty figure. Raises RequestError, which names the option, where matplotlib is not installed."""
     try:
@@ -92,11 +131,7 @@ def _draw_curves(axis: "Axes", runs: Mapping[str, Epochs], metric: str) -> None:
 
 def _save(figure: "Figure", file: Path) -> None:
     """Write a figure in the format of the file's ending. Raises RequestError where that is not possible."""
-    endings = figure.canvas.get_supported_filetypes()
-    if file.suffix.lstrip(".") not in endings:
-        raise RequestError(
-            f"--plot {file}: the name has to end in a known format: {', '.join(f'.{name}' for name in endings)}"
-        )
+    check_picture(file)
     try:
         _write(figure, file)
     except (OSError, ValueError) as error:
