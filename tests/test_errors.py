@@ -465,6 +465,7 @@ def test_targets_of_the_project_are_names_of_packages(lamella: Lamella, value: s
         (("help", "train"), ["usage: lamella train", "--cfg job", "examples:\n  lamella train optimizer.lr=3e-3"]),
         (("train", "help"), ["usage: lamella train", "network: affine"]),
         (("help", "compare"), ["usage: lamella compare", "--plot FILE", "examples:\n  lamella compare outputs/"]),
+        (("help", "explain-nan"), ["usage: lamella explain-nan", "examples:\n  lamella explain-nan outputs/"]),
         (("help", "find"), ["usage: lamella find", "--plot FILE", "examples:\n  lamella find lr network=cnn"]),
         (("board", "help"), ["usage: lamella board", "--port", "examples:\n  lamella board\n"]),
         (("help",), ["usage: lamella COMMAND", "lamella help COMMAND"]),

@@ -137,6 +137,7 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
         ["train", "-m", "seed=1,2", "optimizer.lr=abc"],
         ["train", "--lr", "1"],
         ["eval"],
+        ["explain-nan", "--help"],
         ["find", "lr", "--help"],
         ["find", "lr", "optimizer.lr=abc"],
         ["runs", "--srot", "x"],

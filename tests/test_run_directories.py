@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": ["eval", "RUN"],
     "predict": ["predict", "RUN", "x.png"],
     "resume": ["resume", "RUN"],
+    "explain-nan": ["explain-nan", "RUN"],
     "reproduce": ["reproduce", "RUN"],
     "export": ["export", "RUN", "--format", "pt2"],
     "compare": ["compare", "RUN", "RUN"],

@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("[OVERRIDE…]", "fit, then test the best checkpoint; -m: one run per combination"),
     "inspect": ("[OVERRIDE… | RUN]", "structure, shapes, one forward and backward pass, the graph"),
     "find": ("lr [OVERRIDE…]", "a learning rate, by a short training in which it rises"),
+    "explain-nan": ("RUN", "where the first number that is not finite came from"),
     "eval": ("RUN [OVERRIDE…]", "test a run's best checkpoint, on its own data or other data"),
     "predict": ("RUN PATH…", "class probabilities for image files or folders"),
     "resume": ("RUN [KEY=VALUE…]", "finish what was interrupted, in place"),
@@ -71,10 +72,10 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = {argument.partition("=")[0] for argument in arguments}
     loads_torch = name not in WITHOUT_TORCH and not QUICK_OPTIONS & options and "torch" not in sys.modules
-    status = 1
+    status, module = 1, name.replace("-", "_")
     try:
         with loading_notice() if loads_torch else nullcontext():
-            status = exit_status(lambda: int(import_module(f"lamella.commands.{name}").main(arguments)))
+            status = exit_status(lambda: int(import_module(f"lamella.commands.{module}").main(arguments)))
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))
         raise

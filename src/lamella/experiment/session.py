@@ -252,6 +252,8 @@ def _record_failure(error: Exception, device: str, writer: RunWriter, log: TextI
         f"  the full traceback: {writer.path}/log.txt",
         file=sys.stderr,
     )
+    if isinstance(error, NonFiniteLoss):
+        print(f"  to see where it began: lamella explain-nan {writer.path}", file=sys.stderr)
     if _can_go_on(cause):
         print(f"  to go on once that is fixed: lamella resume {writer.path}", file=sys.stderr)
 

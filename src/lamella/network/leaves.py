@@ -13,6 +13,14 @@ from lamella.network.selecting import Select
 WHOLE = (SelfAttention, nn.TransformerEncoderLayer)  # layers that are leaves in spite of their children
 
 
+def named_leaves(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the leaves of a network with their names."""
+    inner = {part for whole in network.modules() if isinstance(whole, WHOLE) for part in whole.modules()}
+    for name, leaf in network.named_modules():
+        if isinstance(leaf, WHOLE) or (leaf not in inner and not any(leaf.children())):
+            yield name, leaf
+
+
 @contextmanager
 def leaf_hooks(
     network: nn.Module,
@@ -36,11 +44,9 @@ def leaf_hooks(
             leave(name, leaf, given, output)
 
     hooks = []
-    inner = {part for whole in network.modules() if isinstance(whole, WHOLE) for part in whole.modules()}
-    for name, leaf in network.named_modules():
-        if isinstance(leaf, WHOLE) or (leaf not in inner and not any(leaf.children())):
-            hooks.append(leaf.register_forward_pre_hook(partial(before, name)))
-            hooks.append(leaf.register_forward_hook(partial(after, name)))
+    for name, leaf in named_leaves(network):
+        hooks.append(leaf.register_forward_pre_hook(partial(before, name)))
+        hooks.append(leaf.register_forward_hook(partial(after, name)))
     try:
         yield
     finally:
