@@ -34,7 +34,7 @@ SECONDS = {
     "fine-tuning.md": 15, "networks.md": 4,
     "optimizers.md": 15, "performance.md": 40, "recipes.md": 10, "reliability.md": 20, "runs.md": 15,
     "segmentation.md": 10, "study-note.md": 3, "sweeps.md": 90, "tables.md": 9, "tasks.md": 7, "tensorboard.md": 20,
-    "text.md": 7,
+    "text.md": 7, "when-it-does-not-learn.md": 12,
 }  # fmt: skip
 
 

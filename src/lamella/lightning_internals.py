@@ -25,6 +25,10 @@ T = TypeVar("T")
 # and `Task` sets it without the search of nn.Module for parameters. If it is renamed, a step takes longer.
 HOOK_NAME = "_current_fx_name"
 
+# How the action ends that a Lightning profiler is told of when a training batch is fetched. If it is renamed, a profile
+# counts that time to the rest.
+FETCH = ".train_dataloader_next"
+
 # What LoopCounters and batches_until_validation read.
 CHUNK_NAMES = (
     "val_check_batch",

@@ -20,7 +20,7 @@ DESCRIPTION = (
     "lamella.data.own_data.OwnData"  # has the keys of the group data that say what the batches of its target are
 )
 # The keys of the group trainer that Lightning's Trainer lacks.
-TRAINER_KEYS = ("checkpoint_every", "chunk", "test", "ema", "swa", "early_stopping", "keep_top", "overfit")
+TRAINER_KEYS = ("checkpoint_every", "chunk", "test", "ema", "swa", "early_stopping", "keep_top", "overfit", "profile")
 # The arguments that Lamella checks by itself, and the keys that it takes besides.
 OWN_CHECKS = {
     "trainer": ("callbacks", "logger", *TRAINER_KEYS),

@@ -28,7 +28,7 @@ from lamella.runs.checkpoints import (
     saved_identity,
     weights_kind,
 )
-from lamella.runs.files import truncate_growing_files
+from lamella.runs.files import PROFILE, truncate_growing_files
 from lamella.runs.identity import Identity, check_identity
 from lamella.runs.reader import check_metrics
 from lamella.runs.schema import WeightsKind
@@ -39,6 +39,7 @@ from lamella.training.freezing import Freezing, thawed_names
 from lamella.training.loggers import EpochLogger, EpochTensorBoard
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.progress import EpochBar
+from lamella.training.step_profile import StepProfile
 from lamella.training.trainer import quiet_lightning
 
 
@@ -129,9 +130,17 @@ def _trainer(
     experiment: Experiment, directory: Path, checkpoints: Checkpoints, loggers: Sequence[Logger]
 ) -> pl.Trainer:
     """Return the Trainer of a run, and let the data know the number of processes and the length of a chunk."""
+    # A run that goes on has its profile already.
+    profiles = experiment.recipe.profile and rank() == 0 and not (directory / PROFILE).exists()
+    profile = StepProfile(directory) if profiles else None
     trainer = experiment.trainer(
         [checkpoints, *experiment.recipe.callbacks(experiment.monitor, experiment.mode)],
-        [EpochBar(), *([Freezing(experiment.freeze)] if experiment.thaws else []), *experiment.callbacks(loggers)],
+        [
+            EpochBar(),
+            *([Freezing(experiment.freeze)] if experiment.thaws else []),
+            *experiment.callbacks(loggers),
+            *([profile] if profile else []),
+        ],
         [logger for logger in loggers if experiment.kind.is_task or not isinstance(logger, EpochLogger)],
         plugins=[VerifiedCheckpointIO()],
         default_root_dir=str(directory),
@@ -139,7 +148,8 @@ def _trainer(
         **({} if experiment.data.validates else {"limit_val_batches": 0}),
     )
     experiment.data.check_world(trainer.world_size)
-    experiment.data.chunk = ChunkLength(trainer, experiment.chunk, checkpoints.due)
+    length = ChunkLength(trainer, experiment.chunk, checkpoints.due)
+    experiment.data.chunk = profile.limited(length) if profile else length
     return trainer
 
 

@@ -29,7 +29,7 @@ def repeatable_experiment(path: Path, record: RunRecord, config: Config) -> Expe
 
     Raises RequestError where it cannot be trained again here.
     """
-    trainer = {**config["trainer"], "chunk": 1, "logger": None}
+    trainer = {**config["trainer"], "chunk": 1, "logger": None, "profile": False}
     experiment = prepare_experiment({**config, "visuals": {}, "trainer": trainer})
     processes = process_count(trainer, experiment.device.accelerator)
     if processes > 1:

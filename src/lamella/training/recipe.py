@@ -1,4 +1,4 @@
-"""Read the keys of the config group `trainer` that stand for a callback: ema, swa, early_stopping and keep_top."""
+"""Read the keys of the config group `trainer` that stand for a callback, such as ema and early_stopping."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +20,14 @@ class Recipe:
 
     ema: the decay of an exponential moving average of the weights. swa: the first epoch whose weights are averaged
     equally. early_stopping: the number of epochs without a better metric after which the run ends. keep_top: of how
-    many of the best epochs the checkpoints are kept.
+    many of the best epochs the checkpoints are kept. profile: whether the time of some steps is measured.
     """
 
     ema: float | None
     swa: int | None
     early_stopping: int | None
     keep_top: int | None
+    profile: bool
 
     @classmethod
     def of(cls, node: Config) -> "Recipe":
@@ -41,7 +42,9 @@ class Recipe:
                 f"trainer.swa is {swa}, and trainer.ema is {ema}: a run has one average of its weights; leave one out",
                 "trainer.swa",
             )
-        return cls(ema, swa, _count(node, "early_stopping"), _count(node, "keep_top"))
+        if not isinstance(profile := node.get("profile", False), bool):
+            raise RequestError(f"trainer.profile is {profile!r}; it takes true or false", "trainer.profile")
+        return cls(ema, swa, _count(node, "early_stopping"), _count(node, "keep_top"), profile)
 
     @property
     def average(self) -> str | None:
@@ -98,6 +101,11 @@ def check_recipe(
                 f"trainer.{name} goes by {monitor} (monitor), and the trainer's limits leave no validation",
                 f"trainer.{name}",
             )
+    if recipe.profile and options.get("profiler"):
+        raise RequestError(
+            "trainer.profile measures some steps, and trainer.profiler all of them; leave one of them out",
+            "trainer.profile",
+        )
     key = f"trainer.{recipe.average}"
     if not recipe.average:
         return

@@ -27,7 +27,7 @@ from lamella.training.device import needs_own_program, process_count, resolve_ac
 # The optimizers that compute a step for each number by itself, wherever it is in the network.
 NAMES = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop")
 ELEMENTWISE = tuple(getattr(torch.optim, name) for name in NAMES)
-SINGLE_RUN_OPTIONS = ("max_time", "profiler", "plugins", "detect_anomaly", "logger")  # of the Trainer
+SINGLE_RUN_OPTIONS = ("max_time", "profile", "profiler", "plugins", "detect_anomaly", "logger")  # of the Trainer
 
 
 class FusedGroups:
