@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import Lamella, Project, contents
+from torch import nn
 
 from lamella.runs.writer import RunWriter
 
@@ -155,6 +157,20 @@ class TestFound:
         assert found["then"] == "the step of the optimizer gave such a weight, from finite gradients"
         assert found["gradient"].endswith(" are 0")
         assert found["try"].startswith("optimizer.eps=1e-8: ")
+
+    def test_a_weight_with_which_the_network_begins(self, lamella: Lamella) -> None:
+        weights = nn.Linear(784, 10).state_dict()
+        torch.save({f"1.{name}": value * float("nan") for name, value in weights.items()}, "nan.pth")
+        found = explained(lamella, "network=linear", "network.weights=nan.pth")
+        assert found["first"].startswith("the weight of weight in network.layers.1 (Linear): 7,840 NaN of 7,840 values")
+        assert (found["then"], found["try"]) == ("the network begins with such a weight", "look at network.weights")
+
+    def test_a_checkpoint_within_the_first_epoch(self, lamella: Lamella) -> None:
+        assert lamella("train", *SMALL, "network=masked", "trainer.checkpoint_every=1steps").status == 1
+        [path] = Path().glob("outputs/*/*/run.json")
+        printed = lamella("explain-nan", str(path.parent)).out
+        assert "going on after epoch 0, batch 2 of the next one\n" in printed
+        assert "training, at step 3 (epoch 1, batch 3)" in printed
 
     def test_harmless_infinities_are_passed_over(self, lamella: Lamella) -> None:
         found = explained(lamella, "network=masked")

@@ -148,6 +148,8 @@ def _range(values: "Spread") -> str:
 
 def _advice(found: "NonFiniteFound", config: Config) -> list[str]:
     """Return what to try, as far as it follows from what was found."""
+    from lamella.inspection.finite_watch import BEGINS
+
     first = found.first
     slower = "a smaller optimizer.lr, scheduler.warmup_steps=100, or trainer.gradient_clip_val=1"
     if first is None:
@@ -159,7 +161,7 @@ def _advice(found: "NonFiniteFound", config: Config) -> list[str]:
     if first.kind == "weight":
         if config["optimizer"].get("eps") == 0:
             return ["optimizer.eps=1e-8: the optimizer divides by a number that may be 0"]
-        return [slower if found.rate is not None and found.step > 0 else "look at network.weights"]
+        return ["look at network.weights" if found.then == BEGINS else slower]
     if grown > LARGE:
         return [f"{slower}: numbers have grown to {grown:.1e} in the steps before"]
     if str(config["device"].get("precision", "")).startswith("16"):

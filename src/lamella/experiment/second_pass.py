@@ -23,6 +23,8 @@ from lamella.runs.identity import run_identity
 from lamella.runs.schema import RunRecord
 from lamella.training.device import process_count
 
+OF_FINISHED_EPOCHS = (f"checkpoints/{BEST}", METRICS)  # without which a run with a finished epoch does not go on
+
 
 def repeatable_experiment(path: Path, record: RunRecord, config: Config) -> Experiment:
     """Return the experiment of the run in `path`, without the pictures and loggers of its config.
@@ -59,9 +61,9 @@ def train_again(
     with TemporaryDirectory() as directory, run_interrupts([]) as interrupts:
         if start := _checkpoint_before(path, epoch):
             (Path(directory) / "checkpoints").mkdir()
-            shutil.copyfile(path / "checkpoints" / BEST, Path(directory, "checkpoints", BEST))
+            for name in filter(lambda name: (path / name).is_file(), OF_FINISHED_EPOCHS):
+                shutil.copyfile(path / name, Path(directory, name))
             shutil.copyfile(start, Path(directory, "checkpoints", LAST))
-            shutil.copyfile(path / METRICS, Path(directory, METRICS))
         try:
             fit(watched, Path(directory), interrupts, run_identity(config, record["reads"]))
         except Interrupted as interrupted:
@@ -70,13 +72,12 @@ def train_again(
 
 def _checkpoint_before(path: Path, epoch: int) -> Path | None:
     """Return the newest intact checkpoint of a run from which an epoch can be trained, and whose numbers are finite."""
-    files = [path / "checkpoints" / name for name in (LAST, PREVIOUS, BEST)]
-    if not (files[-1].is_file() and (path / METRICS).is_file()):  # without which no run goes on
-        return None
-    for file in files:
+    is_complete = all((path / name).is_file() for name in OF_FINISHED_EPOCHS)
+    for file in (path / "checkpoints" / name for name in (LAST, PREVIOUS, BEST)):
         if file.is_file() and checksum_matches(file):
             checkpoint = read_checkpoint(file)
-            if checkpoint["callbacks"][STATE_KEY]["epochs"] < epoch and is_finite(checkpoint):
+            state = checkpoint["callbacks"][STATE_KEY]
+            if state["epochs"] < epoch and (is_complete or not state["best_epoch"]) and is_finite(checkpoint):
                 return file
     return None
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+BEGINS = "the network begins with such a weight"
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -25,7 +27,7 @@ class Spread:
     @classmethod
     def of(cls, values: Tensor) -> "Spread":
         """Return the spread of the values of a tensor."""
-        values = values.detach()
+        values = torch.view_as_real(values.detach()) if values.is_complex() else values.detach()
         finite = values[values.isfinite()]
         ends = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
         zeros, nans, infinities = int((values == 0).sum()), int(values.isnan().sum()), int(values.isinf().sum())
@@ -110,7 +112,7 @@ class FiniteWatch(pl.Callback):
             self.hooks.pop().remove()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._check_weights("the network begins with such a weight")
+        self._check_weights(BEGINS)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch >= self.epochs:

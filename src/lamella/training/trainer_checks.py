@@ -43,7 +43,7 @@ SET_BY_LAMELLA = {
 # The callbacks that cannot work in a run, with the way out.
 UNSUITABLE: dict[type[Callback], str] = {
     BatchSizeFinder: "compare sizes by a sweep: lamella train -m data.batch_size=32,64,128",
-    LearningRateFinder: "compare rates by a sweep: lamella train -m optimizer.lr=1e-4,1e-3,1e-2",
+    LearningRateFinder: "lamella find lr finds a rate before the run",
     StochasticWeightAveraging: "it averages the weights after the last checkpoint is saved, so the averages would be "
     "lost; take trainer.swa, or pytorch_lightning.callbacks.EMAWeightAveraging",
     BackboneFinetuning: "it needs a network with the attribute `backbone`; network.freeze names what is not trained",
