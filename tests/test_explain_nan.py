@@ -205,6 +205,15 @@ class TestFound:
         assert found["first"].startswith("the output of net.2 (Late): ")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.usefixtures("mine")
+def test_on_a_gpu(lamella: Lamella) -> None:
+    """The run itself looks at its losses at the end of the epoch alone."""
+    found = explained(lamella, "network=late", "device=cuda", "device.deterministic=true")
+    assert found["where"] == "training, at step 6 (epoch 2, batch 2)"
+    assert found["first"].startswith("the output of network.layers.1.Residual.1 (Late): ")
+
+
 def test_a_run_without_such_a_number(lamella: Lamella, run: Path) -> None:
     result = lamella("explain-nan", str(run))
     assert (result.status, result.err) == (0, "")

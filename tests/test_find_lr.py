@@ -49,6 +49,13 @@ def test_the_suggestion_is_a_rate_that_trains_well(
     assert [*contents(Path())] == ["find-lr.png"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu(lamella: Lamella) -> None:
+    result = lamella("find", "lr", "device=cuda", "network=mlp")
+    assert result.status == 0, result.err
+    assert 1e-4 <= suggested(result.out) <= 1e-2
+
+
 def test_the_rate_of_an_override_makes_no_difference(lamella: Lamella) -> None:
     rates = {suggested(lamella("find", "lr", *SMALL, f"optimizer.lr={rate}").out) for rate in (1e-3, 0.5)}
     assert len(rates) == 1

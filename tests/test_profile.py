@@ -117,6 +117,17 @@ def test_a_run_that_goes_on_has_its_profile(tmp_path: Path) -> None:
     assert TIMED not in printed.partition("going on after")[2]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu(lamella: Lamella) -> None:
+    assert lamella("train", "device=cuda", "visuals=none", "trainer.max_epochs=1", "trainer.profile=true").status == 0
+    assert re.search(
+        r"^operator +calls +ms on the GPU +share\n(aten|Optimizer)",
+        (run_of("default") / "profile.txt").read_text(),
+        re.M,
+    )
+    assert [*parts(run_of("default"))] == ["data", "forward", "loss", "backward", "optimizer", "the rest", "a batch"]
+
+
 def test_a_window_is_within_an_epoch(lamella: Lamella) -> None:
     """An epoch of two batches has no room for the three windows of one batch."""
     result = lamella("train", *PROFILED, "data.batch_size=800")

@@ -160,7 +160,7 @@ CASES = {
     ],
     (callback("ModelCheckpoint", monitor="accuracy"),): ["trainer.callbacks.0.monitor is 'accuracy'"],
     (callback("BatchSizeFinder"),): ["trainer.callbacks.0: BatchSizeFinder", "lamella train -m data.batch_size="],
-    (callback("LearningRateFinder"),): ["trainer.callbacks.0: LearningRateFinder", "lamella train -m optimizer.lr="],
+    (callback("LearningRateFinder"),): ["trainer.callbacks.0: LearningRateFinder", "lamella find lr finds a rate"],
     (callback("StochasticWeightAveraging", swa_lrs=0.1),): ["EMAWeightAveraging"],
     ("trainer.devices=0",): ["trainer.devices is 0; it takes 1 or more"],
     ("trainer=ddp", "+trainer.sync_batchnorm=true"): ["trainer.sync_batchnorm is true, which torch supports on a GPU"],

@@ -1,7 +1,7 @@
 """lamella find lr [OVERRIDE…]: try rising learning rates, and print the override of the one at which the loss falls.
 
 lamella find lr network=cnn optimizer=sgd
-lamella find lr experiment=wine_mlp --plot wine.png
+lamella find lr experiment=tabular_classes --plot tabular.png
 """
 
 import sys

@@ -206,7 +206,9 @@ class _Fetches(Profiler):
 def _operators_table(tracer: profile, batches: int, device: str) -> str:
     """Return the operators that take the most time as a table, of a GPU by its time. batches: how many are traced."""
     on_gpu = device == "cuda"
-    events: list[Any] = [event for event in tracer.key_averages() if event.key not in PARTS]
+    # Kernels of a GPU are counted to the operators that have started them.
+    averages: Any = tracer.key_averages()
+    events = [event for event in averages if event.device_type.name == "CPU" and event.key not in PARTS]
     key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     events.sort(key=lambda event: getattr(event, key), reverse=True)
     whole = sum(getattr(event, key) for event in events) or 1.0
