@@ -61,6 +61,15 @@ def test_the_rate_of_an_override_makes_no_difference(lamella: Lamella) -> None:
     assert len(rates) == 1
 
 
+def test_an_optimizer_whose_config_has_no_rate(lamella: Lamella, project: Project) -> None:
+    project({"optimizer/plain.yaml": "_target_: torch.optim.Adam\n"})
+    printed = lamella("find", "lr", *SMALL, "optimizer=plain", "network=linear").out
+    match = re.search(r"^suggestion  (\+optimizer\.lr=\S+)$", printed, re.M)
+    assert match
+    options = (*SMALL, "optimizer=plain", "network=linear", "visuals=none", "trainer.max_epochs=1")
+    assert lamella("train", *options, match[1]).status == 0
+
+
 def test_another_name_of_the_picture(lamella: Lamella) -> None:
     assert lamella("find", "lr", "--plot", "sgd.svg", *SMALL, "network=linear").status == 0
     assert [*contents(Path())] == ["sgd.svg"]
