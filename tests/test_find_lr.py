@@ -25,6 +25,7 @@ def suggested(printed: str) -> float:
     return float(match[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "low", "high"),
     [
@@ -80,6 +81,7 @@ def test_without_matplotlib(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -
     assert "error: --plot needs matplotlib; " in lamella("find", "lr", "--plot", "x.png").err
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_and_the_end_of_a_stream_of_batches(lamella: Lamella) -> None:
     """A point is the mean over the batches of an optimizer step, of which the last one of an epoch has fewer."""
     job = compose_one([*SMALL, "network=linear", "trainer.accumulate_grad_batches=5"])

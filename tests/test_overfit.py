@@ -26,7 +26,7 @@ def epochs(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("network", ["mlp", "cnn"])
+@pytest.mark.parametrize("network", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_a_network_that_works_reaches_a_loss_near_zero(lamella: Lamella, network: str) -> None:
     options = ("trainer.overfit=2", f"network={network}", "trainer.max_epochs=40", "optimizer.lr=3e-3")
     result = lamella("train", *SMALL, *options)
