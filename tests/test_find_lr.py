@@ -191,3 +191,13 @@ def test_what_cannot_be_found(lamella: Lamella, project: Project, arguments: str
     assert result.status == 2, result.out + result.err
     assert message in result.err
     assert [*contents(Path())] == before
+
+
+def test_the_suggestion_keeps_the_proportion_of_groups(lamella: Lamella) -> None:
+    groups = "optimizer.groups=[{match: 2.*, lr: 1e-2}, {match: norms, lr: '${optimizer.lr}'}]"
+    result = lamella("find", "lr", groups, "device=cpu", "device.threads=1")
+    assert result.status == 0, result.err
+    [suggestion] = [line for line in result.out.splitlines() if line.startswith("suggestion")]
+    rate, other = (float(text.partition("=")[2]) for text in suggestion.split()[1:])
+    assert "optimizer.groups.0.lr=" in suggestion
+    assert other == pytest.approx(10 * rate, rel=0.1)

@@ -64,13 +64,25 @@ def _find(job: ComposedConfig, file: Path) -> int:
     print(experiment.data.summary())
     if process_count(job.config["trainer"], experiment.device.accelerator) > 1:
         print("note: one process trains whole batches here", file=sys.stderr)
-    return _report(run_range_test(experiment, job.config["trainer"]), "lr" in job.config["optimizer"], file)
+    [plan] = experiment.optimizers.values()
+    return _report(run_range_test(experiment, job.config["trainer"]), _rates(job, plan.grouping.rate), file)
 
 
-def _report(curve: "LossCurve", is_written: bool, file: Path) -> int:
+def _rates(job: ComposedConfig, rate: float) -> dict[str, float]:
+    """Return the learning rates that a config writes, by their keys as an override has them. rate: of optimizer.lr."""
+    node = job.config["optimizer"]
+    rates = {"optimizer.lr" if "lr" in node else "+optimizer.lr": rate}
+    for number, group in enumerate(node.get("groups") or []):
+        key = f"optimizer.groups.{number}.lr"
+        if "lr" in group and key not in job.reads:  # one that reads another key follows that
+            rates[key] = group["lr"]
+    return rates
+
+
+def _report(curve: "LossCurve", written: dict[str, float], file: Path) -> int:
     """Print the curve and the suggestion, draw the curve, and return the exit status.
 
-    is_written: whether the config has the key optimizer.lr.
+    written: the rates of the config by their keys, that of optimizer.lr first; the suggestion keeps their proportions.
     """
     from lamella.training.range_test import rate_at
 
@@ -84,7 +96,8 @@ def _report(curve: "LossCurve", is_written: bool, file: Path) -> int:
     if best is None:
         print("suggestion  none, the loss falls at no rate; see whether it falls with trainer.overfit=4 at all")
     else:
-        print(f"suggestion  {'' if is_written else '+'}optimizer.lr={rates[best]:.1e}")
+        factor = rates[best] / next(iter(written.values()))
+        print("suggestion ", *(f"{key}={rate * factor:.1e}" for key, rate in written.items()))
     if can_plot():
         plot_rates(rates, curve.losses, curve.smoothed, None if best is None else rates[best], file)
         print(f"curve       {file}")

@@ -247,10 +247,8 @@ class _Builder:
             return self.make(key, Optimizer, node, supplied={"params"})
 
         plans = build_optimizers(self.config["optimizer"], make, self.read)
-        schedule = build_schedule(
-            self.config["scheduler"], lambda key, node, supplied: self.make(key, LRScheduler, node, supplied)
-        )
-        tried = [plan.grouping.make([{"params": [nn.Parameter(torch.zeros(1, 1))]}]) for plan in plans.values()]
+        schedule = build_schedule(self.config["scheduler"], partial(self.make, base=LRScheduler))
+        tried = [plan.grouping.tried() for plan in plans.values()]
         check_rates(tried)
         check_schedule(schedule, self.config["scheduler"], tried)
         return plans, schedule

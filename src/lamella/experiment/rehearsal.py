@@ -278,10 +278,8 @@ class _Trial(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, number: int
     ) -> None:
         self.seconds = max(self.seconds, time.perf_counter() - self.started)
-        objective = self.experiment.objective
-        if objective.takes_logarithms and not self.experiment.kind.has_own_step:
-            with torch.no_grad():
-                objective.check_logarithms(self.experiment.task.network(batch[0]))
+        if not self.experiment.kind.has_own_step:
+            self.experiment.objective.check_logarithms(self.experiment.task.network, batch[0])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try the steps of the scheduler that are left, and end the training."""

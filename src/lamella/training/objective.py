@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from lamella.errors import RequestError
+from lamella.network.inputs import Inputs
 
 # The losses that take class indices. All others take targets of the output's shape, unless their `reads` is "classes".
 INDEXED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
@@ -235,14 +236,12 @@ class Objective:
                 "loss",
             )
 
-    @property
-    def takes_logarithms(self) -> bool:
-        """Return True if the loss takes logarithms of the probabilities of classes."""
-        return isinstance(self.loss, LOGARITHMIC) and self.kind == "classes"
-
-    def check_logarithms(self, output: Tensor) -> None:
-        """Raise RequestError for an output (B, …) of the network that cannot be logarithms of probabilities."""
-        if not bool(((self.by_class(output).float().exp().sum(1) - 1).abs() < 0.05).all()):
+    @torch.no_grad()
+    def check_logarithms(self, network: nn.Module, inputs: Inputs) -> None:
+        """Raise RequestError if the loss takes logarithms of probabilities, and the network gives other numbers."""
+        if not isinstance(self.loss, LOGARITHMIC) or self.kind != "classes":
+            return
+        if not bool(((self.by_class(network(inputs)).float().exp().sum(1) - 1).abs() < 0.05).all()):
             raise RequestError(
                 f"loss: {type(self.loss).__name__} takes logarithms of probabilities, and the network gives other "
                 "numbers; end it with LogSoftmax: 1, or take loss=cross_entropy",

@@ -55,6 +55,15 @@ class Grouping:
         """Return True if not all parameters have the same options."""
         return bool(self.rules) or self.layer_decay != 1
 
+    @property
+    def rate(self) -> float:
+        """Return the learning rate of parameters that no rule gives another one."""
+        return float(self.tried().param_groups[0]["lr"])
+
+    def tried(self) -> Optimizer:
+        """Return the optimizer of a single small parameter. Raises what the optimizer raises for wrong options."""
+        return self.make([{"params": [nn.Parameter(torch.zeros(1, 1))]}])
+
     def optimizer(
         self, network: nn.Module, names: Sequence[str], thaws: Mapping[str, float], key: str = "optimizer"
     ) -> Optimizer:
@@ -106,7 +115,7 @@ class Grouping:
 
     def _scale(self, optimizer: Optimizer, key: str) -> None:
         """Note in each group the proportion between its rate and that of the config. key: as in `optimizer`."""
-        rate = self.make([{"params": [nn.Parameter(torch.zeros(1, 1))]}]).defaults.get("lr")
+        rate = self.rate
         for group in optimizer.param_groups:
             if rate == 0 and group["lr"] != 0:
                 raise RequestError(

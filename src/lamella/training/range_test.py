@@ -23,19 +23,20 @@ SPAN = 8  # over how many steps the slope of the smoothed loss is measured, abou
 
 
 def rate_at(step: int) -> float:
-    """Return the learning rate of a step, counted from 0, of the first parameter group."""
+    """Return the rate of `optimizer.lr` in a step, counted from 0."""
     return float(FIRST * (LAST / FIRST) ** (step / (STEPS - 1)))
 
 
 def rising_rates() -> Schedule:
-    """Return a schedule in which the rate of the first parameter group rises from FIRST to LAST, step by step.
+    """Return a schedule in which `optimizer.lr` rises from FIRST to LAST, step by step.
 
-    The other parameter groups keep their proportions to it. Raises RequestError, when the scheduler is made, for an
+    The parameter groups keep their proportions to it. Raises RequestError, when the scheduler is made, for an
     optimizer with a rate of 0.
     """
 
     def make(optimizer: Optimizer, length: int | None) -> LambdaLR:
-        rate = float(optimizer.param_groups[0]["lr"])
+        first = optimizer.param_groups[0]
+        rate = float(first["lr"]) / first.get("lr_scale", 1)
         if not rate > 0:
             raise RequestError(
                 f"optimizer.lr is {rate:g}, and each parameter group gets its own rate times one factor; write a rate "

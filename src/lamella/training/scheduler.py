@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
@@ -51,10 +51,14 @@ def scaled_rates(groups: Sequence[ParamGroup], factor: float) -> Iterator[None]:
             group["lr"] = rate
 
 
-# Makes a function from a key of the config, the arguments below it, and the names of those that are supplied later.
-MakeTarget = Callable[[str, Config, Collection[str]], Callable[..., Scheduler]]
 # The arguments that tell torch's schedulers how long the run is. If they are null, Lamella supplies the length.
 LENGTHS = ("T_max", "total_steps", "total_iters")
+
+
+class MakeTarget(Protocol):
+    """Makes a function of a key of the config, the arguments below it, and the names of those supplied later."""
+
+    def __call__(self, key: str, /, *, node: Config, supplied: Collection[str]) -> Callable[..., Scheduler]: ...
 
 
 def build_schedule(node: Config, make: MakeTarget) -> Schedule:
@@ -89,7 +93,8 @@ def _maker(key: str, node: Config, make: MakeTarget) -> Callable[[Optimizer, int
     if parts is not None and not (isinstance(parts, list) and all(isinstance(part, Mapping) for part in parts)):
         raise RequestError(f"{place} is {parts!r}; it takes a list of nodes with a `_target_`", place)
     makers = [_maker(f"{place}.{number}", part, make) for number, part in enumerate(parts or [])]
-    make_scheduler = make(key, node, {"optimizer", *lengths, *(["schedulers"] if parts else [])})
+    supplied_later = {"optimizer", *lengths, *(["schedulers"] if parts else [])}
+    make_scheduler = make(key, node=node, supplied=supplied_later)
 
     def make_for_length(optimizer: Optimizer, length: int | None) -> Scheduler:
         if lengths and length is None:
