@@ -1,10 +1,11 @@
 # Everything from a machine that has python3, pip and make.
 PYTHON ?= python3
+ROOT ?= data
 BIN := .venv/bin
 # Three processes on two cores, because tests wait as often as they compute. Tests of one group share a process.
 SHARED := -n 3 --dist loadgroup
 
-.PHONY: train test quick test-oldest test-newest check lock clean always
+.PHONY: train test quick test-oldest test-newest check recipes lock clean always
 
 train: .venv/installed  ## one run on the handwritten digits that come with scikit-learn
 	$(BIN)/lamella train
@@ -47,6 +48,9 @@ check: .venv/installed  ## format, lint and types: what the commit hooks and CI 
 
 # A newer version may have been published since the last time.
 always:
+
+recipes: .venv/installed  ## the figures of the recipes in docs/recipes.md, with the data in ROOT
+	$(BIN)/python bench/recipes.py $(ROOT) --output outputs/recipes
 
 lock:  ## write requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --all-extras \

@@ -22,7 +22,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FOLDERS = ["data=image_folder", "data.shape=[3,32,32]", "data.val_size=500"]
+FOLDERS = ["data=image_folder", "data.shape=[3,32,32]"]
 FEW = 50  # images of each class for `finetune`
 
 

@@ -69,9 +69,13 @@ def test_every_data_set_in_mnist_format_trains(lamella: Lamella, mnist_root: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((SHIPPED / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_experiment_runs_for_a_batch(lamella: Lamella, mnist_root: Path, path: Path) -> None:
+def test_every_experiment_runs_for_a_batch(lamella: Lamella, mnist_root: Path, path: Path, image_root: Path) -> None:
     assert path.read_text().startswith("# @package _global_\n")
     root = [f"data.root={mnist_root}"] if "data: mnist" in path.read_text() else []
+    if path.stem == "fashion_cnn":
+        root = ["data=mnist", f"data.root={mnist_root}"]
+    if path.stem in ("cifar10_resnet", "finetune"):  # finetune begins with weights in test_shipped_recipes.py
+        root = ["data=image_folder", "data.shape=[3,32,32]", f"data.root={image_root}", "network.weights=null"]
     result = lamella("train", f"experiment={path.stem}", *BATCH, ONE_TEST, *root)
     assert result.status == 0, result.err
 

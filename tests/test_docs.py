@@ -32,7 +32,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SECONDS = {
     "README.md": 60, "augmentation.md": 10, "data.md": 20, "datasets.md": 12, "evaluate.md": 3, "export.md": 6,
     "fine-tuning.md": 15, "networks.md": 4,
-    "optimizers.md": 15, "performance.md": 40, "recipes.md": 10, "reliability.md": 20, "runs.md": 15,
+    "optimizers.md": 15, "performance.md": 40, "recipes.md": 45, "reliability.md": 20, "runs.md": 15,
     "segmentation.md": 10, "study-note.md": 3, "sweeps.md": 90, "tables.md": 9, "tasks.md": 7, "tensorboard.md": 20,
     "text.md": 7, "when-it-does-not-learn.md": 12,
 }  # fmt: skip
@@ -129,9 +129,11 @@ BRIEF = {
     "bench/epoch.py": ["--repeats", "1", "--threads", "1", "--network", "mlp"],
     "bench/exact.py": ["--repeats", "1", "--case", "digits"],
     "bench/fused.py": ["--repeats", "1", "--seeds", "1", "--network", "mlp"],
+    "bench/gpu.py": ["--device", "cpu", "--small", "--rounds", "1", "--steps", "exact resume"],
     "bench/images.py": ["--repeats", "1", "--images", "200"],
     "bench/kill.py": ["--trials", "1", "--config", "steps"],
     "bench/loop.py": ["--repeats", "1", "--threads", "1", "--case", "mlp"],
+    "bench/recipes.py": ["--recipe", "digits_mixup_ema", "--seeds", "1", "--epochs", "1"],
     "bench/runs.py": ["--repeats", "1", "--runs", "20"],
     "bench/start.py": ["--repeats", "1"],
     "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "10"],
