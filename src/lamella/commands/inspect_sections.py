@@ -84,7 +84,7 @@ def groups_section(groups: Mapping[str, Sequence[ParameterGroup]]) -> Section:
         ]
         head = ["", "lr", "weight decay", "numbers", "names"]
         lines += [f"Groups of parameters of {key}", format_table([head, *rows])]
-    return Section({key: [group._asdict() for group in own] for key, own in groups.items()}, "\n".join(lines))
+    return Section({key: [vars(group) for group in own] for key, own in groups.items()}, "\n".join(lines))
 
 
 def _module_names(plan: Plan, network: nn.Module) -> list[str]:

@@ -152,7 +152,8 @@ def logged_rates(optimizer: Optimizer, rate: float, name: str) -> dict[str, floa
     return rates
 
 
-class ParameterGroup(NamedTuple):
+@dataclass(frozen=True)
+class ParameterGroup:
     """A group of parameters: the class of their optimizer, their options, and their number and names."""
 
     optimizer: str
