@@ -7,6 +7,7 @@ import programs
 import pytest
 import torch
 from conftest import Lamella
+from killed import kill_and_resume
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -59,6 +60,49 @@ def test_an_epoch_on_photographs_is_that_of_a_loop_written_by_hand(lamella: Lame
         floats = {name: value for name, value in expected.state_dict().items() if value.is_floating_point()}
         for name, value in floats.items():
             assert torch.allclose(saved[kind][f"network.{name}"], value, rtol=1e-5, atol=1e-5), (kind, name)
+
+
+PRACTICE = """# @package _global_
+defaults:
+  - override /network: cnn
+  - override /optimizer: adamw
+  - override /scheduler: cosine
+  - override /metrics: [f1]
+  - _self_
+network:
+  widths: [4, 8]
+  weights: {from: "BASE", skip: [classifier.4.*]}
+  freeze: {features.*: 1}
+data:
+  batch_size: 128
+  augment: [{crop: 1}, randaugment, {mixup: 0.2}]
+loss: {label_smoothing: 0.1}
+optimizer:
+  lr: 1e-3
+  layer_decay: 0.8
+  groups: [{match: classifier.4.*, lr: 1e-2}, {match: [norms, biases], weight_decay: 0}]
+scheduler: {warmup_steps: 5}
+trainer: {max_epochs: 3, ema: 0.9, early_stopping: 2, keep_top: 2, gradient_clip_val: 1.0, checkpoint_every: 2steps}
+"""
+
+
+@pytest.mark.slow(20)
+def test_a_recipe_of_all_parts_is_exact(lamella: Lamella, tmp_path: Path) -> None:
+    """Weights, a new head, a thaw, rates by layer and group, mixed images, averages, early stopping, in one file."""
+    base = ("network=cnn", "network.widths=[4,8]", "device=cpu", "device.threads=1", "visuals=none", "name=base")
+    assert lamella("train", *base, "trainer.max_epochs=1").status == 0
+    [trained] = Path("outputs/base").iterdir()
+    text = PRACTICE.replace("BASE", str(trained.resolve()))
+    for directory in ("whole", "killed"):
+        path = tmp_path / directory / "conf/experiment/practice.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    options = ("experiment=practice", "device=cpu", "device.threads=1", "visuals=none")
+    run, printed = kill_and_resume(tmp_path / "whole", tmp_path / "killed", *options, shares=(0.3, 0.4, 0.5))
+    assert "Traceback" not in printed
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"lr", "val/f1", "lr/classifier.4", "lr/features.4", "lr/features.0"} <= set(last)
+    assert len(list((run / "checkpoints").glob("epoch-*.ckpt"))) == 2
 
 
 @pytest.mark.slow(60)

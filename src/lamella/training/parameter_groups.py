@@ -106,7 +106,7 @@ class Grouping:
             options = {name: value for number in part.rules for name, value in self.rules[number].options.items()}
             setting = [number for number in part.rules if number == other or "lr" in self.rules[number].options]
             names = [*(self.rules[number].label for number in setting[-1:]), *order[part.distance : part.distance + 1]]
-            groups.append({"params": parameters, **options, "lr_name": "_".join(names)})
+            groups.append({"params": parameters, **options, "lr_name": "_".join(dict.fromkeys(names))})
         optimizer = (make or self.make)(groups)
         for part, group in zip(parts, optimizer.param_groups, strict=True):
             if part.distance:
