@@ -369,8 +369,34 @@ def test_the_generator_of_a_sampler_and_set_epoch_depend_on_the_epoch(tmp_path: 
     assert epochs == [0, 1, 0, 1]
 
 
-def test_a_dataset_of_torchvision_with_a_transform(lamella: Lamella, mnist_root: Path) -> None:
-    parts = [f"{{_target_: torchvision.transforms.v2.{name}}}" for name in ("ToImage", "ConvertImageDtype")]
+LABELS = """
+import torch
+from torch.utils.data import Dataset
+
+
+class Labels(Dataset):
+    def __len__(self):
+        return 80
+
+    def __getitem__(self, index):
+        x = torch.randn(4)
+        return x, (x[:3] > 0).float()
+"""
+
+
+def test_targets_that_are_floats_need_no_number_of_classes(lamella: Lamella, project: Project) -> None:
+    project({"network/three.yaml": "layers: [Linear: 3]"}, mine=LABELS)
+    data = ("data=dataset", "data.train={_target_: mine.Labels}", "loss=bce_with_logits")
+    result = lamella("train", *SHORT, *data, "network=three", "name=labels")
+    assert result.status == 0, result.err
+    [run] = Path("outputs/labels").iterdir()
+    assert load(run).classes == ["0", "1", "2"]
+    assert lamella("eval", str(run)).status == 0
+
+
+@pytest.mark.parametrize("floats", ["ConvertImageDtype", "ToDtype, dtype: torch.float32, scale: true"])
+def test_a_dataset_of_torchvision_with_a_transform(lamella: Lamella, mnist_root: Path, floats: str) -> None:
+    parts = [f"{{_target_: torchvision.transforms.v2.{name}}}" for name in ("ToImage", floats)]
     transform = f"{{_target_: torchvision.transforms.v2.Compose, transforms: [{', '.join(parts)}]}}"
     options = [
         f"data.{name}={{_target_: torchvision.datasets.MNIST, root: {mnist_root}, train: {train}, "

@@ -58,7 +58,7 @@ class Stream(IterableDataset):
         if self.kind == "error":
             raise OSError("the stream is closed")
         for index in range(0 if self.kind == "empty" else 80):
-            yield torch.randn(4), index % 3
+            yield torch.randn(4), torch.randn(2) if self.kind == "numbers" else index % 3
 
 
 class Module(pl.LightningDataModule):
@@ -136,6 +136,8 @@ def module(name: str = "Tested", kind: str = "right") -> list[str]:
         (dataset("pixels"), "data: item 0 of data.train has as its input uint8, the type of pixels; a dataset "),
         (dataset("error"), "data: item 3 of data.train cannot be read: KeyError: 'missing'\n  mine.py, line "),
         (dataset("label"), "data.num_classes is 3, but a target of item 3 of data.train is 7; whole numbers are "),
+        ([*dataset(), "data.num_classes=null"], "data.num_classes is null, but the target of item 0 of data.train is "),
+        ([*stream("numbers"), "data.num_classes=null"], "data.num_classes is null, and the network reads it; a ta"),
         (dataset("error", bad=70), "data: item 70 of data.train cannot be read: KeyError: "),
         (dataset("mapping"), "data.target is 'target', and item 0 of data.train has the keys x, label; known: "),
         (
@@ -156,6 +158,11 @@ def module(name: str = "Tested", kind: str = "right") -> list[str]:
         (["data=dataset", "data.train={_target_: mine.Stream}"], "data.train is a Stream, an IterableDataset, whose "),
         (["data=dataset", "data.train={_target_: torch.nn.ReLU}"], "data.train is a ReLU; it takes a dataset with "),
         (["data=dataset", "data.train={_target_: torchvision.datasets.LSUN, root: x}"], "data.train._target_ is 'to"),
+        (
+            ["data=dataset", "data.train={_target_: mine.Items, kind: {_target_: torchvision.transforms.ToTensor}}"],
+            "data.train.kind._target_ is 'torchvision.transforms.ToTensor'; it takes a subclass of Dataset or Module; "
+            "take torchvision.transforms.v2.ToImage and then torchvision.transforms.v2.ConvertImageDtype\n",
+        ),
         (["data=iterable", "data.train={_target_: mine.Items}"], "data.train is a Items, which is no IterableDatase"),
         ([*stream(), "data.num_workers=2"], "data.num_workers is 2; it takes 0 or 1, because each of several process"),
         ([*stream(), "data.drop_last=true", "data.batch_size=null"], "data.drop_last is true, but data.batch_size is "),

@@ -5,6 +5,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
+from importlib import import_module
 from typing import get_args, get_origin
 
 from lamella.errors import RequestError, nearest
@@ -103,12 +104,23 @@ def _fits(value: object, annotation: object) -> bool:
     kind = origin or annotation
     if not isinstance(kind, type):
         return True
+    if kind.__name__ == "dtype" and named_dtype(value):
+        return True
     if issubclass(kind, Enum):  # YAML has the name of a member, which torchvision's builders take for their weights
         return isinstance(value, kind) or value in kind.__members__
     if issubclass(kind, Sequence) and not issubclass(kind, str):
         # YAML has only one kind of list, which becomes a tuple where the target needs one.
         return isinstance(value, Sequence) and not isinstance(value, str)
     return isinstance(value, kind)
+
+
+def named_dtype(value: object) -> object:
+    """Return the dtype that a text such as `torch.float32` names, None for any other value."""
+    if not isinstance(value, str) or not value.startswith("torch."):
+        return None
+    torch = import_module("torch")  # which the checks of a config without such a text do without
+    dtype = getattr(torch, value.removeprefix("torch."), None)
+    return dtype if isinstance(dtype, torch.dtype) else None
 
 
 def _words(annotation: object) -> list[str]:
@@ -125,4 +137,5 @@ def _words(annotation: object) -> list[str]:
         return list(kind.__members__)
     if isinstance(kind, type) and issubclass(kind, Sequence) and not issubclass(kind, str):
         return ["a list"]
-    return [getattr(kind, "__name__", str(kind))]
+    name = getattr(kind, "__name__", str(kind))
+    return ["a dtype, as torch.float32," if name == "dtype" else name]

@@ -18,7 +18,7 @@ from lamella.config.moved_targets import present_name, with_present_names
 from lamella.config.project import allowed_targets, inside_run_directory
 from lamella.config.values import Config, walk
 from lamella.errors import RequestError, first_line, nearest, own_frames
-from lamella.signatures import check_call, parameters
+from lamella.signatures import check_call, named_dtype, parameters
 
 ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
 # Where layers and losses are defined. Modules from elsewhere, such as demos of Lightning, may load data and models.
@@ -105,7 +105,9 @@ def _check_kind(found: Callable[..., object], path: str, key: str, kinds: Kinds)
         )
     if isinstance(found, type):
         if not issubclass(found, kinds):
-            raise RequestError(f"{key} is {path!r}; it takes a subclass of {wanted}", key)
+            hint = "; take torchvision.transforms.v2.ToImage and then torchvision.transforms.v2.ConvertImageDtype"
+            hint = hint if found.__name__ in ("ToTensor", "PILToTensor") else ""
+            raise RequestError(f"{key} is {path!r}; it takes a subclass of {wanted}{hint}", key)
         home, group = found.__module__, key.partition(".")[0]
         if _is_below(home, UNPICKLED):
             raise RequestError(f"{key} is {path!r}, which unpickles files, and these may run anything", key)
@@ -243,7 +245,7 @@ def instantiate(node: Config, key: str, **supplied: object) -> Any:
 
     Raises RequestError with the key for whatever the call raises.
     """
-    moved = with_present_names(node)
+    moved = _with_dtypes(with_present_names(node))
     assert isinstance(moved, dict)
     try:
         # `supplied` is kept out of Hydra's hands, which would resolve interpolations in it, as in the name of a file.
@@ -272,6 +274,15 @@ def instantiate(node: Config, key: str, **supplied: object) -> Any:
             if re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w.])", message)
         ]
         raise RequestError(f"{key}: {message}{frames}", quoted[0] if len(quoted) == 1 else key) from error
+
+
+def _with_dtypes(node: object) -> object:
+    """Return a node with a dtype of torch in place of each text that names one, as `torch.float32`."""
+    if isinstance(node, Mapping):
+        return {name: _with_dtypes(value) for name, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_with_dtypes(value) for value in node]
+    return node if (dtype := named_dtype(node)) is None else dtype
 
 
 def _scalars(node: object, key: str) -> Iterator[tuple[str, object]]:

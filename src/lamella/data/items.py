@@ -21,12 +21,12 @@ class Reading:
 
     A batch is a pair (input, target), or a mapping in which the key `target` is the target. input: the key that is the
     input, or a list of those that are the named inputs; None takes all but the target. classes: the targets that are
-    integers are below it. ignored: a target that may be outside.
+    integers are below it, and None allows no such targets. ignored: a target that may be outside.
     """
 
     input: str | Sequence[str] | None
     target: str
-    classes: int
+    classes: int | None
     ignored: int
 
     def __call__(self, given: object, place: str) -> Batch:
@@ -61,7 +61,15 @@ class Reading:
 
     def _targets(self, given: object, place: str) -> Tensor:
         targets = served(_tensor(given, "target", place))
-        if targets.device.type == "cpu" and targets.dtype == torch.int64:
+        if targets.dtype != torch.int64:
+            return targets
+        if self.classes is None:
+            raise RequestError(
+                f"data.num_classes is null, but the target of {place} is a whole number, which is a class; write how "
+                "many classes there are, as data.num_classes=10, or give floats for what is predicted as a number",
+                "data.num_classes",
+            )
+        if targets.device.type == "cpu":
             wrong = targets[((targets < 0) | (targets >= self.classes)) & (targets != self.ignored)]
             if len(wrong):
                 raise RequestError(

@@ -30,9 +30,9 @@ HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch
 class OwnData(pl.LightningDataModule):
     """A datamodule that serves the batches of `source` as pairs of inputs and targets, on the device.
 
-    source: what has the samples. num_classes, classes: the number of classes, and their names. shape, dtype: of one
-    sample, as in `Data`; None to take those of the first samples. input, target, ignored: as in `Reading`. seed: of the
-    order of the samples and of what is random in them.
+    source: what has the samples. num_classes, classes: the number of classes, None where targets are floats, and their
+    names. shape, dtype: of one sample, as in `Data`; None to take those of the first samples. input, target, ignored:
+    as in `Reading`. seed: of the order of the samples and of what is random in them.
 
     The first batch is made here, because the network is planned by it. The attributes are those of `Data`. Raises
     RequestError for samples and batches that are no inputs and targets.
@@ -47,7 +47,7 @@ class OwnData(pl.LightningDataModule):
     def __init__(
         self,
         source: Datasets | pl.LightningDataModule,
-        num_classes: int = 0,
+        num_classes: int | None = None,
         classes: Sequence[str] | None = None,
         shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
         dtype: str | Mapping[str, str] | None = None,
@@ -57,8 +57,8 @@ class OwnData(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.source, self.num_classes, self.ignored, self.seed = source, num_classes, ignored, seed
-        self.classes = class_names(num_classes, classes)
+        self.source, self.num_classes, self.ignored, self.seed = source, num_classes or 0, ignored, seed
+        self.classes = class_names(self.num_classes, classes)
         self.written = {"shape": shape, "dtype": dtype}
         self.read = Reading(input, target, num_classes, ignored)
         self.chunk: Callable[[int], int] = lambda number: 1

@@ -21,7 +21,7 @@ from lamella.config.values import Config, check_values
 from lamella.data import Data, Datasets, OwnData, RunData, Splits
 from lamella.data.samples import Encoder, InputType, Shape, input_type
 from lamella.errors import RequestError, first_line
-from lamella.experiment.data_maker import data_maker
+from lamella.experiment.data_maker import check_count, data_maker
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.initial_weights import InitialWeights
 from lamella.experiment.loss import build_loss
@@ -182,8 +182,7 @@ class _Builder:
         for key in ROOT_KEYS:
             if key not in (*self.config, *OPTIONAL):
                 raise RequestError(f"{key}: this key is missing, and a run needs it", key)
-        name, seed = check_run_name(self.config["name"]), self.config["seed"]
-        return name, seed
+        return check_run_name(self.config["name"]), self.config["seed"]
 
     def data(self, encoder: Encoder | None) -> RunData:
         """Read the samples. What a source draws at random depends on `data.split_seed` alone."""
@@ -192,6 +191,7 @@ class _Builder:
             data = make()
         if self.references is not None:
             data.check_keys()
+            check_count(data, self.read("data.num_classes") and self.kind.takes("network"))
         return data
 
     def task(self) -> Callable[..., pl.LightningModule]:

@@ -11,6 +11,7 @@ from lamella.config.targets import resolve_target
 from lamella.config.values import Config
 from lamella.data import Data, Datasets, OwnData, RunData
 from lamella.data.samples import Encoder
+from lamella.data.summary import counted
 from lamella.errors import RequestError
 from lamella.experiment.augmentation import build_augment
 
@@ -37,6 +38,17 @@ def data_maker(node: Config, make: Make, encoder: Encoder | None) -> Callable[[]
         rest["collate"] = {"_target_": path, "_partial_": True}  # the function itself, and not its result
     signatures.check_call(OwnData, description, place="data", supplied={"source"})
     return partial(_own, make("data", Datasets if target is Datasets else pl.LightningDataModule, rest), description)
+
+
+def check_count(data: RunData, is_read: bool) -> None:
+    """Raise RequestError if a network reads `data.num_classes`, as `is_read` says, and it is null."""
+    if is_read and isinstance(data, OwnData) and data.read.classes is None:
+        numbers = counted(data.targets[0][0].numel(), "number", "numbers")
+        raise RequestError(
+            f"data.num_classes is null, and the network reads it; a target is {numbers}, so write "
+            f"data.num_classes={data.targets[0][0].numel()}",
+            "data.num_classes",
+        )
 
 
 def _own(make_source: Callable[[], Any], description: Config) -> OwnData:

@@ -178,7 +178,7 @@ def load(run: str | os.PathLike[str], checkpoint: str = "best", device: str = "c
         restore_weights(network, find_checkpoint(path, checkpoint), before=network.on_load_checkpoint)
     else:
         restore_weights(network, find_checkpoint(path, checkpoint), "network.")
-    data = {name: config["data"][name] for name in USED if name in config["data"]}
+    data = {name: config["data"][name] for name in USED if config["data"].get(name) is not None}
     check_call(Data, data, place="data", supplied=("source", "batch_size"))
     shape = tuple(data["shape"])
     try:
@@ -241,8 +241,9 @@ def _objective(loss: nn.Module, metric: str, config: Config, output: tuple[int, 
 
 def _classes(path: Path, data: Config, objective: Objective, output: tuple[int, ...]) -> list[str]:
     """Return the names of the classes. Raises RequestError where the network's output for a sample does not fit."""
-    classes = list(map(str, data.get("classes") or range(data["num_classes"])))
-    if not output or output[0 if objective.class_dim == 1 else -1] != len(classes):
+    count = output[0 if objective.class_dim == 1 else -1] if output else None
+    classes = list(map(str, data.get("classes") or range(data.get("num_classes", count or 0))))
+    if count != len(classes):
         raise RequestError(f"{path}: its network gives {output} for a sample, its data has {len(classes)} classes")
     return classes
 
