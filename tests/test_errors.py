@@ -67,6 +67,7 @@ OWN = {
     "network/function": "_target_: torchvision.io.read_image\npath: x.png\n",
     "experiment/mapping_over_list": "# @package _global_\noptimizer:\n  betas: {first: 0.9}\n",
     "experiment/list_over_source": "# @package _global_\ndata:\n  source: [digits]\n",
+    "data/listed": "defaults: [digits, _self_]\nsource: [x]\n",
     "experiment/listed": "# @package _global_\ndata:\n  augment: [flip]\n",
     "experiment/mapped": "# @package _global_\ndata:\n  augment: {mixup: 0.2, erase: 4}\n",
     "experiment/resolver": "# @package _global_\nname: ${nope:3}\n",
@@ -113,6 +114,15 @@ CASES = {
         "conf/experiment/list_over_source.yaml: data.source is a mapping, and a list cannot replace it",
         "write a mapping there too",
     ],
+    "network.layers={a:Flatten}": [
+        "network.layers is a list, and a mapping cannot replace it;\n  write the whole list, as 'network.layers=[…]'\n",
+        "from the command line: network.layers={a:Flatten}",
+    ],
+    "network=cnn data.source=[digits]": [
+        "data.source is a mapping, and a list cannot replace it;\n  write a mapping too, or data.source=null",
+        "from the command line: data.source=[digits]",
+    ],
+    "data=listed": ["conf/data/listed.yaml: data.source is a mapping, and a list cannot replace it"],
     "experiment=resolver": ["name: Unsupported interpolation type nope", "from conf/experiment/resolver.yaml"],
     "experiment=itself": ["an interpolation leads back to itself"],
     "network=special": ["conf/network/special.yaml: this is no YAML: special characters are not allowed"],

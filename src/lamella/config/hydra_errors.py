@@ -159,14 +159,18 @@ def _list_and_mapping(error: ConfigTypeError, outer: str) -> RequestError:
 
     Hydra's message names the file and not the key, so that the key is searched for in the file.
     """
-    key, path, is_list = str(error.full_key or ""), _config_named_in(outer), True
+    key, path = str(error.full_key or ""), _config_named_in(outer)
+    is_list = not OmegaConf.is_list(error.parent_node)
     if path:
         base = OmegaConf.to_container(error.parent_node, resolve=False) if error.parent_node is not None else {}
-        key, is_list = next(_mismatches(read_raw(path), base), (key, is_list))
+        content, group = read_raw(path), path.parent.name
+        over = {group: content} if group in GROUPS else content
+        key, is_list = next(_mismatches(over, base), (key, is_list))
     where = f"{path}: " if path else ""
     if not is_list:
-        return RequestError(f"{where}{key} is a list, and a mapping cannot replace it;\n  write the whole list there")
-    advice = "write a mapping there too"
+        advice = "write the whole list there" if path else f"write the whole list, as '{key}=[…]'"
+        return RequestError(f"{where}{key} is a list, and a mapping cannot replace it;\n  {advice}", key)
+    advice = "write a mapping there too" if path else f"write a mapping too, or {key}=null for none"
     if key.endswith("layers"):
         advice = (
             "a mapping merges with a mapping only; start from a network whose layers are a list, as network=linear, "
@@ -174,7 +178,7 @@ def _list_and_mapping(error: ConfigTypeError, outer: str) -> RequestError:
         )
     if key in LISTS:
         advice = f"in an experiment, options are chosen with `- override /{key}: [OPTION, …]` in its list of defaults"
-    return RequestError(f"{where}{key} is a mapping, and a list cannot replace it;\n  {advice}")
+    return RequestError(f"{where}{key} is a mapping, and a list cannot replace it;\n  {advice}", key)
 
 
 def _config_named_in(message: str) -> Path | None:
