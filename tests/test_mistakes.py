@@ -105,6 +105,13 @@ TRAIN = {
     "name=(x)": ["'name=\"(x)\"'"],
     "name=<x>": ["'<' at character 6", "'name=\"<x>\"'"],
     "name=it's": ["'name=\"it'\"'\"'s\"'"],
+    'network.freeze={"layer*":1,conv1.*:null}': [
+        "is not part of a plain value; leave the quotes around the key out: 'network.freeze={layer*:1,conv1.*:null}'\n"
+    ],
+    "network.layers=[{a;b:1}]": [
+        "';' at character 19",
+        "put quotes around the text that it is in, within the brackets",
+    ],
     "name='abc": ["put quotes around the value"],
     "name=a]": ["'name=\"a]\"'"],
     "optimizer.lr==0.1": ["there is one equals sign; write optimizer.lr=0.1"],
@@ -219,6 +226,16 @@ OTHERS = {
     "compare": ["lamella compare takes RUN;"],
     "export": ["lamella export takes --format"],
     "export run --format tflite": ["argument --format: invalid choice: 'tflite' (choose from 'onnx'"],
+    **{
+        f"{command} conf conf/experiment conf/network{option}": [f"lamella {command} takes one run directory; got 3\n"]
+        for command, option in (
+            ("eval", ""),
+            ("resume", ""),
+            ("reproduce", ""),
+            ("explain-nan", ""),
+            ("export", " --format onnx"),
+        )
+    },
     "eval run --lr 1": ["--lr: an override has no dashes; write optimizer.lr=1"],
     "eval run --checkpiont last": ["--checkpiont: there is no such option; did you mean --checkpoint?"],
     "eval run --checkpoint": ["argument --checkpoint: expected one argument"],

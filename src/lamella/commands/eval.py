@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--checkpoint", default="best", metavar="best|last|NAME|PATH", help="default: best")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes; default: RUN/eval.json")
     options = parser.parse_intermixed_args(arguments)
+    parser.check_one_run(options.overrides)
 
     record, trained = read_run(options.run)
     config = config_for_testing(record, trained, options.overrides)

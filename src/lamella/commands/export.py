@@ -94,7 +94,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--format", choices=["onnx", "pt2", "safetensors"], required=True)
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/network.FORMAT")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|NAME|PATH", help="default: best")
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    parser.check_one_run(options.overrides)
+    return options
 
 
 def _check_out(out: Path, name: str) -> None:

@@ -3,6 +3,8 @@
 import argparse
 import re
 import textwrap
+from collections.abc import Iterable
+from pathlib import Path
 from typing import NoReturn
 
 from lamella.config.hints import hint_for_option
@@ -36,9 +38,16 @@ class CommandParser(argparse.ArgumentParser):
             raise RequestError(f"{self.prog} takes {' and '.join(names)}; {self._example(names)}")
         unknown = re.fullmatch(r"unrecognized arguments: (\S*)(?: ([^\s-]\S*))?.*", message)
         if unknown:
+            if "RUN" in usage and not unknown[1].startswith("-"):
+                self.check_one_run(message.split()[2:])
             name, equals, value = unknown[1].partition("=")
             raise RequestError(f"{unknown[1]}: {self._hint(name, value if equals else unknown[2], usage)}")
         raise RequestError(f"{self.prog}: {message}")
+
+    def check_one_run(self, others: Iterable[str]) -> None:
+        """Raise RequestError if there is a directory among the arguments after RUN, as a pattern of the shell gives."""
+        if count := sum(Path(text).is_dir() for text in others):
+            raise RequestError(f"{self.prog} takes one run directory; got {count + 1}")
 
     def _example(self, names: list[str]) -> str:
         """Return how the arguments that are missing may look."""

@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"where its data is now: {', '.join(MOVED)}")
     parser.add_argument("--chain", action="store_true", help="first reproduce the run whose weights it began with")
     options = parser.parse_intermixed_args(arguments)
+    parser.check_one_run(options.overrides)
     if rank() > 0:
         from lamella.experiment.session import join_run
 

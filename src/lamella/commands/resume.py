@@ -22,6 +22,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of a run or of a sweep")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"one of {', '.join(CHANGEABLE_KEYS)}")
     options = parser.parse_args(arguments)
+    parser.check_one_run(options.overrides)
     path: Path = options.run
     if not (path / "run.json").exists() and is_sweep(path):
         return _resume_sweep(path, options.overrides)

@@ -61,8 +61,14 @@ def _problem(text: str, error: HydraException) -> str:
     reason = message
     if place and place < len(text):  # otherwise the text has ended too early
         reason = f"{text[place]!r} at character {place + 1} is not part of a plain value"
+    reason = reason.partition(" expecting ")[0]
+    bare = re.sub(r"""(["'])([^"']*)\1(?=\s*:)""", r"\2", value)
+    if value.startswith("{") and bare != value:
+        return f"{reason}; leave the quotes around the key out: {shlex.quote(f'{key}={bare}')}"
+    if value.startswith(("{", "[")):
+        return f"{reason}; put quotes around the text that it is in, within the brackets"
     quoted = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
-    return f"{reason.partition(' expecting ')[0]}; put quotes around the value: {shlex.quote(quoted)}"
+    return f"{reason}; put quotes around the value: {shlex.quote(quoted)}"
 
 
 def _place(error: HydraException) -> int | None:
