@@ -28,6 +28,7 @@ class Mine(lamella.Task):
         return {
             "all": {"loss": loss, "output": output, "pixels": batch[0].mean(), "noise": torch.rand(())},
             "no loss": {"output": output},
+            "detached": {"loss": loss.detach()},
             "list": [loss],
             "vector": {"loss": loss, "norms": output.norm(dim=1)},
             "number": {"loss": loss, "half": 0.5},
@@ -72,7 +73,10 @@ def lines(directory: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("returns", "message"),
     [
-        ("no loss", "returns a mapping of output; it has to return a mapping, as {'loss': loss}"),
+        (
+            "no loss",
+            "returns a mapping of output; the key 'loss' is missing, and it has to be a tensor, as {'loss': loss}",
+        ),
         ("list", "returns list; it has to return a mapping, as {'loss': loss}"),
         ("vector", "returns 'norms' of shape (64,); it takes a tensor of one number, the mean of the batch"),
         ("number", "returns 'half' a float; it takes a tensor of one number, the mean of the batch"),
@@ -87,6 +91,13 @@ def test_what_a_step_cannot_return(lamella: Lamella, returns: str, message: str)
     assert result.status == 2
     assert result.err.startswith(f"error: task: mine.Mine.step {message}\n")
     assert not Path("outputs").exists()
+
+
+@pytest.mark.usefixtures("own")
+def test_a_loss_that_nothing_trained_is_in(lamella: Lamella) -> None:
+    result = lamella("train", *SHORT, "+task.returns=detached", "monitor=val/loss")
+    assert result.status == 2
+    assert result.err.startswith("error: task: the loss of mine.Mine.step depends on no parameter that is trained\n")
 
 
 @pytest.mark.usefixtures("own")
@@ -165,6 +176,14 @@ def test_an_error_in_the_step_shows_its_line(lamella: Lamella) -> None:
         (["+network.width=3"], "network.width: nothing in the network reads this key; known: decoder, encoder"),
         (["network.decoder.shape=[9]"], "network: Linear at decoder.0 fails on a training batch of 64 samples: "),
         (
+            ["network=linear"],
+            "network: it has no named stacks, and the step of the task takes the stack 'encoder'\n  mine.py, line ",
+        ),
+        (
+            ["~network.encoder", "+network.coder={layers: [Flatten]}"],
+            "network: it has the stacks decoder, coder, and the step of the task takes the stack 'encoder'\n  mine.py",
+        ),
+        (
             ["task._target_=lamella.Task"],
             "network: it has 2 named stacks, encoder, decoder, and the task lamella.Task takes one; write one list ",
         ),
@@ -176,6 +195,19 @@ def test_named_stacks_that_are_wrong(lamella: Lamella, options: list[str], messa
     assert result.status == 2
     assert result.err.startswith(f"error: {message}")
     assert not Path("outputs").exists()
+
+
+@pytest.mark.usefixtures("own")
+def test_a_command_that_takes_one_network_names_the_stacks(lamella: Lamella) -> None:
+    result = lamella(
+        "train", "task._target_=mine.Stacks", "network=stacks", "monitor=val/loss", *SHORT[1:3], *SHORT[4:]
+    )
+    assert result.status == 0, result.err
+    [run] = Path("outputs/default").iterdir()
+    for arguments in (("predict", str(run), "photo.png"), ("export", str(run), "--format", "onnx")):
+        result = lamella(*arguments)
+        assert result.status == 2
+        assert "network has the stacks encoder, decoder, which a step of the task's own runs" in result.err
 
 
 @pytest.mark.slow

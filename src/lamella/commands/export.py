@@ -113,8 +113,8 @@ def _write_and_compare(experiment: "Experiment", config: Config, name: str, file
     """Write the network into `file` in the format `name`, run the file in its runtime, and compare the outputs.
 
     Returns for each test sample (SAMPLES,) the largest absolute difference between the outputs of the file and of the
-    network. Raises ImportError where a package is not installed, and RuntimeError with the first cause in one line
-    where the network cannot be exported.
+    network. Raises RequestError for several stacks, ImportError where a package is not installed, and RuntimeError with
+    the first cause in one line where the network cannot be exported.
     """
     import pytorch_lightning as pl
     import torch
@@ -128,7 +128,9 @@ def _write_and_compare(experiment: "Experiment", config: Config, name: str, file
     write, read = FORMATS[name]
     network, data = experiment.task.network if experiment.kind.is_task else experiment.module, experiment.data
     if isinstance(network, torch.nn.ModuleDict):
-        raise RuntimeError("a step of its task's own runs its parts")
+        raise RequestError(
+            f"this network has the stacks {', '.join(network)}, which a step of the task's own runs; a file has one"
+        )
     if isinstance(network, pl.LightningModule) and not defines(type(network), "forward"):
         raise RuntimeError(f"{title(type(network))} has no forward")
     with without_pretrained_weights():

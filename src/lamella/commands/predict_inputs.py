@@ -43,6 +43,11 @@ def reader_of(model: "Model", run: Path, lines: bool = False) -> Reader:
     """Return what a model takes. lines: each line of a file is a text. Raises RequestError for what it cannot take."""
     from lamella.data.text_encoder import TextEncoder
 
+    if model.stacks:
+        raise RequestError(
+            f"{run}: its network has the stacks {', '.join(model.stacks)}, which a step of the task's own runs, and "
+            f"predict does not know which to call; in Python lamella.load(…).network[{model.stacks[0]!r}] is one"
+        )
     if lines:
         if not isinstance(model.encoder, TextEncoder):
             raise RequestError(f"--lines: {run} was not trained on texts; leave it out")

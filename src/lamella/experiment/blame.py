@@ -25,6 +25,8 @@ def refusal(
     """
     message, place = first_line(error), own_frames(error)
     key, culprit = _culprit(error, experiment)
+    if stacks := _missing_stack(error, experiment):
+        return RequestError(f"network: {stacks}{place}", "network")
     if not sizes and key != "task":  # the Trainer has refused an argument before the first batch
         named = [name for name in re.findall(r"`(?:Trainer\()?(\w+)", message) if name in options]
         key = f"trainer.{named[0]}" if named else "trainer" if experiment.kind.is_task else "task"
@@ -72,6 +74,17 @@ def _culprit(error: Exception, experiment: Experiment) -> tuple[str, str]:
             found = "network", f"{type(owner).__name__}{f' at {name}' if name else ''}"
     key, name = found
     return key if experiment.kind.takes(key) or key == "trainer" else "task", name
+
+
+def _missing_stack(error: Exception, experiment: Experiment) -> str:
+    """Return what is wrong where a step has asked the network for a stack that it does not have, otherwise ""."""
+    network = experiment.module.network if isinstance(experiment.module, Task) else None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if network is not None and frame.f_locals.get("self") is network and frame.f_code.co_name == "__getitem__":
+            asked = next(value for name, value in frame.f_locals.items() if name != "self")
+            has = f"the stacks {', '.join(network)}" if isinstance(network, nn.ModuleDict) else "no named stacks"
+            return f"it has {has}, and the step of the task takes the stack {asked!r}"
+    return ""
 
 
 def _is_own(module: pl.LightningModule, function: str) -> bool:

@@ -66,6 +66,11 @@ class Model:
         return isinstance(self.network, pl.LightningModule)
 
     @property
+    def stacks(self) -> list[str]:
+        """Return the names of the stacks that a step of the task's own runs, none for one network."""
+        return list(self.network) if isinstance(self.network, nn.ModuleDict) else []
+
+    @property
     def has_masks(self) -> bool:
         """Return True if the network gives a class for each pixel of an image."""
         places = self.output[1:] if self.objective.class_dim == 1 else self.output[:-1]
@@ -119,10 +124,10 @@ class Model:
         inputs that do not fit the network.
         """
         parts = []
-        if isinstance(self.network, nn.ModuleDict):
+        if self.stacks:
             raise RequestError(
-                f"a step of the task's own runs the parts of this network, {', '.join(self.network)}; call them "
-                "yourself, as in lamella.load(…).network"
+                f"a step of the task's own runs the stacks of this network, {', '.join(self.stacks)}; call one "
+                f"yourself, as lamella.load(…).network[{self.stacks[0]!r}]"
             )
         if isinstance(inputs, Mapping):
             names = ", ".join(map(str, inputs))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import signature
 
+import torch
 from torch import Tensor
 
 from lamella.errors import RequestError
@@ -57,10 +58,16 @@ def check_results(results: object, task: type, objective: Objective, metrics: Co
     """
     name = f"{title(task)}.step"
     if not isinstance(results, Mapping) or not isinstance(results.get("loss"), Tensor):
-        given = type(results).__name__
+        given = f"{type(results).__name__}; it has to return a mapping, as {{'loss': loss}}"
         if isinstance(results, Mapping):
-            given = f"a mapping of {', '.join(map(str, results)) or 'nothing'}"
-        raise RequestError(f"task: {name} returns {given}; it has to return a mapping, as {{'loss': loss}}", "task")
+            keys = ", ".join(map(str, results)) or "nothing"
+            wrong = (
+                f"'loss' is a {type(results['loss']).__name__}" if "loss" in results else "the key 'loss' is missing"
+            )
+            given = f"a mapping of {keys}; {wrong}, and it has to be a tensor, as {{'loss': loss}}"
+        raise RequestError(f"task: {name} returns {given}", "task")
+    if torch.is_grad_enabled() and not results["loss"].requires_grad:
+        raise RequestError(f"task: the loss of {name} depends on no parameter that is trained", "task")
     counted = [objective.metric, *metrics] if "output" in results else []
     for key, value in results.items():
         if key == "output" and isinstance(value, Tensor):
