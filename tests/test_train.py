@@ -470,3 +470,10 @@ def test_the_bar_is_drawn_on_a_terminal_and_kept_out_of_the_log(tmp_path: Path) 
     assert re.search(rb"epoch 1 .*/21", drawn)
     [log] = tmp_path.rglob("log.txt")
     assert "\x1b" not in log.read_text()
+
+
+def test_a_monitor_that_was_never_measured_is_said(lamella: Lamella) -> None:
+    short = ("network=linear", "visuals=none", "device=cpu", "device.threads=1", "+trainer.max_steps=2")
+    note = "note: val/accuracy was never measured, so the last epoch counts as the best; with +trainer.limit_train_ba"
+    assert note in lamella("train", *short).err
+    assert note not in lamella("train", *short, "+trainer.limit_train_batches=2", "name=other").err

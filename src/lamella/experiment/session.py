@@ -203,6 +203,12 @@ def _train(
         _record_failure(error, experiment.device.accelerator, writer, log)
         return 1
     best, epochs, metrics = outcome["best_epoch"], outcome["epochs"], outcome["metrics"]
+    if best and experiment.monitor not in metrics:
+        print(
+            f"note: {experiment.monitor} was never measured, so the last epoch counts as the best; with "
+            "+trainer.limit_train_batches=N each N batches are an epoch, which ends with a validation",
+            file=sys.stderr,
+        )
     print(result_lines(best, epochs, metrics, writer.path, outcome["stopped"], outcome["best_weights"]))
     return 0
 
