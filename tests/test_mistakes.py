@@ -247,6 +247,8 @@ OTHERS = {
     "predict run a.png --top x": ["argument --top: invalid int value: 'x'"],
     "inspect -m seed=1,2": ["inspect looks at one network; leave -m out"],
     "inspect --lr 1": ["--lr: an override has no dashes; write optimizer.lr=VALUE"],
+    "inspect trainer.max_epochs=3 trainer.swa=9": ["trainer.swa is 9, but the run ends after epoch 3"],
+    "inspect trainer.ema=0.9 device.precision=bf16-true": ["trainer.ema adds a small share of the weights to their"],
     "inspect optimizer.lr=abc": ["optimizer.lr is 'abc'"],
     "inspect name=a=b": ["'name=\"a=b\"'"],
 }

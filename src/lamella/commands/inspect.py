@@ -47,8 +47,13 @@ def main(arguments: list[str]) -> int:
 
     def inspect(job: ComposedConfig) -> int:
         from lamella.experiment.build import prepare_experiment
+        from lamella.experiment.rehearsal import checked_callbacks
+        from lamella.training.trainer_checks import check_options
 
-        reports.append(_report(prepare_experiment(job.config, job.references, written=job.written), options))
+        experiment = prepare_experiment(job.config, job.references, written=job.written)
+        check_options(job.config["trainer"])
+        checked_callbacks(job.config["trainer"], experiment)
+        reports.append(_report(experiment, options))
         return 0
 
     status = compose_and_call(inspect, options.given)

@@ -66,7 +66,7 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     if not experiment.data.validates:
         options["limit_val_batches"] = 0
     experiment.objective.check(experiment.data.targets[0])
-    callbacks = _checked_callbacks(options, experiment)
+    callbacks = checked_callbacks(options, experiment)
     processes = process_count(options, experiment.device.accelerator)
     if experiment.has_several_optimizers:
         check_several_optimizers(options, processes)
@@ -123,7 +123,7 @@ def _batch_count(experiment: Experiment) -> int | None:
         return None
 
 
-def _checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.Callback]:
+def checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.Callback]:
     """Return the callbacks of a config that are Lightning's own, by their keys.
 
     options: the config group `trainer`. Raises RequestError for a callback that cannot work.
@@ -231,8 +231,9 @@ class _Trial(pl.Callback):
         if not self.experiment.kind.is_task:
             known = set[str]().union(self.metrics, *(one.val for one in self.own)) - {"epoch", "seconds"}
         if (monitor := self.experiment.monitor) not in known:
+            way = "; write monitor=val/loss" * ("val/loss" in known)
             raise RequestError(
-                f"monitor is {monitor!r}; this task gives {', '.join(sorted(known)) or 'nothing'}", "monitor"
+                f"monitor is {monitor!r}; this task gives {', '.join(sorted(known)) or 'nothing'}{way}", "monitor"
             )
         for key, callback in self.callbacks.items():
             awaited = getattr(callback, "monitor", None)
