@@ -191,6 +191,10 @@ def test_other_samples_are_said(lamella: Lamella, image_root: Path) -> None:
     assert lamella("train", *own, "trainer.max_epochs=1").status == 0
     [run] = Path("outputs/default").iterdir()
     assert "note" not in lamella("eval", str(run)).err
+    next((image_root / "test").iterdir()).rename(image_root / "test/ship")
+    result = lamella("eval", str(run))
+    assert result.err.startswith(f"error: data.classes has no 'ship', a folder in {image_root}/test; known: ")
+    assert result.err.endswith(f"  from {run}/config.yaml\n")
     shutil.rmtree(image_root / "test")
     result = lamella("eval", str(run))
     assert (result.status, result.err) == (

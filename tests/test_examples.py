@@ -268,7 +268,10 @@ def test_distillation(lamella: Lamella, tmp_path: Path) -> None:
     example("distillation", tmp_path)
     missing = lamella("train", "experiment=distillation")
     assert missing.status == 2
-    assert "outputs/teacher/experiment=teacher is not there" in missing.err
+    assert missing.err.startswith(
+        "error: task.teacher: outputs/teacher/experiment=teacher is not there; a run is a dir"
+    )
+    assert missing.err.endswith("  from conf/experiment/distillation.yaml\n")
     teacher_run = train(lamella, "teacher", "trainer.max_epochs=1")
     run = train(lamella, "distillation", f"task.teacher={json.dumps(str(teacher_run))}")
     teacher = mlp(512).eval()

@@ -247,6 +247,8 @@ def test_a_prediction_that_is_no_tensor(lab: None, lamella: Lamella) -> None:
         ([*plain("Stepless")], "task: lab.Stepless has no training_step, which training needs"),
         ([*plain("Optimizerless")], "task: lab.Optimizerless has no configure_optimizers, which training needs"),
         ([*plain(), "+task.network=3"], "task.network: Plain has no such argument"),
+        (["task._target_=lab.Nope"], "task._target_ is 'lab.Nope', which cannot be imported; known: "),
+        ([*LIT, "monitor=val/accuracy"], "val/loss; write monitor=val/loss\n"),
         ([*LIT, "+task.network=3"], "task.network: Lamella gives this argument itself"),
         ([*plain(), "loss=mse"], "loss has no effect: the constructor of lab.Plain has no argument 'loss'"),
         ([*plain(), "optimizer.lr=1"], "optimizer.lr has no effect: the constructor of lab.Plain has no argument 'op"),

@@ -163,7 +163,7 @@ def test_jobs_that_cannot_be_run_are_all_said_first(lamella: Lamella) -> None:
     assert result.err == (
         "error: network=cnnn: there is no such option; did you mean cnn?\n"
         "  in the job optimizer.lr=0.001 network=cnnn trainer.max_epochs=1\n"
-        "error: optimizer: Invalid learning rate: -1\n  from the command line: optimizer.lr=-1\n"
+        "error: optimizer.lr: Invalid learning rate: -1\n  from the command line: optimizer.lr=-1\n"
         "  in the job optimizer.lr=-1 network=linear trainer.max_epochs=1\n"
     )
     assert not Path("outputs").exists()

@@ -313,6 +313,7 @@ MISTAKES: list[tuple[str | bytes, str, list[str]]] = [
     ("a,a,y\n1,2,u\n2,3,v\n", "data.target=y", ["two columns have the name 'a'"]),
     ("a,y\n1,u\n", "data.target=y data.path=y.csv", ["y.csv: this file cannot be read (No such file or directory)"]),
     ("a,y\n1,caf\u00e9\n".encode("latin1"), "data.target=y", ["x.csv: line 2 is not in UTF-8", "iconv -f latin1"]),
+    ("a,y\n1,u\n".encode("utf-16"), "data.target=y", ["x.csv: this is no text file; it takes CSV, in UTF-8 and not "]),
     ("a y\n1 u\n2 v\n", "data.target=y", ["x.csv has no such column; known: a y"]),
     ("a,y\n1,u\n2,v,3\n", "data.target=y", ["x.csv: row 3 has 3 cells, but the first row names 2 columns"]),
     (PLANTS, "data.target=species data.kind=numbers", ["row 2, column species: 'iris' is no number"]),

@@ -187,7 +187,7 @@ def test_a_sweep_with_a_member_that_cannot_run_is_refused_as_a_whole(lamella: La
     assert result.err == (
         "error: data.batch_size is 1000.0; Data takes int\n  from the command line: data.batch_size=1000.0\n"
         "  in the job optimizer.lr=0.001 seed=1 network=linear data.batch_size=1000.0\n"
-        "error: optimizer: Invalid learning rate: -1\n  from the command line: optimizer.lr=-1\n"
+        "error: optimizer.lr: Invalid learning rate: -1\n  from the command line: optimizer.lr=-1\n"
         "  in the job optimizer.lr=-1 seed=1 network=linear data.batch_size=64\n"
     )
     assert not list(Path("outputs").rglob("*=*"))

@@ -152,7 +152,10 @@ def test_a_run_goes_on_with_other_classes(lamella: Lamella, first: str, image_ro
     refused = lamella(*line, f"network.weights={first}")
     assert refused.status == 2
     assert f"network.weights: {HEAD}.weight is (10, 128) in {first}/checkpoints/best.ckpt and (3, 128)" in refused.err
-    assert f"and 1 more has another shape;\n  to draw them anew: network.weights.skip=[{HEAD}.*]" in refused.err
+    way = f"'network.weights={{from: {first}, skip: [{HEAD}.*]}}'\n"
+    assert f"and 1 more has another shape;\n  to draw them anew: {way}" in refused.err
+    refused = lamella(*line, f"network.weights={{from: {first}, skip: [features.0.*]}}")
+    assert f"to draw them anew: network.weights.skip=[features.0.*,{HEAD}.*]\n" in refused.err
     assert not Path("outputs").exists()
     weights = f"network.weights={{from: {first}, checkpoint: last, skip: [{HEAD}.*]}}"
     shown = lamella("inspect", *line[1:], weights)
@@ -206,7 +209,7 @@ def test_members_of_a_sweep_begin_with_their_own_weights(lamella: Lamella, first
 MISTAKES = {
     "network.weights=nowhere": "network.weights is 'nowhere': there is no run and no file",
     "network.weights=outputs": "network.weights is 'outputs': outputs is not a run directory",
-    "network.weights=DEFAULT": "network.weights: nothing in the network reads this key",
+    "network.weights=DEFAULT": "network.weights is 'DEFAULT', a name of torchvision's weights, and this network is ",
     "network.weights={from: DEFAULT}": "the network is none of torchvision's; a file of this name is ./DEFAULT",
     "network.weights={form: a.pth}": "network.weights.form: there is no such key; did you mean from?",
     "network.weights={skip: [a]}": "it takes a run directory or a file, also as {from: …}",

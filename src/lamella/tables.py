@@ -190,6 +190,10 @@ def _read_text(path: str, key: str | None) -> str:
         content = Path(path).expanduser().read_bytes()
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if b"\0" in content:
+            raise RequestError(
+                f"{path}: this is no text file; it takes CSV, in UTF-8 and not in UTF-16", key
+            ) from error
         line = content[: error.start].count(b"\n") + 1
         raise RequestError(
             f"{path}: line {line} is not in UTF-8; save the file as UTF-8, or convert it:\n"

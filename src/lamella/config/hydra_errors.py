@@ -75,9 +75,13 @@ def _unknown_interpolation(error: InterpolationKeyError, outer: str) -> RequestE
     """Explain an interpolation of a key that does not exist."""
     unknown = re.sub(r".*'(.*)'.*", r"\1", first_line(error))
     close = nearest_keys(unknown, _keys(error.parent_node))
-    hint = f"; did you mean {close[0]}?" if close else ""
+    group, _, name = unknown.rpartition(".")
+    parted = (key.rpartition(".") for key in _keys(error.parent_node))
+    neighbours = [last for place, _, last in parted if place == group and last != "_target_"]
+    hint = f"; did you mean {close[0]}?" if close else f"; {nearest(name, neighbours)}" if neighbours and group else ""
     key = str(error.full_key)
-    return RequestError(f"{key} is {error.child_node}, but there is no key {unknown}{hint}", key)
+    message = f"{key} is {error.child_node}, but there is no key {unknown}{hint}"
+    return RequestError(message, re.sub(r"\[(\d+)\]", r".\1", key))
 
 
 @explain_exception.register

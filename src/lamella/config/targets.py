@@ -73,7 +73,8 @@ def _import(path: str, key: str, own: Collection[str]) -> object:
     except Exception as error:
         parent, _, name = path.rpartition(".")
         try:
-            hint = nearest(name, (known for known in dir(_located(parent)) if not known.startswith("_")))
+            known = vars(_located(parent)).items()
+            hint = nearest(name, (one for one, value in known if one[0] != "_" and not isinstance(value, ModuleType)))
         except Exception:
             hint = first_line(error)
         raise RequestError(f"{key} is {path!r}, which cannot be imported; {hint}", key) from error
@@ -254,7 +255,7 @@ def instantiate(node: Config, key: str, **supplied: object) -> Any:
         cause: BaseException = error
         while cause.__cause__ and not isinstance(cause, RequestError):
             cause = cause.__cause__
-        if isinstance(cause, RequestError):
+        if isinstance(cause, RequestError) and cause.key:
             raise cause from cause.__cause__
         message, frames = first_line(cause), own_frames(error)
         if unexpected := re.search(r"unexpected keyword argument '(\w+)'", message):
@@ -273,7 +274,8 @@ def instantiate(node: Config, key: str, **supplied: object) -> Any:
             for inner, value in _scalars(node, key)
             if re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w.])", message)
         ]
-        raise RequestError(f"{key}: {message}{frames}", quoted[0] if len(quoted) == 1 else key) from error
+        place = quoted[0] if len(quoted) == 1 else key
+        raise RequestError(f"{place}: {message}{frames}", place) from error
 
 
 def _with_dtypes(node: object) -> object:

@@ -112,7 +112,8 @@ class InitialWeights:
     def load(self, network: nn.Module) -> TakenWeights:
         """Give the weights to a network, as `take_weights` does. Raises RequestError as that does."""
         file = self.file()
-        return take_weights(network, self._read(file), str(file), self.rename, self.skip)
+        short = None if self.rename or self.skip or self.checkpoint else self.source
+        return take_weights(network, self._read(file), str(file), self.rename, self.skip, short)
 
     def record(self) -> dict[str, str]:
         """Return what the record of a run says about the weights: `from`, `checkpoint` of a run, and `sha256`."""

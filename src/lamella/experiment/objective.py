@@ -7,6 +7,7 @@ from torch import nn
 
 from lamella.data import OwnData, RunData
 from lamella.data.samples import served
+from lamella.data.summary import counted
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.network.plan import Plan
 from lamella.training.objective import Objective
@@ -32,10 +33,12 @@ def build_objective(
     if plan.parts:
         return Objective(loss, "other")
     last = plan.trace[-1]
-    ending = (
-        f";\n  it ends with {last.layer} at {last.place}, which takes {last.input}; "
-        "end it with Flatten and Linear: ${data.num_classes}"
-    ) * data.has_classes
+    ending = f";\n  it ends with {last.layer} at {last.place}"
+    if last.layer == "Linear" and len(plan.output) == data.targets[0].dim():
+        ending += "; make that Linear: ${data.num_classes}"
+    else:
+        ending += f", which takes {last.input}; end it with Flatten and Linear: ${{data.num_classes}}"
+    ending *= data.has_classes
     try:
         sampled = isinstance(data, OwnData)
         objective = Objective.of(loss, data.targets, plan.output, data.num_classes, ending, class_dim, sampled)
@@ -51,6 +54,10 @@ def build_objective(
             f"{data.ignored} (data.ignored); take loss=cross_entropy, which leaves it out",
             "loss",
         )
+    weight = getattr(loss, "weight", None)
+    if objective.kind == "classes" and isinstance(weight, torch.Tensor) and weight.shape != (data.num_classes,):
+        numbers = counted(weight.numel(), "number", "numbers")
+        raise RequestError(f"loss.weight has {numbers}, and there are {data.num_classes} classes", "loss.weight")
     sample = served(data.targets[0][:1])
     try:
         value = copy.deepcopy(objective)(torch.zeros(1, *plan.output), sample)

@@ -87,6 +87,8 @@ def _rules(key: str, groups: object, arguments: Config, make: Make) -> Iterator[
     example = "[{match: norms, weight_decay: 0}]"
     if groups is not None and not isinstance(groups, list):
         raise RequestError(f"{key}.groups is {groups!r}; it takes a list, as {example}", f"{key}.groups")
+    if groups:
+        make(key, arguments)(params=[nn.Parameter(torch.zeros(1, 1))])  # an error in these is not that of a group
     for number, entry in enumerate(groups or []):
         place = f"{key}.groups.{number}"
         if not isinstance(entry, Mapping):

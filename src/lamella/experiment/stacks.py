@@ -28,6 +28,12 @@ def plan_network(
     is_read: returns whether an interpolation reads a key. recorded: as in `lamella.network.plan`.
     """
     run_keys = RUN_KEYS if InitialWeights.is_argument(node) else (*RUN_KEYS, "weights")
+    if "weights" in node and run_keys == RUN_KEYS and "_target_" not in node and not is_read("network.weights"):
+        raise RequestError(
+            f"network.weights is {node['weights']!r}, a name of torchvision's weights, and this network is none of "
+            "torchvision's; it takes a run directory or a file",
+            "network.weights",
+        )
     node = {key: value for key, value in node.items() if key not in run_keys}
 
     def plan_stack(node: Config, place: str, shape: Shape, dtype: InputType) -> Plan:

@@ -1,5 +1,7 @@
 """Give a network the weights of another one: match them by name and shape, and say what becomes of each."""
 
+import json
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -51,12 +53,14 @@ def take_weights(
     origin: str,
     rename: Mapping[str, str],
     skip: Collection[str],
+    short: str | None = None,
 ) -> TakenWeights:
     """Copy into a network the weights whose names and shapes it has; all others keep their values.
 
     network: may be on the meta device, to see what would be taken. weights: tensors by name, and origin: where they
     come from. rename: for prefixes of their names the prefixes in the network; of several that fit, the first one
-    counts. skip: patterns, with * and ?, of names in the network that are not taken.
+    counts. skip: patterns, with * and ?, of names in the network that are not taken. short: what `network.weights` is
+    where it has no further keys, for messages.
 
     Raises RequestError for a tensor that has another shape in the network, for a prefix and a pattern that no name has,
     and where nothing would be taken.
@@ -75,7 +79,12 @@ def take_weights(
     both = [name for name in own if name in theirs and not any(fnmatchcase(name, pattern) for pattern in skip)]
     taken = [name for name in both if own[name].shape == theirs[name].shape]
     if others := [name for name in both if name not in taken]:
-        raise _other_shapes(others, origin, own, theirs)
+        layers = [*skip, *dict.fromkeys(f"{_layer(name)}.*" if _layer(name) else name for name in others)]
+        way = f"network.weights.skip=[{','.join(layers)}]"
+        if short is not None:
+            source = short if re.fullmatch(r"[\w./-]+", short) else json.dumps(short)
+            way = f"'network.weights={{from: {source}, skip: [{', '.join(layers)}]}}'"
+        raise _other_shapes(others, origin, own, theirs, way)
     if not taken:
         raise _nothing_taken(origin, own, weights)
     with torch.no_grad():
@@ -110,15 +119,14 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def _other_shapes(
-    names: list[str], origin: str, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+    names: list[str], origin: str, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], way: str
 ) -> RequestError:
-    """Return the error for tensors that have another shape in the network."""
-    first, layers = names[0], dict.fromkeys(f"{_layer(name)}.*" if _layer(name) else name for name in names)
+    """Return the error for tensors that have another shape in the network. way: the override that skips them."""
+    first = names[0]
     more = f", and {len(names) - 1} more {'has' if len(names) == 2 else 'have'} another shape" if names[1:] else ""
     return RequestError(
         f"{KEY}: {first} is {tuple(theirs[first].shape)} in {origin} and {tuple(own[first].shape)} in this network"
-        f"{more};\n  to draw them anew: network.weights.skip=[{','.join(layers)}], or with the short form\n"
-        f"  'network.weights={{from: …, skip: [{', '.join(layers)}]}}'",
+        f"{more};\n  to draw them anew: {way}",
         KEY,
     )
 
