@@ -62,6 +62,8 @@ def test_the_kinds_of_parameters(network: nn.Module) -> None:
     assert found["matrices"] == ["middle.0.weight", "middle.3.weight", "head.0.weight"]
     assert [name for name, own in kinds.items() if "embeddings" in own] == ["body.0.weight", "body.1.weight"]
     assert found["biases"] == ["body.2.bias", "middle.0.bias", "middle.1.bias", "middle.3.bias", "head.0.bias"]
+    images = parameter_kinds(plan([{"Conv2d": [2, 1]}, "LayerNorm", "Flatten", {"Linear": 2}], (1, 4, 4)).build())
+    assert images["1.weight"] == {"norms"}  # (2, 4, 4)
     recurrent = parameter_kinds(nn.GRU(3, 4))
     assert [name for name, own in recurrent.items() if "biases" in own] == ["bias_ih_l0", "bias_hh_l0"]
 
@@ -97,12 +99,20 @@ def test_layers_of_networks() -> None:
     assert found["encoder.ln.weight"] == blocks[-1]
     stages = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
     assert layers(resnet) == ["conv1", *stages, "fc"]
-    block = {"Residual": [{"Linear": "in"}, "ReLU", {"Linear": "in"}]}
-    assert layers(plan([{"Linear": 4}, {"Repeat": [3, [block, "ReLU"]]}, {"Linear": 2}], (3,)).build()) == [
+    with torch.device("meta"):
+        googlenet = torchvision.models.googlenet(aux_logits=False, init_weights=False)
+    assert layers(googlenet)[3:5] == ["inception3a", "inception3b"]  # and not the branches side by side
+    split = {"layers": [{"Linear": 4}], "shortcut": [{"Linear": 4}]}
+    assert layers(plan([{"Linear": 3}, [{"Residual": split}, "ReLU"], {"Linear": 2}], (3,)).build()) == [
         "0",
-        *(f"1.{number}.0" for number in range(3)),
+        "1.0",
         "2",
     ]
+    copies = {"Repeat": [2, [{"Linear": "in"}, "ReLU", {"Linear": "in"}]]}
+    assert layers(plan([{"Linear": 4}, copies, {"Linear": 2}], (3,)).build()) == ["0", "1.0", "1.1", "2"]
+    block = {"Residual": [{"Linear": "in"}, "ReLU", {"Linear": "in"}]}
+    repeated = plan([{"Linear": 4}, {"Repeat": [3, [block, "ReLU"]]}, {"Linear": 2}], (3,)).build()
+    assert layers(repeated) == ["0", "1.0", "1.1", "1.2", "2"]
 
 
 def test_a_layer_has_a_part_of_the_rate_of_the_next_one(network: nn.Module) -> None:
@@ -175,7 +185,8 @@ def test_one_cycle_rises_to_the_rate_of_each_group(lamella: Lamella) -> None:
     options = ("optimizer=sgd", "optimizer.lr=0.1", "scheduler=one_cycle", "scheduler.pct_start=0.5")
     assert lamella("train", *options, groups, *SHORT).status == 0
     lines = [json.loads(line) for line in (the_run() / "metrics.jsonl").read_text().splitlines()]
-    assert max(line["lr"] for line in lines) == pytest.approx(0.01, rel=0.1)
+    assert max(line["lr"] for line in lines) == pytest.approx(0.1, rel=0.1)  # of no group, and the measure of all
+    assert max(line["lr/all"] for line in lines) == pytest.approx(0.01, rel=0.1)
     assert max(line["lr/2"] for line in lines) == pytest.approx(0.04, rel=0.1)
 
 
@@ -198,12 +209,30 @@ def test_a_run_is_exact_in_chunks_and_after_a_kill(lamella: Lamella, tmp_path: P
 
 
 @pytest.mark.slow
+def test_options_for_what_another_optimizer_trains(lamella: Lamella) -> None:
+    groups = "[{match: matrices, _target_: torch.optim.Muon, lr: 1e-3}, {match: '2.weight', momentum: 0.5}]"
+    assert lamella("train", f"optimizer.groups={groups}", *SHORT).status == 0
+    [saved] = read_checkpoint(the_run() / "checkpoints/last.ckpt")["optimizer_states"]
+    assert sorted(group["momentum"] for group in saved["param_groups"] if "momentum" in group) == [0.5, 0.95]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["lbfgs", "adam"])
+def test_only_sgd_has_groups_by_thaw(lamella: Lamella, option: str) -> None:
+    """A run with Adam that was begun before there were groups goes on, and LBFGS takes one group."""
+    result = lamella("train", f"optimizer={option}", "network.freeze={1.0.*: 1}", *SHORT, "data.batch_size=1294")
+    assert result.status == 0, result.err
+    [saved] = read_checkpoint(the_run() / "checkpoints/last.ckpt")["optimizer_states"]
+    assert len(saved["param_groups"]) == 1
+
+
+@pytest.mark.slow
 def test_groups_in_a_sweep_and_of_a_frozen_network(lamella: Lamella) -> None:
     result = lamella("train", "-m", "optimizer=muon", "optimizer.groups.0.momentum=0.9,0.95", *SHORT)
     assert result.status == 0, result.err
     result = lamella("train", *VIT, "network.freeze=[norms, patches.*]", "optimizer.layer_decay=0.5", *SHORT, "name=f")
     assert result.status == 0, result.err
-    assert rates(the_run("f")).keys() == {"lr", "lr/blocks.0.0", "lr/blocks.0.1"}
+    assert rates(the_run("f")).keys() == {"lr", "lr/head.2", "lr/blocks.0.0", "lr/blocks.0.1"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -223,17 +252,24 @@ MISTAKES = {
     "optimizer.groups=[{match: embeddings, lr: 1}]": ["groups.0.match: the network has no embeddings that are trained"],
     "optimizer.groups=[{match: norms, lrr: 1}]": ["optimizer.groups.0.lrr: Adam has no such argument; did you mean lr"],
     "optimizer.groups=[{match: norms, lr: fast}]": ["optimizer.groups.0.lr is 'fast'; Adam takes float"],
-    "optimizer.groups=[{match: norms, lr: -1}]": ["optimizer.groups.0: Invalid learning rate: -1"],
+    "optimizer.groups=[{match: norms, lr: -1}]": ["optimizer.groups.0.lr: Invalid learning rate: -1"],
     "optimizer.groups=[{match: norms, _target_: os.system}]": ["optimizer.groups.0._target_ is 'os.system'; a config"],
     "optimizer.groups=[{match: '*', _target_: torch.optim.Muon}]": [
         "optimizer.groups.0: Muon only supports 2D parameters"
     ],
     "optimizer.lr=0 optimizer.groups=[{match: norms, lr: 1}]": ["optimizer.lr is 0, and a group has 1: a schedule"],
+    "optimizer.groups=[{match: norms, lr: 0}]": ["optimizer.groups.0.lr is 0: a schedule keeps the proportion of the"],
+    "optimizer.groups=[{match: norms, _target_: torch.optim.LBFGS}]": ["optimizer.groups.0: LBFGS calls the network"],
+    "optimizer.groups={match: norms, lr: 1}": ["optimizer.groups is {'match': 'norms', 'lr': 1}; it takes a list, as"],
+    "optimizer=muon +optimizer.betas=[0.8,0.9] optimizer.groups=[{match: matrices, _target_: torch.optim.Muon}, "
+    "{match: 2.*, betas: [0.7,0.8]}]": [
+        "optimizer.groups.1.betas: some of these parameters are trained by Muon, which"
+    ],
     "optimizer.layer_decay=1.5": ["optimizer.layer_decay is 1.5; it takes a factor between 0 and 1, as 0.75"],
     "optimizer.layer_decay=true": ["optimizer.layer_decay is True; it takes a factor between 0 and 1"],
     "optimizer=lbfgs optimizer.layer_decay=0.5": ["optimizer: LBFGS doesn't support per-parameter options"],
     "network.freeze=[embeddings]": ["network.freeze: no parameter is called like 'embeddings'"],
-    "scheduler=sequential scheduler.milestones=[7]": ["scheduler.milestones is [7], and the run has 2 steps, so that"],
+    "scheduler=sequential scheduler.milestones=[7]": ["scheduler.milestones is [7], and the run has 2 epochs, so that"],
     "scheduler=sequential scheduler.schedulers=[3]": [
         "scheduler.schedulers is [3]; it takes a list of nodes with a `_"
     ],

@@ -69,7 +69,8 @@ def check_root(config: Config, references: Collection[str] | None) -> None:
 
 def _check_one_or_named(node: Config) -> None:
     """Raise RequestError where several optimizers are merged into the option of a single one."""
-    named = [name for name, part in node.items() if isinstance(part, Mapping) and "match" in part]
+    parts = {name: part for name, part in node.items() if name != "groups"}
+    named = [name for name, part in parts.items() if isinstance(part, Mapping) and "match" in part]
     if named and "_target_" in node:
         key = f"optimizer.{named[0]}"
         raise RequestError(

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from lamella.config.values import Config
 from lamella.errors import RequestError
@@ -84,7 +84,7 @@ def _plan(key: str, node: Config, make: Make, match: Iterable[str] = ("*",), eve
 
 def _rules(key: str, groups: object, arguments: Config, make: Make) -> Iterator[GroupRule]:
     """Yield what the list `groups` of an optimizer says. arguments: of the optimizer. Raises RequestError."""
-    example = "[{match: norms, weight_decay: 0}]"
+    example, known = "[{match: norms, weight_decay: 0}]", [arguments]
     if groups is not None and not isinstance(groups, list):
         raise RequestError(f"{key}.groups is {groups!r}; it takes a list, as {example}", f"{key}.groups")
     if groups:
@@ -97,11 +97,38 @@ def _rules(key: str, groups: object, arguments: Config, make: Make) -> Iterator[
         options = {name: value for name, value in entry.items() if name != "match"}
         if not options:
             raise RequestError(f"{place} gives {', '.join(match)} no options; write some, as in {example}", place)
-        is_other = "_target_" in options
-        made = make(place, options if is_other else {**arguments, **options})
-        tried = made(params=[nn.Parameter(torch.zeros(1, 1))])
-        values = {name: tried.param_groups[0].get(name, value) for name, value in options.items()}
-        yield GroupRule(match, {} if is_other else values, _of_groups(made) if is_other else None)
+        if options.get("lr") == 0:
+            raise RequestError(
+                f"{place}.lr is 0: a schedule keeps the proportion of the rates; network.freeze leaves parameters as "
+                "they are",
+                f"{place}.lr",
+            )
+        if "_target_" in options:
+            known.append(options)
+            tried, made = _tried(place, [options], {}, make)
+            if isinstance(tried, LBFGS):
+                raise RequestError(
+                    f"{place}: LBFGS calls the network in its steps, and trains all parameters; take optimizer=lbfgs",
+                    place,
+                )
+            yield GroupRule(match, {}, _of_groups(made))
+        else:
+            tried, _ = _tried(place, known, options, make)
+            yield GroupRule(match, {name: tried.param_groups[0].get(name, value) for name, value in options.items()})
+
+
+def _tried(
+    place: str, known: Sequence[Config], options: Config, make: Make
+) -> tuple[Optimizer, Callable[..., Optimizer]]:
+    """Return an optimizer with options, and what makes it: of the optimizers in `known`, the first that takes them."""
+    errors = []
+    for arguments in known:
+        try:
+            made = make(place, {**arguments, **options})
+            return made(params=[nn.Parameter(torch.zeros(1, 1))]), made
+        except RequestError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _of_groups(make: Callable[..., Optimizer]) -> Callable[[Sequence[ParamGroup]], Optimizer]:

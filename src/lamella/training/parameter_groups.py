@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from lamella.errors import RequestError
 from lamella.network.parameters import check_matching, matching, parameter_kinds, parameter_layers
@@ -60,9 +60,15 @@ class Grouping:
         """Return the learning rate of parameters that no rule gives another one."""
         return float(self.tried().param_groups[0]["lr"])
 
-    def tried(self) -> Optimizer:
-        """Return the optimizer of a single small parameter. Raises what the optimizer raises for wrong options."""
-        return self.make([{"params": [nn.Parameter(torch.zeros(1, 1))]}])
+    def tried(self, rule: int = -1) -> Optimizer:
+        """Return the optimizer of a single small parameter. Raises what the optimizer raises for wrong options.
+
+        rule: the number of the rule whose optimizer it is, -1 for the optimizer that has no rule.
+        """
+        return self._make_of(rule)([{"params": [nn.Parameter(torch.zeros(1, 1))]}])
+
+    def _make_of(self, rule: int) -> Make:
+        return (self.rules[rule].make if rule >= 0 else None) or self.make
 
     def optimizer(
         self, network: nn.Module, names: Sequence[str], thaws: Mapping[str, float], key: str = "optimizer"
@@ -70,9 +76,9 @@ class Grouping:
         """Return the optimizer of the parameters of these names.
 
         A group has its learning rate divided by that of `make` as `lr_scale`, and the name of its rate for the log as
-        `lr_name`. thaws: the last epoch in which a parameter is frozen, by name; torch's fused SGD takes the momenta of
-        all parameters of a group, or of none. key: of the optimizer in the config. Raises RequestError for a rule that
-        matches none of the parameters, and for rates that have no proportion.
+        `lr_name`. thaws: the last epoch in which a parameter is frozen, by name. key: of the optimizer in the config.
+        Raises RequestError for a rule that matches none of the parameters or has an option that their optimizer does
+        not know, and for rates that have no proportion.
         """
         kinds = parameter_kinds(network)
         trained, matched = {name: kinds[name] for name in names}, list[set[str]]()
@@ -81,15 +87,19 @@ class Grouping:
             matched.append({name for pattern in rule.match for name in matching(trained, pattern)})
         layers = parameter_layers(network) if self.layer_decay != 1 else {}
         order = list(dict.fromkeys(reversed(layers.values())))  # the last layer first
+        makers = [-1, *(number for number, rule in enumerate(self.rules) if rule.make)]
+        # torch's fused SGD takes the momenta of all parameters of a group, or of none.
+        by_thaw = {number for number in makers if isinstance(self.tried(number), SGD)}
         parts: dict[_Part, list[nn.Parameter]] = {}
         for name in names:
             rules = [number for number, found in enumerate(matched) if name in found]
             other = max((number for number in rules if self.rules[number].make), default=-1)
             distance = order.index(layers[name]) if layers else 0
-            part = _Part(other, tuple(n for n in rules if n >= other), distance, thaws.get(name, 0))
+            thaw = thaws.get(name, 0) if other in by_thaw else 0
+            part = _Part(other, tuple(number for number in rules if number >= other), distance, thaw)
             parts.setdefault(part, []).append(network.get_parameter(name))
         made = [
-            self._optimizer(other, {part: parts[part] for part in sorted(parts) if part.other == other}, order)
+            self._optimizer(other, {part: parts[part] for part in sorted(parts) if part.other == other}, order, key)
             for other in sorted({part.other for part in parts})
         ]
         optimizer = made[0] if len(made) == 1 else JoinedOptimizer(made)
@@ -98,16 +108,24 @@ class Grouping:
         return optimizer
 
     def _optimizer(
-        self, other: int, parts: Mapping["_Part", Sequence[nn.Parameter]], order: Sequence[str]
+        self, other: int, parts: Mapping["_Part", Sequence[nn.Parameter]], order: Sequence[str], key: str
     ) -> Optimizer:
         """Return the optimizer that trains some parts. other: the number of the rule that makes it, -1 for none."""
-        make, groups = self.rules[other].make if other >= 0 else None, list[ParamGroup]()
+        known, groups = self.tried(other), list[ParamGroup]()
         for part, parameters in parts.items():
+            for number in part.rules:
+                if unknown := self.rules[number].options.keys() - known.param_groups[0].keys():
+                    place = f"{key}.groups.{number}.{min(unknown)}"
+                    raise RequestError(
+                        f"{place}: some of these parameters are trained by {type(known).__name__}, which has no such "
+                        "option; write a `match` for the others alone",
+                        place,
+                    )
             options = {name: value for number in part.rules for name, value in self.rules[number].options.items()}
             setting = [number for number in part.rules if number == other or "lr" in self.rules[number].options]
             names = [*(self.rules[number].label for number in setting[-1:]), *order[part.distance : part.distance + 1]]
             groups.append({"params": parameters, **options, "lr_name": "_".join(dict.fromkeys(names))})
-        optimizer = (make or self.make)(groups)
+        optimizer = self._make_of(other)(groups)
         for part, group in zip(parts, optimizer.param_groups, strict=True):
             if part.distance:
                 group["lr"] *= self.layer_decay**part.distance
@@ -142,13 +160,11 @@ def logged_rates(optimizer: Optimizer, rate: float, name: str) -> dict[str, floa
 
     rate: of the first group. name: of the optimizer, "" for the only one.
     """
-    first, *others = optimizer.param_groups
-    rates = {f"lr/{name}" if name else "lr": rate}
-    for group in others:
-        if first.get("lr_scale") and group["lr_name"] != first["lr_name"]:
-            rates[f"lr/{name}_{group['lr_name']}" if name else f"lr/{group['lr_name']}"] = (
-                rate * group["lr_scale"] / first["lr_scale"]
-            )
+    own = rate / optimizer.param_groups[0].get("lr_scale", 1)  # that of optimizer.lr
+    rates = {f"lr/{name}" if name else "lr": own}
+    for group in optimizer.param_groups:
+        if place := group.get("lr_name"):
+            rates[f"lr/{name}_{place}" if name else f"lr/{place}"] = own * group["lr_scale"]
     return rates
 
 

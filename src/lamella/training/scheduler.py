@@ -76,14 +76,15 @@ def build_schedule(node: Config, make: MakeTarget) -> Schedule:
             f"scheduler.warmup_steps is {warmup_steps!r}; it takes a number of optimizer steps",
             "scheduler.warmup_steps",
         )
-    return Schedule(_maker("scheduler", node, make), interval, warmup_steps)
+    unit = "optimizer steps" if interval == "step" else "epochs"
+    return Schedule(_maker("scheduler", node, make, unit), interval, warmup_steps)
 
 
-def _maker(key: str, node: Config, make: MakeTarget) -> Callable[[Optimizer, int | None], Scheduler]:
+def _maker(key: str, node: Config, make: MakeTarget, unit: str) -> Callable[[Optimizer, int | None], Scheduler]:
     """Return the function that makes a scheduler from an optimizer and the number of its steps.
 
-    key: of its node in the config. Raises RequestError for a value that is not allowed, the function where it needs the
-    number of steps, and that is not known.
+    key: of its node in the config. unit: of its steps, for messages. Raises RequestError for a value that is not
+    allowed, and the function where it needs the number of steps, and that is not known.
     """
     node = dict(node)
     lengths = [name for name in LENGTHS if name in node and node[name] is None]
@@ -92,7 +93,7 @@ def _maker(key: str, node: Config, make: MakeTarget) -> Callable[[Optimizer, int
     parts, place = node.pop("schedulers", None), f"{key}.schedulers"
     if parts is not None and not (isinstance(parts, list) and all(isinstance(part, Mapping) for part in parts)):
         raise RequestError(f"{place} is {parts!r}; it takes a list of nodes with a `_target_`", place)
-    makers = [_maker(f"{place}.{number}", part, make) for number, part in enumerate(parts or [])]
+    makers = [_maker(f"{place}.{number}", part, make, unit) for number, part in enumerate(parts or [])]
     supplied_later = {"optimizer", *lengths, *(["schedulers"] if parts else [])}
     make_scheduler = make(key, node=node, supplied=supplied_later)
 
@@ -106,7 +107,7 @@ def _maker(key: str, node: Config, make: MakeTarget) -> Callable[[Optimizer, int
             )
         supplied: dict[str, Any] = dict.fromkeys(lengths, length)
         if makers:
-            steps = _steps_of_parts(node.get("milestones"), length, len(makers), key)
+            steps = _steps_of_parts(node.get("milestones"), length, len(makers), key, unit)
             supplied["schedulers"] = [maker(optimizer, own) for maker, own in zip(makers, steps, strict=True)]
         # These schedulers set a rate of their own, which is that of the optimizer; the first group may have another.
         scale = optimizer.param_groups[0].get("lr_scale", 1)
@@ -120,7 +121,7 @@ def _maker(key: str, node: Config, make: MakeTarget) -> Callable[[Optimizer, int
     return make_for_length
 
 
-def _steps_of_parts(milestones: object, length: int | None, count: int, key: str) -> list[int | None]:
+def _steps_of_parts(milestones: object, length: int | None, count: int, key: str, unit: str) -> list[int | None]:
     """Return how many steps each of `count` composed schedulers takes: those between the milestones, or all.
 
     length: of the whole. key: of the composed scheduler. Raises RequestError for milestones after the end of the run.
@@ -129,7 +130,7 @@ def _steps_of_parts(milestones: object, length: int | None, count: int, key: str
         return [length] * count
     if length is not None and milestones and milestones[-1] >= length:
         raise RequestError(
-            f"{key}.milestones is {milestones}, and the run has {length} steps, so that the last scheduler has none; "
+            f"{key}.milestones is {milestones}, and the run has {length} {unit}, so that the last scheduler has none; "
             "write smaller ones, or a longer run",
             f"{key}.milestones",
         )

@@ -55,7 +55,8 @@ class StepProfile(pl.Callback):
         if trainer.max_steps >= 0:
             batches = min(batches, (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
         # All of them are in one epoch, so that there is no validation between them.
-        self.each = int(min(MOST, max(1, trainer.num_training_batches // 3)))
+        between = min(trainer.num_training_batches, trainer.val_check_batch or math.inf)  # two validations
+        self.each = int(min(MOST, max(1, between / 3)))
         self.device = trainer.strategy.root_device
         if batches < 3 * self.each:
             self.over = True
