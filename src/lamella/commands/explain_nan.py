@@ -111,7 +111,11 @@ def _report(found: "NonFiniteFound", places: dict[str, str], config: Config) -> 
             rows.append(["samples", f"at the positions {', '.join(map(str, first.samples[:10]))} of the batch"])
         if first.given:
             rows.append(["its input", _range(first.given)])
-        rows += [[name, _range(spread)] for name, spread in (first.weights or {}).items() if first.kind != "weight"]
+        rows += [
+            [name, _range(spread)]
+            for name, spread in (first.weights or {}).items()
+            if first.kind not in ("weight", "buffer")
+        ]
         if first.gradient:
             rows.append(["gradient", _range(first.gradient)])
     rows.append(["then", found.then])
@@ -124,13 +128,13 @@ def _report(found: "NonFiniteFound", places: dict[str, str], config: Config) -> 
 def _title(place: "Place", places: dict[str, str]) -> str:
     """Return what a place is called in the config."""
     owner, key = place.name, ""
-    if place.kind in ("gradient", "weight"):
+    if place.kind in ("gradient", "weight", "buffer"):
         owner, _, key = place.name.rpartition(".")
     title = f"{places.get(owner, owner)} ({place.layer})"
     if place.kind == "batch":
         return "the inputs of the batch"
-    if place.kind in ("gradient", "weight"):
-        return f"the {place.kind} of {key} in {title}"
+    if place.kind in ("gradient", "weight", "buffer"):
+        return f"the buffer {key} in {title}" if place.kind == "buffer" else f"the {place.kind} of {key} in {title}"
     return f"the {place.kind} of {title}"
 
 
@@ -158,7 +162,7 @@ def _advice(found: "NonFiniteFound", config: Config) -> list[str]:
         return ["look at these samples, and at data.mean and data.std; the network is not to blame"]
     spreads = [first.given, first.gradient, *(first.weights or {}).values()]
     grown = max((one.largest for one in spreads if one and math.isfinite(one.largest)), default=0.0)
-    if first.kind == "weight":
+    if first.kind in ("weight", "buffer"):
         if config["optimizer"].get("eps") == 0:
             return ["optimizer.eps=1e-8: the optimizer divides by a number that may be 0"]
         return ["look at network.weights" if found.then == BEGINS else slower]

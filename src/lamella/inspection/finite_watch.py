@@ -46,12 +46,12 @@ class Place:
     """What is not finite, and what it was computed from.
 
     kind: "batch" for the inputs of the network; "input" of a layer, which the layer around it has computed; "output" of
-    a layer; "gradient" or "weight", of a parameter or buffer. name: of the layer, parameter or buffer in the
+    a layer; "gradient" or "weight" of a parameter, or "buffer". name: of the layer, parameter or buffer in the
     LightningModule. layer: the class of the layer. values: those that are not all finite. given: the input of the
     layer. gradient: that of the parameter. samples: the positions in the batch of samples that are not finite.
     """
 
-    kind: Literal["batch", "input", "output", "gradient", "weight"]
+    kind: Literal["batch", "input", "output", "gradient", "weight", "buffer"]
     name: str
     layer: str
     values: Spread
@@ -176,11 +176,19 @@ class FiniteWatch(pl.Callback):
         assert self.module
         for name, value in (*self.module.named_parameters(), *self.module.named_buffers()):
             if value.is_floating_point() and not value.isfinite().all():
-                self.first = self._of_tensor("weight", name, value, value, value.grad)
+                kind: Literal["weight", "buffer"] = "weight" if isinstance(value, nn.Parameter) else "buffer"
+                self.first = self._of_tensor(kind, name, value, value, value.grad)
+                if kind == "buffer" and taken:
+                    then = "the forward pass gave such a buffer, from weights that have grown"
                 raise self._found(then, taken)
 
     def _of_tensor(
-        self, kind: Literal["gradient", "weight"], name: str, values: Tensor, weight: Tensor, gradient: Tensor | None
+        self,
+        kind: Literal["gradient", "weight", "buffer"],
+        name: str,
+        values: Tensor,
+        weight: Tensor,
+        gradient: Tensor | None,
     ) -> Place:
         """Return the place of a parameter or buffer."""
         assert self.module
