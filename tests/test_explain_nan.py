@@ -259,7 +259,9 @@ def test_a_run_whose_checkpoints_are_gone_is_trained_from_its_start(lamella: Lam
 
 def test_a_buffer_is_no_weight(lamella: Lamella) -> None:
     """A rate this large makes the running statistics infinite before the loss is."""
-    assert lamella("train", "name=grown", "optimizer=sgd", "optimizer.lr=1e12", "visuals=none", "device=cpu").status == 1
+    assert (
+        lamella("train", "name=grown", "optimizer=sgd", "optimizer.lr=1e12", "visuals=none", "device=cpu").status == 1
+    )
     [run] = Path("outputs/grown").iterdir()
     result = lamella("explain-nan", str(run))
     assert "the buffer running_var in network." in result.out, result.out + result.err
