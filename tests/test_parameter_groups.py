@@ -208,6 +208,15 @@ def test_a_run_is_exact_in_chunks_and_after_a_kill(lamella: Lamella, tmp_path: P
     assert all(torch.equal(value, three["state_dict"][key]) for key, value in one["state_dict"].items())
 
 
+@pytest.mark.parametrize("options", [["optimizer.layer_decay=0.5"], ["optimizer.groups=[{match: '*', lr: 1e-2}]"]])
+def test_a_single_group_has_its_rate(lamella: Lamella, options: list[str]) -> None:
+    result = lamella("train", "network=linear", *options, "scheduler=one_cycle", *SHORT)
+    assert result.status == 0, result.err
+    found = rates(the_run())
+    [rate, own] = found.values()
+    assert own == pytest.approx(rate * (1 if "decay" in options[0] else 10))
+
+
 @pytest.mark.slow
 def test_options_for_what_another_optimizer_trains(lamella: Lamella) -> None:
     groups = "[{match: matrices, _target_: torch.optim.Muon, lr: 1e-3}, {match: '2.weight', momentum: 0.5}]"

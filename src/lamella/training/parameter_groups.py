@@ -103,7 +103,7 @@ class Grouping:
             for other in sorted({part.other for part in parts})
         ]
         optimizer = made[0] if len(made) == 1 else JoinedOptimizer(made)
-        if len(optimizer.param_groups) > 1:
+        if self.divides:
             self._scale(optimizer, key)
         return optimizer
 
