@@ -14,7 +14,7 @@ test: .venv/installed check  ## every check and every test
 	$(BIN)/python -m pytest $(SHARED) --durations=20
 
 # They compute more than they wait, and a third process costs more to start than it gives.
-quick: .venv/installed  ## the fast tests, in at most 90 s: what to run after each change
+quick: .venv/installed  ## the fast tests, in about 90 s: what to run after each change
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 # Old libraries use what newer ones beside them have deprecated.

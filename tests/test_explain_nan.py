@@ -13,6 +13,8 @@ from torch import nn
 
 from lamella.runs.writer import RunWriter
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("device=cpu", "device.threads=1", "data.batch_size=400", "visuals=none", "trainer.max_epochs=3")
 MINE = """
 import torch

@@ -57,11 +57,13 @@ def test_on_a_gpu(lamella: Lamella) -> None:
     assert 1e-4 <= suggested(result.out) <= 1e-2
 
 
+@pytest.mark.slow
 def test_the_rate_of_an_override_makes_no_difference(lamella: Lamella) -> None:
     rates = {suggested(lamella("find", "lr", *SMALL, f"optimizer.lr={rate}").out) for rate in (1e-3, 0.5)}
     assert len(rates) == 1
 
 
+@pytest.mark.slow
 def test_an_optimizer_whose_config_has_no_rate(lamella: Lamella, project: Project) -> None:
     project({"optimizer/plain.yaml": "_target_: torch.optim.Adam\n"})
     printed = lamella("find", "lr", *SMALL, "optimizer=plain", "network=linear").out
@@ -130,6 +132,7 @@ class Deaf(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_loss_that_falls_at_no_rate(lamella: Lamella, project: Project) -> None:
     project({"network/deaf.yaml": "layers: [Flatten, Linear: 10, {_target_: mine.Deaf}]\n"}, mine=DEAF)
     result = lamella("find", "lr", *SMALL, "network=deaf")

@@ -167,6 +167,7 @@ def test_rates_follow_the_first_group(network: nn.Module) -> None:
         assert second == pytest.approx(first / 5)
 
 
+@pytest.mark.slow
 def test_the_rates_are_logged(lamella: Lamella) -> None:
     result = lamella("train", *VIT, "optimizer=adamw", GROUPS, "scheduler=one_cycle", *SHORT)
     assert result.status == 0, result.err
@@ -179,6 +180,7 @@ def test_the_rates_are_logged(lamella: Lamella) -> None:
     assert lamella("eval", str(the_run())).status == 0
 
 
+@pytest.mark.slow
 def test_one_cycle_rises_to_the_rate_of_each_group(lamella: Lamella) -> None:
     # Each parameter has a rule with a rate, so that no group has optimizer.lr itself.
     groups = "optimizer.groups=[{match: '*', lr: 0.01}, {match: '2.*', lr: 0.04}]"

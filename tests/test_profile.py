@@ -13,6 +13,8 @@ from killed import kill_and_resume
 from lamella.config.compose import compose_one
 from lamella.sweeps.fused.grouping import FusedGroups
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("device=cpu", "device.threads=1", "visuals=none", "trainer.max_epochs=2")
 PROFILED = (*SMALL, "trainer.profile=true")
 # An epoch has 21 batches, of which 7 are for the warm-up.
