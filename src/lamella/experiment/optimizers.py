@@ -1,17 +1,15 @@
 """Read the config group `optimizer`: one optimizer, or several by name, each for its part of the network."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import nn
 from torch.optim import LBFGS, Optimizer
 
 from lamella.config.values import Config
 from lamella.errors import RequestError
-from lamella.torch_internals import ParamGroup
 from lamella.training.optimizers import SINGLE, OptimizerPlan
-from lamella.training.parameter_groups import Grouping, GroupRule
+from lamella.training.parameter_groups import Grouping, GroupRule, MakeOfGroups
 
 # The keys of an optimizer that are no arguments of its class. The first two are of one of several optimizers.
 OF_GROUPS = ("groups", "layer_decay")
@@ -76,10 +74,10 @@ def _named_plan(name: str, node: Config, make: Make) -> OptimizerPlan:
 
 def _plan(key: str, node: Config, make: Make, match: Iterable[str] = ("*",), every: int = 1) -> OptimizerPlan:
     arguments = {name: value for name, value in node.items() if name not in OWN_KEYS}
+    grouping = Grouping(_of_groups(make(key, arguments)), layer_decay=_layer_decay(key, node))
+    grouping.tried()  # before the groups, so that no group is blamed for an error in these arguments
     rules = tuple(_rules(key, node.get("groups"), arguments, make))
-    return OptimizerPlan(
-        Grouping(_of_groups(make(key, arguments)), rules, _layer_decay(key, node)), tuple(match), every
-    )
+    return OptimizerPlan(replace(grouping, rules=rules), tuple(match), every)
 
 
 def _rules(key: str, groups: object, arguments: Config, make: Make) -> Iterator[GroupRule]:
@@ -87,8 +85,6 @@ def _rules(key: str, groups: object, arguments: Config, make: Make) -> Iterator[
     example, known = "[{match: norms, weight_decay: 0}]", [arguments]
     if groups is not None and not isinstance(groups, list):
         raise RequestError(f"{key}.groups is {groups!r}; it takes a list, as {example}", f"{key}.groups")
-    if groups:
-        make(key, arguments)(params=[nn.Parameter(torch.zeros(1, 1))])  # an error in these is not that of a group
     for number, entry in enumerate(groups or []):
         place = f"{key}.groups.{number}"
         if not isinstance(entry, Mapping):
@@ -111,27 +107,25 @@ def _rules(key: str, groups: object, arguments: Config, make: Make) -> Iterator[
                     f"{place}: LBFGS calls the network in its steps, and trains all parameters; take optimizer=lbfgs",
                     place,
                 )
-            yield GroupRule(match, {}, _of_groups(made))
+            yield GroupRule(match, {}, made)
         else:
             tried, _ = _tried(place, known, options, make)
             yield GroupRule(match, {name: tried.param_groups[0].get(name, value) for name, value in options.items()})
 
 
-def _tried(
-    place: str, known: Sequence[Config], options: Config, make: Make
-) -> tuple[Optimizer, Callable[..., Optimizer]]:
+def _tried(place: str, known: Sequence[Config], options: Config, make: Make) -> tuple[Optimizer, MakeOfGroups]:
     """Return an optimizer with options, and what makes it: of the optimizers in `known`, the first that takes them."""
     errors = []
     for arguments in known:
         try:
-            made = make(place, {**arguments, **options})
-            return made(params=[nn.Parameter(torch.zeros(1, 1))]), made
+            made = _of_groups(make(place, {**arguments, **options}))
+            return Grouping(made).tried(), made
         except RequestError as error:
             errors.append(error)
     raise errors[0]
 
 
-def _of_groups(make: Callable[..., Optimizer]) -> Callable[[Sequence[ParamGroup]], Optimizer]:
+def _of_groups(make: Callable[..., Optimizer]) -> MakeOfGroups:
     return lambda groups: make(params=groups)
 
 

@@ -14,27 +14,35 @@ from lamella.network.parameters import check_matching, matching, parameter_kinds
 from lamella.torch_internals import ParamGroup
 from lamella.training.joined_optimizer import JoinedOptimizer
 
-Make = Callable[[Sequence[ParamGroup]], Optimizer]
+MakeOfGroups = Callable[[Sequence[ParamGroup]], Optimizer]
 
 
 @dataclass(frozen=True)
 class GroupRule:
     """Gives options to the parameters that its patterns mean.
 
-    match: patterns as `matching` takes them. options: arguments of the optimizer, which hold in place
-    of those of the optimizer and of earlier rules. make: of another optimizer, which trains these parameters instead,
-    None for the same.
+    match: patterns as `matching` takes them. options: arguments of the optimizer, which hold in place of its own and of
+    those of earlier rules. make: of another optimizer, which trains these parameters instead, None for the same.
     """
 
     match: tuple[str, ...]
     options: Mapping[str, Any]
-    make: Make | None = None
+    make: MakeOfGroups | None = None
 
     @property
     def label(self) -> str:
         """Return a name for the log, as head for head.*."""
         parts = (re.sub(r"[^\w.]+", "_", pattern.strip("*.?")) for pattern in self.match)
         return "_".join(filter(None, parts)) or "all"
+
+
+class _Part(NamedTuple):
+    """The parameters of one group. Parts are sorted in the order of the groups."""
+
+    other: int  # the number of the rule whose optimizer trains it, -1 for the optimizer of the config
+    rules: tuple[int, ...]
+    distance: int  # from the last layer
+    thaws: float
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Grouping:
     one, 1 for the same rate in all layers.
     """
 
-    make: Make
+    make: MakeOfGroups
     rules: tuple[GroupRule, ...] = ()
     layer_decay: float = 1.0
 
@@ -67,7 +75,7 @@ class Grouping:
         """
         return self._make_of(rule)([{"params": [nn.Parameter(torch.zeros(1, 1))]}])
 
-    def _make_of(self, rule: int) -> Make:
+    def _make_of(self, rule: int) -> MakeOfGroups:
         return (self.rules[rule].make if rule >= 0 else None) or self.make
 
     def optimizer(
@@ -87,7 +95,7 @@ class Grouping:
             matched.append({name for pattern in rule.match for name in matching(trained, pattern)})
         layers = parameter_layers(network) if self.layer_decay != 1 else {}
         order = list(dict.fromkeys(reversed(layers.values())))  # the last layer first
-        makers = [-1, *(number for number, rule in enumerate(self.rules) if rule.make)]
+        makers = [-1, *(number for number, rule in enumerate(self.rules) if rule.make)] if thaws else []
         # torch's fused SGD takes the momenta of all parameters of a group, or of none.
         by_thaw = {number for number in makers if isinstance(self.tried(number), SGD)}
         parts: dict[_Part, list[nn.Parameter]] = {}
@@ -108,24 +116,24 @@ class Grouping:
         return optimizer
 
     def _optimizer(
-        self, other: int, parts: Mapping["_Part", Sequence[nn.Parameter]], order: Sequence[str], key: str
+        self, other: int, parts: Mapping[_Part, Sequence[nn.Parameter]], order: Sequence[str], key: str
     ) -> Optimizer:
         """Return the optimizer that trains some parts. other: the number of the rule that makes it, -1 for none."""
-        known, groups = self.tried(other), list[ParamGroup]()
+        groups = list[ParamGroup]()
         for part, parameters in parts.items():
-            for number in part.rules:
-                if unknown := self.rules[number].options.keys() - known.param_groups[0].keys():
-                    place = f"{key}.groups.{number}.{min(unknown)}"
-                    raise RequestError(
-                        f"{place}: some of these parameters are trained by {type(known).__name__}, which has no such "
-                        "option; write a `match` for the others alone",
-                        place,
-                    )
             options = {name: value for number in part.rules for name, value in self.rules[number].options.items()}
             setting = [number for number in part.rules if number == other or "lr" in self.rules[number].options]
             names = [*(self.rules[number].label for number in setting[-1:]), *order[part.distance : part.distance + 1]]
             groups.append({"params": parameters, **options, "lr_name": "_".join(dict.fromkeys(names))})
         optimizer = self._make_of(other)(groups)
+        for number in dict.fromkeys(number for part in parts for number in part.rules):
+            if unknown := self.rules[number].options.keys() - optimizer.defaults.keys():
+                place = f"{key}.groups.{number}.{min(unknown)}"
+                raise RequestError(
+                    f"{place}: some of these parameters are trained by {type(optimizer).__name__}, which has no such "
+                    "option; write a `match` for the others alone",
+                    place,
+                )
         for part, group in zip(parts, optimizer.param_groups, strict=True):
             if part.distance:
                 group["lr"] *= self.layer_decay**part.distance
@@ -194,12 +202,3 @@ def described_groups(network: nn.Module, optimizer: Optimizer) -> list[Parameter
         for part in parts
         for group in part.param_groups
     ]
-
-
-class _Part(NamedTuple):
-    """The parameters of one group. Parts are sorted in the order of the groups."""
-
-    other: int  # the number of the rule whose optimizer trains it, -1 for the optimizer of the config
-    rules: tuple[int, ...]
-    distance: int  # from the last layer
-    thaws: float
