@@ -295,3 +295,11 @@ def test_mistakes(lamella: Lamella, option: str) -> None:
     for text in MISTAKES[option]:
         assert text in result.err
     assert not Path("outputs").exists()
+
+
+def test_an_error_names_the_rate_of_the_key(lamella: Lamella) -> None:
+    """Each parameter has a rate of its own, and the message is about optimizer.lr."""
+    groups = "optimizer.groups=[{match: '*', lr: 1e30}]"
+    result = lamella("train", "optimizer=sgd", "optimizer.lr=0.5", groups, *SHORT)
+    assert result.status == 1
+    assert "with learning rate 0.5; try a smaller optimizer.lr" in result.err

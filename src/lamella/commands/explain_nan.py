@@ -127,15 +127,13 @@ def _report(found: "NonFiniteFound", places: dict[str, str], config: Config) -> 
 
 def _title(place: "Place", places: dict[str, str]) -> str:
     """Return what a place is called in the config."""
-    owner, key = place.name, ""
-    if place.kind in ("gradient", "weight", "buffer"):
-        owner, _, key = place.name.rpartition(".")
-    title = f"{places.get(owner, owner)} ({place.layer})"
     if place.kind == "batch":
         return "the inputs of the batch"
-    if place.kind in ("gradient", "weight", "buffer"):
-        return f"the buffer {key} in {title}" if place.kind == "buffer" else f"the {place.kind} of {key} in {title}"
-    return f"the {place.kind} of {title}"
+    if place.kind in ("input", "output"):
+        return f"the {place.kind} of {places.get(place.name, place.name)} ({place.layer})"
+    owner, _, key = place.name.rpartition(".")
+    of = "" if place.kind == "buffer" else "of "
+    return f"the {place.kind} {of}{key} in {places.get(owner, owner)} ({place.layer})"
 
 
 def _wrong(values: "Spread") -> str:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lamella.training.parameter_groups import rate_of
+
 BEGINS = "the network begins with such a weight"
 
 
@@ -205,7 +207,7 @@ class FiniteWatch(pl.Callback):
         assert self.module
         trainer = self.module.trainer
         stage = "test" if trainer.testing else "validation" if trainer.validating or not self.module.training else ""
-        rate = None if stage else float(trainer.optimizers[0].param_groups[0]["lr"])
+        rate = None if stage else rate_of(trainer.optimizers[0].param_groups)
         step = trainer.global_step + (0 if stage else 1 - taken)
         return NonFiniteFound(
             self.first, then, stage or "training", step, trainer.current_epoch + 1, self.batch + 1, rate

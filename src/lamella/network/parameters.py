@@ -97,6 +97,8 @@ def _layers(module: nn.Module, place: str, is_element: bool, is_whole: bool = Tr
         yield place
         return
     are_copies = is_list and len(lists) > 1 and len({_structure(child) for _, child in children}) == 1
+    # A list of one is a stack with a whole network only near the root; further inside, as in EfficientNet, its one
+    # element is a block like any other.
     several = len(children) > 1 or (is_element and "." in place)
     for name, child in children:
         inner = f"{place}.{name}" if place else name

@@ -158,21 +158,28 @@ def keep_proportions(optimizer: Optimizer) -> None:
     A scheduler sets the same rate in all groups, as OneCycleLR, or adds the same number to all, as CosineAnnealingLR.
     """
     first, *others = optimizer.param_groups
-    for group in others:
-        if scale := first.get("lr_scale"):  # runs that were begun with earlier versions have none
-            group["lr"] = first["lr"] * (group["lr_scale"] / scale)
+    if "lr_scale" in first:  # otherwise all groups have one rate
+        for group in others:
+            group["lr"] = first["lr"] * (group["lr_scale"] / first["lr_scale"])
+
+
+def rate_of(groups: Sequence[ParamGroup]) -> float:
+    """Return the present learning rate of parameters that the config gives no other one than `optimizer.lr`.
+
+    groups: of the optimizer.
+    """
+    return float(groups[0]["lr"] / groups[0].get("lr_scale", 1))
 
 
 def logged_rates(optimizer: Optimizer, rate: float, name: str) -> dict[str, float]:
     """Return the learning rates of an optimizer by their names in the log: lr, and lr/GROUP where the config says so.
 
-    rate: of the first group. name: of the optimizer, "" for the only one.
+    rate: as `rate_of` gives it. name: of the optimizer, "" for the only one.
     """
-    own = rate / optimizer.param_groups[0].get("lr_scale", 1)  # that of optimizer.lr
-    rates = {f"lr/{name}" if name else "lr": own}
+    rates = {f"lr/{name}" if name else "lr": rate}
     for group in optimizer.param_groups:
         if place := group.get("lr_name"):
-            rates[f"lr/{name}_{place}" if name else f"lr/{place}"] = own * group["lr_scale"]
+            rates[f"lr/{name}_{place}" if name else f"lr/{place}"] = rate * group["lr_scale"]
     return rates
 
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lamella.errors import RequestError
+from lamella.training.parameter_groups import rate_of
 from lamella.training.scheduler import Schedule
 
 FIRST, LAST, STEPS = 1e-8, 10.0, 136  # the rates of the first and the last step, 15 steps for each factor of 10
@@ -35,8 +36,7 @@ def rising_rates() -> Schedule:
     """
 
     def make(optimizer: Optimizer, length: int | None) -> LambdaLR:
-        first = optimizer.param_groups[0]
-        rate = float(first["lr"]) / first.get("lr_scale", 1)
+        rate = rate_of(optimizer.param_groups)
         if not rate > 0:
             raise RequestError(
                 f"optimizer.lr is {rate:g}, and each parameter group gets its own rate times one factor; write a rate "

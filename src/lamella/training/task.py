@@ -26,7 +26,7 @@ from lamella.training.non_finite import NonFiniteLoss, check_finite, smaller
 from lamella.training.objective import Objective
 from lamella.training.optimizer_kernels import DirectOptimizer
 from lamella.training.optimizers import SINGLE, OptimizerPlan, configure, take_turns
-from lamella.training.parameter_groups import keep_proportions, logged_rates
+from lamella.training.parameter_groups import keep_proportions, logged_rates, rate_of
 from lamella.training.passes import Pass
 from lamella.training.results import check_outputs, check_results, check_step
 from lamella.training.scheduler import Schedule, scaled_rates
@@ -118,7 +118,7 @@ class Task(pl.LightningModule):
     def _take_step(self, optimizer: AnyOptimizer, closure: Callable[[], Any], number: int) -> None:
         """Take step `number` of an optimizer, counted from 0. closure: computes the gradients."""
         factor = self.schedule.warmup(number)
-        self._scheduled_rate = None if factor == 1.0 else optimizer.param_groups[0]["lr"]
+        self._scheduled_rate = None if factor == 1.0 else rate_of(optimizer.param_groups)
         with nullcontext() if factor == 1.0 else scaled_rates(optimizer.param_groups, factor):
             optimizer.step(closure=closure)
         self._scheduled_rate = None
@@ -185,7 +185,7 @@ class Task(pl.LightningModule):
         loss, counters = results["loss"], self._train.counters[name]
         counters.count(results, targets)
         optimizer, rate = self.trainer.optimizers[[*self.optimizer_plans].index(name)], self._scheduled_rate
-        counters.rates.append(optimizer.param_groups[0]["lr"] if rate is None else rate)
+        counters.rates.append(rate_of(optimizer.param_groups) if rate is None else rate)
         # Only with a single process: another rank would wait for ever for the gradients of this one.
         if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
             turn = batch_index(self.trainer) // self.optimizer_plans[name].every
