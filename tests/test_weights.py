@@ -225,6 +225,7 @@ MISTAKES = {
     "network.weights=other.pth": "no name in other.pth (x) is one of this network (1.*)\n",
     "network.weights=hostile.pth": "it holds posix.system, which is no tensor, and is not read",
     "network.weights=cut.pth": "network.weights: cut.pth: it is damaged, or no file of weights",
+    "network.weights=half.pth": "network.weights: half.pth: it is damaged, or no file of weights",
     "network.weights=cut.safetensors": "network.weights: cut.safetensors: it is damaged, or no file of weights",
     "network.weights=numbers.pt": "network.weights: numbers.pt: it holds no tensors by name",
 }
@@ -245,6 +246,8 @@ def test_what_cannot_be_taken_is_refused(lamella: Lamella) -> None:
     torch.save([1, 2], "numbers.pt")
     for name in ("cut.pth", "cut.safetensors"):
         Path(name).write_bytes(Path("a.pth").read_bytes()[:500])
+    # Longer than the end of an archive, which torch looks for then, and gives an error of the operating system.
+    Path("half.pth").write_bytes(Path("a.pth").read_bytes()[:5000])
     for override, message in MISTAKES.items():
         result = lamella("train", "network=linear", override)
         assert result.status == 2, override

@@ -26,9 +26,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_tensors(path)
     except ImportError as error:
         raise RequestError(f"{place}: reading it needs {error.name}; uv pip install -e '.[export]'", KEY) from error
-    except OSError as error:
-        raise RequestError(f"{place}: it cannot be read ({error.strerror})", KEY) from error
     except Exception as error:
+        # torch raises an OSError without the name of the file for an archive that has lost its end.
+        if isinstance(error, OSError) and error.filename:
+            raise RequestError(f"{place}: it cannot be read ({error.strerror})", KEY) from error
         reason = "it is damaged, or no file of weights"
         if found := re.search(r"(?:GLOBAL|class|global) (\w+\.[\w.]+)", str(error)):
             reason = f"it holds {found[1]}, which is no tensor, and is not read, because that could run code"
