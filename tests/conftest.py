@@ -28,8 +28,29 @@ class Result:
     out: str
     err: str
 
+    def check_refusal(self, *texts: str) -> None:
+        """Check that a request was refused before anything was written, with an error that has these texts."""
+        assert self.status == 2, self.out
+        assert self.err.startswith("error: "), self.err
+        for text in texts:
+            assert text in self.err
+        assert not Path("outputs").exists()
+
 
 Lamella = Callable[..., Result]
+# A LightningModule of a project, for a file that imports torch, pytorch_lightning as pl and nn. LAST: its last layers.
+OWN_MODULE = """
+class Own(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)LAST)
+    def training_step(self, batch, number):
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("loss", loss, on_epoch=True)
+        return loss
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import Lamella, Project, contents
+from conftest import OWN_MODULE, Lamella, Project, contents
 from torch import nn
 
 from lamella.runs.writer import RunWriter
@@ -75,18 +75,7 @@ OWN = """
 import torch, pytorch_lightning as pl
 from torch import nn
 from mine import Late
-
-class Own(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), Late(2))
-    def training_step(self, batch, number):
-        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-        self.log("loss", loss, on_epoch=True)
-        return loss
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-"""
+""" + OWN_MODULE.replace("LAST", ", Late(2)")
 NETWORKS = {
     "late": "layers: [Flatten, {Residual: [{Linear: 784}, {_target_: mine.Late}]}, {Linear: 10}]\n",
     "root": "layers: [Flatten, {Linear: 16}, {_target_: mine.Root}, {Linear: 10}]\n",

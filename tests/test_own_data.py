@@ -304,19 +304,19 @@ def test_a_class_for_each_position_of_padded_sequences(lamella: Lamella, project
     assert last["train/length"] > 4
 
 
+MODULE = (
+    "data=module",
+    "data._target_=mine.Module",
+    "data.num_classes=2",
+    "data.target=label",
+    "data.input=numbers",
+)
+
+
 @pytest.mark.slow
 def test_a_datamodule_keeps_its_sampler_its_dicts_and_its_hooks(lamella: Lamella, project: Project) -> None:
     project({}, mine=MINE)
-    own_data = (
-        "data=module",
-        "data._target_=mine.Module",
-        "data.num_classes=2",
-        "data.target=label",
-        "data.input=numbers",
-    )
-    runs = [
-        lamella("train", *SHORT, *own_data, "network=linear", "monitor=train/loss", f"name={name}") for name in "ab"
-    ]
+    runs = [lamella("train", *SHORT, *MODULE, "network=linear", "monitor=train/loss", f"name={name}") for name in "ab"]
     assert [run.status for run in runs] == [0, 0], runs[0].err
     assert "mine.Module: 5 training batches" in runs[0].out
     a, b = (losses(next(Path("outputs", name).glob("*"))) for name in "ab")
@@ -326,14 +326,7 @@ def test_a_datamodule_keeps_its_sampler_its_dicts_and_its_hooks(lamella: Lamella
 @pytest.mark.slow
 def test_a_network_that_takes_the_dicts_of_a_datamodule_has_no_file(lamella: Lamella, project: Project) -> None:
     project({}, mine=MINE + WHOLE)
-    own_data = (
-        "data=module",
-        "data._target_=mine.Module",
-        "data.num_classes=2",
-        "data.target=label",
-        "data.input=numbers",
-    )
-    result = lamella("train", *SHORT, *own_data, "task._target_=mine.Whole", "monitor=train/loss")
+    result = lamella("train", *SHORT, *MODULE, "task._target_=mine.Whole", "monitor=train/loss")
     assert result.status == 0, result.err
     exported = lamella("export", str(next(Path("outputs/default").iterdir())), "--format", "safetensors")
     assert (exported.status, exported.err.splitlines()[-1]) == (

@@ -7,7 +7,7 @@ from pathlib import Path
 import programs
 import pytest
 import torch
-from conftest import Lamella, Project
+from conftest import OWN_MODULE, Lamella, Project
 from killed import kill_and_resume
 
 from lamella.config.compose import compose_one
@@ -76,18 +76,7 @@ class Two(lamella.Task):
     def step(self, batch, optimizer):
         loss = self.objective(self.network(batch[0]), batch[1])
         return {"loss": loss}
-
-class Own(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    def training_step(self, batch, number):
-        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-        self.log("loss", loss, on_epoch=True)
-        return loss
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-"""
+""" + OWN_MODULE.replace("LAST", "")
 
 
 def test_a_module_of_the_project(lamella: Lamella, project: Project) -> None:
@@ -164,6 +153,4 @@ def test_runs_of_a_fused_sweep_are_profiled_alone() -> None:
 )
 def test_what_cannot_be_is_refused(lamella: Lamella, overrides: str, message: str) -> None:
     result = lamella("train", *SMALL, *overrides.split("; "))
-    assert result.status == 2, result.err
-    assert message in result.err
-    assert not Path("outputs").exists()
+    result.check_refusal(message)
