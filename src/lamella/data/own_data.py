@@ -75,7 +75,7 @@ class OwnData(pl.LightningDataModule):
             self._ask("prepare_data")
             loader, val = self._loader("train"), self._loader("val")
             # The datamodule makes a new loader at each call, which may be slow.
-            self.lengths = {"train": _length(loader)} | ({} if val is None else {"val": _length(val)})
+            self.lengths = {"train": loader_length(loader)} | ({} if val is None else {"val": loader_length(val)})
             self.keeps_workers = getattr(loader, "persistent_workers", False)
             self.has_val, self.cut = val is not None, []
             served = next(iter(self._batches("train")), None)
@@ -283,7 +283,7 @@ class OwnData(pl.LightningDataModule):
             ) from error
 
 
-def _length(loader: Any) -> int | None:
+def loader_length(loader: Any) -> int | None:
     """Return the number of batches of a loader, None where it is not known."""
     try:
         return len(loader)

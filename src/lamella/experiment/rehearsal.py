@@ -22,6 +22,7 @@ from lamella.config.values import Config
 from lamella.console import print
 from lamella.data.chunk import Batch
 from lamella.data.decoder import UnreadableImages
+from lamella.data.own_data import loader_length
 from lamella.data.text_windows import NextByte
 from lamella.errors import RequestError, first_line
 from lamella.experiment.blame import refusal
@@ -61,7 +62,11 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     check_options(config["trainer"])
     if experiment.data.overfit:
         augment = experiment.data.augment
-        check_overfit(config["trainer"], _batch_count(experiment), augment is not None and bool(augment.mixes))
+        check_overfit(
+            config["trainer"],
+            loader_length(experiment.data.train_dataloader()),
+            augment is not None and bool(augment.mixes),
+        )
     options = {**config["trainer"], **overfit_limits(config["trainer"])}
     if not experiment.data.validates:
         options["limit_val_batches"] = 0
@@ -113,14 +118,6 @@ def rehearsal_key(config: Config) -> str:
     groups = {name: _without_floats(config.get(name)) for name in ("network", "task", "loss", "optimizer", "scheduler")}
     data = {**config["data"], "seed": None}
     return json.dumps([groups, data, config["device"], config["trainer"], config.get("metrics")], default=str)
-
-
-def _batch_count(experiment: Experiment) -> int | None:
-    """Return the number of training batches of an epoch, None where it is not known."""
-    try:
-        return len(experiment.data.train_dataloader())
-    except TypeError:
-        return None
 
 
 def checked_callbacks(options: Config, experiment: Experiment) -> dict[str, pl.Callback]:
