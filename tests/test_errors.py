@@ -42,6 +42,7 @@ OWN = {
         "network:\n  layers: [ReLU]\n"
     ),
     "experiment/no_group": "# @package _global_\ndefaults:\n  - override /netwrk: mlp\n  - _self_\n",
+    "network/starred": 'layers: [Flatten, {Linear: 10}]\nfreeze: {"0.*": ???}\n',
     "network/brackets": "width: 8\nlayers:\n  - Conv2d: [${network.width}, 3]\n",
     "network/short": "width: 8\nlayers:\n  - Flatten\n  - Linear: ${width}\n",
     "experiment/no_package": "optimizer:\n  lr: 1\n",
@@ -142,6 +143,8 @@ CASES = {
         "conf/network/tab.yaml, line 3, column 1: this is no YAML: found character '\\t'",
         "indent with ordinary spaces",
     ],
+    # The aliases of a file with a star are looked at before it is composed, and the error names the file then too.
+    "network=starred": ["network/starred.yaml, line 2, column 17: this is no YAML", 'a missing value is quoted: "???"'],
     "network=brackets": ["brackets.yaml, line 3, column 15: this is no YAML", 'an interpolation is quoted: "${…}"'],
     "network=short": ["network.layers[1].Linear is ${width}, but there is no key width; did you mean network.width?"],
     "experiment=no_package": [

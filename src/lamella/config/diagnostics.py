@@ -70,7 +70,7 @@ def _invalid_yaml(error: yaml.MarkedYAMLError) -> RequestError:
         hint = "lines with a dash (a list) and lines without (a mapping) cannot be mixed on one level"
     if re.search(r"[\[{,]\s*\$\{", line):
         hint = 'within brackets an interpolation is quoted: "${…}"'
-    if re.search(r"[\[{,:]\s*\?\?\?", line):
+    if re.search(r"[\[{].*\?\?\?", line):
         hint = 'within brackets a missing value is quoted: "???"'
     if "\t" in line[: mark.column + 1] or any("\u00a0" in text for text in lines[: mark.line + 1]):
         hint = "indent with ordinary spaces, and not with tabs or no-break spaces"
