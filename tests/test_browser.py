@@ -10,13 +10,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import programs
 import pytest
-from playwright.sync_api import Page, TimeoutError, sync_playwright
+from playwright.sync_api import Page, TimeoutError, expect, sync_playwright
 from programs import wait_until
 
 CHROMIUM = shutil.which("chromium")
@@ -106,21 +105,30 @@ def test_hparams_of_several_sweeps_are_filtered(page: Page, board: str, director
     answers: list[int] = []
     page.on("response", lambda response: answers.append(response.status) if "session_groups" in response.url else None)
 
-    def shown() -> int:
-        page.wait_for_timeout(100)
-        return page.get_by_text(re.compile(r"^default/.*=")).locator("visible=true").count()
+    rows = page.get_by_text(re.compile(r"^default/.*=")).locator("visible=true")
 
-    deadline = time.monotonic() + 60  # TensorBoard looks for new runs every few seconds
-    while not answers or shown() < 4:
-        assert time.monotonic() < deadline
+    def reload() -> None:
         page.goto(f"{board}/#hparams", wait_until="domcontentloaded")
         page.reload(wait_until="domcontentloaded")
-        with contextlib.suppress(TimeoutError):
-            page.get_by_role("checkbox", name="sgd", exact=True).wait_for(timeout=10_000)
-    for value in ("adam", "sgd"):
+
+    def filters(value: str) -> bool:
+        """Return True if the checkbox of a value hides the two runs with this value, and shows them again."""
         box = page.get_by_role("checkbox", name=value, exact=True)
-        box.click()
-        wait_until(lambda: shown() == 2, 60)
-        box.click()
-        wait_until(lambda: shown() == 4, 60)
+        with contextlib.suppress(TimeoutError, AssertionError):
+            for count in (2, 4):
+                box.click(timeout=10_000)
+                expect(rows).to_have_count(count, timeout=10_000)
+            return True
+        reload()  # a page that receives new runs while a box is clicked draws every row again
+        return False
+
+    def complete() -> bool:
+        reload()
+        with contextlib.suppress(AssertionError):
+            expect(rows).to_have_count(4, timeout=10_000)
+            return True
+        return False
+
+    wait_until(complete, 120)  # TensorBoard looks for new runs every few seconds
+    wait_until(lambda: all(filters(value) for value in ("adam", "sgd")), 120)
     assert set(answers) == {200}
