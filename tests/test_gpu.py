@@ -48,6 +48,14 @@ def trained_on_gpu(lamella: Lamella, name: str, *options: str) -> Path:
     return path
 
 
+def test_the_use_of_the_gpu_is_measured(lamella: Lamella) -> None:
+    run = trained_on_gpu(lamella, "run", "network=cnn", *SHORT)
+    usage = json.loads((run / "run.json").read_text())["usage"]
+    assert 0 <= usage["gpu_percent"]["mean"] <= usage["gpu_percent"]["peak"] <= 100
+    assert usage["gpu_memory_gb"]["peak"] > 0.1
+    assert usage["gpu_watts"]["mean"] > 1
+
+
 def metrics(path: Path) -> dict[str, float]:
     found: dict[str, float] = json.loads((path / "run.json").read_text())["metrics"]
     return found

@@ -37,6 +37,7 @@ from lamella.training.checkpointing import Checkpoints
 from lamella.training.chunk_length import ChunkLength
 from lamella.training.freezing import Freezing, thawed_names
 from lamella.training.loggers import EpochLogger, EpochTensorBoard
+from lamella.training.machine_use import RunUse
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.progress import EpochBar
 from lamella.training.step_profile import StepProfile
@@ -69,12 +70,14 @@ def fit(
     identity: Identity,
     on_epoch: OnEpoch = lambda metrics, outcome: None,
     settings: Mapping[str, float | str] | None = None,
+    use: RunUse | None = None,
 ) -> Outcome:
     """Train and test an experiment, and write TensorBoard's events and `checkpoints/` into `directory`.
 
     Training continues from the newest checkpoint in `directory`, if there is one; what was written after it is cut off.
     identity: of the run, which its checkpoints have to carry. on_epoch: called on rank 0 with the metrics of each epoch
-    and the outcome so far. settings: what TensorBoard's HPARAMS tab shows beside the best metrics.
+    and the outcome so far. settings: what TensorBoard's HPARAMS tab shows beside the best metrics. use: what the run
+    uses of the machine, None where that is not measured.
 
     A run that begins takes the weights that the config names.
 
@@ -107,6 +110,8 @@ def fit(
     def end_epoch(metrics: dict[str, float]) -> None:
         checkpoints.compare(metrics)
         on_epoch(metrics, _outcome(checkpoints, int(metrics["epoch"]), trainer.global_step))
+        if use:
+            board.log_machine(use.new_points())
 
     with quiet_lightning(), closing(board):
         # The board is the first one: code of the project's own writes pictures to `self.logger.experiment`.

@@ -37,6 +37,7 @@ from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
 from lamella.tables import format_csv
 from lamella.training.device import is_out_of_memory, processor
+from lamella.training.machine_use import MachineUse, RunUse
 from lamella.training.non_finite import NonFiniteLoss
 
 NOTICE = "the run ends after this step or the running validation; press Ctrl-C again to end it at once\n"
@@ -92,12 +93,16 @@ def _data_files(data: RunData) -> dict[str, str]:
 
 
 def train_run(
-    experiment: Experiment, writer: RunWriter, interrupts: Interrupts | None = None, inexact: Sequence[str] = ()
+    experiment: Experiment,
+    writer: RunWriter,
+    interrupts: Interrupts | None = None,
+    inexact: Sequence[str] = (),
+    machine: MachineUse | None = None,
 ) -> int:
     """Train and test a run, record what happens, and return the exit status, 0 or 1.
 
-    interrupts: the signal handler of the process where several runs share one, None where the run is alone in its
-    process. inexact: why the bits of the result may differ from those of a run by itself.
+    interrupts, machine: the signal handler and the measurement of the process where several runs share one, None where
+    the run is alone in its process. inexact: why the bits of the result may differ from those of a run by itself.
 
     Raises RequestError where nothing has been trained, with the run directory as it was before, and SystemExit with
     128 plus the number of the signal where a signal has ended the training.
@@ -107,7 +112,9 @@ def train_run(
     with nullcontext(interrupts) if interrupts else run_interrupts([writer]) as signals, writer.log() as log:
         hook, threading.excepthook = threading.excepthook, lambda failure: _log_traceback(log, failure.exc_value)
         try:
-            return _train(experiment, writer, signals, log, inexact)
+            with nullcontext(machine) if machine else MachineUse(experiment.device.accelerator) as measured:
+                use = RunUse(measured, writer.before.get("usage", {}) if writer.before else {})
+                return _train(experiment, writer, signals, log, inexact, use)
         finally:
             threading.excepthook = hook
 
@@ -174,12 +181,12 @@ def numeric_environment(experiment: Experiment) -> dict[str, object]:
 
 
 def _train(
-    experiment: Experiment, writer: RunWriter, interrupts: Interrupts, log: TextIO, inexact: Sequence[str]
+    experiment: Experiment, writer: RunWriter, interrupts: Interrupts, log: TextIO, inexact: Sequence[str], use: RunUse
 ) -> int:
     """Train and test, and record the outcome. Returns and raises as `train_run` does."""
 
     def on_epoch(metrics: dict[str, float], outcome: Outcome) -> None:
-        writer.epoch(metrics, **outcome)
+        writer.epoch(metrics, **outcome, usage=use.usage())
         print(epoch_line(metrics, experiment.epochs))
 
     print(f"Using {experiment.device.accelerator} device")
@@ -189,8 +196,9 @@ def _train(
     try:
         _record_start(experiment, writer, inexact)
         settings = _board_settings(Record(writer.path, writer.fields))
-        outcome = fit(experiment, writer.path, interrupts, writer.identity, on_epoch, settings)
-        writer.close(status="finished", **outcome)
+        outcome = fit(experiment, writer.path, interrupts, writer.identity, on_epoch, settings, use)
+        use.machine.sample()  # the run may have taken less than a second
+        writer.close(status="finished", **outcome, usage=use.usage())
     except Interrupted as interrupted:
         writer.close(status="interrupted", steps=interrupted.steps)
         print(f"interrupted; to go on: lamella resume {writer.path}", file=sys.stderr)
@@ -209,7 +217,7 @@ def _train(
             "+trainer.limit_train_batches=N each N batches are an epoch, which ends with a validation",
             file=sys.stderr,
         )
-    print(result_lines(best, epochs, metrics, writer.path, outcome["stopped"], outcome["best_weights"]))
+    print(result_lines(best, epochs, metrics, writer.path, outcome["stopped"], outcome["best_weights"], use.usage()))
     return 0
 
 

@@ -11,6 +11,9 @@ SWEEP_FORMAT = 1  # the format of sweep.json and plan.jsonl
 Status = Literal["running", "finished", "failed", "interrupted"]
 STATES = get_args(Status)
 WeightsKind = Literal["trained", "averaged"]
+# How much of the machine a run has used, as "mean", "peak" and the "seconds" in which that was measured, by the names
+# that `lamella.training.machine_use.MachineUse` lists.
+Usage = dict[str, dict[str, float]]
 
 
 class RunRequest(TypedDict):
@@ -64,6 +67,7 @@ class RunRecord(RunRequest):
     error: NotRequired[str | None]
     environment: NotRequired[dict[str, object]]
     inexact: NotRequired[list[str]]
+    usage: NotRequired[Usage]
 
 
 class RecordChanges(TypedDict, total=False):
@@ -82,6 +86,7 @@ class RecordChanges(TypedDict, total=False):
     error: str | None
     environment: NotRequired[dict[str, object]]
     inexact: list[str]
+    usage: NotRequired[Usage]
 
 
 class SweepRecord(TypedDict):

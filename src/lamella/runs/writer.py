@@ -151,6 +151,7 @@ def _new_record(request: RunRequest, patch: Path) -> RunRecord:
         "error": None,
         "environment": {},
         "inexact": [],
+        "usage": {},
     }
 
 

@@ -1,6 +1,6 @@
 """Hand the metrics of each epoch to a function and to TensorBoard."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
@@ -9,6 +9,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from lamella.lightning_internals import close_tensorboard
 from lamella.torch_internals import add_summary
+from lamella.training.machine_use import UsePoint
 
 
 class EpochLogger(Logger):
@@ -58,6 +59,17 @@ class EpochTensorBoard(TensorBoardLogger):
     @rank_zero_only
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """Do nothing: TensorBoard would show a run that has hyperparameters but no metrics as -1."""
+
+    @rank_zero_only
+    def log_machine(self, points: Sequence[UsePoint]) -> None:
+        """Write points as `machine/…`, each at its second of the run.
+
+        They are written at the end of an epoch, by the thread that trains: a checkpoint records the size of the file,
+        which has to end with a whole entry.
+        """
+        for point in points:
+            for name, value in point.values.items():
+                self.experiment.add_scalar(f"machine/{name}", value, int(point.second), point.ended)
 
     @rank_zero_only
     def log_result(self, settings: Mapping[str, float | str], metrics: Mapping[str, float], epoch: int) -> None:

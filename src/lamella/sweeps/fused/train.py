@@ -30,6 +30,7 @@ from lamella.sweeps.fused.member import FusedRun
 from lamella.sweeps.fused.stack import NetworkStack
 from lamella.sweeps.fused.width import choose_width
 from lamella.sweeps.job import FUSED_NOTE
+from lamella.training.machine_use import MachineUse
 from lamella.training.trainer import quiet_lightning
 
 ROUND = 2.0  # seconds after which the Trainers have their turn, to notice signals and to save
@@ -53,9 +54,12 @@ def train_fused(paths: Sequence[Path], outputs: Sequence[TextIO]) -> int:
                 continue
             if run:
                 runs.append((*run, output))
-        with run_interrupts([writer for _, writer, _ in runs]) as interrupts:
+        if not runs:
+            return status
+        machine_use = MachineUse(runs[0][0].device.accelerator)
+        with run_interrupts([writer for _, writer, _ in runs]) as interrupts, machine_use as machine:
             members = [
-                FusedRun(experiment, partial(train_run, experiment, writer, interrupts, [FUSED_NOTE]), output)
+                FusedRun(experiment, partial(train_run, experiment, writer, interrupts, [FUSED_NOTE], machine), output)
                 for experiment, writer, output in runs
             ]
             _train_members(members, paths[0].parent)
