@@ -38,7 +38,8 @@ def main() -> None:
     options = parser.parse_args()
     children = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(options.children)]
     try:
-        with Timed("cuda") as machine:
+        machine = Timed("cuda")
+        with machine:
             time.sleep(options.seconds)
     finally:
         for child in children:

@@ -370,7 +370,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
         assert (program.wait(), program.err) == (0, "")
     for path in (path.parent for path in tmp_path.rglob("run.json")):
         assert record(path)["status"] == "finished"
-        assert len((path / "log.txt").read_text().splitlines()) == 9
+        assert len((path / "log.txt").read_text().splitlines()) == 10
 
 
 def test_the_learning_rate_in_the_record_is_that_of_the_last_step(lamella: Lamella) -> None:
@@ -453,7 +453,7 @@ def test_the_bar_and_the_log_are_readable_in_a_file(tmp_path: Path) -> None:
     assert program.wait() == 0
     text = program.out + program.err
     assert "\x1b" not in text
-    assert len(text.splitlines()) == 8
+    assert len(text.splitlines()) == 9
 
 
 @pytest.mark.slow(12)
