@@ -52,7 +52,7 @@ class MachineUse:
         self._accelerator = accelerator
         self._process = psutil.Process()
         self._children: list[psutil.Process] = []
-        self._next_search = 0.0
+        self._next_search = time.monotonic() + INTERVAL
         self._seconds = 0.0
         self._sums: dict[str, float] = {}
         self._peaks: dict[str, float] = {}
