@@ -324,7 +324,7 @@ def cached(root: Path, **options: Any) -> Data:
 
 
 def kept() -> list[Path]:
-    return sorted(path for path in Path("outputs/.cache").iterdir() if path.suffix != ".lock")
+    return sorted(path for path in Path("outputs/.cache").iterdir() if path.suffix == ".uint8")
 
 
 def test_images_are_decoded_once(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

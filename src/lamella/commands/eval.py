@@ -65,11 +65,11 @@ def main(arguments: list[str]) -> int:
     checkpoint = read_checkpoint(file)
     if (weights := weights_kind(checkpoint)) == "averaged":
         print(f"note: the weights of {file.name} are averaged", file=sys.stderr)
-    samples = checkpoint.get(datamodule_key(type(experiment.data)))  # a checksum of the samples of the run
-    are_same = samples == experiment.data.state_dict()
-    if not are_same and not options.overrides:
-        print("note: these are not the samples that the run was trained and tested with", file=sys.stderr)
-    for note in _notes(trained["data"], config["data"], experiment.data, are_same):
+    different = experiment.data.differences(checkpoint.get(datamodule_key(type(experiment.data))), "test")
+    if different and not options.overrides:
+        others = f"other than then: {', '.join(different)}"
+        print(f"note: these are not the samples that the run was trained and tested with; {others}", file=sys.stderr)
+    for note in _notes(trained["data"], config["data"], experiment.data, not different):
         print(f"note: {note}", file=sys.stderr)
     result = evaluate(experiment, options.run)
     # Labels of pixels and the like have no names.
@@ -92,7 +92,7 @@ def _notes(trained: Config, tested: Config, data: "RunData", are_same: bool) -> 
     """Yield what a user should know of the samples of a test.
 
     trained, tested: the config group `data` of the run and of this test. are_same: whether the samples of each split
-    have the targets that they had in the run.
+    are those of the run, as far as they are compared.
     """
     import torch
 

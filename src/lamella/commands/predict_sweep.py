@@ -150,13 +150,13 @@ def _data(run: Path, checkpoint: str) -> "Data":
     from lamella.runs.checkpoints import find_checkpoint, read_checkpoint
 
     data = prepare_experiment(read_run(run)[1], encoder=read_encoder(run)).data
-    if read_checkpoint(find_checkpoint(run, checkpoint)).get(datamodule_key(type(data))) != data.state_dict():
+    assert isinstance(data, Data)  # others have no folds
+    saved = read_checkpoint(find_checkpoint(run, checkpoint)).get(datamodule_key(type(data)))
+    if different := data.differences(saved, "validate"):
         raise RequestError(
             f"{run}: the data have changed since the training, so that nobody knows which samples the run was trained "
-            "on; put the data back"
+            f"on; other than then: {', '.join(different)}; put the data back"
         )
-    assert isinstance(data, Data)  # others have no folds
-    data.setup("validate")
     return data
 
 

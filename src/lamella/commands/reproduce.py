@@ -4,6 +4,7 @@ lamella reproduce outputs/default/defaults
 lamella reproduce --chain outputs/fine/defaults
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from lamella.runs.schema import RunRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lamella.data import RunData
 
     Weights = Mapping[str, Tensor]
 
@@ -81,7 +84,7 @@ def _reproduce(path: Path, overrides: Sequence[str], chain: bool, is_parent: boo
             print(f"{path} is not trained again, because the run that it began with is another one now")
             return status, path
         config = _beginning_with(config, new_parent)
-    status, new_path, new_record = _train_again(path, record, config, checked=not parent)
+    status, new_path, new_record, other_data = _train_again(path, record, config, checked=not parent)
     if status:
         return status, new_path
     differences = [*_epoch_differences(epochs, read_epochs(new_path))]
@@ -98,7 +101,7 @@ def _reproduce(path: Path, overrides: Sequence[str], chain: bool, is_parent: boo
     shown = "the only difference" if count == 1 else f"the first and the last of {count} differences"
     print(f"\nNOT reproduced; {shown}:")
     print(*(f"  {line}" for line in dict.fromkeys((differences[0], differences[-1]))), sep="\n")
-    causes = list(_possible_causes(path, record, new_path, new_record))
+    causes = [*(f"data: {what}" for what in other_data), *_possible_causes(path, record, new_path, new_record)]
     print("differences between the two environments:", *(causes or ["none is recorded"]), sep="\n  ")
     return 1, new_path
 
@@ -124,8 +127,10 @@ def _beginning_with(config: Config, run: Path) -> Config:
     return {**config, "network": {**config["network"], "weights": weights}}
 
 
-def _train_again(path: Path, record: RunRecord, config: Config, checked: bool) -> tuple[int, Path, RunRecord]:
-    """Train the run in `path` again, and return the exit status, the new directory and the new record.
+def _train_again(
+    path: Path, record: RunRecord, config: Config, checked: bool
+) -> tuple[int, Path, RunRecord, list[str]]:
+    """Train the run in `path` again. Returns the exit status, the new directory, the new record, and what data differ.
 
     checked: whether it has to begin with weights from the same file, if it began with any.
     """
@@ -139,8 +144,25 @@ def _train_again(path: Path, record: RunRecord, config: Config, checked: bool) -
     make_directory = partial(claim_directory, OUTPUTS / experiment.name, path.resolve().name)
     reads, choices = record["reads"], record["choices"]
     run = create_run(experiment, make_directory, config, record["overrides"], reads, choices, reproduces=str(path))
+    other_data = _other_data(path, experiment.data)
+    if other_data:
+        print(f"note: the data are not those of {path}; other than then: {', '.join(other_data)}", file=sys.stderr)
     status = train_run(experiment, run)
-    return status, run.path, run.fields
+    return status, run.path, run.fields, other_data
+
+
+def _other_data(path: Path, data: "RunData") -> list[str]:
+    """Return what is not as it was in the run in `path`, as far as its last checkpoint, if there is one, tells."""
+    from lamella.lightning_internals import datamodule_key
+    from lamella.runs.checkpoints import newest_checkpoint, read_checkpoint
+
+    try:
+        checkpoint = newest_checkpoint(path / "checkpoints")[0]
+    except RequestError:  # all are damaged
+        checkpoint = None
+    if checkpoint is None:
+        return []
+    return data.differences(read_checkpoint(checkpoint).get(datamodule_key(type(data))), "fit")
 
 
 def _as_on_the_first_machine(record: RunRecord, config: Config) -> Config:

@@ -6,13 +6,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lamella.atomic_files import open_to_append, replacing
+from lamella.data.contents import checksums
 from lamella.data.decoder import UnreadableImages
 from lamella.data.images import ImageFiles
 from lamella.errors import RequestError
@@ -28,11 +30,12 @@ VERSION = 2  # has to change when an image file is decoded to other pixels
 class MappedImages:
     """Images in a file of pixels. Indexing gives uint8 (B, *shape).
 
-    pixels: all images of the file (N, *shape). rows: the images that are selected, in their order.
+    pixels: all images of the file (N, *shape). rows: the images that are selected, in their order. sums: the file with
+    their checksums.
     """
 
-    def __init__(self, pixels: Tensor, rows: Tensor) -> None:
-        self.pixels, self.rows = pixels, rows
+    def __init__(self, pixels: Tensor, rows: Tensor, sums: Path) -> None:
+        self.pixels, self.rows, self.sums = pixels, rows, sums
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -40,6 +43,11 @@ class MappedImages:
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Return the images with these indices."""
         return self.pixels.index_select(0, self.rows[indices])
+
+    def checksums(self) -> np.ndarray:
+        """Return the CRC-32 of each image, uint32 (N,), which are computed when the cache is made."""
+        sums: np.ndarray = _checksums(self.sums, self.pixels)[self.rows.numpy()]
+        return sums
 
 
 def map_images(images: ImageFiles, create: bool = True) -> MappedImages | None:
@@ -106,7 +114,7 @@ def sharing_images(directory: Path) -> Iterator[None]:
 def _map_images(images: ImageFiles, folder: Path, create: bool) -> MappedImages | None:
     whole = images.whole()
     path = folder / f"{_key(whole)}.uint8"
-    note, count = path.with_suffix(".lock"), _size(whole)
+    note, sums, count = path.with_suffix(".lock"), path.with_suffix(".crc32"), _size(whole)
     if not _is_intact(path, note, count):
         if not create:
             return None
@@ -114,12 +122,29 @@ def _map_images(images: ImageFiles, folder: Path, create: bool) -> MappedImages 
         with open_to_append(note) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is_intact(path, note, count):
+                sums.unlink(missing_ok=True)
                 _write(whole, path, count)
                 lock.truncate(0)
+                _checksums(sums, _mapped(path, images.decoder.shape, count))
                 lock.write(f"{_digest(path)}\n{_stamp(path)}")
+    return MappedImages(_mapped(path, images.decoder.shape, count), images.rows, sums)
+
+
+def _mapped(path: Path, shape: tuple[int, ...], count: int) -> Tensor:
+    """Return the images of a cache file, uint8 (N, *shape). count: the number of bytes."""
     # A private mapping that is never written to uses the page cache, which all processes share.
-    pixels = torch.from_file(str(path), shared=False, size=count, dtype=torch.uint8)
-    return MappedImages(pixels.view(-1, *images.decoder.shape), images.rows)
+    return torch.from_file(str(path), shared=False, size=count, dtype=torch.uint8).view(-1, *shape)
+
+
+def _checksums(path: Path, pixels: Tensor) -> np.ndarray:
+    """Return the CRC-32 of each image, uint32 (N,), from the file `path`, which is written if it is not there."""
+    if path.is_file() and path.stat().st_size == 4 * len(pixels):
+        return np.fromfile(path, "<u4")
+    sums = checksums(pixels)
+    assert sums is not None
+    with suppress(OSError), replacing(path) as temporary:  # where they cannot be kept, they are computed again
+        sums.astype("<u4").tofile(temporary)
+    return sums
 
 
 def _key(images: ImageFiles) -> str:

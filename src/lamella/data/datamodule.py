@@ -1,8 +1,6 @@
 """The datamodule: the splits of a data set, checked against the config, and a loader for each split."""
 
 import copy
-import json
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +12,7 @@ from torch import Tensor
 from lamella.data.augment import Augment
 from lamella.data.augmentation import Augmentation, Listed
 from lamella.data.checks import check_batches, check_files, check_samples, check_world, class_names, kind
+from lamella.data.fingerprint import Checksums, Fingerprint, differences
 from lamella.data.folds import Folds
 from lamella.data.loader import Batches
 from lamella.data.normalize import Normalize
@@ -94,7 +93,7 @@ class Data(pl.LightningDataModule):
         self.chunk: Callable[[int], int] = lambda number: 1
         self.tests, self.overfit = True, False
         self.trained: Batches | None = None  # the last loader of the training batches
-        self.mean, self.std, self.loaded = mean, std, dict[str, Samples]()
+        self.mean, self.std, self.loaded, self.checksums = mean, std, dict[str, Samples](), Checksums()
 
         if not isinstance(source, Splits):
             raise RequestError(
@@ -225,14 +224,16 @@ class Data(pl.LightningDataModule):
         return other
 
     def state_dict(self) -> dict[str, object]:
-        """Return the number of samples and a checksum of the targets of each split, which a checkpoint contains.
+        """Return checksums of the samples, which a checkpoint contains. A run goes on only if they are the same."""
+        return {**self.checksums.fingerprint(self.splits, self.encoder)}
 
-        Where there is an encoder, a checksum of what it has learned is added. A run is resumed only if they are the
-        same.
+    def differences(self, saved: Fingerprint | None, stage: str) -> list[str]:
+        """Return what is not as it was when a checkpoint was saved, as `fingerprint.differences` does.
+
+        stage: the images that this stage of the Trainer reads are compared.
         """
-        sums = [[len(one), zlib.crc32(one.targets.numpy().tobytes())] for one in self.splits.values()]
-        learned = {} if self.encoder is None else {"encoder": zlib.crc32(json.dumps(self.encoder.state()).encode())}
-        return {"targets": sums, **learned}
+        self.setup(stage)
+        return differences(saved, self.state_dict())
 
     def check_world(self, world: int) -> None:
         """Raise RequestError if `world` devices cannot share a batch equally, or one of them would have no samples."""

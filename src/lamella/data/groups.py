@@ -1,14 +1,13 @@
 """Find the samples that belong together: those of one group, and those whose inputs are equal."""
 
-from collections.abc import Iterable
 from hashlib import blake2b
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lamella.data.contents import contents
 from lamella.data.samples import Inputs, NamedInputs
-from lamella.data.text_encoder import Texts
 
 
 def first_equal(inputs: Inputs | NamedInputs) -> Tensor | None:
@@ -16,23 +15,12 @@ def first_equal(inputs: Inputs | NamedInputs) -> Tensor | None:
 
     None for inputs that are not in memory, such as image files.
     """
-    contents = _contents(inputs)
-    if contents is None:
+    each = contents(inputs)
+    if each is None:
         return None
     firsts: dict[bytes, int] = {}
-    digests = (blake2b(content, digest_size=16).digest() for content in contents)
+    digests = (blake2b(content, digest_size=16).digest() for content in each)
     return torch.tensor([firsts.setdefault(digest, number) for number, digest in enumerate(digests)])
-
-
-def _contents(inputs: Inputs | NamedInputs) -> Iterable[bytes] | None:
-    """Return the bytes of each input, None for inputs that are not in memory."""
-    if isinstance(inputs, Texts):
-        return (text.encode() for text in inputs.texts)
-    if not isinstance(inputs, NamedInputs | Tensor):
-        return None
-    tensors = [inputs] if isinstance(inputs, Tensor) else inputs.tensors.values()
-    rows = zip(*(tensor.numpy() for tensor in tensors), strict=True)
-    return (b"".join(part.tobytes() for part in row) for row in rows)
 
 
 def joined(groups: Tensor, first: Tensor) -> Tensor:

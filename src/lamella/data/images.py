@@ -29,7 +29,7 @@ class ImageFiles:
         self.paths: np.ndarray = np.asarray(paths)  # one block of memory, which forked workers share
         self.decoder = decoder
         self.rows = torch.arange(len(paths)) if rows is None else rows
-        self._is_checked = False
+        self._sums: np.ndarray | None = None  # set once the files are checked
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,9 +69,18 @@ class ImageFiles:
 
     def check(self) -> None:
         """Raise UnreadableImages if a file is no image. Little of a file is read, as long as none is damaged."""
-        if not self._is_checked and any(self._each(self.decoder.check, "checking images")):
-            raise UnreadableImages(*self.problems().values())
-        self._is_checked = True
+        if self._sums is not None:
+            return
+        sums = np.empty(len(self), np.uint32)
+        for number, result in enumerate(self._each(self.decoder.check, "checking images")):
+            if isinstance(result, UnreadableImages):
+                raise UnreadableImages(*self.problems().values())
+            sums[number] = result
+        self._sums = sums
+
+    def checksums(self) -> np.ndarray | None:
+        """Return a checksum of each file, uint32 (N,), as `Decoder.check` makes it; None before `check`."""
+        return self._sums
 
     def problems(self) -> dict[int, str]:
         """Return why files are no images, by their indices, after decoding all files."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -90,3 +91,11 @@ def _prepare(own: Callable[[int], None] | None, worker: int) -> None:
     prepare_worker(worker)
     if own is not None:
         own(worker)
+
+
+def loader_length(loader: Any) -> int | None:
+    """Return the number of batches of a loader, None where it is not known."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None

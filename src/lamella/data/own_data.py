@@ -1,7 +1,6 @@
 """The data of a project's own: datasets, streams, or any LightningDataModule."""
 
 import copy
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ from lamella.data.checks import check_world, class_names
 from lamella.data.chunk import Batch
 from lamella.data.datamodule import Data
 from lamella.data.datasets import Datasets, ItemBatches, on_device
+from lamella.data.fingerprint import Fingerprint, differences, first_fingerprint, target_checksum
 from lamella.data.items import Reading, kind_of_batch
-from lamella.data.loaded import LoadedBatches
+from lamella.data.loaded import LoadedBatches, loader_length
 from lamella.data.samples import written_shape, written_type
 from lamella.data.streams import Streams
 from lamella.data.summary import WORDS, count_text, counted
@@ -70,7 +70,6 @@ class OwnData(pl.LightningDataModule):
         self.stages = set[str]()
         if isinstance(source, Datasets):
             self.has_val, self.cut = source.sizes["val"] > 0, source.cut
-            first, *_ = (source.first(name, self.read) for name, size in source.sizes.items() if size)
         else:
             self._ask("prepare_data")
             loader, val = self._loader("train"), self._loader("val")
@@ -78,10 +77,8 @@ class OwnData(pl.LightningDataModule):
             self.lengths = {"train": loader_length(loader)} | ({} if val is None else {"val": loader_length(val)})
             self.keeps_workers = getattr(loader, "persistent_workers", False)
             self.has_val, self.cut = val is not None, []
-            served = next(iter(self._batches("train")), None)
-            if served is None:
-                raise RequestError(f"data: {self.title} gives no training batch", "data")
-            first = served
+        batches = self._first_batches()
+        first, self.first = batches["train"], first_fingerprint(batches)
         self.targets = [first[1]]
         self.batch_size = source.batch_size if isinstance(source, Datasets) else len(first[1])
         self.shape, self.input_type = kind_of_batch(first[0])
@@ -172,12 +169,20 @@ class OwnData(pl.LightningDataModule):
         return other
 
     def state_dict(self) -> dict[str, object]:
-        """Return the sizes of the training and the validation, and a checksum of the first targets.
+        """Return the numbers of samples that are known, and checksums of the first batches.
 
-        A checkpoint contains them, and a run is resumed only if they are the same.
+        A checkpoint contains them, and a run goes on only if they are the same.
         """
         sizes: Mapping[str, int | None] = self.sizes or {"train": self.lengths["train"]}
-        return {"sizes": sizes, "targets": zlib.crc32(self.targets[0].cpu().numpy().tobytes())}
+        return {"sizes": sizes, "targets": target_checksum(self.targets[0]), "first": self.first}
+
+    def differences(self, saved: Fingerprint | None, stage: str) -> list[str]:
+        """Return what is not as it was when a checkpoint was saved, as `Data.differences` does."""
+        now = self.state_dict()
+        found = differences(saved, now)
+        if found and first_fingerprint(self._first_batches()) != self.first:  # what is random says nothing
+            found = differences(saved, {**now, "first": {}})
+        return found
 
     def setup(self, stage: str) -> None:
         """Let the source set up what a stage of the Trainer reads."""
@@ -236,6 +241,15 @@ class OwnData(pl.LightningDataModule):
         loader = [] if loader is None else loader
         return LoadedBatches(loader, self._converter(device), self.title, self.seed, device, epoch)
 
+    def _first_batches(self) -> dict[str, Batch]:
+        """Return the first batch of each split or, of a datamodule, of the training. Raises RequestError."""
+        if isinstance(self.source, Datasets):
+            return {name: self.source.first(name, self.read) for name, size in self.source.sizes.items() if size}
+        served = next(iter(self._batches("train")), None)
+        if served is None:
+            raise RequestError(f"data: {self.title} gives no training batch", "data")
+        return {"train": served}
+
     def _converter(self, device: torch.device) -> Callable[[object], Batch]:
         """Return the function that makes inputs and targets, on the device, of a batch of the datamodule.
 
@@ -281,14 +295,6 @@ class OwnData(pl.LightningDataModule):
                 f"data: {self.title}.{method} fails: {type(error).__name__}: {first_line(error)}{own_frames(error)}",
                 "data",
             ) from error
-
-
-def loader_length(loader: Any) -> int | None:
-    """Return the number of batches of a loader, None where it is not known."""
-    try:
-        return len(loader)
-    except TypeError:
-        return None
 
 
 RunData = Data | OwnData  # what a run may read

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers.logger import Logger
 from lamella.atomic_files import replace_link
 from lamella.console import print
 from lamella.data import OwnData, RunData
+from lamella.data.fingerprint import Fingerprint, uncompared
 from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
@@ -244,11 +245,32 @@ def _saved_state(path: Path, checkpoints: Checkpoints, data: RunData, epochs: in
     checkpoint = read_checkpoint(path)
     state: StateDict = checkpoint["callbacks"].get(checkpoints.state_key, {})
     check_identity(path, saved_identity(checkpoint), checkpoints.identity)
-    if checkpoint.get(datamodule_key(type(data))) != data.state_dict():
-        raise RequestError(f"data: the samples are not those with which {path} was trained", "data")
+    _check_samples(path, checkpoint.get(datamodule_key(type(data))), data)
     if state and state["batches"] and epochs is not None and epochs <= state["epochs"]:
         raise RequestError(
             f"trainer.max_epochs is {epochs}, but the run is in the middle of epoch {state['epochs'] + 1}",
             "trainer.max_epochs",
         )
     return state
+
+
+def _check_samples(path: Path, saved: Fingerprint | None, data: RunData) -> None:
+    """Raise RequestError where a checkpoint was trained on other samples, and note what cannot be compared.
+
+    saved: the fingerprint of the samples in the checkpoint.
+    """
+    different = data.differences(saved, "fit")
+    if different or saved is None:
+        raise RequestError(
+            f"data: the samples are not those with which {path} was trained;\n"
+            f"  other than then: {', '.join(different)}; put the data back as they were, or train a new run",
+            "data",
+        )
+    notes = [
+        f"{what} are read in another way than before, and are not compared"
+        for what in uncompared(saved, data.state_dict())
+    ]
+    if not {"inputs", "first"} & saved.keys():
+        notes = [f"{path} is of an earlier version, which kept no checksum of the inputs: the targets are compared"]
+    for note in notes if rank() == 0 else []:
+        print(f"note: {note}", file=sys.stderr)

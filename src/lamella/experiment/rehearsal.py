@@ -22,7 +22,7 @@ from lamella.config.values import Config
 from lamella.console import print
 from lamella.data.chunk import Batch
 from lamella.data.decoder import UnreadableImages
-from lamella.data.own_data import loader_length
+from lamella.data.loaded import loader_length
 from lamella.data.text_windows import NextByte
 from lamella.errors import RequestError, first_line
 from lamella.experiment.blame import refusal

@@ -9,8 +9,8 @@ The keys of a checkpoint:
 | `optimizer_states`, `lr_schedulers` | the states of the optimizers, and of the scheduler of each, as lists |
 | `epoch`, `global_step`, `loops` | the counters of Lightning's loops |
 | `callbacks` | the states of the callbacks by `state_key`, for `Checkpoints` a `SavedState` |
-| `Data` | for each split, the number of samples and a checksum of the targets, from `lamella.data.Data` |
-| `OwnData` | the same of the first samples, from `lamella.data.OwnData`, in place of `Data` |
+| `Data` | the number of samples of each split, and checksums of inputs and targets, from `lamella.data.Data` |
+| `OwnData` | the same of the first batches, from `lamella.data.OwnData`, in place of `Data` |
 | `counters` | what `Task` has counted in an unfinished epoch, a `SavedPass`; no such key between epochs |
 | `logged` | what another LightningModule has logged in an unfinished epoch: a list of `SavedEpoch`, one for each rank |
 | `pytorch-lightning_version` | not read by Lamella |
