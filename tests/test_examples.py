@@ -271,7 +271,7 @@ def test_distillation(lamella: Lamella, tmp_path: Path) -> None:
     assert missing.err.startswith(
         "error: task.teacher: outputs/teacher/experiment=teacher is not there; a run is a dir"
     )
-    assert missing.err.endswith("  from conf/experiment/distillation.yaml\n")
+    assert missing.err.endswith("  from conf/experiment/distillation.yaml:7\n")
     teacher_run = train(lamella, "teacher", "trainer.max_epochs=1")
     run = train(lamella, "distillation", f"task.teacher={json.dumps(str(teacher_run))}")
     teacher = mlp(512).eval()

@@ -141,6 +141,7 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
         ["find", "lr", "--help"],
         ["find", "lr", "optimizer.lr=abc"],
         ["runs", "--srot", "x"],
+        ["why", "optimizer.lr", "seed=3"],
     ],
 )
 @pytest.mark.slow

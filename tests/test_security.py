@@ -280,7 +280,7 @@ def test_places(lamella: Lamella, default_config: str, place: str) -> None:
     Path("conf", group, "own.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
     message = refused(lamella("train", f"{group}=own"))
     assert message.startswith(f"error: {place}")
-    assert message.endswith(f"\n  from conf/{group}/own.yaml\n")
+    assert re.search(rf"\n  from conf/{group}/own\.yaml(:\d+)?\n$", message)
     assert not Path("outputs").exists()
 
 

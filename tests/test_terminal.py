@@ -13,6 +13,7 @@ COMMANDS = {
     "leaderboard": ["runs", SWEEP],
     "compare": ["compare", f"{SWEEP}/*"],
     "inspect": ["inspect", "network=linear"],
+    "why": ["why", "experiment=mnist_cnn", "seed=3"],
 }
 
 

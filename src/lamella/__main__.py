@@ -29,10 +29,11 @@ COMMANDS = {
     "export": ("RUN --format FORMAT", "the network for other runtimes: onnx, pt2 or safetensors"),
     "runs": ("[DIR]", "list runs; sort and filter them"),
     "compare": ("RUN RUN…", "what differs in config and in result"),
+    "why": ("[KEY] [OVERRIDE… | RUN]", "where a value comes from: the override, or the line of the file"),
     "board": ("[DIR]", "TensorBoard on the outputs, on this machine only"),
 }
 
-WITHOUT_TORCH = ("runs", "compare", "board")
+WITHOUT_TORCH = ("runs", "compare", "why", "board")
 # The options that print something and load no torch.
 QUICK_OPTIONS = {"-h", "--help", "-c", "--cfg", "-i", "--info", "--version"}
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from lamella.commands.parser import CommandParser
 from lamella.config.compose import compose_and_call
 from lamella.config.composed import ComposedConfig
+from lamella.config.grammar import is_override
 from lamella.config.overrides import config_for_testing
 from lamella.console import print
 from lamella.errors import RequestError
@@ -75,11 +76,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _run_directory(given: list[str]) -> Path | None:
     """Return the run directory among the arguments, None if all are overrides. Raises RequestError if both occur."""
-    paths = [
-        Path(argument)
-        for argument in given
-        if "=" not in argument.partition("/")[0] and not argument.startswith(("~", "+"))
-    ]
+    paths = [Path(argument) for argument in given if not is_override(argument)]
     paths += [Path(argument) for argument in given if (Path(argument) / "run.json").is_file()]
     if not paths:
         return None

@@ -10,18 +10,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lamella.config.files import read_config, shown_path
 from lamella.config.hydra_errors import explain_exception
-from lamella.config.origins import ConfigFile, value_origin
+from lamella.config.origins import ConfigFile, Origins
 from lamella.errors import RequestError, first_line
 
 
 def error_block(error: Exception, overrides: Sequence[str], files: Callable[[], Sequence[ConfigFile]] = tuple) -> str:
-    """Return the `error: …` block for an exception, with the file or override that the blamed value comes from.
+    """Return the `error: …` block for an exception, with the override or the line that the blamed value comes from.
 
     overrides: the overrides of the command line. files: returns those that the config is composed from, the strongest
     first, if they are known.
     """
     explained = as_request_error(error)
-    source = explained.key and value_origin(explained.key, overrides, files, follow=not explained.unknown)
+    source = explained.key and Origins(overrides, files).place_of(explained.key, follow=not explained.unknown)
     return f"error: {explained}" + (f"\n  from {source}" if source else "")
 
 

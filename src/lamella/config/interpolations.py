@@ -37,6 +37,12 @@ def interpolated_keys(config: Config) -> dict[str, str]:
     return {key: match[1] for key, match in matched if match}
 
 
+def keys_read(value: object, key: str) -> list[str]:
+    """Return the keys that the interpolations in a value read. key: of the value, which relative keys begin from."""
+    texts = [(place, text) for place, text in [(key, value), *walk(value, key)] if isinstance(text, str)]
+    return [_absolute(read, place) for place, text in texts for read in READ.findall(text)]
+
+
 def check_interpolations(config: Config) -> None:
     """Raise RequestError for interpolations that lead to so many others that resolving them would take for ever."""
     counts: dict[str, int] = {}
@@ -44,9 +50,7 @@ def check_interpolations(config: Config) -> None:
     def count(key: str) -> int:
         if key not in counts:
             counts[key] = 0  # one that leads back to itself is an error of OmegaConf's
-            value = _select(config, key)
-            texts = [(place, text) for place, text in [(key, value), *walk(value, key)] if isinstance(text, str)]
-            counts[key] = sum(1 + count(_absolute(read, place)) for place, text in texts for read in READ.findall(text))
+            counts[key] = sum(1 + count(read) for read in keys_read(_select(config, key), key))
         return counts[key]
 
     for key in config:

@@ -1,23 +1,62 @@
-"""Where the values of a composed config come from: which override of the command line, or which file."""
+"""Where the values of a composed config come from: which override of the command line, or which line of which file."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 
-from lamella.config.files import GROUPS, read_raw, shown_path
-from lamella.config.values import key_of, walk
+from lamella.config.files import shown_path
+from lamella.config.grammar import chooses_option, parse_overrides
+from lamella.config.interpolations import keys_read
+from lamella.config.values import flow_text, key_of, walk
+from lamella.config.written_keys import Written, keys_in_file
 
-# A file of a composed config, and the key below which its content is placed; "" is the root.
-ConfigFile = tuple[Path, str]
+DELETED = "deleted"
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A file of a composed config.
+
+    package: the key below which its content is placed; "" is the root. name: the group and the option that the file is
+    of, such as "network/cnn"; "config" is the primary config.
+    """
+
+    path: Path
+    package: str = ""
+    name: str = "config"
+
+    @property
+    def group(self) -> str:
+        """Return the config group that the file is an option of, "" for the primary config."""
+        return self.name.rpartition("/")[0]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What one override or one file says about a key.
+
+    value: as it is written, "deleted" where the override deletes the key. place: the override, or the file and the
+    line. file: None for an override.
+    """
+
+    value: object
+    place: str
+    file: ConfigFile | None = None
+
+    @property
+    def text(self) -> str:
+        """Return the value as text."""
+        return flow_text(self.value)
 
 
 def composed_files(loader: ConfigLoader, overrides: Sequence[str]) -> list[ConfigFile]:
     """Return the files that a config with these overrides is composed from, the strongest first.
 
-    Returns an empty list if the config cannot be composed, because origins are only shown in error messages.
+    Returns an empty list if the config cannot be composed.
     """
     try:
         defaults = loader.compute_defaults_list("config", list(overrides), RunMode.RUN).defaults
@@ -27,75 +66,108 @@ def composed_files(loader: ConfigLoader, overrides: Sequence[str]) -> list[Confi
     files = []
     for default in reversed(defaults):
         paths = [folder / f"{default.config_path}.yaml" for folder in folders]
-        files += [(path, default.package or "") for path in paths if path.is_file()][:1]
+        files += [
+            ConfigFile(path, default.package or "", str(default.config_path)) for path in paths if path.is_file()
+        ][:1]
     return files
 
 
-def value_origin(
-    key: str, overrides: Sequence[str], files: Callable[[], Sequence[ConfigFile]] = tuple, follow: bool = True
-) -> str | None:
-    """Return the overrides or the file that a config key got its value from, or None if neither is known.
+@dataclass(frozen=True)
+class Origins:
+    """The overrides and the files that a config is composed from.
 
-    overrides: the overrides of the command line. files: returns those of the composed config, the strongest first; it
-    is called if no override sets the key. follow: where the value is an interpolation, return the origin of the key
-    that it reads.
+    overrides: those of the command line. files: returns the files, the strongest first; it is called if no override
+    answers a question.
     """
-    setting = [text for text in overrides if _sets(text, key)][-1:]
-    changing = [text for text in overrides if key_of(text).startswith(f"{key}.")]
-    command_line = f"the command line: {' '.join(setting + changing)}"
-    if setting:
-        return command_line
-    for path, package in files():
-        inner_key = _inside(key, package)
-        is_set, value = (False, None) if inner_key is None else _look_up(read_raw(path), inner_key)
-        if not is_set:
-            continue
+
+    overrides: Sequence[str]
+    files: Callable[[], Sequence[ConfigFile]] = tuple
+
+    def of_value(self, key: str) -> list[Origin]:
+        """Return everything that sets a key, or replaces what it is in, from the last word to the first."""
+        given = (origin_in_override(override, key) for override in reversed(self.overrides))
+        written = (origin_in_file(file, key) for file in self.files())
+        return [origin for origin in (*given, *written) if origin]
+
+    def inside(self, key: str) -> list[Origin]:
+        """Return the overrides that change something inside of the value of a key, from the last to the first."""
+        texts = [text for text in reversed(self.overrides) if key_of(text).startswith(f"{key}.")]
+        return [Origin(text.partition("=")[2], f"the command line: {text}") for text in texts]
+
+    def of_choice(self, group: str) -> list[Origin]:
+        """Return everything that chooses an option of a config group, from the last word to the first."""
+        given = [
+            Origin(override.partition("=")[2] or "null", f"the command line: {override}")
+            for override in reversed(self.overrides)
+            if key_of(override) == group and chooses_option(override)
+        ]
+        replaced, first = list[Origin](), list[Origin]()
+        for file in self.files():
+            for key, (value, line) in keys_in_file(file.path).items():
+                entry = re.fullmatch(r"defaults\.\d+\.((?:override |optional )*)/?([^@]+)(@.*)?", key)
+                if entry and entry[2] == group:
+                    origin = Origin(value, f"{shown_path(file.path)}:{line}", file)
+                    (replaced if "override" in entry[1] else first).append(origin)
+        return [*given, *replaced, *first]
+
+    def place_of(self, key: str, follow: bool = True) -> str | None:
+        """Return the place of the last word about a key, None if it is not known.
+
+        follow: where the value is an interpolation, return the place of the key that it reads. What the command line
+        changes inside of the value is part of the place.
+        """
+        setting = [text for text in self.overrides if origin_in_override(text, key)][-1:]
+        changing = [text for text in self.overrides if key_of(text).startswith(f"{key}.")]
+        command_line = f"the command line: {' '.join(setting + changing)}"
+        origin = None if setting else next(filter(None, (origin_in_file(file, key) for file in self.files())), None)
+        if origin is None:
+            return command_line if setting or changing else None
         if changing:
-            return f"{shown_path(path)} and {command_line}"
-        read = _interpolated_key(value) if follow else None
+            return f"{origin.place} and {command_line}"
+        whole = re.fullmatch(r"\$\{([\w.]+)\}", origin.value) if isinstance(origin.value, str) else None
+        if not follow:
+            return origin.place
         # Only one step is followed, because an interpolation may lead back to itself.
-        origin = value_origin(read, overrides, files, follow=False) if read else _override_inside(value, overrides)
-        return origin or shown_path(path)
-    return command_line if changing else None
+        if whole:
+            return self.place_of(whole[1], follow=False) or origin.place
+        given = Origins(self.overrides)
+        places = (given.place_of(read, follow=False) for read in keys_read(origin.value, key))
+        return next(filter(None, places), origin.place)
 
 
-def _sets(override: str, key: str) -> bool:
-    """Return True if an override sets the key, or a mapping that holds the key."""
-    name = key_of(override)
-    chooses_option = name in GROUPS and not override.partition("=")[2].startswith("{")
-    return key == name or (key.startswith(f"{name}.") and not chooses_option)
+def origin_in_override(override: str, key: str) -> Origin | None:
+    """Return what an override of the command line says about a key, or None."""
+    name, place = key_of(override), f"the command line: {override}"
+    if not f"{key}.".startswith(f"{name}.") or chooses_option(override):
+        return None
+    if override.startswith("~"):
+        return Origin(DELETED, place)
+    text = override.partition("=")[2]
+    if key == name:
+        return Origin(text, place)
+    value = parse_overrides([override], several=True)[0].value() if text[:1] in "{[" else text
+    inner = [(name, value), *walk(value, name)]
+    found = _deciding({place: (inside, 0) for place, inside in inner}, key)
+    return found and Origin(found[0], place)
 
 
-def _inside(key: str, package: str) -> str | None:
-    """Return a key as a file writes it whose content is placed below `package`, None if the file cannot set it."""
-    if not package or key == package:
-        return "" if key == package else key
-    return key.removeprefix(f"{package}.") if key.startswith(f"{package}.") else None
+def origin_in_file(file: ConfigFile, key: str) -> Origin | None:
+    """Return what a file says about a key, or None."""
+    written, path = keys_in_file(file.path), shown_path(file.path)
+    if key == file.package and written:
+        return Origin({name: value for name, (value, _) in written.items() if "." not in name}, path, file)
+    inside = key.removeprefix(f"{file.package}.") if file.package else key
+    found = None if file.package and inside == key else _deciding(written, inside)
+    return found and Origin(found[0], f"{path}:{found[1]}", file)
 
 
-def _look_up(node: object, key: str) -> tuple[bool, object]:
-    """Return whether a config file sets the key, and its value.
+def _deciding(written: Written, key: str) -> tuple[object, int] | None:
+    """Return the value and the line that decide about a key in what is written, None if nothing does.
 
-    If a parent of the key is a plain value, or a list that has no such item, return True and the parent.
+    If a parent of the key is a plain value, or a list that has no such item, it is that parent that decides.
     """
-    for number, part in enumerate(key.split(".") if key else []):
-        if isinstance(node, dict) and part in node:
-            node = node[part]
-        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        else:
-            return number > 0 and not isinstance(node, dict), node
-    return True, node
-
-
-def _override_inside(value: object, overrides: Sequence[str]) -> str | None:
-    """Return the origin of the first value inside of `value` that is an interpolation of an overridden key."""
-    keys: Iterator[str | None] = (_interpolated_key(inner) for _, inner in walk(value))
-    origins = (value_origin(key, overrides, follow=False) for key in keys if key)
-    return next(filter(None, origins), None)
-
-
-def _interpolated_key(value: object) -> str | None:
-    """Return the key in a value that is `${key}` and nothing else, or None."""
-    match = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
-    return match[1] if match else None
+    while key not in written and "." in key:
+        key = key.rpartition(".")[0]
+        if key in written:
+            return None if isinstance(written[key][0], dict) else written[key]
+    return written.get(key)

@@ -52,6 +52,15 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
+def flow_text(value: object) -> str:
+    """Return a value of a config as one line of YAML, with lists and mappings in brackets."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {flow_text(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(flow_text, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def source_keys(key: str, reads: Mapping[str, str]) -> Iterator[str]:
     """Yield the keys that a key reads, directly and through other keys. reads: as in the record of a run."""
     seen = {key}
