@@ -13,7 +13,7 @@ from conftest import Lamella
 from hydra.errors import MissingConfigException
 from yaml import MarkedYAMLError
 
-from lamella.config.diagnostics import error_block
+from lamella.config.diagnostics import explained_error
 from lamella.config.files import SHIPPED
 
 OWN = {
@@ -402,12 +402,14 @@ def test_outputs_that_cannot_be_written(lamella: Lamella) -> None:
 
 
 def test_a_yaml_error_without_a_place_is_explained() -> None:
-    assert error_block(MarkedYAMLError(problem="it ends early"), []) == "error: a config file is no YAML: it ends early"
+    assert (
+        str(explained_error(MarkedYAMLError(problem="it ends early"), [])) == "a config file is no YAML: it ends early"
+    )
 
 
 def test_an_unforeseen_error_gives_its_first_line() -> None:
-    assert error_block(OSError("the first line\nthe second one"), []) == "error: the first line"
-    assert error_block(MissingConfigException("no config at all"), []) == "error: no config at all"
+    assert str(explained_error(OSError("the first line\nthe second one"), [])) == "the first line"
+    assert str(explained_error(MissingConfigException("no config at all"), [])) == "no config at all"
 
 
 def test_full_error_shows_the_traceback(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:

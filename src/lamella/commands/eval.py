@@ -16,7 +16,7 @@ from rich.cells import cell_len
 
 from lamella.atomic_files import write_atomically
 from lamella.commands.parser import CommandParser
-from lamella.config.diagnostics import error_block
+from lamella.config.diagnostics import explained_error
 from lamella.config.origins import ConfigFile
 from lamella.config.overrides import config_for_testing
 from lamella.config.values import Config
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         experiment = load_experiment(options.run, config, options.checkpoint, as_trained=True)
     except RequestError as error:
         recorded = [ConfigFile(options.run / "config.yaml")]
-        raise RequestError(error_block(error, options.overrides, lambda: recorded).removeprefix("error: ")) from error
+        raise explained_error(error, options.overrides, lambda: recorded) from error
     file = find_checkpoint(options.run, options.checkpoint)
     print(f"Using {experiment.device.accelerator} device")
     checkpoint = read_checkpoint(file)

@@ -17,11 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamella.config.arguments import CommandLine
 from lamella.config.composed import ComposedConfig, check_composed, resolve_config
-from lamella.config.diagnostics import error_block
+from lamella.config.diagnostics import explained_error
 from lamella.config.files import GROUPS, OPTIONAL, SHIPPED, composing_from, project_folder, read_raw
 from lamella.config.guard import guarded, require_checked
 from lamella.config.origins import composed_files
-from lamella.console import print
 from lamella.errors import RequestError
 
 
@@ -29,8 +28,8 @@ def compose_and_call(task: Callable[[ComposedConfig], int], arguments: list[str]
     """Compose the config with the overrides in `arguments`, call `task` with it, and return the exit status.
 
     With -m the sweeper that the config names runs the jobs, and `task` is not called. project: the folder whose
-    configs come before Lamella's own; None means `conf/` in the working directory. Raises RequestError for arguments
-    that cannot be read.
+    configs come before Lamella's own; None means `conf/` in the working directory. Raises RequestError for a request
+    that is wrong, with the file or override that the blamed value comes from.
     """
     with composing_from(project or project_folder()):
         _check_primary_config()
@@ -41,16 +40,14 @@ def compose_and_call(task: Callable[[ComposedConfig], int], arguments: list[str]
 
 
 def compose_one(overrides: list[str]) -> ComposedConfig:
-    """Return the job that `overrides` compose. Raises SystemExit after printing the error if that fails."""
+    """Return the job that `overrides` compose. Raises RequestError."""
     jobs: list[ComposedConfig] = []
 
     def keep(job: ComposedConfig) -> int:
         jobs.append(job)
         return 0
 
-    status = compose_and_call(keep, overrides)
-    if status:
-        raise SystemExit(status)
+    compose_and_call(keep, overrides)
     return jobs[0]
 
 
@@ -75,8 +72,8 @@ def _check_primary_config() -> None:
 def _run_hydra(task: Callable[[ComposedConfig], int], arguments: list[str], check_only: bool = False) -> int:
     """Let Hydra compose the config, and its sweeper run the jobs if there are several; return the exit status.
 
-    Errors in the config are printed. An error that `task` raises and that is no RequestError is raised again.
-    check_only: do not call the task, and accept values that are still missing.
+    check_only: do not call the task, and accept values that are still missing. Raises RequestError, and what `task`
+    raises. With HYDRA_FULL_ERROR=1, exceptions of Hydra and OmegaConf are raised as they are.
     """
     call = _TaskCall(task, check_only)
     sys.argv = ["lamella train", *arguments]
@@ -85,24 +82,25 @@ def _run_hydra(task: Callable[[ComposedConfig], int], arguments: list[str], chec
         with guarded():
             hydra.main(version_base="1.3", config_path=str(SHIPPED), config_name="config")(call.run)()
     except Exception as error:
-        if call.full_error == "1" or error is call.unforeseen:
+        if call.full_error == "1":
             raise
-        print(error_block(error, [argument for argument in arguments if not argument.startswith("-")]), file=sys.stderr)
-        return 2
+        raise explained_error(error, [argument for argument in arguments if not argument.startswith("-")]) from None
     finally:
         call.restore_process()
+    if call.error:
+        raise call.error
     return call.status
 
 
 class _TaskCall:
     """Calls a task for Hydra, and keeps what became of the call.
 
-    `status` is the exit status. `unforeseen` is the error that the task raised, if that is no RequestError.
+    `status` is the exit status. `error` is what composing or the task raised: Hydra would print it and end the program.
     """
 
     def __init__(self, task: Callable[[ComposedConfig], int], check_only: bool) -> None:
         self.task, self.check_only, self.status = task, check_only, 0
-        self.unforeseen: Exception | None = None
+        self.error: Exception | None = None
         self.command_line, self.full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
 
     def restore_process(self) -> None:
@@ -127,19 +125,17 @@ class _TaskCall:
                 return
             composed = resolve_config(cfg, overrides, dict(running.runtime.choices))
         except Exception as error:
-            self._refuse(error, overrides, loader)
+            self.error = self._explained(error, overrides, loader)
             return
         try:
             self.status = self.task(composed)
         except RequestError as error:
-            self._refuse(error, overrides, loader)
+            self.error = self._explained(error, overrides, loader)
         except Exception as error:
-            self.unforeseen = error
-            raise
+            self.error = error
 
-    def _refuse(self, error: Exception, overrides: list[str], loader: ConfigLoader) -> None:
-        """Print an error of the config and set the exit status, or raise the error if HYDRA_FULL_ERROR is 1."""
+    def _explained(self, error: Exception, overrides: list[str], loader: ConfigLoader) -> Exception:
+        """Return the error that explains an exception, or the exception itself if HYDRA_FULL_ERROR is 1."""
         if self.full_error == "1":
-            raise error
-        self.status = 2
-        print(error_block(error, overrides, partial(composed_files, loader, overrides)), file=sys.stderr)
+            return error
+        return explained_error(error, overrides, partial(composed_files, loader, overrides))

@@ -1,4 +1,4 @@
-"""The `error: …` block for an exception that composing a config raised."""
+"""The error that explains an exception which composing a config raised."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,15 +14,19 @@ from lamella.config.origins import ConfigFile, Origins
 from lamella.errors import RequestError, first_line
 
 
-def error_block(error: Exception, overrides: Sequence[str], files: Callable[[], Sequence[ConfigFile]] = tuple) -> str:
-    """Return the `error: …` block for an exception, with the override or the line that the blamed value comes from.
+def explained_error(
+    error: Exception, overrides: Sequence[str], files: Callable[[], Sequence[ConfigFile]] = tuple
+) -> RequestError:
+    """Return the error that explains an exception, with the override or the line that the blamed value comes from.
 
     overrides: the overrides of the command line. files: returns those that the config is composed from, the strongest
     first, if they are known.
     """
     explained = as_request_error(error)
     source = explained.key and Origins(overrides, files).place_of(explained.key, follow=not explained.unknown)
-    return f"error: {explained}" + (f"\n  from {source}" if source else "")
+    if not source:
+        return explained
+    return RequestError(f"{explained}\n  from {source}", explained.key, explained.unknown)
 
 
 def as_request_error(error: Exception) -> RequestError:

@@ -37,10 +37,10 @@ def run_grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str])
         distinct = {frozenset(job): job for job in jobs}
         new = [job for identity, job in distinct.items() if identity not in known]
         names = member_names(new, command.swept, {member.name: member.overrides for member in known.values()})
-        planned, duplicates, invalid = planner.plan_all(dict(zip(names, new, strict=True)))
+        planned, duplicates, invalid = planner.plan_all(
+            dict(zip(names, new, strict=True)), command.options.skip_invalid
+        )
         duplicates += len(jobs) - len(distinct)
-        if invalid and not command.options.skip_invalid:
-            raise SystemExit(2)
         if not (planned or known):
             raise RequestError("no job is left that can be run")
         if sweep is None:

@@ -10,7 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from lamella.config.composed import SweepComposer
-from lamella.config.diagnostics import error_block
+from lamella.config.diagnostics import explained_error
 from lamella.config.values import Config
 from lamella.console import print
 from lamella.data import RunData
@@ -86,26 +86,31 @@ class Planner:
         if refusal := self.outcomes[key]:
             raise refusal.with_traceback(None)
 
-    def plan_all(self, jobs: Mapping[str, Sequence[str]]) -> tuple[list[PlannedJob], int, int]:
-        """Plan the jobs, and print the error of each one that cannot be run.
+    def plan_all(self, jobs: Mapping[str, Sequence[str]], skip_invalid: bool) -> tuple[list[PlannedJob], int, int]:
+        """Plan the jobs.
 
-        jobs: the overrides of each job, by the name of its directory. Returns the planned jobs, the number of jobs left
-        out because an earlier one has the same config, and the number of those that cannot be run.
+        jobs: the overrides of each job, by the name of its directory. skip_invalid: print the error of each job that
+        cannot be run, and leave the job out. Returns the planned jobs, the number of jobs left out because an earlier
+        one has the same config, and the number of those that cannot be run. Raises RequestError with the errors of all
+        jobs that cannot be run, unless they are left out.
         """
         planned: dict[str, PlannedJob] = {}
-        invalid, count, printed = 0, 0, set[str]()
+        invalid, count, refusals = 0, 0, dict[str, str]()
         for name, overrides in jobs.items():
             count += 1
             try:
                 job = self.plan(name, overrides)
             except Exception as error:
                 invalid += 1
-                block = error_block(error, list(overrides), partial(self.composer.files, overrides))
-                if block not in printed:  # several jobs may be wrong for one reason
-                    printed.add(block)
-                    print(f"{block}\n  in the job {' '.join(overrides)}", file=sys.stderr)
+                text = str(explained_error(error, list(overrides), partial(self.composer.files, overrides)))
+                if text not in refusals:  # several jobs may be wrong for one reason
+                    refusals[text] = f"{text}\n  in the job {' '.join(overrides)}"
+                    if skip_invalid:
+                        print(f"error: {refusals[text]}", file=sys.stderr)
             else:
                 planned.setdefault(json.dumps(job.member.config), job)
+        if refusals and not skip_invalid:
+            raise RequestError("\nerror: ".join(refusals.values()))
         return list(planned.values()), count - invalid - len(planned), invalid
 
     def _checked_processes(self, trainer: Config, accelerator: str) -> int:

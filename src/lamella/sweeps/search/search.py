@@ -122,15 +122,20 @@ def _new_record(
 ) -> SweepRecord:
     """Return the content of `sweep.json` for a new search, after a check of the ends of the space.
 
-    Raises SystemExit with exit status 2 if jobs cannot be run.
+    Raises RequestError if jobs cannot be run.
     """
-    planned, _, invalid = planner.plan_all({slug(job): job for job in corner_jobs(command.overrides, space)})
-    if (invalid and not command.options.skip_invalid) or not planned:
+    jobs = {slug(job): job for job in corner_jobs(command.overrides, space)}
+    try:
+        planned, _, _ = planner.plan_all(jobs, command.options.skip_invalid)
+        if not planned:
+            raise RequestError("the search ends, because no trial can be run; nothing was trained")
+    except RequestError as error:
+        lines = [str(error)]
         for override in command.overrides:
             key, values = override.get_key_element(), str(override.input_line).partition("=")[2]
             if key in space and is_interval(space[key]) and isinstance(OmegaConf.select(config, key), int):
-                print(f"  an interval gives floats; for whole numbers write '{key}=int({values})'", file=sys.stderr)
-        raise SystemExit(2)
+                lines.append(f"  an interval gives floats; for whole numbers write '{key}=int({values})'")
+        raise RequestError("\n".join(lines)) from error
     record = command.fields(planned[0], command.threads(options.n_trials, planned[0].member.config))
     record["search"] = {"space": _space_text(command.overrides), "path": str(command.path)}
     return record

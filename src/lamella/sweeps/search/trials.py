@@ -181,7 +181,7 @@ class Trials:
         name = next((name for name, others in known.items() if set(others) == set(overrides)), None)
         if name is None:
             [name] = member_names([overrides], self.space, known)
-            planned, _, _ = self.planner.plan_all({name: overrides})
+            planned, _, _ = self.planner.plan_all({name: overrides}, skip_invalid=True)
             if not planned:
                 self.invalid += 1
                 if trial.state == TrialState.RUNNING:
