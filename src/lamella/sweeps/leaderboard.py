@@ -5,7 +5,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamella.atomic_files import write_atomically
 from lamella.config.value_text import parse_value
@@ -14,6 +16,9 @@ from lamella.runs.ranking import direction_sign, record_value
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Sweep
 from lamella.tables import format_csv, format_table
+
+if TYPE_CHECKING:
+    from lamella.sweeps.judged_rows import Ties
 
 OVER = ("seed", "data.fold")  # where a sweep says nothing else, runs that differ in these alone form one row
 
@@ -25,7 +30,7 @@ class LeaderboardRow:
     settings: the values of the other swept keys. metrics: for each name the values of the finished members.
     best: the directory of the best member. n: how many members have a value of the first objective. status: how many
     members are unfinished, and in which state. front: whether the row is on the Pareto front, so that no other row is
-    better in all objectives.
+    better in all objectives. scores: the first objective of the members that have it, by their directories.
     """
 
     settings: dict[str, str]
@@ -33,6 +38,7 @@ class LeaderboardRow:
     best: Path | None
     n: int
     status: str
+    scores: dict[Path, float]
     front: bool = False
 
     def mean(self, name: str) -> float | None:
@@ -71,24 +77,44 @@ class Leaderboard:
         tested = sorted(name for name in names if name.startswith("test/"))
         self.columns = list(dict.fromkeys([*self.objectives, sweep.fields["monitor"], *tested]))
 
+    @cached_property
+    def ties(self) -> "Ties | None":
+        """Return how the rows compare with the best, None where that is not known."""
+        ranked = [row.scores for row in self.rows if row.scores]
+        if len(ranked) < 2 or "/" not in self.objectives[0]:
+            return None
+        from lamella.sweeps.judged_rows import Ties  # numpy takes a tenth of a second to import
+
+        found = Ties.of(ranked, self.objectives[0])
+        # Rows without a value come last.
+        return found and replace(found, rows=[*found.rows, *[None] * (len(self.rows) - len(ranked))])
+
     def table(self) -> str:
-        """Return the table that is printed: means, with standard deviations where a row has several runs."""
+        """Return the table that is printed: means, with standard deviations where a row has several runs.
+
+        A star marks the rows that cannot be told from the best, where there are any, and lines below say how it was
+        found.
+        """
         pareto, unfinished = len(self.objectives) > 1, any(row.status for row in self.rows)
-        heads = [*self.keys, *(["n"] if self.repeats else []), *self.columns, *(["front"] if pareto else [])]
-        lines = [[*heads, *(["status"] if unfinished else []), "best" if self.repeats else "directory"]]
-        for row in self.rows:
+        ties = [bool(tie and tie.tied) for tie in self.ties.rows] if self.ties else [False] * len(self.rows)
+        tied = any(ties[1:])
+        heads = [*self.keys, *(["n"] if self.repeats else []), *self.columns]
+        heads += [*(["front"] if pareto else []), *(["tied"] if tied else []), *(["status"] if unfinished else [])]
+        lines = [[*heads, "best" if self.repeats else "directory"]]
+        for row, is_tied in zip(self.rows, ties, strict=True):
             line = [*row.settings.values(), *([str(row.n)] if self.repeats else [])]
             line += [_cell(row.mean(name), row.spread(name)) for name in self.columns]
             line += ["*" if row.front else ""] if pareto else []
+            line += ["*" if is_tied else ""] if tied else []
             line += [row.status or "finished"] if unfinished else []
             lines.append([*line, str(row.best or "-")])
         # What was swept, the first objective and the directory stay longest.
-        droppable = [*reversed(self.columns[1:]), "n", "front", "status", *reversed(self.keys)]
-        return format_table(lines, droppable)
+        droppable = [*reversed(self.columns[1:]), "n", "front", "status", "tied", *reversed(self.keys)]
+        return "\n".join([format_table(lines, droppable), *self._notes()])
 
     def save(self) -> None:
         """Write `leaderboard.csv` and `leaderboard.json` into the sweep's directory."""
-        rows = [self._plain_row(row) for row in self.rows]
+        rows = [self._plain_row(number) for number in range(len(self.rows))]
         text = json.dumps({"objectives": self.objectives, "swept": self.keys, "rows": rows}, indent=1)
         write_atomically(self.path / "leaderboard.json", text + "\n")
         heads = list(rows[0]) if rows else []
@@ -102,6 +128,14 @@ class Leaderboard:
             for key in self.keys
         }
 
+    def _notes(self) -> list[str]:
+        """Return the lines below the table: which rows cannot be told from the best, and what would tell them."""
+        if self.ties:
+            names = [" ".join(f"{key}={value}" for key, value in row.settings.items()) for row in self.rows]
+            return ["", self.ties.note, *self.ties.seeds_lines(names)]
+        several = sum(bool(row.scores) for row in self.rows) > 1 and "/" in self.objectives[0]
+        return ["", f"ties are not marked: the runs have not kept {self.objectives[0]} of each sample"] * several
+
     def _row(self, values: Sequence[str], records: Mapping[str, RunRecord | None]) -> LeaderboardRow:
         """Return the row of the members with these values of the keys. records: by the names of the members."""
         finished = {name: record for name, record in records.items() if record and record["status"] == "finished"}
@@ -111,9 +145,10 @@ class Leaderboard:
             scores = (record_value(record, name) for record in finished.values())
             metrics[name] = [score for score in scores if score is not None]
         first, sign = self.objectives[0], direction_sign(self.objectives[0], self.lower)
+        values_of_first = {name: record_value(record, first) for name, record in finished.items()}
 
         def score(name: str) -> float:
-            value = record_value(finished[name], first) if name in finished else None
+            value = values_of_first.get(name)
             return -math.inf if value is None else sign * value
 
         return LeaderboardRow(
@@ -122,6 +157,7 @@ class Leaderboard:
             best=self.path / max(records, key=score) if finished else None,
             n=len(metrics.get(first, [])),
             status=self._status(records),
+            scores={self.path / name: value for name, value in values_of_first.items() if value is not None},
         )
 
     def _status(self, records: Mapping[str, RunRecord | None]) -> str:
@@ -143,13 +179,16 @@ class Leaderboard:
             marked, key=lambda row: (row.mean(first) is None, -sign * (row.mean(first) or 0.0), not row.front)
         )
 
-    def _plain_row(self, row: LeaderboardRow) -> dict[str, object]:
+    def _plain_row(self, number: int) -> dict[str, object]:
         """Return a row as plain values, for the files."""
+        row, tie = self.rows[number], self.ties.rows[number] if self.ties else None
         cells: dict[str, object] = {key: parse_value(text) for key, text in row.settings.items()} | {"n": row.n}
         for name in self.columns:
             cells |= {name: row.mean(name), f"{name} std": row.spread(name)}
         if len(self.objectives) > 1:
             cells["front"] = row.front
+        if self.ties:
+            cells |= {"tied": tie and tie.tied, "margin": tie and tie.margin, "more seeds": tie and tie.seeds}
         return cells | {"status": row.status or "finished", "directory": row.best and str(row.best)}
 
 
