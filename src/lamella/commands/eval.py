@@ -129,6 +129,7 @@ def _plain(result: "Evaluation", classes: list[str]) -> dict[str, object]:
     return {
         "samples": result.samples,
         "metrics": result.metrics,
+        "intervals": result.intervals,
         "classes": [{"class": name, **scores} for name, scores in zip(classes, result.scores(), strict=True)],
         "confusion": None if result.confusion is None else result.confusion.tolist(),
     }
@@ -138,6 +139,13 @@ def _text(result: "Evaluation", classes: list[str]) -> str:
     """Return the metrics, the scores of each class and the confusion matrix as text."""
     numbers = " ".join(f"{name.removeprefix('test/')} {value:.4f}" for name, value in result.metrics.items())
     lines = [f"{result.samples:,} samples  {numbers}"]
+    if result.intervals:
+        ranges = (
+            f"{name.removeprefix('test/')} {result.intervals[name][0]:.4f} to {result.intervals[name][1]:.4f}"
+            for name in result.metrics
+            if name in result.intervals
+        )
+        lines.append(f"95 % intervals over the samples: {', '.join(ranges)}")
     scores = result.scores()
     if scores:
         rows = [["class", *scores[0]]]

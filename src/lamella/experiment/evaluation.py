@@ -11,8 +11,10 @@ from torch import Tensor
 from lamella.data.chunk import Batch
 from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
+from lamella.experiment.intervals import Interval, confidence_intervals
 from lamella.training.objective import Objective
 from lamella.training.own_module import defines
+from lamella.training.sample_metrics import SampleMetrics
 from lamella.training.trainer import quiet_lightning
 
 
@@ -23,13 +25,15 @@ class Evaluation:
     metrics: test/loss, and test/accuracy or test/mae. samples: the number of samples. confusion: how often each
     class was predicted for each true class (K, K); rows are true, columns predicted. None where the targets are no
     classes. counts: the true positives, the predictions and the occurrences of each class or label (3, K). None where
-    the targets are numbers. masks: whether the targets are a class for each pixel.
+    the targets are numbers. intervals: the 95 % intervals over the samples, by the names of the metrics that are means
+    over the samples. masks: whether the targets are a class for each pixel.
     """
 
     metrics: dict[str, float]
     samples: int
     confusion: Tensor | None
     counts: Tensor | None
+    intervals: dict[str, Interval]
     masks: bool = False
 
     def scores(self) -> list[dict[str, float | None]]:
@@ -94,10 +98,15 @@ def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
     """
     if not defines(experiment.kind.made, "test_step"):
         raise RequestError(f"{directory}: {experiment.kind.title} has no test_step, so it cannot be tested")
-    answers = _AnswerCounter(experiment.objective)
+    answers, is_task = _AnswerCounter(experiment.objective), experiment.kind.is_task
+    samples = SampleMetrics(experiment.objective, is_task and experiment.task.has_own_step)
     with quiet_lightning():
         trainer = experiment.trainer(
-            [answers], experiment.callbacks([]), [], default_root_dir=str(directory), log_every_n_steps=0
+            [answers, *([samples] if is_task else [])],
+            experiment.callbacks([]),
+            [],
+            default_root_dir=str(directory),
+            log_every_n_steps=0,
         )
         [logged] = trainer.test(experiment.module, datamodule=experiment.data, verbose=False)
     confusion, counts = answers.confusion, answers.counts
@@ -108,5 +117,6 @@ def evaluate(experiment: Experiment, directory: Path) -> Evaluation:
         samples=answers.samples,
         confusion=None if confusion is None else confusion.cpu(),
         counts=None if counts is None else counts.cpu(),
+        intervals={f"test/{name}": one for name, one in confidence_intervals(samples.test, samples.weights).items()},
         masks=experiment.data.has_masks,
     )
