@@ -32,6 +32,7 @@ from lamella.runs.checkpoints import (
 from lamella.runs.files import PROFILE, truncate_growing_files
 from lamella.runs.identity import Identity, check_identity
 from lamella.runs.reader import check_metrics
+from lamella.runs.sample_metrics import write_sample_metrics
 from lamella.runs.schema import WeightsKind
 from lamella.training.averaging import Averages
 from lamella.training.checkpointing import Checkpoints
@@ -41,6 +42,7 @@ from lamella.training.loggers import EpochLogger, EpochTensorBoard
 from lamella.training.machine_use import RunUse
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.progress import EpochBar
+from lamella.training.sample_metrics import SampleMetrics
 from lamella.training.step_profile import StepProfile
 from lamella.training.trainer import quiet_lightning
 
@@ -73,7 +75,8 @@ def fit(
     settings: Mapping[str, float | str] | None = None,
     use: RunUse | None = None,
 ) -> Outcome:
-    """Train and test an experiment, and write TensorBoard's events and `checkpoints/` into `directory`.
+    """Train and test an experiment, and write TensorBoard's events and `checkpoints/` into `directory`,
+    and at the end the metrics of each sample.
 
     Training continues from the newest checkpoint in `directory`, if there is one; what was written after it is cut off.
     identity: of the run, which its checkpoints have to carry. on_epoch: called on rank 0 with the metrics of each epoch
@@ -106,17 +109,19 @@ def fit(
             print(taken.line)
             for note in experiment.weights.notes(experiment.data):
                 print(f"note: {note}", file=sys.stderr)
+    samples = SampleMetrics(experiment.objective, experiment.kind.is_task and experiment.task.has_own_step)
     board = EpochTensorBoard(str(directory.absolute()), of_task=experiment.kind.is_task)
 
     def end_epoch(metrics: dict[str, float]) -> None:
         checkpoints.compare(metrics)
+        samples.end_epoch(checkpoints.best_epoch == metrics["epoch"])
         on_epoch(metrics, _outcome(checkpoints, int(metrics["epoch"]), trainer.global_step))
         if use:
             board.log_machine(use.new_points())
 
     with quiet_lightning(), closing(board):
         # The board is the first one: code of the project's own writes pictures to `self.logger.experiment`.
-        trainer = _trainer(experiment, directory, checkpoints, [board, EpochLogger(end_epoch)])
+        trainer = _trainer(experiment, directory, checkpoints, samples, [board, EpochLogger(end_epoch)])
         try:
             test_metrics, stopped = _train_and_test(trainer, experiment, checkpoints, start)
         except RequestError as error:
@@ -128,12 +133,18 @@ def fit(
         averages = any(isinstance(one, Averages | WeightAveraging) for one in trainer.callbacks)  # type: ignore[attr-defined]
         if averages and trainer.is_global_zero:  # for the other ranks, the file may not be there yet
             outcome["best_weights"] = weights_kind(read_checkpoint(checkpoints.best))
+        if trainer.is_global_zero and (arrays := samples.arrays()):
+            write_sample_metrics(directory, arrays)
         board.log_result(settings or {}, outcome["metrics"], outcome["best_epoch"])
     return outcome
 
 
 def _trainer(
-    experiment: Experiment, directory: Path, checkpoints: Checkpoints, loggers: Sequence[Logger]
+    experiment: Experiment,
+    directory: Path,
+    checkpoints: Checkpoints,
+    samples: SampleMetrics,
+    loggers: Sequence[Logger],
 ) -> pl.Trainer:
     """Return the Trainer of a run, and let the data know the number of processes and the length of a chunk."""
     # A run that goes on has its profile already.
@@ -143,6 +154,7 @@ def _trainer(
         [checkpoints, *experiment.recipe.callbacks(experiment.monitor, experiment.mode)],
         [
             EpochBar(),
+            *([samples] if experiment.kind.is_task else []),
             *([Freezing(experiment.freeze)] if experiment.thaws else []),
             *experiment.callbacks(loggers),
             *([profile] if profile else []),

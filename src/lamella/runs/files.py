@@ -10,8 +10,9 @@ from lamella.errors import RequestError
 METRICS = "metrics.jsonl"
 PREPROCESSING = "preprocessing.json"  # what an encoder has learned from the training samples
 FOLDS = "folds.csv"  # the fold of each training sample of the source, in cross-validation
+SAMPLES = "samples.npz"  # the metrics of each validation and test sample
 PROFILE, TRACE = "profile.txt", "profile.json"  # where the time of a step goes, and a trace for chrome://tracing
-RUN_FILES = ("run.json", "config.yaml", METRICS, PREPROCESSING, FOLDS, PROFILE, TRACE, "log.txt", "git.patch")
+RUN_FILES = ("run.json", "config.yaml", METRICS, PREPROCESSING, FOLDS, SAMPLES, PROFILE, TRACE, "log.txt", "git.patch")
 SWEEP_FILES = ("sweep.json", "plan.jsonl", "study.db", ".lock", "git.patch")
 EVENTS = "events.out.tfevents.*"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"  # in the folder checkpoints

@@ -181,14 +181,21 @@ class Objective:
         # On the CPU, `argmax` takes ten times as long as `max` where the classes are not the last dimension.
         return output.max(self.class_dim).indices
 
+    def scores(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Return the metric of each answer in a batch (B, …): whether it is right, or its absolute error.
+
+        Answers that do not count are not right.
+        """
+        if self.kind == "numbers":
+            return (output - targets).abs()
+        if self.kind == "labels":
+            return (output > 0) == (targets > 0.5)
+        right = self.predicted(output) == targets
+        return right if self.ignored is None else right & (targets != self.ignored)
+
     def metric_sum(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the sum of the metric over a batch, a scalar: of right answers, or of absolute errors."""
-        if self.kind == "numbers":
-            return (output - targets).abs().sum()
-        if self.kind == "labels":
-            return ((output > 0) == (targets > 0.5)).sum()
-        right = self.predicted(output) == targets
-        return (right if self.ignored is None else right & (targets != self.ignored)).sum()
+        return self.scores(output, targets).sum()
 
     def answers(self, targets: Tensor) -> int | Tensor:
         """Return the number of answers in a batch that the metric is about."""
