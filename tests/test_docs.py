@@ -113,7 +113,7 @@ NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
 
 
 def assert_same(printed: str, shown: str) -> None:
-    """The same text, and the same numbers but for what another processor rounds otherwise; times and the use of the machine are let be."""
+    """The same text, and nearly the same numbers, which another processor rounds otherwise; times are not compared."""
     texts = [re.sub(r"\d+\.\d s$", "… s", text, flags=re.M) for text in (printed, shown)]
     texts = [re.sub(r"^machine  .*$", "machine …", text, flags=re.M) for text in texts]
     texts = [re.sub(r"largest error \S+;", "largest error …;", text) for text in texts]

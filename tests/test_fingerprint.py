@@ -118,7 +118,7 @@ def test_a_changed_number_is_found(row: int, column: int, named: bool) -> None:
         inputs = NamedInputs({"a": values[:, :2].clone(), "b": values[:, 2:].clone()}) if named else values
         shape = {"a": [2], "b": [2]} if named else [4]
         dtype: str | dict[str, str] = {"a": "float32", "b": "float32"} if named else "float32"
-        return Data(small(inputs), shape, 4, 2, dtype=dtype)  # type: ignore[arg-type]
+        return Data(small(inputs), shape, 4, 2, dtype=dtype)
 
     values = torch.arange(80.0).view(20, 4)
     saved = data(values).state_dict()
