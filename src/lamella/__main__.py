@@ -30,10 +30,11 @@ COMMANDS = {
     "runs": ("[DIR]", "list runs; sort and filter them"),
     "compare": ("RUN RUN…", "what differs in config and in result"),
     "why": ("[KEY] [OVERRIDE… | RUN]", "where a value comes from: the override, or the line of the file"),
+    "completion": ("bash|zsh|fish", "the script that lets a shell complete commands, keys and runs"),
     "board": ("[DIR]", "TensorBoard on the outputs, on this machine only"),
 }
 
-WITHOUT_TORCH = ("runs", "compare", "why", "board")
+WITHOUT_TORCH = ("runs", "compare", "why", "completion", "board")
 # The options that print something and load no torch.
 QUICK_OPTIONS = {"-h", "--help", "-c", "--cfg", "-i", "--info", "--version"}
 
@@ -74,9 +75,10 @@ def main() -> int:
     options = {argument.partition("=")[0] for argument in arguments}
     loads_torch = name not in WITHOUT_TORCH and not QUICK_OPTIONS & options and "torch" not in sys.modules
     status, module = 1, name.replace("-", "_")
+    given = (arguments, COMMANDS) if name == "completion" else (arguments,)
     try:
         with loading_notice() if loads_torch else nullcontext():
-            status = exit_status(lambda: int(import_module(f"lamella.commands.{module}").main(arguments)))
+            status = exit_status(lambda: int(import_module(f"lamella.commands.{module}").main(*given)))
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))
         raise

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from lamella.commands.parser import CommandParser
 from lamella.config.compose import compose_and_call
 from lamella.config.composed import ComposedConfig
-from lamella.config.grammar import is_override
+from lamella.config.files import is_override
 from lamella.config.overrides import config_for_testing
 from lamella.console import print
 from lamella.errors import RequestError

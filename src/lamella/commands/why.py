@@ -17,8 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lamella.commands.parser import CommandParser
 from lamella.config.compose import compose_and_call
 from lamella.config.composed import ComposedConfig
-from lamella.config.files import SHIPPED
-from lamella.config.grammar import chooses_option, is_override
+from lamella.config.files import SHIPPED, chooses_option, is_override
 from lamella.config.hints import CHOSEN, hint_for_key
 from lamella.config.interpolations import keys_read
 from lamella.config.origins import ConfigFile, Origin, Origins, composed_files

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from lamella.config.values import LARGEST
+from lamella.config.values import LARGEST, key_of
 from lamella.errors import RequestError
 
 GROUPS = ("data", "network", "loss", "optimizer", "scheduler", "device", "trainer", "visuals", "metrics", "task")
@@ -40,6 +40,17 @@ def find_config(name: str) -> Path | None:
     """Return the file that a config such as "network/cnn" is read from, or None if there is none."""
     candidates = [folder / f"{name}.yaml" for folder in (project_folder(), SHIPPED)]
     return next((path for path in candidates if path.is_file()), None)
+
+
+def chooses_option(override: str) -> bool:
+    """Return True if an override chooses an option of a config group, and sets no key."""
+    name, value = key_of(override), override.partition("=")[2]
+    return not value.startswith("{") and any((folder / name).is_dir() for folder in (project_folder(), SHIPPED))
+
+
+def is_override(text: str) -> bool:
+    """Return True if an argument is an override, and False if it is a word or a path, which may contain `=` too."""
+    return "=" in text.partition("/")[0] or text.startswith(("~", "+")) or ("=" in text and chooses_option(text))
 
 
 def read_config(path: Path) -> str:

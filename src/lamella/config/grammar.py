@@ -9,9 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser, create_
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from lamella.config.files import SHIPPED, project_folder
 from lamella.config.hints import hint_for_word
-from lamella.config.values import key_of
 from lamella.errors import RequestError, first_line, nearest
 
 PARSER = OverridesParser.create()
@@ -38,17 +36,6 @@ def parse_overrides(texts: Sequence[str], several: bool = False, loader: ConfigL
         override.config_loader = loader
         overrides.append(override)
     return overrides
-
-
-def chooses_option(override: str) -> bool:
-    """Return True if an override chooses an option of a config group, and sets no key."""
-    name, value = key_of(override), override.partition("=")[2]
-    return not value.startswith("{") and any((folder / name).is_dir() for folder in (project_folder(), SHIPPED))
-
-
-def is_override(text: str) -> bool:
-    """Return True if an argument is an override, and False if it is a word or a path, which may contain `=` too."""
-    return "=" in text.partition("/")[0] or text.startswith(("~", "+")) or ("=" in text and chooses_option(text))
 
 
 def _problem(text: str, error: HydraException) -> str:

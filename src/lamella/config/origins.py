@@ -8,8 +8,8 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 
-from lamella.config.files import shown_path
-from lamella.config.grammar import chooses_option, parse_overrides
+from lamella.config.files import chooses_option, shown_path
+from lamella.config.grammar import parse_overrides
 from lamella.config.interpolations import keys_read
 from lamella.config.values import flow_text, key_of, walk
 from lamella.config.written_keys import Written, keys_in_file
@@ -116,7 +116,8 @@ class Origins:
         follow: where the value is an interpolation, return the place of the key that it reads. What the command line
         changes inside of the value is part of the place.
         """
-        setting = [text for text in self.overrides if origin_in_override(text, key)][-1:]
+        # The option that the command line chooses for a group is the last word about the group as a whole.
+        setting = [text for text in self.overrides if key_of(text) == key or origin_in_override(text, key)][-1:]
         changing = [text for text in self.overrides if key_of(text).startswith(f"{key}.")]
         command_line = f"the command line: {' '.join(setting + changing)}"
         origin = None if setting else next(filter(None, (origin_in_file(file, key) for file in self.files())), None)

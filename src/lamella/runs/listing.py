@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,14 +208,25 @@ def runs(directory: str | os.PathLike[str] = "outputs") -> Runs:
     """
     if not Path(directory).is_dir():
         raise RequestError(f"{directory} is not a directory; `lamella train` makes outputs/")
-    found = Runs()
-    for path in _run_directories(str(directory)):
-        try:
-            found.append(Record(Path(path), read_record(Path(path))))
-        except RequestError as error:
-            warnings.warn(str(error), stacklevel=2)
+    found = Runs(_records(directory))
     found.sort(key=lambda record: (record.fields["started"], str(record.path)))
     return found
+
+
+def first_runs(directory: str | os.PathLike[str], count: int) -> Runs:
+    """Return the first runs that are found below `directory`, at most `count`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Runs(islice(_records(directory), count))
+
+
+def _records(directory: str | os.PathLike[str]) -> Iterator[Record]:
+    """Yield every run below `directory`. Warns of each run that is damaged."""
+    for path in _run_directories(str(directory)):
+        try:
+            yield Record(Path(path), read_record(Path(path)))
+        except RequestError as error:
+            warnings.warn(str(error), stacklevel=3)
 
 
 def _run_directories(directory: str) -> Iterator[str]:
