@@ -70,6 +70,7 @@ TRAIN = {
     "--config-name foo": ["chosen with experiment=NAME"],
     "-cn foo": ["chosen with experiment=NAME"],
     "--config-path=foo": ["another folder is --config-dir DIR"],
+    "-sc install=bash": ["`lamella completion bash` prints what lets bash complete"],
     "--hydra-help": ["`lamella train --help` lists the groups"],
     "--experimental-rerun x.pickle": ["`lamella reproduce RUN` trains a recorded run again"],
     "--foo": ["there is no such option; `lamella train --help` lists them"],

@@ -1,28 +1,22 @@
 """The words that a command line can be continued with, from the table of commands, their help, configs and runs."""
 
-import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout, suppress
-from importlib import import_module
-from io import StringIO
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lamella.config.candidates import Candidates, key_candidates, override_candidates, path_candidates
-from lamella.config.files import SHIPPED
-from lamella.config.written_keys import keys_in_file
 from lamella.runs.listing import Runs, first_runs
 
-OPTION = re.compile(
-    r"^ +(?:-\w, )?(--[\w-]+)(?: (\S+))?(?:$|(?:  +|\n {20,})(.*)$)", re.M
-)  # a line of a command's help
+Commands = Mapping[str, tuple[str, str]]  # the table of commands: the arguments and the purpose of each, by name
+# An option in the help of a command: its name, the kind of its value, and its meaning, which may have several lines.
+OPTION = re.compile(r"^ +(?:-\w, )?(--[\w-]+)(?: (\S+))?(?:(?:  +|\n {20,})(.*(?:\n {20,}.*)*))?$", re.M)
 SLOT = re.compile(r"\[[^]]*\]|\S+")
 
 
-def candidates(words: Sequence[str], commands: Mapping[str, tuple[str, str]]) -> Candidates:
+def candidates(words: Sequence[str], commands: Commands, help_of: Callable[[str], str]) -> Candidates:
     """Yield what the last word can become, with what it means; the caller leaves out what does not begin with it.
 
-    words: those after `lamella`, of which the last one may be empty. commands: by name, the arguments and the purpose.
+    words: those after `lamella`, of which the last one may be empty. help_of: returns the help of a command.
     """
     *before, word = words
     if not before:
@@ -34,7 +28,8 @@ def candidates(words: Sequence[str], commands: Mapping[str, tuple[str, str]]) ->
         yield from ((other, purpose) for other, (_, purpose) in commands.items())
     if name not in commands:
         return
-    options = _options(name) if any(text.startswith("-") for text in (*given, word)) else {}
+    text = help_of(name) if any(text.startswith("-") for text in (*given, word)) else ""
+    options = {option: (kind, " ".join(meaning.split())) for option, kind, meaning in OPTION.findall(text)}
     kinds = {option: kind for option, (kind, _) in options.items() if kind}
     option, equals, value = word.partition("=")
     if equals and option in kinds:
@@ -47,18 +42,6 @@ def candidates(words: Sequence[str], commands: Mapping[str, tuple[str, str]]) ->
         values = {number + 1 for number, text in enumerate(given) if text in kinds}
         others = [text for number, text in enumerate(given) if number not in values and not text.startswith("-")]
         yield from _argument_candidates(commands[name][0], word, others)
-
-
-def _options(name: str) -> dict[str, tuple[str, str]]:
-    """Return the options in the help of a command, each with the kind of its value, "" for none, and its meaning."""
-    if name == "train":  # Hydra prints this help, and would take too long
-        text = str(keys_in_file(SHIPPED / "config.yaml")["hydra.help.template"][0])
-    else:
-        os.environ["COLUMNS"] = "200"  # argparse breaks lines
-        with redirect_stdout(StringIO()) as out, suppress(SystemExit):
-            import_module(f"lamella.commands.{name.replace('-', '_')}").main(["--help"])
-        text = out.getvalue()
-    return {option: (kind, meaning) for option, kind, meaning in OPTION.findall(text)}
 
 
 def _argument_candidates(usage: str, word: str, others: Sequence[str]) -> Candidates:

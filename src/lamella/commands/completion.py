@@ -7,16 +7,20 @@ lamella completion fish | source         # a line of ~/.config/fish/config.fish
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout, suppress
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
 
-from lamella.commands.candidates import candidates
+from lamella.commands.candidates import Commands, candidates
 from lamella.commands.parser import CommandParser
+from lamella.config.files import SHIPPED
+from lamella.config.written_keys import keys_in_file
 from lamella.console import print
 
 SHELLS = ("bash", "zsh", "fish")
-Commands = Mapping[str, tuple[str, str]]  # the table of commands: arguments and purpose, by name
 
 
 def main(arguments: list[str], commands: Commands = MappingProxyType({})) -> int:
@@ -41,7 +45,16 @@ def main(arguments: list[str], commands: Commands = MappingProxyType({})) -> int
 
 def _fitting(words: Sequence[str], commands: Commands) -> Iterator[tuple[str, str]]:
     """Yield the candidates that begin with the last word."""
-    return ((word, meaning) for word, meaning in candidates(words, commands) if word.startswith(words[-1]))
+    return ((word, meaning) for word, meaning in candidates(words, commands, _help) if word.startswith(words[-1]))
+
+
+def _help(name: str) -> str:
+    """Return the help of a command."""
+    if name == "train":  # Hydra prints this help, and would compose a config before
+        return str(keys_in_file(SHIPPED / "config.yaml")["hydra.help.template"][0])
+    with redirect_stdout(StringIO()) as out, suppress(SystemExit):
+        import_module(f"lamella.commands.{name.replace('-', '_')}").main(["--help"])
+    return out.getvalue()
 
 
 def _bash_words(line: str, commands: Commands) -> list[str]:

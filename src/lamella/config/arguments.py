@@ -19,10 +19,12 @@ PRINTING = {"-c", "--cfg", "-h", "--help", "-i", "--info", "--version"}  # those
 STARTS = "a config starts from config.yaml; conf/experiment/NAME.yaml is chosen with experiment=NAME"
 FOLDERS = "configs come from conf/ and from Lamella; another folder is --config-dir DIR"
 HELP = "there is no such option; `lamella train --help` lists the groups and their options"
+SHELLS = "`lamella completion bash` prints what lets bash complete, and also takes zsh and fish"
 REFUSED = {
     **dict.fromkeys(("--config-name", "-cn"), STARTS),
     **dict.fromkeys(("--config-path", "-cp"), FOLDERS),
-    **dict.fromkeys(("--hydra-help", "--shell-completion", "-sc"), HELP),
+    "--hydra-help": HELP,
+    **dict.fromkeys(("--shell-completion", "-sc"), SHELLS),
     "--experimental-rerun": "this would run what a file holds; `lamella reproduce RUN` trains a recorded run again",
 }
 
