@@ -142,6 +142,8 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
         ["find", "lr", "optimizer.lr=abc"],
         ["runs", "--srot", "x"],
         ["why", "optimizer.lr", "seed=3"],
+        ["completion", "bash"],
+        ["completion", "fish", "--", "eval", "outputs/", "--"],
     ],
 )
 @pytest.mark.slow

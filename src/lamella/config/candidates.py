@@ -29,7 +29,7 @@ def override_candidates(word: str, given: Sequence[str]) -> Candidates:
     elif options := options_of(name):
         written = value[: 1 + max(map(value.rfind, "[,"))]  # the options before this one
         for option in options:
-            yield f"{sign}{name}={written}{option}", _purpose(f"{name}/{option}")
+            yield f"{sign}{name}={written}{option}{']' * ('[' in written)}", _purpose(f"{name}/{option}")
     elif config_keys(given).get(name) in ("true", "false"):
         yield from ((f"{sign}{name}={choice}", "") for choice in ("true", "false"))
     elif value:
@@ -81,7 +81,8 @@ def config_keys(given: Sequence[str]) -> dict[str, str]:
             for key, value in written.items()
             if not key.startswith(lists) and not (isinstance(value, dict) and value)
         }
-    return keys
+    above = {key[:place] for key in keys for place, letter in enumerate(key) if letter == "."}
+    return {key: text for key, text in keys.items() if key not in above}
 
 
 def _choices(names: Sequence[str]) -> dict[str, str]:
