@@ -167,7 +167,7 @@ GIVEN = (
 
 @pytest.mark.slow(10)
 @given(options=st.fixed_dictionaries(OPTIONS), settings_given=st.lists(st.sampled_from(GIVEN), unique=True))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_the_last_word_is_what_hydra_composes(options: dict[str, str], settings_given: list[str]) -> None:
     overrides = [f"{group}={name}" for group, name in options.items() if name] + settings_given
     with hydra.initialize_config_dir(str(SHIPPED), version_base="1.3"):

@@ -16,8 +16,8 @@ from types import MappingProxyType
 
 from lamella.commands.candidates import Commands, candidates
 from lamella.commands.parser import CommandParser
+from lamella.config.file_keys import keys_in_file
 from lamella.config.files import SHIPPED
-from lamella.config.written_keys import keys_in_file
 from lamella.console import print
 
 SHELLS = ("bash", "zsh", "fish")

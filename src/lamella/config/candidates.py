@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lamella.config.file_keys import keys_in_file
 from lamella.config.files import SHIPPED, chooses_option, find_config, project_folder
 from lamella.config.hints import options_of
 from lamella.config.values import flow_text, key_of
-from lamella.config.written_keys import keys_in_file
 
 Candidates = Iterator[tuple[str, str]]  # words, each with what it means
 CHOICE = re.compile(r"defaults\.\d+\.(?:override |optional )*/?([^@.]+)")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from lamella.config.files import GROUPS, SHIPPED, project_folder, read_raw
-from lamella.config.values import walk
+from lamella.config.file_keys import keys_in_file
+from lamella.config.files import GROUPS, SHIPPED, project_folder
 from lamella.errors import nearest, nearest_keys
 
 CHOSEN = (*GROUPS, "experiment")  # the folders of conf/ whose files are chosen with GROUP=OPTION
@@ -120,7 +120,7 @@ def written_keys() -> Iterator[str]:
     for folder in (project_folder(), SHIPPED):
         for group in GROUPS:
             for path in sorted((folder / group).glob("*.yaml")):
-                yield from (key for key, _ in walk(read_raw(path), group) if not key.endswith(("_target_", "defaults")))
-        yield from (
-            key for key, _ in walk(read_raw(folder / "config.yaml")) if not key.startswith(("defaults", "hydra"))
-        )
+                yield from (
+                    f"{group}.{key}" for key in keys_in_file(path) if not key.endswith(("_target_", "defaults"))
+                )
+        yield from (key for key in keys_in_file(folder / "config.yaml") if not key.startswith(("defaults", "hydra")))

@@ -8,11 +8,11 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 
+from lamella.config.file_keys import Written, keys_in_file
 from lamella.config.files import chooses_option, shown_path
 from lamella.config.grammar import parse_overrides
 from lamella.config.interpolations import keys_read
 from lamella.config.values import flow_text, key_of, walk
-from lamella.config.written_keys import Written, keys_in_file
 
 DELETED = "deleted"
 

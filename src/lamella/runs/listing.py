@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lamella.config.file_keys import LOADER
 from lamella.config.value_text import parse_value
 from lamella.config.values import Config, check_values, override_values, walk
 from lamella.errors import RequestError, nearest, nearest_keys
@@ -24,7 +25,6 @@ from lamella.runs.schema import RunRecord
 if TYPE_CHECKING:
     import pandas
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may be built without its parser in C
 Clause = tuple[str, str, object]  # a key, a sign and a value
 
 
