@@ -4,13 +4,37 @@ Importing the package does not import torch, so that `lamella --help` answers at
 """
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     __version__: str
-    from lamella.experiment.model import Model
-    from lamella.runs.listing import Runs
+    from lamella.experiment.model import Model as Model
+    from lamella.runs.listing import Record, Runs
     from lamella.training.task import Task as Task
+
+
+def train(overrides: Sequence[str] = ()) -> "Record":
+    """Train one run in this process, as `lamella train` does, and return it: see `lamella.runs.Record`.
+
+    overrides: as on the command line, ["network=cnn", "trainer.max_epochs=3"]. The files in `conf/` in the working
+    directory count. Raises RequestError for a wrong request, before anything is trained; RunFailed for a run that
+    fails; and KeyboardInterrupt after Ctrl-C, when the run is saved so that `lamella resume` goes on with it.
+    """
+    from lamella.commands.from_python import train
+
+    return train(overrides)
+
+
+def sweep(overrides: Sequence[str]) -> "Runs":
+    """Train a run for each combination of values, as `lamella train -m` does, and return the runs, the best one first.
+
+    overrides: as on the command line, ["optimizer.lr=1e-2,1e-3", "seed=0,1"]. Raises as `train` does; runs that have
+    finished are kept, and the same call trains the others.
+    """
+    from lamella.commands.from_python import sweep
+
+    return sweep(overrides)
 
 
 def load(run: "str | os.PathLike[str]", checkpoint: str = "best", device: str = "cpu") -> "Model":

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from lamella.errors import RequestError
 from lamella.tables import printable
@@ -70,6 +70,30 @@ def exit_status(command: Callable[[], int]) -> int:
         # The pipe is closed, or the disk is full. Without this, Python would raise the error again at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
+
+
+class CellText:
+    """A text in the output of a notebook's cell that is replaced whenever another one is shown."""
+
+    def __init__(self) -> None:
+        from IPython import display
+
+        self._handle: Any = display.DisplayHandle()  # type: ignore[no-untyped-call]
+        self._show = self._handle.display
+
+    def show(self, text: str) -> None:
+        """Show `text`, of one line or several, in place of the text before."""
+        self._show({"text/plain": printable(text)}, raw=True)
+        self._show = self._handle.update
+
+
+def cell_text() -> CellText | None:
+    """Return a new text in the output of the cell that is running, None outside of a notebook.
+
+    A program that Jupyter's kernel has not started, such as IPython on a terminal, has no cell.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return CellText() if hasattr(shell, "kernel") else None
 
 
 def print_error(error: Exception, file: TextIO | None = None) -> None:

@@ -21,6 +21,17 @@ class RequestError(ValueError):
         self.key, self.unknown = key, unknown
 
 
+class RunFailed(RuntimeError):
+    """An error for a run, or for runs of a sweep, that began and did not finish.
+
+    path: the directory of the run or of the sweep.
+    """
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return the hint that ends an error about an unknown name: the valid names nearest to `name`, or all of them."""
     known = sorted(set(map(str, names)))

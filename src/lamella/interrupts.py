@@ -32,8 +32,9 @@ class Interrupted(BaseException):
 class Interrupts:
     """Handles signals within a `with` block: stores the first one in `received`, and ends the process at the second.
 
-    `received` is 0 until a signal comes. at_once: called before a second signal ends the process. notice: text that is
-    written to standard error at the first signal. first: called at the first signal with its number.
+    A program that has a handler of its own, such as Python's for Ctrl-C or that of a notebook, gets the second signal
+    instead. `received` is 0 until a signal comes. at_once: called at the second signal. notice: text that is written to
+    standard error at the first signal. first: called at the first signal with its number.
     """
 
     def __init__(
@@ -51,21 +52,19 @@ class Interrupts:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            set_handler(number, handler)
 
     def listen(self) -> None:
         """Install the signal handlers, again after Lightning has installed its own at the start of a fit.
 
-        Python allows handlers in the main thread only, so that in another thread there are none to replace. SIGHUP
-        stays ignored in a process that `nohup` has started.
+        SIGHUP stays ignored in a process that `nohup` has started.
         """
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if number != signal.SIGHUP or self.before.get(number) != signal.SIG_IGN:
-                    signal.signal(number, self._receive)
+        for number in SIGNALS:
+            if number != signal.SIGHUP or self.before.get(number) != signal.SIG_IGN:
+                set_handler(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: store the first one, and end the process at the second one, after at least ECHO seconds."""
+        """Handle a signal: store the first one, and act on the second one, after at least ECHO seconds."""
         if os.getpid() != self.process:
             return  # this is a forked worker, which ends with the process that it works for
         now = time.monotonic()
@@ -74,17 +73,27 @@ class Interrupts:
             self._write(self.notice.encode())
             self.first(number)
         elif now - self.time > ECHO:
+            before = self.before.get(signal.Signals(number))
             try:
                 self.at_once()
             finally:
-                if os.isatty(2):
-                    self._write(b"\x1b[?25h")  # shows the cursor, which a progress bar hides
-                os._exit(128 + number)
+                if callable(before):
+                    before(number, frame)
+                else:
+                    if os.isatty(2):
+                        self._write(b"\x1b[?25h")  # shows the cursor, which a progress bar hides
+                    os._exit(128 + number)
 
     def _write(self, text: bytes) -> None:
         """Write to standard error, and ignore that nobody reads it."""
         with suppress(OSError):
             os.write(2, text)  # not print, because the signal may have interrupted a print
+
+
+def set_handler(number: signal.Signals, handler: Handler) -> None:
+    """Set the handler of a signal in the main thread. Python allows handlers in no other thread."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
 
 
 def limit_exit(status: int, from_now: bool = False) -> None:

@@ -1,6 +1,8 @@
 """lamella train [OVERRIDE…]: train one run, or with -m one run for each combination of the values."""
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from lamella.config.compose import compose_and_call
 from lamella.config.composed import ComposedConfig
@@ -16,10 +18,11 @@ def main(arguments: list[str]) -> int:
     return compose_and_call(train, arguments)
 
 
-def train(job: ComposedConfig) -> int:
+def train(job: ComposedConfig, started: Callable[[Path], object] = lambda path: None) -> int:
     """Train one run and return the exit status.
 
     Everything is built and tried before the run directory is created: a wrong request leaves no directory behind.
+    started: called with the run directory before the training.
     """
     if "name" in job.config:  # a missing key is reported with all others
         check_run_name(job.config["name"])  # needs no torch
@@ -32,11 +35,12 @@ def train(job: ComposedConfig) -> int:
         return join_run()
     if path := find_requeued_run(OUTPUTS / str(job.config.get("name")), job.overrides):
         print(f"the job was requeued: going on with {path}")
+        started(path)
         return resume_run(path)
     experiment = prepare_experiment(job.config, job.references, written=job.written)
     experiment.data.check_headers()  # names every unreadable file before the trial meets the first
     rehearse(experiment, job.config)
     make = partial(claim_directory, OUTPUTS / experiment.name, slug(job.overrides))
-    return train_run(
-        experiment, create_run(experiment, make, job.config, job.overrides, reads=job.reads, choices=job.choices)
-    )
+    writer = create_run(experiment, make, job.config, job.overrides, reads=job.reads, choices=job.choices)
+    started(writer.path)
+    return train_run(experiment, writer)

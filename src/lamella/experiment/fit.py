@@ -41,7 +41,7 @@ from lamella.training.freezing import Freezing, thawed_names
 from lamella.training.loggers import EpochLogger, EpochTensorBoard
 from lamella.training.machine_use import RunUse
 from lamella.training.non_finite import NonFiniteLoss
-from lamella.training.progress import EpochBar
+from lamella.training.progress import CellBar, EpochBar, progress_bar
 from lamella.training.sample_metrics import SampleMetrics
 from lamella.training.step_profile import StepProfile
 from lamella.training.trainer import quiet_lightning
@@ -74,14 +74,14 @@ def fit(
     on_epoch: OnEpoch = lambda metrics, outcome: None,
     settings: Mapping[str, float | str] | None = None,
     use: RunUse | None = None,
+    bar: EpochBar | CellBar | None = None,
 ) -> Outcome:
-    """Train and test an experiment, and write TensorBoard's events and `checkpoints/` into `directory`,
-    and at the end the metrics of each sample.
+    """Train and test an experiment, and write its events, checkpoints and metrics of samples into `directory`.
 
     Training continues from the newest checkpoint in `directory`, if there is one; what was written after it is cut off.
     identity: of the run, which its checkpoints have to carry. on_epoch: called on rank 0 with the metrics of each epoch
     and the outcome so far. settings: what TensorBoard's HPARAMS tab shows beside the best metrics. use: what the run
-    uses of the machine, None where that is not measured.
+    uses of the machine, None where that is not measured. bar: shows the progress.
 
     A run that begins takes the weights that the config names.
 
@@ -121,7 +121,8 @@ def fit(
 
     with quiet_lightning(), closing(board):
         # The board is the first one: code of the project's own writes pictures to `self.logger.experiment`.
-        trainer = _trainer(experiment, directory, checkpoints, samples, [board, EpochLogger(end_epoch)])
+        bar = bar or progress_bar()
+        trainer = _trainer(experiment, directory, checkpoints, samples, [board, EpochLogger(end_epoch)], bar)
         try:
             test_metrics, stopped = _train_and_test(trainer, experiment, checkpoints, start)
         except RequestError as error:
@@ -145,6 +146,7 @@ def _trainer(
     checkpoints: Checkpoints,
     samples: SampleMetrics,
     loggers: Sequence[Logger],
+    bar: EpochBar | CellBar,
 ) -> pl.Trainer:
     """Return the Trainer of a run, and let the data know the number of processes and the length of a chunk."""
     # A run that goes on has its profile already.
@@ -153,7 +155,7 @@ def _trainer(
     trainer = experiment.trainer(
         [checkpoints, *experiment.recipe.callbacks(experiment.monitor, experiment.mode)],
         [
-            EpochBar(),
+            bar,
             *([samples] if experiment.kind.is_task else []),
             *([Freezing(experiment.freeze)] if experiment.thaws else []),
             *experiment.callbacks(loggers),

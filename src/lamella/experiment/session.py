@@ -39,6 +39,7 @@ from lamella.tables import format_csv
 from lamella.training.device import is_out_of_memory, processor
 from lamella.training.machine_use import MachineUse, RunUse
 from lamella.training.non_finite import NonFiniteLoss
+from lamella.training.progress import progress_bar
 
 NOTICE = "the run ends after this step or the running validation; press Ctrl-C again to end it at once\n"
 # The settings that HPARAMS shows of every run, whether they were overridden or not.
@@ -184,10 +185,11 @@ def _train(
     experiment: Experiment, writer: RunWriter, interrupts: Interrupts, log: TextIO, inexact: Sequence[str], use: RunUse
 ) -> int:
     """Train and test, and record the outcome. Returns and raises as `train_run` does."""
+    bar = progress_bar()
 
     def on_epoch(metrics: dict[str, float], outcome: Outcome) -> None:
         writer.epoch(metrics, **outcome, usage=use.usage())
-        print(epoch_line(metrics, experiment.epochs))
+        bar.print_epoch(epoch_line(metrics, experiment.epochs), log)
 
     print(f"Using {experiment.device.accelerator} device")
     print(experiment.data.summary())
@@ -196,7 +198,7 @@ def _train(
     try:
         _record_start(experiment, writer, inexact)
         settings = _board_settings(Record(writer.path, writer.fields))
-        outcome = fit(experiment, writer.path, interrupts, writer.identity, on_epoch, settings, use)
+        outcome = fit(experiment, writer.path, interrupts, writer.identity, on_epoch, settings, use, bar)
         use.machine.sample()  # the run may have taken less than a second
         writer.close(status="finished", **outcome, usage=use.usage())
     except Interrupted as interrupted:

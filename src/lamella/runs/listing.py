@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,11 +19,13 @@ from lamella.config.values import Config, check_values, override_values, walk
 from lamella.errors import RequestError, nearest, nearest_keys
 from lamella.runs.query import NOT_IN_QUOTES, ORDER, meets, sort_key
 from lamella.runs.ranking import larger_is_better
-from lamella.runs.reader import read_record, read_text
+from lamella.runs.reader import read_epochs, read_record, read_text
 from lamella.runs.schema import RunRecord
 
 if TYPE_CHECKING:
     import pandas
+
+    from lamella import Model
 
 Clause = tuple[str, str, object]  # a key, a sign and a value
 
@@ -84,6 +86,23 @@ class Record:
         return config if isinstance(config, dict) else {}
 
     @property
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of the best epoch, and those of the test, as `metrics["val/accuracy"]`."""
+        return self.fields["metrics"]
+
+    @property
+    def history(self) -> "pandas.DataFrame":
+        """Return a table with a row for each epoch. Raises RequestError, also where pandas is not installed."""
+        return _table(read_epochs(self.path))
+
+    @property
+    def model(self) -> "Model":
+        """Return the trained network of the best epoch, as `lamella.load` does. Raises RequestError."""
+        import lamella
+
+        return lamella.load(self.path)
+
+    @property
     def age(self) -> float:
         """Return the seconds since the run was started, NaN where the record has no valid time."""
         try:
@@ -120,10 +139,8 @@ class Runs(list[Record]):
     """A list of runs, the oldest first."""
 
     def frame(self) -> "pandas.DataFrame":
-        """Return the rows as a pandas DataFrame. Raises ModuleNotFoundError where pandas is not installed."""
-        import pandas
-
-        return pandas.DataFrame(self.rows())
+        """Return the rows as a pandas DataFrame. Raises RequestError where pandas is not installed."""
+        return _table(self.rows())
 
     def rows(self) -> list[dict[str, object]]:
         """Return one flat row per run. A key that any run overrides is in the rows of all runs."""
@@ -227,6 +244,15 @@ def _records(directory: str | os.PathLike[str]) -> Iterator[Record]:
             yield Record(Path(path), read_record(Path(path)))
         except RequestError as error:
             warnings.warn(str(error), stacklevel=3)
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> "pandas.DataFrame":
+    """Return rows as a pandas DataFrame. Raises RequestError where pandas is not installed."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise RequestError("a table in Python needs pandas: pip install pandas") from error
+    return pandas.DataFrame(rows)
 
 
 def _run_directories(directory: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextvars import ContextVar
 from itertools import islice
 
 from lamella.config.launcher import SLURM, check_launcher, is_fused, is_local
@@ -22,6 +23,8 @@ from lamella.sweeps.launch.progress import SweepProgress
 from lamella.sweeps.launch.slurm import launch_on_slurm
 from lamella.sweeps.launch.worker import failure_cause, output_file
 from lamella.sweeps.leaderboard import Leaderboard
+
+LATEST: ContextVar["SweepRun"] = ContextVar("LATEST")  # the sweep that was run last, for a caller in Python
 
 
 class SweepRun:
@@ -62,6 +65,7 @@ class SweepRun:
 
         on_end: called when the last job has ended, before the leaderboard is shown.
         """
+        LATEST.set(self)
         with tolerant_output():
             print(self.announcement(), flush=True)
             try:

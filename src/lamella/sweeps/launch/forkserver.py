@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import pairwise
 from multiprocessing import forkserver, resource_tracker, util
+from multiprocessing.process import BaseProcess
+from types import ModuleType
 
 from lamella.console import print
 
@@ -39,6 +41,21 @@ def warm_up() -> None:
         for name in PRELOADED[1:]:
             import_module(name)
         _start_by_fork()
+
+
+def start_process(target: Callable[..., None], arguments: tuple[object, ...]) -> BaseProcess:
+    """Start a process that is a fork of the fork server and calls `target`, and return it.
+
+    A process of multiprocessing runs the file of the main program again, to find functions in it. Without that file, a
+    script that trains a sweep does not start the sweep once more in each job.
+    """
+    process, main = CONTEXT.Process(target=target, args=arguments), sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+    return process
 
 
 def _insides_are_known() -> bool:

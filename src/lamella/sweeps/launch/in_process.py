@@ -12,7 +12,7 @@ from lamella.config.launcher import IN_PROCESS
 from lamella.config.values import Config
 from lamella.console import print
 from lamella.errors import first_line
-from lamella.interrupts import SIGNALS, Interrupts
+from lamella.interrupts import SIGNALS, Interrupts, set_handler
 from lamella.sweeps.job import SIGNAL_STATUSES, Job, OnEnd
 from lamella.sweeps.launch.hydra_api import hydra_launcher
 from lamella.sweeps.launch.worker import run_here
@@ -54,4 +54,4 @@ def _run_in_launcher(config: DictConfig) -> int:
         return run_here(Path(config.path))
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            set_handler(number, handler)

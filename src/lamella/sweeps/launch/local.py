@@ -16,7 +16,7 @@ from lamella.config.values import Config
 from lamella.errors import RequestError
 from lamella.interrupts import Interrupts
 from lamella.sweeps.job import Job, OnEnd
-from lamella.sweeps.launch.forkserver import CONTEXT
+from lamella.sweeps.launch.forkserver import start_process
 from lamella.sweeps.launch.progress import SweepProgress
 from lamella.sweeps.launch.worker import run_worker, worker_environment
 from lamella.training.device import available_cores, needs_own_program, process_count, resolve_accelerator
@@ -134,8 +134,7 @@ class LocalLauncher:
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         program = needs_own_program(trainer, needed.processes)
         arguments = ([job.path for job in jobs], environ, program, jobs[0].fused)
-        process = CONTEXT.Process(target=run_worker, args=arguments)
-        process.start()
+        process = start_process(run_worker, arguments)
         self.workers.append(_Worker(jobs, process, needed.cores, gpus))
         for job in jobs:
             progress.add_job(job.path, job.label, job.epochs)

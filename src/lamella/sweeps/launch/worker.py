@@ -11,7 +11,7 @@ from pathlib import Path
 from lamella.console import exit_status
 from lamella.distributed import RANK_VARIABLES
 from lamella.experiment.resume import resume_run
-from lamella.interrupts import SIGNALS, end_with_parent, limit_exit
+from lamella.interrupts import SIGNALS, end_with_parent, limit_exit, set_handler
 from lamella.runs.reader import is_being_written, read_record
 from lamella.sweeps.fused.train import train_fused
 
@@ -86,7 +86,7 @@ def run_here(path: Path) -> int:
     sys.argv = ["lamella", "resume", str(path)]
     for name in REMOVED_VARIABLES:
         os.environ.pop(name, None)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    set_handler(signal.SIGINT, signal.SIG_DFL)
     try:
         return exit_status(lambda: resume_run(path))
     except SystemExit as end:

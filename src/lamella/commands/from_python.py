@@ -1,0 +1,114 @@
+"""Train a run or a sweep for a caller in Python: what a command prints as an error is an exception here."""
+
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+
+from lamella.commands import train as command
+from lamella.config.compose import compose_and_call
+from lamella.config.composed import ComposedConfig
+from lamella.errors import RequestError, RunFailed
+from lamella.runs.listing import Record, Runs, runs
+from lamella.runs.reader import read_record
+
+LOCK = RLock()  # runs of one process share the generators of torch, so that they train one after another
+
+
+def train(overrides: Sequence[str]) -> Record:
+    """Train one run and return it. Raises as `lamella.train` does."""
+    paths: list[Path] = []
+
+    def task(job: ComposedConfig) -> int:
+        _check_one_process(job)
+        return command.train(job, started=paths.append)
+
+    arguments = _checked(overrides, "train")
+    with _in_process():
+        status = compose_and_call(task, arguments)
+    record = Record(paths[0], read_record(paths[0]))
+    if status:
+        raise RunFailed(f"{record.path}: {record['error']}\n  the full traceback: {record.path}/log.txt", record.path)
+    return record
+
+
+def sweep(overrides: Sequence[str]) -> Runs:
+    """Train the runs of a sweep that are missing, and return all of its runs. Raises as `lamella.sweep` does."""
+    from lamella.sweeps.run import LATEST
+
+    arguments = ["-m", *_checked(overrides, "sweep")]
+    try:
+        with _in_process():
+            compose_and_call(command.train, arguments)
+    except SystemExit as end:
+        if end.code != 1:
+            raise
+        run = LATEST.get()
+        causes = "".join(f"\n  {name}: {cause}" for name, cause in run.failures.items())
+        what = f"{len(run.failures)} of {run.total} jobs failed" if causes else "the sweep is not complete"
+        raise RunFailed(f"{run.sweep.path}: {what}{causes}", run.sweep.path) from None
+    done = LATEST.get().sweep
+    return runs(done.path).by((done.fields["objectives"] or [done.fields["monitor"]])[0])
+
+
+def _checked(overrides: Sequence[str], name: str) -> list[str]:
+    """Return the overrides. Raises RequestError for anything else than a list of texts, and for an option."""
+    if isinstance(overrides, str) or not all(isinstance(text, str) for text in overrides):
+        raise RequestError(
+            f'lamella.{name} takes a list of overrides, as in ["network=cnn", "seed=1"]; got {overrides!r}'
+        )
+    for text in overrides:
+        if text.startswith("-"):
+            hint = "; lamella.sweep trains one run for each combination" if text in ("-m", "--multirun") else ""
+            raise RequestError(f"{text}: lamella.{name} takes overrides and no options{hint}")
+    return list(overrides)
+
+
+def _check_one_process(job: ComposedConfig) -> None:
+    """Raise RequestError for a run of several processes, each of which would start the caller's program again."""
+    from lamella.training.device import needs_own_program, process_count, resolve_accelerator
+
+    trainer, accelerator = job.config["trainer"], resolve_accelerator(job.config["device"]["accelerator"])
+    if needs_own_program(trainer, process_count(trainer, accelerator)):
+        key = "trainer.strategy" if trainer.get("strategy", "auto") != "auto" else "trainer.devices"
+        raise RequestError(
+            f"{key} is {trainer[key.partition('.')[2]]!r}, which needs a program of its own; in a terminal:\n"
+            f"  lamella train {' '.join(job.overrides)}",
+            key,
+        )
+
+
+@contextmanager
+def _in_process() -> Iterator[None]:
+    """Leave what a command changes in its process as it was before the block.
+
+    That are the state of Hydra, the handlers of the root logger, torch's threads and all generators of random numbers.
+    Raises KeyboardInterrupt where the block ends by Ctrl-C.
+    """
+    import torch
+
+    from lamella.seeds import kept_random_state
+
+    root, hydra = logging.root, GlobalHydra.instance()
+    with LOCK, kept_random_state(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
+        handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
+        state, initialized = Singleton.get_state(), hydra.hydra
+        hydra.clear()
+        try:
+            yield
+        except SystemExit as end:
+            # Lightning ends the program after a KeyboardInterrupt.
+            if end.code == 128 + signal.SIGINT or isinstance(end.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            hydra.hydra = initialized
+            Singleton.set_state(state)
+            torch.set_num_threads(threads)
+            root.handlers[:] = handlers
+            root.setLevel(level)
