@@ -144,6 +144,7 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
         ["why", "optimizer.lr", "seed=3"],
         ["completion", "bash"],
         ["completion", "fish", "--", "eval", "outputs/", "--"],
+        ["new", "mine"],
     ],
 )
 @pytest.mark.slow

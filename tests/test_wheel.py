@@ -20,6 +20,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
+def test_wheel_brings_the_starter(wheel: Path) -> None:
+    """Also the files whose names begin with a dot."""
+    tracked = subprocess.run(["git", "ls-files", "starter"], cwd=ROOT, check=True, capture_output=True, text=True)
+    with zipfile.ZipFile(wheel) as archive:
+        brought = {name for name in archive.namelist() if name.startswith("lamella/starter/")}
+    assert brought >= {f"lamella/{name}" for name in tracked.stdout.split()}
+    assert "lamella/starter/.gitignore" in brought
+
+
 def test_wheel_brings_the_configs_and_the_plugin(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")

@@ -18,6 +18,7 @@ from lamella.errors import nearest
 from lamella.interrupts import SIGNALS, limit_exit
 
 COMMANDS = {
+    "new": ("DIR", "a project of your own, which trains at once"),
     "train": ("[OVERRIDE…]", "fit, then test the best checkpoint; -m: one run per combination"),
     "inspect": ("[OVERRIDE… | RUN]", "structure, shapes, one forward and backward pass, the graph"),
     "find": ("lr [OVERRIDE…]", "a learning rate, by a short training in which it rises"),
@@ -34,7 +35,7 @@ COMMANDS = {
     "board": ("[DIR]", "TensorBoard on the outputs, on this machine only"),
 }
 
-WITHOUT_TORCH = ("runs", "compare", "why", "completion", "board")
+WITHOUT_TORCH = ("new", "runs", "compare", "why", "completion", "board")
 # The options that print something and load no torch.
 QUICK_OPTIONS = {"-h", "--help", "-c", "--cfg", "-i", "--info", "--version"}
 

@@ -79,7 +79,7 @@ class CellText:
         from IPython import display
 
         self._handle: Any = display.DisplayHandle()  # type: ignore[no-untyped-call]
-        self._show = self._handle.display
+        self._show: Any = self._handle.display
 
     def show(self, text: str) -> None:
         """Show `text`, of one line or several, in place of the text before."""

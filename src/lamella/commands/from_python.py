@@ -94,11 +94,11 @@ def _in_process() -> Iterator[None]:
 
     from lamella.seeds import kept_random_state
 
-    root, hydra = logging.root, GlobalHydra.instance()
+    root = logging.root
     with LOCK, kept_random_state(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
         handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
-        state, initialized = Singleton.get_state(), hydra.hydra
-        hydra.clear()
+        state = Singleton.get_state()
+        GlobalHydra.instance().clear()
         try:
             yield
         except SystemExit as end:
@@ -107,7 +107,6 @@ def _in_process() -> Iterator[None]:
                 raise KeyboardInterrupt from None
             raise
         finally:
-            hydra.hydra = initialized
             Singleton.set_state(state)
             torch.set_num_threads(threads)
             root.handlers[:] = handlers
