@@ -145,6 +145,15 @@ class Script(Program):
         _python(arguments, environ, spare=False)
 
 
+class Pytest(Program):
+    """`python -m pytest` with these arguments."""
+
+    @staticmethod
+    def run(directory: Path, arguments: tuple[str, ...], environ: Mapping[str, str], files: list[str]) -> None:
+        _attach(directory, files)
+        _python(("-c", "import pytest, sys\nsys.exit(pytest.main(sys.argv[1:]))", *arguments), environ)
+
+
 class RealProgram(Program):
     """The same, started as `python -m lamella`. options: what `subprocess.Popen` takes besides."""
 

@@ -33,7 +33,8 @@ SECONDS = {
     "README.md": 60, "augmentation.md": 10, "configs.md": 6, "data.md": 20, "datasets.md": 12, "evaluate.md": 3,
     "export.md": 6, "fine-tuning.md": 15, "networks.md": 4,
     "optimizers.md": 15, "performance.md": 40, "recipes.md": 45, "reliability.md": 20, "runs.md": 15,
-    "segmentation.md": 10, "study-note.md": 3, "sweeps.md": 90, "tables.md": 9, "tasks.md": 7, "tensorboard.md": 20,
+    "python.md": 9,
+    "segmentation.md": 10, "starting.md": 9, "study-note.md": 3, "sweeps.md": 90, "tables.md": 9, "tasks.md": 7, "tensorboard.md": 20,
     "text.md": 7, "when-it-does-not-learn.md": 12,
 }  # fmt: skip
 
@@ -150,6 +151,10 @@ def run(lamella: Lamella, command: str) -> None:
     program, *arguments = shlex.split(command)
     if program == "make":
         subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
+    elif program == "cd":
+        os.chdir(*arguments)
+    elif command == "python -m pytest":
+        programs.run(Path(), kind=programs.Pytest)
     elif program == "python":
         script = (str(ROOT / arguments[0]), *arguments[1:], *BRIEF[arguments[0]])
         programs.run(Path(), *script, kind=programs.Script)

@@ -50,7 +50,7 @@ CELLS = {
     f"runs = lamella.sweep(['optimizer.lr=1e-9,1e-2', *{SHORT[1:]}, 'trainer.max_epochs=1'])": [
         "2 jobs",
         "2/2",
-        "best",
+        "directory",
     ],
     "[one['optimizer.lr'] for one in runs]": ["[0.01, 1e-09]"],
 }

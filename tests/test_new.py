@@ -27,8 +27,7 @@ def test_a_project_trains_and_tests_itself(lamella: Lamella, tmp_path: Path) -> 
     record = json.loads((project / "outputs/first/experiment=first/run.json").read_text())
     assert record["status"] == "finished"
     assert record["metrics"]["test/accuracy"] > 0.95
-    (tmp_path / "run_tests.py").write_text("import pytest, sys\nsys.exit(pytest.main(['-p', 'no:cacheprovider']))\n")
-    assert "2 passed" in programs.run(project, str(tmp_path / "run_tests.py"))
+    assert "2 passed" in programs.run(project, kind=programs.Pytest)
 
 
 def is_kept(file: Path) -> bool:
