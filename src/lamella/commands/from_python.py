@@ -1,6 +1,7 @@
 """Train a run or a sweep for a caller in Python: what a command prints as an error is an exception here."""
 
 import logging
+import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,9 +64,11 @@ def _checked(overrides: Sequence[str], name: str) -> list[str]:
             f'lamella.{name} takes a list of overrides, as in ["network=cnn", "seed=1"]; got {overrides!r}'
         )
     for text in overrides:
-        if text.startswith("-"):
-            hint = "; lamella.sweep trains one run for each combination" if text in ("-m", "--multirun") else ""
-            raise RequestError(f"{text}: lamella.{name} takes overrides and no options{hint}")
+        if text.startswith(("-", "hydra.mode=")):
+            raise RequestError(
+                f"{text}: lamella.{name} takes overrides and no options; lamella.train trains one run, and "
+                "lamella.sweep one for each combination"
+            )
     return list(overrides)
 
 
@@ -78,7 +81,7 @@ def _check_one_process(job: ComposedConfig) -> None:
         key = "trainer.strategy" if trainer.get("strategy", "auto") != "auto" else "trainer.devices"
         raise RequestError(
             f"{key} is {trainer[key.partition('.')[2]]!r}, which needs a program of its own; in a terminal:\n"
-            f"  lamella train {' '.join(job.overrides)}",
+            f"  {shlex.join(['lamella', 'train', *job.overrides])}",
             key,
         )
 
@@ -87,15 +90,15 @@ def _check_one_process(job: ComposedConfig) -> None:
 def _in_process() -> Iterator[None]:
     """Leave what a command changes in its process as it was before the block.
 
-    That are the state of Hydra, the handlers of the root logger, torch's threads and all generators of random numbers.
-    Raises KeyboardInterrupt where the block ends by Ctrl-C.
+    These are the state of Hydra, the handlers of the root logger, torch's threads and all generators of random numbers.
+    Raises KeyboardInterrupt where Ctrl-C has ended the block.
     """
     import torch
 
     from lamella.seeds import kept_random_state
 
     root = logging.root
-    with LOCK, kept_random_state(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
+    with LOCK, kept_random_state(torch.device("cuda" if torch.cuda.is_initialized() else "cpu")):
         handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
         state = Singleton.get_state()
         GlobalHydra.instance().clear()

@@ -30,7 +30,7 @@ class EpochBar(pl.Callback):
         self.due = 0.0
 
     def print_epoch(self, line: str, log: TextIO) -> None:
-        """Print the line of an epoch that has ended. log: a file that gets all that is printed anyway."""
+        """Print the line of an epoch that has ended. log: not used, because everything that is printed goes into it."""
         print(line)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
