@@ -21,6 +21,7 @@ COMMANDS = {
     "new": ("DIR", "a project of your own, which trains at once"),
     "train": ("[OVERRIDE…]", "fit, then test the best checkpoint; -m: one run per combination"),
     "inspect": ("[OVERRIDE… | RUN]", "structure, shapes, one forward and backward pass, the graph"),
+    "check-data": ("[OVERRIDE…]", "duplicates, damaged files and more, in the data of a config"),
     "find": ("lr [OVERRIDE…]", "a learning rate, by a short training in which it rises"),
     "explain-nan": ("RUN", "where the first number that is not finite came from"),
     "eval": ("RUN [OVERRIDE…]", "test a run's best checkpoint, on its own data or other data"),

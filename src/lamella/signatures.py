@@ -4,6 +4,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from importlib import import_module
 from typing import get_args, get_origin
@@ -24,6 +25,22 @@ def parameters(target: Callable[..., object]) -> dict[str, inspect.Parameter]:
     except ValueError as error:
         raise RequestError(f"{described} does not say what arguments it takes, so a config cannot build it") from error
     return {name: parameter for name, parameter in signature.parameters.items() if name != "self"}
+
+
+def accepted(target: Callable[..., object]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Return the parameters of `target`, and whether it takes others by name too.
+
+    A builder of torchvision hands what it does not know to the class of its network, whose parameters are added.
+    """
+    expected = parameters(target)
+    variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
+    if variadic and not isinstance(target, type):
+        with suppress(NameError):  # an annotation may name what is imported for type checkers only
+            if isinstance(built := typing.get_type_hints(target).get("return"), type):
+                inner = parameters(built)
+                expected = expected | inner
+                variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in inner.values())
+    return expected, variadic
 
 
 def check_call(

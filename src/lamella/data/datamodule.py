@@ -12,6 +12,7 @@ from torch import Tensor
 from lamella.data.augment import Augment
 from lamella.data.augmentation import Augmentation, Listed
 from lamella.data.checks import check_batches, check_files, check_samples, check_world, class_names, kind
+from lamella.data.duplicates import leak_notes
 from lamella.data.fingerprint import Checksums, Fingerprint, differences
 from lamella.data.folds import Folds
 from lamella.data.loader import Batches
@@ -198,6 +199,7 @@ class Data(pl.LightningDataModule):
         """Return what a user should know of the data, each as one sentence."""
         notes = [*self.source_notes, *(class_notes(self.splits, self.classes) if self.has_classes else [])]
         notes += self.folds.notes(self.train, self.val) if self.folds else []
+        notes += leak_notes(self.splits, self.checksums.of(self.splits), ["test"] if self.folds else ["val", "test"])
         if self.workers and self.num_workers is None:
             kept = "data.cache is memmap" if self.cache else "data.in_memory is true"
             notes.append(f"data.num_workers is {self.workers}, but {kept}, so that no worker reads anything")

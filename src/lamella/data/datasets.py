@@ -61,7 +61,13 @@ class Datasets:
 
     def first(self, name: str, read: Reading) -> Batch:
         """Return the batch of the first samples of a split. Raises RequestError for one that cannot be in a batch."""
-        numbers = torch.arange(min(FIRST, self.sizes[name]))
+        return self.read(name, read, torch.arange(min(FIRST, self.sizes[name])))
+
+    def read(self, name: str, read: Reading, numbers: Tensor) -> Batch:
+        """Return the batch of the samples of a split with these numbers, as the first epoch reads them.
+
+        Raises RequestError for one that cannot be in a batch.
+        """
         return _read(self.splits[name], self._place(name), self.collate, read, 0, numbers, 0)
 
     def _place(self, name: str) -> str:

@@ -88,6 +88,15 @@ class Decoder:
         except Exception as error:
             raise _unreadable(path, error) from error
 
+    def size(self, path: str) -> tuple[int, int]:
+        """Return the height and the width of an upright image by its header. Raises UnreadableImages."""
+        try:
+            with open_image(path) as image:
+                width, height = upright_size(image)
+                return height, width
+        except Exception as error:
+            raise _unreadable(path, error) from error
+
     def check(self, path: str) -> int:
         """Return a CRC-32 of the size, the first and the last bytes of a file, which is all of a file below 16 kB.
 

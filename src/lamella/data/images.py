@@ -58,7 +58,7 @@ class ImageFiles:
         shape = self.decoder.shape
         out = torch.empty(len(self), *shape, dtype=torch.uint8) if out is None else out.view(-1, *shape)
         problems = list[str]()
-        for number, image in enumerate(self._each(self.decoder.file, "decoding images")):
+        for number, image in enumerate(self.decoded()):
             if isinstance(image, UnreadableImages):
                 problems += image.problems
             else:
@@ -66,6 +66,15 @@ class ImageFiles:
         if problems:
             raise UnreadableImages(*problems)
         return out
+
+    def decoded(self) -> Iterator["Tensor | UnreadableImages"]:
+        """Yield each image, uint8 of the shape, or the error of a file that is no image."""
+        return self._each(self.decoder.file, "decoding images")
+
+    def sizes(self) -> np.ndarray:
+        """Return the height and the width of each file that can be read, as it is shown, int64 (files, 2)."""
+        found = self._each(self.decoder.size, "reading sizes")
+        return np.array([one for one in found if not isinstance(one, UnreadableImages)], np.int64).reshape(-1, 2)
 
     def check(self) -> None:
         """Raise UnreadableImages if a file is no image. Little of a file is read, as long as none is damaged."""

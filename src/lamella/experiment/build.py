@@ -1,8 +1,6 @@
 """Build the objects of a run from a config: the one place that knows what each group of the config becomes."""
 
-import typing
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -169,6 +167,11 @@ def build_network(config: Config) -> tuple[nn.Module, nn.Module, tuple[int, ...]
         raise RequestError(f"network: it cannot be made: {first_line(error)}", "network") from error
 
 
+def build_data(config: Config, references: Collection[str] | None = None) -> RunData:
+    """Read the samples of a config and build nothing else. Raises RequestError as `build_experiment` does."""
+    return _Builder(config, references).data(None)
+
+
 class _Builder:
     """Builds the objects of the groups of one config. Each method raises RequestError for what it cannot build."""
 
@@ -280,15 +283,7 @@ class _Builder:
         if "_target_" not in node:
             raise RequestError(f"{group}: it takes a `_target_`, the class to build", group)
         target = resolve_target(node["_target_"], f"{group}._target_", base)
-        expected = signatures.parameters(target)
-        variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
-        # A builder of torchvision hands what it does not know to the class of its network.
-        if variadic and not isinstance(target, type):
-            with suppress(NameError):  # an annotation may name what is imported for type checkers only
-                if isinstance(built := typing.get_type_hints(target).get("return"), type):
-                    inner = signatures.parameters(built)
-                    expected = expected | inner
-                    variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in inner.values())
+        expected, variadic = signatures.accepted(target)
         for name in list(node):
             if name not in expected and not variadic and not str(name).startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]
