@@ -15,6 +15,7 @@ from lamella.config.composed import ComposedConfig
 from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.files import check_output_path
+from lamella.tables import Table, format_table, read_csv
 
 if TYPE_CHECKING:
     from lamella.data import RunData
@@ -50,26 +51,30 @@ def main(arguments: list[str]) -> int:
 
 def _check(job: ComposedConfig, sheet: Path | None, as_json: bool) -> str:
     """Look at the data of a composed config, draw the sheet, and return the report."""
+    from lamella.data import TableEncoder
     from lamella.data.survey import survey
     from lamella.experiment.build import build_data
 
     data = build_data(job.config, job.references)
     surveys = {name: survey(data, name) for name in ("train", "val", "test")}
-    return _report(data, {name: one for name, one in surveys.items() if one.names or one.unreadable}, sheet, as_json)
+    surveys = {name: one for name, one in surveys.items() if one.names or one.unreadable}
+    path = job.config["data"].get("source", {}).get("path")
+    file = read_csv(path) if isinstance(data.encoder, TableEncoder) and isinstance(path, str) else None
+    return _report(data, surveys, file, sheet, as_json)
 
 
-def _report(data: "RunData", surveys: "dict[str, Survey]", sheet: Path | None, as_json: bool) -> str:
+def _report(
+    data: "RunData", surveys: "dict[str, Survey]", file: Table | None, sheet: Path | None, as_json: bool
+) -> str:
+    """Return the report as text or JSON. file: the CSV file that the samples were read from."""
     from lamella.commands.check_data_findings import find
-    from lamella.commands.check_data_sections import sections, tables
+    from lamella.commands.check_data_sections import tables
     from lamella.commands.check_data_sheet import draw
 
-    findings = find(data, surveys)
+    findings, report = find(data, surveys), dict(tables(data, surveys, file))
     drawn = sheet is not None and draw(sheet, data, surveys, findings.alike)
     if as_json:
-        plain = {
-            name: [dict(zip(rows[0], row, strict=True)) for row in rows[1:]] for name, rows in tables(data, surveys)
-        }
+        plain = {name: [dict(zip(rows[0], row, strict=True)) for row in rows[1:]] for name, rows in report.items()}
         return json.dumps({**plain, **findings.plain(), "sheet": str(sheet) if drawn else None})
-    warnings = [f"warning: {text}" for text in findings.warnings] or ["no warnings"]
-    blocks = [data.summary(), *sections(data, surveys), "\n".join(warnings)]
+    blocks = [data.summary(), *(format_table(rows) for rows in report.values()), findings.text()]
     return "\n\n".join(blocks) + (f"\n\ncontact sheet  {sheet}" if drawn else "")

@@ -6,30 +6,36 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lamella.data import Data, Datasets, RunData
+from lamella.data import Data, RunData, TableEncoder
 from lamella.data.duplicates import equal_groups
 from lamella.data.near_duplicates import similar_pairs
 from lamella.data.summary import WORDS, class_notes, counted
 from lamella.data.survey import Survey
 
 SHOWN = 5  # samples and pairs that a warning names
-COMMON = 0.02  # of the images, which are alike by nature where more of them look like another one
+COMMON = 0.05  # of the images; where more of them look like another one, that is likely to be their nature
 MEAN_OFF, STD_OFF = 0.05, 1.25  # how far data.mean, and by what factor data.std, may be from what was measured
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The warnings, and what they are about by name.
+    """The warnings and notes, and what they are about by name.
 
     equal: the names of the samples with one input, of each group of them. alike: the names and the correlation of each
     pair of images that look alike. A name has its split in front, as in "train: cat/1.png".
     """
 
     warnings: list[str]
+    notes: list[str]
     equal: list[list[str]]
     alike: list[tuple[str, str, float]]
     unreadable: list[str]
     constant: list[str]
+
+    def text(self) -> str:
+        """Return the warnings and the notes, each on a line."""
+        lines = [f"warning: {text}" for text in self.warnings] or ["no warnings"]
+        return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
 
     def plain(self) -> dict[str, object]:
         """Return all as plain values."""
@@ -38,10 +44,11 @@ class Findings:
 
 def find(data: RunData, surveys: Mapping[str, Survey]) -> Findings:
     """Return what is wrong with the samples, or may be. surveys: of each split that has samples."""
-    unreadable = [text for one in surveys.values() for text in one.unreadable]
+    notes = [*data.source_notes]
     if not surveys:
-        reason = "the batches come from the project's own code, one after another, so that no sample is looked at"
-        return Findings([reason], [], [], [], [])
+        notes.append("the project's own code makes whole batches, one after another, so that no sample is looked at")
+        return Findings([], notes, [], [], [], [])
+    unreadable = [text for one in surveys.values() for text in one.unreadable]
     split = np.concatenate([[name] * len(one.names) for name, one in surveys.items()])
     names = [f"{name}: {text}" for name, one in surveys.items() for text in one.names]
     digests = np.concatenate([one.digests for one in surveys.values()])
@@ -49,17 +56,21 @@ def find(data: RunData, surveys: Mapping[str, Survey]) -> Findings:
     groups = equal_groups(digests)
     constant = [names[number] for number in np.flatnonzero(np.concatenate([one.constant for one in surveys.values()]))]
     alike = _alike(names, surveys, groups)
+    images = len({name for one, other, _ in alike for name in (one, other)})
+    common = images > COMMON * len(names)  # true of drawings, where a warning would be a false alarm
+    alike_text = [_alike_text(alike, images, len(names), common)] if alike else []
+    notes += alike_text if common else []
     warnings = [
         *([f"{counted(len(unreadable), 'file', 'files')} cannot be read: {_some(unreadable)}"] if unreadable else []),
         *_equal_warnings(split, names, targets, groups),
-        *_alike_warnings(alike, len(names)),
+        *([] if common else alike_text),
         *_value_warnings(surveys, constant),
+        *_column_warnings(data),
         *(class_notes(data.splits, data.classes) if isinstance(data, Data) and data.has_classes else []),
         *([] if not isinstance(data, Data) else _scale_warnings(data, surveys)),
     ]
-    if not isinstance(data, Data) and not isinstance(data.source, Datasets):
-        warnings.append("batches of a datamodule are not looked at")
-    return Findings(warnings, [[names[number] for number in group] for group in groups], alike, unreadable, constant)
+    equal = [[names[number] for number in group] for group in groups]
+    return Findings(warnings, notes, equal, alike, unreadable, constant)
 
 
 def _equal_warnings(
@@ -71,14 +82,13 @@ def _equal_warnings(
     for group in groups:
         first = names[group[0]]
         for number in group[1:]:
-            inside = [other for other in group if other < number and split[other] == split[number]]
-            pair = f"{names[number]} and {names[inside[0]] if inside else first}"
-            if inside:
+            pair = f"{names[number]} and {first}"
+            if split[number] == split[group[0]]:
                 within.setdefault(str(split[number]), []).append(pair)
             else:
                 across.setdefault((str(split[number]), str(split[group[0]])), []).append(pair)
             if not torch.equal(flat[number], flat[group[0]]):
-                differing.append(f"{names[number]} and {first}")
+                differing.append(pair)
     for (one, other), pairs in across.items():
         count = counted(len(pairs), f"{WORDS[one]} sample has", f"{WORDS[one]} samples have")
         yield f"{count} the input of a {WORDS[other]} sample: {_some(pairs)}"
@@ -109,18 +119,15 @@ def _alike(
     ]
 
 
-def _alike_warnings(alike: Sequence[tuple[str, str, float]], count: int) -> Iterator[str]:
-    if not alike:
-        return
-    images = len({name for one, other, _ in alike for name in (one, other)})
+def _alike_text(alike: Sequence[tuple[str, str, float]], images: int, count: int, common: bool) -> str:
+    """Return how many pairs of images look alike. images: how many are in them, of `count`."""
     text = f"{counted(len(alike), 'pair of images looks', 'pairs of images look')} alike"
-    text += f", {images:,} of {count:,} images" if len(alike) > 1 else ""
-    crossing = sum(one.partition(":")[0] != other.partition(":")[0] for one, other, _ in alike)
-    text += f", {crossing:,} of them in two splits" if crossing else ""
-    if images > COMMON * count:
-        yield f"{text}; so many are alike by nature, as drawings are, and few of them are copies"
-    else:
-        yield f"{text}: {_some([f'{one} and {other} ({value:.3f})' for one, other, value in alike])}"
+    text += f", with {images:,} of {count:,} images"
+    if crossing := sum(one.partition(":")[0] != other.partition(":")[0] for one, other, _ in alike):
+        text += f", {counted(crossing, 'pair', 'pairs')} in two splits"
+    if common:
+        return f"{text}; where that many are alike, as drawings of digits are, most of them are no copies"
+    return f"{text}: {_some([f'{one} and {other} ({value:.3f})' for one, other, value in alike])}"
 
 
 def _value_warnings(surveys: Mapping[str, Survey], constant: Sequence[str]) -> Iterator[str]:
@@ -129,6 +136,23 @@ def _value_warnings(surveys: Mapping[str, Survey], constant: Sequence[str]) -> I
     for name, one in surveys.items():
         if one.not_finite:
             yield f"{one.not_finite:,} values of {WORDS[name]} inputs are NaN or infinite"
+
+
+def _column_warnings(data: RunData) -> Iterator[str]:
+    """Yield a warning of the columns of a table that hold one value in all training samples."""
+    if not isinstance(data.encoder, TableEncoder) or not isinstance(data, Data):
+        return
+    features = data.train.inputs
+    assert isinstance(features, torch.Tensor)
+    rows = features.flatten(0, -2)
+    same, start, found = (rows == rows[0]).all(0), 0, []
+    for name, column in data.encoder.columns.items():
+        width = 1 if isinstance(column, Mapping) else len(column)
+        if same[start : start + width].all():
+            found.append(name)
+        start += width
+    if found:
+        yield f"{counted(len(found), 'column has', 'columns have')} one value in all training samples: {_some(found)}"
 
 
 def _scale_warnings(data: Data, surveys: Mapping[str, Survey]) -> Iterator[str]:

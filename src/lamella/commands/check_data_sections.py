@@ -6,15 +6,21 @@ import numpy as np
 import torch
 
 from lamella.data import Data, RunData, TableEncoder
+from lamella.data.summary import counted
 from lamella.data.survey import Survey
-from lamella.tables import format_table
+from lamella.data.table_columns import is_missing
+from lamella.tables import Table
 
 Rows = list[list[str]]
 
 
-def tables(data: RunData, surveys: Mapping[str, Survey]) -> Iterator[tuple[str, Rows]]:
-    """Yield the name and the rows of each table; the first row has the headings."""
-    yield "samples", _counts(data, surveys)
+def tables(data: RunData, surveys: Mapping[str, Survey], file: Table | None = None) -> Iterator[tuple[str, Rows]]:
+    """Yield the name and the rows of each table; the first row has the headings.
+
+    surveys: of each split that has samples. file: the CSV file that the samples were read from.
+    """
+    if surveys:
+        yield "samples", _counts(data, surveys)
     if sized := {name: one.sizes for name, one in surveys.items() if len(one.sizes)}:
         yield (
             "sizes",
@@ -33,12 +39,7 @@ def tables(data: RunData, surveys: Mapping[str, Survey]) -> Iterator[tuple[str, 
     if "train" in surveys and surveys["train"].count:
         yield "pixels", _pixels(data, surveys)
     if isinstance(data.encoder, TableEncoder):
-        yield "columns", _columns(data.encoder)
-
-
-def sections(data: RunData, surveys: Mapping[str, Survey]) -> list[str]:
-    """Return each table as text."""
-    return [format_table(rows) for _, rows in tables(data, surveys)]
+        yield "columns", _columns(data.encoder, file)
 
 
 def _counts(data: RunData, surveys: Mapping[str, Survey]) -> Rows:
@@ -71,14 +72,20 @@ def _pixels(data: RunData, surveys: Mapping[str, Survey]) -> Rows:
     return rows
 
 
-def _columns(encoder: TableEncoder) -> Rows:
-    """Return what is in each column of a table, as the training samples have it."""
-    rows = [["column", "holds", "mean", "sd"]]
+def _columns(encoder: TableEncoder, file: Table | None) -> Rows:
+    """Return what is in each column of a table: of its training samples and, where there is a file, of all its rows."""
+    rows = [["column", "holds", "mean", "sd", *(["missing", "different", "smallest", "largest"] if file else [])]]
     for name, column in encoder.columns.items():
         if isinstance(column, Mapping):
-            rows.append([name, "numbers", f"{column['mean']:.4g}", f"{column['sd']:.4g}"])
+            row = [name, "numbers", f"{column['mean']:.4g}", f"{column['sd']:.4g}"]
         else:
-            rows.append([name, f"{len(column)} categories", "", ""])
+            row = [name, counted(len(column), "category", "categories"), "", ""]
+        if file:
+            cells = file.columns[name]
+            present = [cell for cell in cells if not is_missing(cell)]
+            row += [f"{len(cells) - len(present):,}", f"{len(set(present)):,}"]
+            row += [min(present, key=float), max(present, key=float)] if isinstance(column, Mapping) else ["", ""]
+        rows.append(row)
     return rows
 
 
