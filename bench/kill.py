@@ -3,9 +3,9 @@
     python bench/kill.py [--trials 300] [--jobs 2] [--seed 0]
 
 A trial trains one of the configs below, is killed with SIGKILL one to three times, is resumed each time, and must end
-with the same bits: weights, optimizer, schedulers and progress in both checkpoints, every line of metrics.jsonl and
-every point in TensorBoard, except for times. Each command is a real process, forked from a process that has done the
-imports, because otherwise each start would take five seconds.
+with the same bits: weights, optimizer, schedulers and progress in both checkpoints, every line of metrics.jsonl, every
+point in TensorBoard and the metrics of each sample, except for times. Each command is a real process, forked from a
+process that has done the imports, because otherwise each start would take five seconds.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+SAMPLES = "samples.npz"
 MEASURED = ("seconds", "samples_per_second")  # times, which are never the same
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -214,6 +215,8 @@ def differences(one: Path, other: Path) -> list[str]:
     records = [json.loads((path / "run.json").read_text()) for path in (one, other)]
     for key in ("status", "epochs", "steps", "metrics", "best_epoch", "error"):
         found += [f"run.json: {key}{place}" for place in unequal(records[0][key], records[1][key])]
+    kept_samples = [path.read_bytes() if path.exists() else None for path in (one / SAMPLES, other / SAMPLES)]
+    found += [SAMPLES] * (kept_samples[0] != kept_samples[1])
     lines = []
     for path in (one, other):
         parsed = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]

@@ -49,7 +49,7 @@ def read_sample_metric(run: Path, name: str) -> SampleMetric | None:
         check_entry(run, file)
         if not file.is_file():
             return None
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             values = arrays[name]
             targets = int(arrays[f"{name.partition('/')[0]}/{TARGETS}"])
     except (RequestError, TypeError, *DAMAGE_ERRORS):
