@@ -139,6 +139,7 @@ BRIEF = {
     "bench/runs.py": ["--repeats", "1", "--runs", "20"],
     "bench/start.py": ["--repeats", "1"],
     "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "10"],
+    "bench/ties.py": ["5"],
     "bench/visuals.py": ["--repeats", "1", "--network", "mlp"],
     "bench/wait.py": ["--repeats", "1"],
 }

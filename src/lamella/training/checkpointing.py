@@ -8,7 +8,7 @@ The keys of a checkpoint:
 | `current_model_state` | those in training, where `state_dict` holds an average; no such key otherwise |
 | `optimizer_states`, `lr_schedulers` | the states of the optimizers, and of the scheduler of each, as lists |
 | `epoch`, `global_step`, `loops` | the counters of Lightning's loops |
-| `callbacks` | the states of the callbacks by `state_key`, for `Checkpoints` a `SavedState` |
+| `callbacks` | the states by `state_key`: for `Checkpoints` a `SavedState`, for `SampleMetrics` the best validation |
 | `Data` | the number of samples of each split, and checksums of inputs and targets, from `lamella.data.Data` |
 | `OwnData` | the same of the first batches, from `lamella.data.OwnData`, in place of `Data` |
 | `counters` | what `Task` has counted in an unfinished epoch, a `SavedPass`; no such key between epochs |
