@@ -18,7 +18,7 @@ from lamella.commands.parser import CommandParser
 from lamella.console import print
 from lamella.runs.listing import runs
 from lamella.runs.sweep_directory import Sweep, is_sweep
-from lamella.sweeps.leaderboard import Leaderboard
+from lamella.sweeps.leaderboard import Leaderboard, time_line
 from lamella.tables import format_csv, format_duration, format_table
 
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ def main(arguments: list[str]) -> int:
     """Print runs as a table, as JSON or as CSV, and return the exit status."""
     options = _parse(arguments)
     if is_sweep(options.directory) and len(arguments) == 1:
-        print(Leaderboard(Sweep(options.directory)).table())
+        sweep = Sweep(options.directory)
+        print(Leaderboard(sweep).table())
+        if line := time_line(sweep):
+            print(f"\n{line}")
         return 0
     columns = options.columns.split(",") if options.columns else None
     selected = _selected_runs(options, columns)

@@ -3,6 +3,7 @@
 import copy
 import gc
 import json
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -52,8 +53,10 @@ LONG = 10.0  # seconds; after a step that takes longer, nothing more is tried
 MOST_SCHEDULER_STEPS = 1000  # how many steps of the scheduler are tried, which takes 20 ms
 
 
-def rehearse(experiment: Experiment, config: Config) -> None:
+def rehearse(experiment: Experiment, config: Config) -> float:
     """Raise RequestError for what a new run would fail at, or would ignore.
+
+    Returns the seconds of an epoch whose batches take as long as the slowest one here, infinite if none is tried.
 
     The run is tried for real on its device: the training with the first and the last batch of an epoch, which are the
     largest and the smallest, the validation and the test. That happens with a copy of the network, the optimizer and
@@ -62,11 +65,8 @@ def rehearse(experiment: Experiment, config: Config) -> None:
     check_options(config["trainer"])
     if experiment.data.overfit:
         augment = experiment.data.augment
-        check_overfit(
-            config["trainer"],
-            loader_length(experiment.data.train_dataloader()),
-            augment is not None and bool(augment.mixes),
-        )
+        batches = loader_length(experiment.data.train_dataloader())
+        check_overfit(config["trainer"], batches, augment is not None and bool(augment.mixes))
     options = {**config["trainer"], **overfit_limits(config["trainer"])}
     if not experiment.data.validates:
         options["limit_val_batches"] = 0
@@ -89,7 +89,7 @@ def rehearse(experiment: Experiment, config: Config) -> None:
         print(
             f"not tried before the run starts: trainer.strategy is {kind.__name__}, and only auto and DDP can be tried"
         )
-        return
+        return math.inf
     check_processes(options, processes, experiment.device.accelerator)
     world = processes * options.get("num_nodes", 1)
     experiment.data.check_world(world)
@@ -101,7 +101,9 @@ def rehearse(experiment: Experiment, config: Config) -> None:
             if isinstance(experiment.data.encoder, NextByte) and experiment.kind.is_task:
                 check_causal(experiment.task.network, experiment.objective, experiment.data.encoder.length)
             # With sync_batchnorm, the statistics are those of the whole batch.
-            _Trial(experiment, options, callbacks, 1 if options.get("sync_batchnorm") else world).run()
+            trial = _Trial(experiment, options, callbacks, 1 if options.get("sync_batchnorm") else world)
+            trial.run()
+            return trial.seconds * trial.trainer.num_training_batches
     finally:
         torch.set_num_threads(threads)
         if device.type != "cpu":  # on the CPU this would take longer than the memory is worth

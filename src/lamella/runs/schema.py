@@ -96,7 +96,8 @@ class SweepRecord(TypedDict):
     the runs. objectives: the metrics that rank the runs. swept: the keys that differ between the runs. over: the keys
     in which the runs of one row of the leaderboard differ. threads: the CPU threads of each run, None where torch
     decides. max_failures: how many failed runs end the sweep, None for any number. search: the space and the directory
-    of a search. pruned: the names of the runs that a search has ended early.
+    of a search. pruned: the names of the runs that a search has ended early. estimate: what the jobs of a command were
+    expected to take, in seconds and bytes, and the seconds that they `took`.
     """
 
     format: int
@@ -112,6 +113,7 @@ class SweepRecord(TypedDict):
     max_failures: int | None
     search: NotRequired[dict[str, str]]
     pruned: NotRequired[list[str]]
+    estimate: NotRequired[dict[str, float]]
 
 
 class SweepChanges(TypedDict, total=False):
@@ -124,6 +126,7 @@ class SweepChanges(TypedDict, total=False):
     over: list[str]
     max_failures: int | None
     pruned: list[str]
+    estimate: dict[str, float]
 
 
 def wrong_field(fields: dict[str, object], schema: type) -> str | None:

@@ -4,8 +4,9 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Unpack, cast
@@ -90,6 +91,14 @@ class Sweep:
     def unfinished(self) -> list[Member]:
         """Return the members that are still to be started, resumed or tried again."""
         return [member for name, member in self.members.items() if self.status(name) != "finished"]
+
+
+def remove_if_empty(sweep: Sweep) -> None:
+    """Delete the directory of a sweep that has no members, because nothing could be planned or was allowed."""
+    if not sweep.members:
+        shutil.rmtree(sweep.path, ignore_errors=True)
+        with suppress(OSError):  # other sweeps and runs are there
+            os.removedirs(sweep.path.parent)
 
 
 def is_sweep(path: Path) -> bool:

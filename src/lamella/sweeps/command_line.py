@@ -1,5 +1,6 @@
 """Read the command line of a sweep: the values to combine, the directory, and how the jobs run."""
 
+import re
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
@@ -33,7 +34,8 @@ class SweepOptions:
     name: of the sweep's directory. zip: groups of keys that change together. over: keys in which the runs of one row
     of the leaderboard differ. skip_invalid: leave out the jobs that
     cannot be run. max_failures: the number of failed jobs after which no more start. objectives: what the leaderboard
-    is sorted by, and what a search optimizes.
+    is sorted by, and what a search optimizes. measure: whether jobs are measured before the sweep starts, None to do so
+    for long sweeps. budget: the seconds that the sweep may take.
     """
 
     name: str | None = None
@@ -42,6 +44,8 @@ class SweepOptions:
     skip_invalid: bool = False
     max_failures: int | None = None
     objectives: Sequence[str] = ()
+    measure: bool | None = None
+    budget: float | None = None
 
     @classmethod
     def of(cls, config: DictConfig) -> "SweepOptions":
@@ -59,10 +63,17 @@ class SweepOptions:
             name=None if values.get("name") is None else check_run_name(values["name"], "sweep.name"),
             zip=zipped_keys(values.get("zip")),
             over=_checked_keys(values.get("over", list(OVER))),
-            skip_invalid=_checked_flag(values.get("skip_invalid", False)),
+            skip_invalid=_checked_flag("skip_invalid", values.get("skip_invalid", False)),
             max_failures=_checked_limit(values.get("max_failures")),
             objectives=_checked_objectives(values.get("objectives", [])),
+            measure=_checked_flag("measure", values["measure"]) if "measure" in values else None,
+            budget=_checked_budget(values["budget"]) if "budget" in values else None,
         )
+
+    @property
+    def wants_estimate(self) -> bool | None:
+        """Return whether jobs are measured, as a budget asks for, or None to do so for long sweeps."""
+        return True if self.budget and self.measure is None else self.measure
 
     def check_over(self, swept: Collection[str]) -> None:
         """Raise RequestError for a key of `over` that was written and has no values."""
@@ -214,10 +225,21 @@ def _checked_limit(limit: object) -> int | None:
     return limit
 
 
-def _checked_flag(flag: object) -> bool:
+def _checked_flag(name: str, flag: object) -> bool:
     if not isinstance(flag, bool):
-        raise RequestError(f"sweep.skip_invalid is {flag!r}; it takes true or false", "sweep.skip_invalid")
+        raise RequestError(f"sweep.{name} is {flag!r}; it takes true or false", f"sweep.{name}")
     return flag
+
+
+def _checked_budget(budget: object) -> float:
+    """Return the seconds in a budget such as 2h."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(s|min|h|d)", str(budget))
+    if not match or not float(match[1]):
+        raise RequestError(
+            f"sweep.budget is {budget!r}; it takes a number with its unit, as 30s, 90min, 2h or 1.5d, or null",
+            "sweep.budget",
+        )
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def _checked_keys(keys: object) -> list[str]:

@@ -1,6 +1,7 @@
 """Run a sweep over every combination of the values."""
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,11 +14,13 @@ from lamella.config.moved_targets import with_present_names
 from lamella.config.value_text import parse_value
 from lamella.config.values import key_of
 from lamella.console import print
+from lamella.data.cache import sharing_images
 from lamella.errors import RequestError
 from lamella.runs.names import member_names
-from lamella.runs.sweep_directory import Member, Sweep, is_sweep, open_sweep
+from lamella.runs.sweep_directory import Member, Sweep, is_sweep, open_sweep, remove_if_empty
 from lamella.sweeps.combinations import combinations
 from lamella.sweeps.command_line import SweepCommand
+from lamella.sweeps.estimate import check_budget, estimate_sweep
 from lamella.sweeps.planner import PlannedJob, Planner
 from lamella.sweeps.run import SweepRun
 
@@ -29,6 +32,10 @@ def run_grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str])
     where that is not 0.
     """
     command = SweepCommand.of(loader, config, [*arguments, *_fold_values(config, arguments)])
+    if command.options.budget and command.options.measure is False:
+        raise RequestError(
+            "sweep.budget: the sweep has to be measured for it; leave sweep.measure=false out", "sweep.budget"
+        )
     jobs = combinations(command.overrides, command.options.zip)
     planner = Planner(loader, config, own_process=not runs_in_process(command.launcher))
     with ExitStack() as stack:
@@ -46,24 +53,35 @@ def run_grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str])
         if sweep is None:
             fields = command.fields(planned[0], command.threads(len(planned), planned[0].member.config))
             sweep = stack.enter_context(open_sweep(command.path, fields))
+            stack.callback(remove_if_empty, sweep)
         if "search" in sweep.fields:
             raise RequestError(f"{command.path} is a search; choose another sweep.name", "sweep.name")
         if first := known.get(frozenset(jobs[0])):
             _note_changed_configs(planner, first)
+        members = _new_members(sweep, planned)
+        duplicates += len(planned) - len(members)
+        unfinished = sweep.unfinished()
+        expected = math.inf if unfinished else sum(job.seconds for job in planned)
+        stack.enter_context(sharing_images(sweep.path))
+        estimate = estimate_sweep(
+            sweep, [*unfinished, *members], command.launcher, command.options.wants_estimate, expected
+        )
+        if estimate and command.options.budget:
+            check_budget(estimate, command.options.budget)
         command.update(sweep)
-        duplicates += _add_members(sweep, planned)
+        sweep.add(members)
         notes = [f"{duplicates} duplicate{'s' * (duplicates > 1)} dropped"] if duplicates else []
         notes += [f"{invalid} that cannot be run left out"] if invalid else []
         notes += [f"the largest network has {max(job.parameters for job in planned):,} parameters"] if planned else []
-        status = SweepRun(sweep, notes, given=command.launcher_keys).run()
+        status = SweepRun(sweep, notes, given=command.launcher_keys, estimate=estimate).run()
     if status:
         raise SystemExit(status)
 
 
 def resume_grid(path: Path) -> int:
     """Run the jobs of the sweep in `path` that have not finished, and return the exit status. Raises RequestError."""
-    with open_sweep(path) as sweep:
-        return SweepRun(sweep).run()
+    with open_sweep(path) as sweep, sharing_images(path):
+        return SweepRun(sweep, estimate=estimate_sweep(sweep, sweep.unfinished(), sweep.fields["launcher"], None)).run()
 
 
 def _fold_values(config: DictConfig, arguments: Sequence[str]) -> list[str]:
@@ -76,15 +94,13 @@ def _fold_values(config: DictConfig, arguments: Sequence[str]) -> list[str]:
     return [f"{'' if 'fold' in config.data else '+'}data.fold=range(0,{folds})"]
 
 
-def _add_members(sweep: Sweep, planned: Sequence[PlannedJob]) -> int:
-    """Add the planned jobs to the sweep, and return how many are left out because a member has the same config."""
+def _new_members(sweep: Sweep, planned: Sequence[PlannedJob]) -> list[Member]:
+    """Return the planned jobs as members, without those that have the config of a member of the sweep."""
     configs = {json.dumps(member.config) for member in sweep.members.values()}
     members = [job.with_threads(sweep.fields["threads"]).member for job in planned]
-    new = [
+    return [
         member for member in members if member.name not in sweep.members and json.dumps(member.config) not in configs
     ]
-    sweep.add(new)
-    return len(members) - len(new)
 
 
 def _note_changed_configs(planner: Planner, member: Member) -> None:

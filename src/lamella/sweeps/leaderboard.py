@@ -15,7 +15,7 @@ from lamella.config.values import override_values
 from lamella.runs.ranking import direction_sign, record_value
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Sweep
-from lamella.tables import format_csv, format_table
+from lamella.tables import format_csv, format_duration, format_table
 
 if TYPE_CHECKING:
     from lamella.sweeps.judged_rows import Ties
@@ -190,6 +190,18 @@ class Leaderboard:
         if self.ties:
             cells |= {"tied": tie and tie.tied, "margin": tie and tie.margin, "more seeds": tie and tie.seeds}
         return cells | {"status": row.status or "finished", "directory": row.best and str(row.best)}
+
+
+def time_line(sweep: Sweep) -> str | None:
+    """Return what the jobs of the last command have taken, and were expected to take, None where nothing was expected.
+
+    An estimate of jobs that may end early is a bound.
+    """
+    if not (estimate := sweep.fields.get("estimate")):
+        return None
+    expected = f"{'at most' if estimate['at_most'] else 'about'} {format_duration(estimate['seconds'])}"
+    taken = f"took {format_duration(estimate['took'])}, " if "took" in estimate else ""
+    return f"{taken}estimated {expected} for {estimate['jobs']:.0f} jobs"
 
 
 def _differing_keys(sweep: Sweep, settings: Sequence[Mapping[str, str]]) -> list[str]:

@@ -1,6 +1,7 @@
 """Plan the jobs of a sweep before the first one starts: compose each config, check it, and build it without weights."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,13 +27,15 @@ from lamella.training.device import needs_own_program, process_count
 class PlannedJob:
     """A member of a sweep that can be run.
 
-    parameters: the number of the network's parameters. processes: the number of processes that share the work.
+    parameters: the number of the network's parameters. processes: the number of processes that share the work. seconds:
+    about how many seconds the training takes at most, infinite where that is not known.
     """
 
     member: Member
     experiment: Experiment
     parameters: int
     processes: int
+    seconds: float
 
     def with_threads(self, threads: int | None) -> "PlannedJob":
         """Return the job with `threads` CPU threads, if it runs on the CPU and its config gives no number."""
@@ -53,7 +56,7 @@ class Planner:
     def __init__(self, loader: ConfigLoader, config: DictConfig, own_process: bool = True) -> None:
         self.composer, self.own_process = SweepComposer(loader, config), own_process
         self.data: dict[str, RunData] = {}  # the data that was built, by its config
-        self.outcomes: dict[str, RequestError | None] = {}  # of the checks that are made once for several jobs
+        self.outcomes: dict[str, RequestError | float] = {}  # of the checks that are made once for several jobs
 
     def plan(self, name: str, overrides: Sequence[str]) -> PlannedJob:
         """Compose the job with these overrides, and build it on the meta device, where weights take no memory.
@@ -68,23 +71,29 @@ class Planner:
         self._once(source, partial(_look_at, experiment.data))
         network = experiment.outline()
         processes = self._checked_processes(job.config["trainer"], experiment.device.accelerator)
+        seconds = math.inf
         if experiment.device.accelerator == "cpu":  # on a GPU, each job is tried when it starts
-            self._once(rehearsal_key(job.config), partial(rehearse, experiment, job.config))
+            seconds = self._once(rehearsal_key(job.config), partial(rehearse, experiment, job.config))
         member = Member(name, list(overrides), experiment.completed(job.config), job.reads, job.choices)
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        return PlannedJob(member, experiment, parameters, processes)
+        epochs = math.inf if experiment.epochs is None else experiment.epochs
+        return PlannedJob(member, experiment, parameters, processes, seconds * epochs)
 
-    def _once(self, key: str, check: Callable[[], None]) -> None:
-        """Make a check, unless one with this key has been made. Raises RequestError again where that one did."""
+    def _once(self, key: str, check: Callable[[], float | None]) -> float:
+        """Make a check, unless one with this key has been made, and return its result, 0 where it has none.
+
+        Raises RequestError again where that one did.
+        """
         if key not in self.outcomes:
             try:
-                check()
-                self.outcomes[key] = None
+                self.outcomes[key] = check() or 0.0
             except RequestError as error:
                 error.__cause__ = error.__context__ = None  # their frames would keep the whole experiment in memory
                 self.outcomes[key] = error
-        if refusal := self.outcomes[key]:
-            raise refusal.with_traceback(None)
+        outcome = self.outcomes[key]
+        if isinstance(outcome, RequestError):
+            raise outcome.with_traceback(None)
+        return outcome
 
     def plan_all(self, jobs: Mapping[str, Sequence[str]], skip_invalid: bool) -> tuple[list[PlannedJob], int, int]:
         """Plan the jobs.

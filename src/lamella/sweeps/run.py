@@ -1,20 +1,23 @@
 """Run a sweep from start to end: train the members that are missing, then rank all of them."""
 
+import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from itertools import islice
+from pathlib import Path
 
 from lamella.config.launcher import SLURM, check_launcher, is_fused, is_local
 from lamella.console import print, tolerant_output
-from lamella.data.cache import sharing_images
 from lamella.errors import RequestError
 from lamella.experiment.requeue import requeue_slurm_job
 from lamella.interrupts import Interrupts
 from lamella.runs.charts import plot_against
 from lamella.runs.ranking import record_value
 from lamella.runs.sweep_directory import Member, Sweep
+from lamella.sweeps.estimate import Estimate
 from lamella.sweeps.fused.grouping import FusedGroups
 from lamella.sweeps.job import Job
 from lamella.sweeps.launch.in_process import launch_in_process
@@ -22,7 +25,8 @@ from lamella.sweeps.launch.local import NOTICE, LocalLauncher
 from lamella.sweeps.launch.progress import SweepProgress
 from lamella.sweeps.launch.slurm import launch_on_slurm
 from lamella.sweeps.launch.worker import failure_cause, output_file
-from lamella.sweeps.leaderboard import Leaderboard
+from lamella.sweeps.leaderboard import Leaderboard, time_line
+from lamella.tables import format_duration, format_size
 
 LATEST: ContextVar["SweepRun"] = ContextVar("LATEST")  # the sweep that was run last, for a caller in Python
 
@@ -33,8 +37,12 @@ class SweepRun:
     notes: remarks about the plan, for the first line that is printed. members: the members to train, by default those
     that are not finished; a search chooses each member only when it is asked for the next one. total: how many members
     the sweep has in the end, by default those of the plan. at_once: how many jobs a launcher takes from `members` at a
-    time, by default as many as it can run. given: the keys of `hydra.launcher` that the command line set. Raises
-    RequestError for a launcher that is not allowed.
+    time, by default as many as it can run. given: the keys of `hydra.launcher` that the command line set. estimate: of
+    what the sweep takes, None if there is none. budget: the seconds in which the sweep has to end; a job is started
+    only if it ends in time should it take as long as the longest one. Raises RequestError for a launcher that is not
+    allowed.
+
+    Jobs share decoded images within `sharing_images`.
     """
 
     def __init__(
@@ -45,6 +53,8 @@ class SweepRun:
         total: int | None = None,
         at_once: int | None = None,
         given: Collection[str] = (),
+        estimate: Estimate | None = None,
+        budget: float | None = None,
     ) -> None:
         check_launcher(sweep.fields["launcher"], given)
         self.sweep, self.notes, self.at_once = sweep, notes, at_once
@@ -59,6 +69,9 @@ class SweepRun:
         self.failures: dict[str, str] = {}  # for each member that failed, the cause
         self.interrupts = Interrupts(self._end_at_once, NOTICE, self._forward_signal)
         self.progress = SweepProgress(self.total, self.finished)
+        self.estimate, self.budget, self.begun = estimate, budget, time.monotonic()
+        self.starts: dict[Path, float] = {}  # when each running job was handed to the launcher
+        self.longest = estimate.longest if estimate else 0.0
 
     def run(self, on_end: Callable[[], None] = lambda: None) -> int:
         """Run the sweep and return the exit status.
@@ -68,9 +81,21 @@ class SweepRun:
         LATEST.set(self)
         with tolerant_output():
             print(self.announcement(), flush=True)
+            if self.estimate:
+                self._show_estimate(self.estimate)
             try:
-                with self.interrupts, self.progress, sharing_images(self.sweep.path):
+                begun = time.monotonic()
+                with self.interrupts, self.progress:
                     self._launch()
+                if self.progress.ended < self.total and not (self.interrupts.received or self._has_time()):
+                    print(
+                        f"\n{self.total - self.progress.ended} of {self.total} trials were not started, because they "
+                        f"might not have ended within sweep.budget, {format_duration(self.budget or 0)}; to go on, "
+                        "enter the command again"
+                    )
+                if self.estimate and not self.interrupts.received:
+                    took = round(time.monotonic() - begun, 1)
+                    self.sweep.update(estimate={**self.estimate.fields(), "took": took})
                 on_end()
                 is_written = show_leaderboard(self.sweep)
             except BaseException:  # for example the disk is full, and the next job cannot be planned
@@ -95,6 +120,14 @@ class SweepRun:
             parts.append(f"{count}{unit} at a time")
         return f"{self.sweep.path}: {', '.join(parts)}"
 
+    def _show_estimate(self, estimate: Estimate) -> None:
+        """Print what the sweep will take, warn if the disk is too small for it, and keep it in `sweep.json`."""
+        self.sweep.update(estimate=estimate.fields())
+        print(estimate.line(), flush=True)
+        free = shutil.disk_usage(self.sweep.path).free
+        if free < estimate.disk:
+            print(f"warning: {self.sweep.path}: only {format_size(free)} are free on this disk", file=sys.stderr)
+
     def _launch(self) -> None:
         """Hand the jobs to the launcher, and return when none is running any more."""
         if self.local:
@@ -105,9 +138,14 @@ class SweepRun:
         launch(self.launcher, self.sweep.path, self._jobs(), at_a_time, self._job_ended, self.interrupts)
 
     def _jobs(self) -> Iterator[Job]:
-        """Yield the job of each member."""
-        for member in self.members:
+        """Yield the job of each member, as long as a job would end within the budget."""
+        while self._has_time() and (member := next(self.members, None)):
+            self.starts[self.sweep.path / member.name] = time.monotonic()
             yield Job(self.sweep.path / member.name, member.config, member_label(self.sweep, member))
+
+    def _has_time(self) -> bool:
+        """Return whether another job would end within the budget."""
+        return self.budget is None or time.monotonic() - self.begun + self.longest <= self.budget
 
     def _job_groups(self, local: LocalLauncher) -> Iterator[Sequence[Job]]:
         """Yield the jobs that share a process: a group of the fused launcher, or else one job."""
@@ -123,6 +161,7 @@ class SweepRun:
         """Print the result of a job that ended with exit status `status`. Return False if no more jobs may start."""
         record, interrupted = self.sweep.record(job.path.name), bool(self.interrupts.received)
         if record and record["status"] == "finished":
+            self.longest = max(self.longest, time.monotonic() - self.starts[job.path])
             value = record_value(record, self.monitor)
             result = f"{self.monitor} {value:.4f}" if value is not None else "finished"
             self.progress.print_result(job.label, f"{result}  {record['seconds']:.1f} s")
@@ -176,6 +215,8 @@ def show_leaderboard(sweep: Sweep) -> bool:
     """
     board = Leaderboard(sweep)
     print(f"\n{board.table()}")
+    if line := time_line(sweep):
+        print(f"\n{line}")
     points = {key: values for key, values in board.points().items() if any(scores for _, scores in values)}
     try:
         board.save()

@@ -27,11 +27,9 @@ def launch_in_process(
     launcher: the values of `hydra.launcher`. directory: that of the sweep. at_a_time: the largest number of jobs that
     the launcher gets together; it never gets more than it runs at a time.
     """
-    name = IN_PROCESS[launcher["_target_"]]
-    workers = int(launcher.get("n_jobs") or 0) if name == "joblib" else 0
-    width = 1 if name == "basic" else min(at_a_time, workers if workers > 0 else available_cores())
+    name, width = IN_PROCESS[launcher["_target_"]], in_process_width(launcher, at_a_time)
     more = True
-    while more and not interrupts.received and (batch := list(islice(jobs, max(1, width)))):
+    while more and not interrupts.received and (batch := list(islice(jobs, width))):
         statuses = [1] * len(batch)
         try:
             results = hydra_launcher(launcher, directory, _run_in_launcher).launch(
@@ -45,6 +43,13 @@ def launch_in_process(
         interrupts.received = interrupts.received or next(iter(signals), 0)
         for job, status in zip(batch, statuses, strict=True):
             more = on_end(job, status) and more
+
+
+def in_process_width(launcher: Config, jobs: int) -> int:
+    """Return how many of `jobs` jobs a launcher runs at a time."""
+    name = IN_PROCESS[launcher["_target_"]]
+    workers = int(launcher.get("n_jobs") or 0) if name == "joblib" else 0
+    return 1 if name == "basic" else max(1, min(jobs, workers if workers > 0 else available_cores()))
 
 
 def _run_in_launcher(config: DictConfig) -> int:

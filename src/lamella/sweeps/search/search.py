@@ -1,10 +1,11 @@
 """Run a search: Optuna chooses the values of each next member by the results of those that have finished."""
 
-import os
+import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,17 +20,19 @@ from lamella.config.hydra_internals import with_project_folder
 from lamella.config.launcher import is_fused, is_local, runs_in_process
 from lamella.config.values import Config
 from lamella.console import print
+from lamella.data.cache import sharing_images
 from lamella.errors import RequestError
 from lamella.runs.names import slug
-from lamella.runs.schema import SweepRecord
-from lamella.runs.sweep_directory import Sweep, is_sweep, open_sweep
+from lamella.runs.sweep_directory import Sweep, is_sweep, open_sweep, remove_if_empty
 from lamella.sweeps.command_line import SweepCommand
-from lamella.sweeps.planner import Planner
+from lamella.sweeps.estimate import Estimate, estimate_sweep
+from lamella.sweeps.planner import PlannedJob, Planner
 from lamella.sweeps.run import SweepRun
 from lamella.sweeps.search.options import SearchOptions
 from lamella.sweeps.search.space import corner_jobs, distribution, is_interval
 from lamella.sweeps.search.study import study_errors
 from lamella.sweeps.search.trials import Trials
+from lamella.tables import format_duration
 
 if TYPE_CHECKING:
     from lamella.sweeps.search.space import Distribution
@@ -51,17 +54,31 @@ def run_search(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str
         if sweep and sweep.members:  # later trials are composed from the configs of the first ones
             loader = with_project_folder(loader, command.path / "conf")
         planner = Planner(loader, config, own_process=not runs_in_process(command.launcher))
+        corners = list[PlannedJob]()
         if sweep is None:
-            record = _new_record(planner, command, space, options, config)
+            corners = _corners(planner, command, space, config)
+            record = command.fields(corners[0], command.threads(options.n_trials, corners[0].member.config))
+            record["search"] = {"space": _space_text(command.overrides), "path": str(command.path)}
             sweep = stack.enter_context(open_sweep(command.path, record))
-            stack.callback(_remove_if_empty, sweep)
+            stack.callback(remove_if_empty, sweep)
         if not sweep.members:
             _copy_project_configs(sweep.path / "conf")
-        command.update(sweep)
+        stack.enter_context(sharing_images(sweep.path))
         stack.enter_context(study_errors(command.path))
         trials = Trials(sweep, planner, command, space, options)
         at_once = options.n_jobs if is_fused(command.launcher) or not is_local(command.launcher) else None
-        run = SweepRun(sweep, trials.notes(), trials.members(), trials.total, at_once, command.launcher_keys)
+        estimate = _estimate(sweep, command, options, corners, trials.total, at_once)
+        command.update(sweep)
+        run = SweepRun(
+            sweep,
+            trials.notes(),
+            trials.members(),
+            trials.total,
+            at_once,
+            command.launcher_keys,
+            estimate,
+            command.options.budget,
+        )
         first = list(islice(run.members, 1))
         if not sweep.members:
             raise RequestError("the search ends, because no trial can be run; nothing was trained")
@@ -113,17 +130,39 @@ def _check_same_search(sweep: Sweep, command: SweepCommand, options: SearchOptio
         )
 
 
-def _new_record(
-    planner: Planner,
+def _estimate(
+    sweep: Sweep,
     command: SweepCommand,
-    space: "Mapping[str, Distribution]",
     options: SearchOptions,
-    config: DictConfig,
-) -> SweepRecord:
-    """Return the content of `sweep.json` for a new search, after a check of the ends of the space.
+    corners: Sequence[PlannedJob],
+    total: int,
+    at_once: int | None,
+) -> Estimate | None:
+    """Return what the trials that are left take, None if that is not estimated.
 
-    Raises RequestError if jobs cannot be run.
+    They are taken to be like those that have finished, or else like those at the ends of the space. Raises RequestError
+    if a single trial takes longer than the budget.
     """
+    members = list(sweep.members.values())
+    finished = [member for member in members if sweep.status(member.name) == "finished"]
+    likely = finished or members or [job.with_threads(sweep.fields["threads"]).member for job in corners]
+    budget = command.options.budget
+    wanted = command.options.measure if is_fused(command.launcher) else command.options.wants_estimate
+    expected = math.inf if members else sum(job.seconds for job in corners)
+    estimate = estimate_sweep(sweep, likely, command.launcher, wanted, expected, total - len(finished), at_once)
+    if estimate and budget and estimate.longest > budget:
+        raise RequestError(
+            f"sweep.budget is {format_duration(budget)}, and a single trial takes {format_duration(estimate.longest)}; "
+            "write a larger budget or a\n  smaller trainer.max_epochs",
+            "sweep.budget",
+        )
+    return replace(estimate, at_most=True) if estimate and options.pruner else estimate
+
+
+def _corners(
+    planner: Planner, command: SweepCommand, space: "Mapping[str, Distribution]", config: DictConfig
+) -> list[PlannedJob]:
+    """Plan jobs at the ends of the space. Raises RequestError if jobs cannot be run."""
     jobs = {slug(job): job for job in corner_jobs(command.overrides, space)}
     try:
         planned, _, _ = planner.plan_all(jobs, command.options.skip_invalid)
@@ -136,17 +175,7 @@ def _new_record(
             if key in space and is_interval(space[key]) and isinstance(OmegaConf.select(config, key), int):
                 lines.append(f"  an interval gives floats; for whole numbers write '{key}=int({values})'")
         raise RequestError("\n".join(lines)) from error
-    record = command.fields(planned[0], command.threads(options.n_trials, planned[0].member.config))
-    record["search"] = {"space": _space_text(command.overrides), "path": str(command.path)}
-    return record
-
-
-def _remove_if_empty(sweep: Sweep) -> None:
-    """Delete the directory of a sweep that has no members, because no trial could be planned."""
-    if not sweep.members:
-        shutil.rmtree(sweep.path, ignore_errors=True)
-        with suppress(OSError):  # other sweeps and runs are there
-            os.removedirs(sweep.path.parent)
+    return planned
 
 
 def _space_text(overrides: Sequence[Override]) -> str:
