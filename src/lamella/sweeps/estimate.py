@@ -4,6 +4,7 @@ import heapq
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,10 @@ class Estimate:
 
     def line(self) -> str:
         """Return the line that is printed before the jobs start."""
-        parts = [f"{self.duration} for {self.jobs} jobs", f"{format_size(self.disk)} of disk"]
+        parts = [
+            f"{self.duration} for {self.jobs} jobs, {self.at_a_time} at a time",
+            f"{format_size(self.disk)} of disk",
+        ]
         parts += [f"{format_size(self.memory)} of memory at the peak of each job"] if self.memory else []
         parts += [f"{format_size(self.gpu_memory)} of GPU memory"] if self.gpu_memory else []
         return "; ".join([", ".join(parts), *self.remarks])
@@ -78,8 +82,8 @@ def estimate_sweep(
     members: the jobs, which need not be planned yet. launcher: the values of `hydra.launcher`. wanted: whether to
     measure, None to do so for a sweep of many jobs that takes long on this machine. expected: the seconds for which the
     members train at most. trials: the number of jobs, each of which is like one of the members; None for the members
-    themselves. at_once: how many jobs are chosen at a time, None for any number. Raises RequestError where the estimate
-    is wanted and the jobs cannot be measured, and SystemExit after a signal.
+    themselves. at_once: how many jobs are chosen at a time, None for any number. Raises RequestError where an estimate
+    of fused jobs is wanted, and SystemExit after a signal.
     """
     count = len(members) if trials is None else trials
     if is_fused(launcher) and wanted:
@@ -129,8 +133,13 @@ def estimate_sweep(
     return None if wanted is None and estimate.seconds < SHORT else estimate
 
 
-def check_budget(estimate: Estimate, budget: float) -> None:
-    """Raise RequestError if a sweep takes longer than `budget` seconds."""
+def check_budget(estimate: Estimate | None, budget: float) -> None:
+    """Raise RequestError if a sweep takes longer than `budget` seconds, or may do so because there is no estimate."""
+    if estimate is None:
+        raise RequestError(
+            "sweep.budget: the sweep is not started, because nothing tells what it takes; leave sweep.budget out",
+            "sweep.budget",
+        )
     if estimate.seconds > budget:
         minutes = math.ceil(estimate.seconds / 60)
         enough = f"{minutes}min" if minutes < 180 else f"{math.ceil(minutes / 60)}h"
@@ -190,13 +199,14 @@ def _measured_costs(
     measurement, costs, started = Measurement(sweep, local), dict[str, Cost](), time.monotonic()
     for kind in random.Random(0).sample(list(kinds), min(len(kinds), MOST)):
         alike = kinds[kind]
-        if cost := measurement.cost([alike[number % len(alike)] for number in range(side_by_side)]):
+        # Members from the whole list, because those at an end of it may have values with which nothing can be trained.
+        if cost := measurement.cost([alike[number * len(alike) // side_by_side] for number in range(side_by_side)]):
             costs[kind] = cost
             whole = mean_cost(list(costs.values())).seconds * count / at_a_time
             if (wanted is None and whole < SHORT) or time.monotonic() - started > SHARE * whole:
                 break
-    if not costs and wanted:
-        raise RequestError(f"sweep.measure: the jobs cannot be measured: {measurement.cause}", "sweep.measure")
+    if not costs:
+        print(f"note: what the sweep takes is not known: {measurement.cause}", file=sys.stderr)
     return costs
 
 

@@ -32,10 +32,6 @@ def run_grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str])
     where that is not 0.
     """
     command = SweepCommand.of(loader, config, [*arguments, *_fold_values(config, arguments)])
-    if command.options.budget and command.options.measure is False:
-        raise RequestError(
-            "sweep.budget: the sweep has to be measured for it; leave sweep.measure=false out", "sweep.budget"
-        )
     jobs = combinations(command.overrides, command.options.zip)
     planner = Planner(loader, config, own_process=not runs_in_process(command.launcher))
     with ExitStack() as stack:
@@ -63,10 +59,9 @@ def run_grid(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str])
         unfinished = sweep.unfinished()
         expected = math.inf if unfinished else sum(job.seconds for job in planned)
         stack.enter_context(sharing_images(sweep.path))
-        estimate = estimate_sweep(
-            sweep, [*unfinished, *members], command.launcher, command.options.wants_estimate, expected
-        )
-        if estimate and command.options.budget:
+        missing = [*unfinished, *members]
+        estimate = estimate_sweep(sweep, missing, command.launcher, command.options.wants_estimate, expected)
+        if missing and command.options.budget:
             check_budget(estimate, command.options.budget)
         command.update(sweep)
         sweep.add(members)

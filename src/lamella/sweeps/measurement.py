@@ -4,6 +4,7 @@ import math
 import shutil
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from lamella.console import print
 from lamella.experiment.requeue import requeue_slurm_job
 from lamella.interrupts import Interrupts
 from lamella.runs.sweep_directory import Member, Sweep, open_sweep
@@ -96,6 +98,7 @@ class Measurement:
             self.launcher.run(iter([[job] for job in jobs]), SweepProgress(len(jobs)), on_end, signals)
         if signals.received:
             shutil.rmtree(self.path, ignore_errors=True)
+            print("interrupted before the first job of the sweep was started", file=sys.stderr)
             requeue_slurm_job(signals.received)
             raise SystemExit(128 + signals.received)
         return ends

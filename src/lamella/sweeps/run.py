@@ -93,7 +93,7 @@ class SweepRun:
                         f"might not have ended within sweep.budget, {format_duration(self.budget or 0)}; to go on, "
                         "enter the command again"
                     )
-                if self.estimate and not self.interrupts.received:
+                if self.estimate and self.progress.ended == self.total and not self.interrupts.received:
                     took = round(time.monotonic() - begun, 1)
                     self.sweep.update(estimate={**self.estimate.fields(), "took": took})
                 on_end()
