@@ -53,8 +53,8 @@ class Estimate:
     def line(self) -> str:
         """Return the line that is printed before the jobs start."""
         parts = [
-            f"{self.duration} for {self.jobs} jobs, {self.at_a_time} at a time",
-            f"{format_size(self.disk)} of disk",
+            f"{self.duration} for {self.jobs} job{'s' * (self.jobs != 1)}, {self.at_a_time} at a time",
+            f"up to {format_size(self.disk)} of disk",
         ]
         parts += [f"{format_size(self.memory)} of memory at the peak of each job"] if self.memory else []
         parts += [f"{format_size(self.gpu_memory)} of GPU memory"] if self.gpu_memory else []

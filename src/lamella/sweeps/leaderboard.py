@@ -193,15 +193,12 @@ class Leaderboard:
 
 
 def time_line(sweep: Sweep) -> str | None:
-    """Return what the jobs of the last command have taken, and were expected to take, None where nothing was expected.
-
-    An estimate of jobs that may end early is a bound.
-    """
+    """Return how long the jobs of a command have taken, and their estimate, None where nothing was estimated."""
     if not (estimate := sweep.fields.get("estimate")):
         return None
     expected = f"{'at most' if estimate['at_most'] else 'about'} {format_duration(estimate['seconds'])}"
     taken = f"took {format_duration(estimate['took'])}, " if "took" in estimate else ""
-    return f"{taken}estimated {expected} for {estimate['jobs']:.0f} jobs"
+    return f"{taken}estimated {expected} for {estimate['jobs']:.0f} job{'s' * (estimate['jobs'] != 1)}"
 
 
 def _differing_keys(sweep: Sweep, settings: Sequence[Mapping[str, str]]) -> list[str]:

@@ -5,7 +5,6 @@ import math
 import resource
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +19,8 @@ from lamella.runs.files import LAST
 from lamella.training.checkpointing import Checkpoints
 
 FILE = "shortened.json"  # in the directory of a run that was cut short
-PART = 1.0  # seconds that are trained in an epoch, and evaluated in a validation or a test
-EPOCHS = 2  # that are trained: the first one includes what is done once, and the second one is like the others
+PART = 1.0  # seconds after which an epoch, a validation and the test are cut
+EPOCHS = 2  # that are trained at least: the first one includes what is done once, and the second one is like the others
 
 
 class Whole(NamedTuple):
@@ -54,14 +53,16 @@ def read_whole(directory: Path) -> Whole:
 class Shortened(pl.Callback):
     """A callback that ends the run after parts of its first epochs, and writes into FILE what the whole run takes.
 
-    Of each of the first EPOCHS epochs, of each validation and of the test, at least PART seconds are computed.
+    At least EPOCHS epochs are trained, and more if they are short. The training of an epoch, a validation, and the test
+    are cut after PART seconds.
     """
 
     def __init__(self) -> None:
         self.begun, self.further, self.disk = 0.0, 0.0, 0.0
-        self.begin, self.end = 0.0, 0.0  # of what is timed now, and of the last training batch
-        self.trained, self.epochs, self.pace, self.rest = 0, 0, 0.0, 0.0
-        self.validation, self.test = _Evaluation(), _Evaluation()
+        self.training, self.validation, self.test = _Pace(), _Pace(), _Pace()
+        self.begin, self.end = 0.0, 0.0  # of the training of an epoch
+        self.started, self.last, self.number = 0.0, 0.0, 0  # of a validation or a test: its start and its last batch
+        self.ends = _Pace()  # of epochs, without the batches of their validations
         self.sizes = list[int]()  # bytes in the directory after each epoch, without the checkpoints
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -79,72 +80,81 @@ class Shortened(pl.Callback):
         if number < trainer.num_training_batches and time.monotonic() - self.begin < PART:
             return
         self.end = _now(trainer)
-        self.pace, self.validation.seconds = (self.end - self.begin) / number, 0.0
-        self.trained += number
+        self.training.add(number, self.end - self.begin)
+        self.last = self.started = self.end  # there may be no validation
         trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = trainer.current_epoch + 1 >= EPOCHS
+        is_enough = time.monotonic() - self.begun > EPOCHS * PART
+        trainer.should_stop = is_enough and trainer.current_epoch + 1 >= EPOCHS
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._end_epoch(trainer)
-        batches, interval = _whole_length(trainer), trainer.val_check_batch or math.inf
-        if math.isinf(batches):
-            self.further = math.inf
-            return
-        epochs = batches / trainer.num_training_batches
-        each = max(1, trainer.num_training_batches // interval) if math.isfinite(interval) else 1
-        validations = epochs // self.every * each if self.every else batches // interval
-        self.further = (batches - self.trained) * self.pace + (math.ceil(epochs) - self.epochs) * self.rest
-        self.further += self.validation.further(validations * sum(trainer.num_val_batches))
+        batches, each = _whole_length(trainer), trainer.num_training_batches
+        self.further = self._further(trainer, batches, each) if math.isfinite(batches) else math.inf
         for timer in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None:
                 self.further = min(self.further, max(0.0, left))
-        self.disk = self._disk(trainer, epochs)
+        self.disk = self._disk(trainer, batches / each if math.isfinite(batches) else self.ends.count)
 
-    def _end_epoch(self, trainer: pl.Trainer) -> None:
-        """Measure what the end of an epoch takes beside the batches of its validation, as its pictures and checkpoint.
-
-        `Checkpoints`, the first callback, has saved the run.
-        """
-        if self.end:
-            self.epochs += 1
-            self.rest = _now(trainer) - self.end - self.validation.seconds
-            files = Path(trainer.default_root_dir).iterdir()
-            self.sizes.append(sum(file.stat().st_size for file in files if file.is_file()))
+    def _further(self, trainer: pl.Trainer, batches: float, each: float) -> float:
+        """Return the seconds that the training of so many batches takes longer, each epoch with `each` of them."""
+        epochs, interval = batches / each, trainer.val_check_batch or math.inf
+        in_epoch = max(1, each // interval) if math.isfinite(interval) else 1
+        validations = epochs // self.every * in_epoch if self.every else batches // interval
+        evaluated = self.validation.further(validations * sum(trainer.num_val_batches))
+        return self.training.further(batches) + self.ends.further(math.ceil(epochs)) + evaluated
 
     def _disk(self, trainer: pl.Trainer, epochs: float) -> float:
         """Return the bytes in the directory after so many epochs, with as many different checkpoints as there may be.
 
         These are last.ckpt, previous.ckpt, and those of the best epoch or of the `keep_top` best ones.
         """
-        growth = self.sizes[-1] - self.sizes[0] if len(self.sizes) > 1 else 0
+        growth = (self.sizes[-1] - self.sizes[0]) / max(1, len(self.sizes) - 1)
         top = next((one.keep_top for one in trainer.callbacks if isinstance(one, Checkpoints)), 0)  # type: ignore[attr-defined]
         last = Path(trainer.default_root_dir) / "checkpoints" / LAST
         kept = min(math.ceil(epochs), 2 + max(1, top))
-        return self.sizes[-1] + (epochs - self.epochs) * growth + kept * last.stat().st_size
+        return self.sizes[-1] + (epochs - len(self.sizes)) * growth + kept * last.stat().st_size
+
+    def _end_epoch(self, trainer: pl.Trainer) -> None:
+        """Measure the end of an epoch beside the batches of its validation: its pictures and its checkpoint, say.
+
+        `Checkpoints`, the first callback, has saved the run.
+        """
+        if self.end:
+            self.ends.add(1, _now(trainer) - self.end - (self.last - self.started))
+            files = Path(trainer.default_root_dir).iterdir()
+            self.sizes.append(sum(file.stat().st_size for file in files if file.is_file()))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.validation.start(_now(trainer))
+        self.started, self.number = _now(trainer), 0
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        self.validation.count(_now(trainer), sum(trainer.num_val_batches))
+        self._count(trainer, sum(trainer.num_val_batches))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.begin += _now(trainer) - self.validation.begin  # for an epoch that goes on
+        self.validation.add(self.number, self.last - self.started)
+        self.begin += time.monotonic() - self.started  # for an epoch that goes on
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.test.start(_now(trainer))
+        self.started, self.number = _now(trainer), 0
 
     def on_test_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        self.test.count(_now(trainer), sum(trainer.num_test_batches))
+        self._count(trainer, sum(trainer.num_test_batches))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.test.add(self.number, self.last - self.started)
         self.further += self.test.further(sum(trainer.num_test_batches))
+
+    def _count(self, trainer: pl.Trainer, whole: float) -> None:
+        """Count a batch of a validation or a test. Raises StopIteration, with which Lightning ends a long one."""
+        self.number, self.last = self.number + 1, _now(trainer)
+        if self.number < whole and self.last - self.started >= PART:
+            raise StopIteration
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write what was measured, again after the test."""
-        if not trainer.is_global_zero or not self.epochs:
+        if not trainer.is_global_zero or not self.sizes:
             return
         unit = 1 if sys.platform == "darwin" else 1024
         memory = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit * trainer.world_size)
@@ -153,33 +163,25 @@ class Shortened(pl.Callback):
         write_atomically(Path(trainer.default_root_dir) / FILE, json.dumps(whole._asdict()))
 
 
-@dataclass
-class _Evaluation:
-    """Counts the batches of validations, or of a test, and cuts each one short.
+class _Pace:
+    """What batches take, or ends of epochs. The first part that was timed counts only if there is no other one.
 
-    batches: how many were evaluated, and `before` the last one. seconds, pace: those that its batches took, and each.
+    count: how many were timed.
     """
 
-    begin: float = 0.0
-    batches: int = 0
-    before: int = 0
-    pace: float = 0.0
-    seconds: float = 0.0
+    def __init__(self) -> None:
+        self.parts, self.count = list[tuple[int, float]](), 0
 
-    def start(self, now: float) -> None:
-        self.begin, self.before = now, self.batches
+    def add(self, count: int, seconds: float) -> None:
+        """Add a part that was timed: so many batches, and how long all of them took."""
+        self.parts.append((count, seconds))
+        self.count += count
 
-    def count(self, now: float, whole: float) -> None:
-        """Count a batch. Raises StopIteration, with which Lightning ends a validation or a test, after PART seconds."""
-        self.batches += 1
-        number, self.seconds = self.batches - self.before, now - self.begin
-        self.pace = self.seconds / number
-        if number < whole and self.seconds >= PART:
-            raise StopIteration
-
-    def further(self, batches: float) -> float:
-        """Return the seconds that `batches` batches take longer than those that were evaluated."""
-        return max(0.0, batches - self.batches) * self.pace if self.pace else 0.0
+    def further(self, whole: float) -> float:
+        """Return the seconds that `whole` batches take longer than those that were timed."""
+        later = self.parts[1:] or self.parts
+        count, seconds = sum(count for count, _ in later), sum(seconds for _, seconds in later)
+        return max(0.0, whole - self.count) * seconds / count if count else 0.0
 
 
 def _whole_length(trainer: pl.Trainer) -> float:
