@@ -8,7 +8,7 @@ from typing import Any
 
 import kill
 import pytest
-from conftest import Lamella, Project, contents
+from conftest import Lamella, contents
 from programs import Program, wait_until
 from test_search import SEARCH
 from test_sweep import SWEEP, members
@@ -71,8 +71,8 @@ def test_only_what_is_missing_counts(lamella: Lamella) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_above_its_budget_leaves_nothing_behind(lamella: Lamella) -> None:
-    line = ("train", "-m", "seed=range(50)", *SHORT, "sweep.name=s")
-    result = lamella(*line, "trainer.max_epochs=1000", "trainer.early_stopping=5", "sweep.budget=10s")
+    line = ("train", "-m", "seed=0,1", *SHORT, "sweep.name=s")
+    result = lamella(*line, "trainer.max_epochs=3000", "trainer.early_stopping=5", "sweep.budget=10s")
     result.check_refusal(
         "sweep.budget is 10.0 s, and the sweep takes at most ", "from the command line: sweep.budget=10s"
     )
@@ -85,8 +85,8 @@ def test_a_sweep_above_its_budget_leaves_nothing_behind(lamella: Lamella) -> Non
 
 
 @pytest.mark.slow
-def test_jobs_that_cannot_be_measured(lamella: Lamella, project: Project) -> None:
-    line = ("train", "-m", "seed=0,1", *SHORT, "optimizer=sgd", "optimizer.lr=1e30", "sweep.name=s")
+def test_jobs_that_cannot_be_measured(lamella: Lamella) -> None:
+    line = ("train", "-m", "seed=0,1", "optimizer=sgd", "optimizer.lr=1e30", "sweep.name=s")
     result = lamella(*line, "sweep.measure=true")
     assert result.status == 1
     assert "note: what the sweep takes is not known: NonFiniteLoss: the loss is " in result.err
@@ -114,20 +114,14 @@ def test_long_sweeps_are_measured_and_short_ones_are_not(lamella: Lamella, tmp_p
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4"),
-        ("+trainer.val_check_interval=0.25", "trainer.max_epochs=2"),
-        ("trainer.max_epochs=null", "+trainer.max_steps=40"),
-        ("trainer.max_epochs=null", "+trainer.max_time='00:00:00:01'"),
+        ("trainer.max_epochs=null", "+trainer.max_steps=40", "+trainer.check_val_every_n_epoch=2"),
         (
-            "trainer.max_epochs=4",
-            "+trainer.min_epochs=3",
-            "trainer.test=false",
-            "data.val_size=0",
-            "monitor=train/loss",
+            *("trainer.max_epochs=null", "+trainer.max_time='00:00:00:01'", "+trainer.val_check_interval=0.25"),
+            *("+trainer.min_epochs=3", "trainer.test=false"),
         ),
     ],
 )
-def test_runs_of_each_length(lamella: Lamella, overrides: tuple[str, ...]) -> None:
+def test_runs_that_steps_or_the_time_limit(lamella: Lamella, overrides: tuple[str, ...]) -> None:
     line = ("train", "-m", "seed=0,1", *SHORT, *overrides, "sweep.name=s", "hydra.launcher.slots=2")
     result = lamella(*line, "sweep.measure=true")
     assert result.status == 0, result.err
@@ -137,17 +131,14 @@ def test_runs_of_each_length(lamella: Lamella, overrides: tuple[str, ...]) -> No
 @pytest.mark.slow
 def test_a_search_ends_in_time(lamella: Lamella) -> None:
     line = (*SEARCH, "trainer.max_epochs=2", "visuals=none", "hydra.sweeper.n_trials=300", "hydra.launcher.slots=2")
-    result = lamella(*line, "sweep.budget=6s", "trainer.early_stopping=1")
+    result = lamella(*line, "sweep.budget=6s", "sweep.measure=false")
     assert result.status == 0, result.err
-    assert "at most " in result.out
     count = len(members())
     assert (
         f"{300 - count} of 300 trials were not started, because they might not have ended within sweep.budget, 6.0 s"
         in (result.out)
     )
     assert "took" not in result.out
-    lamella(*line, "trainer.max_epochs=3000", "sweep.budget=1s", "sweep.name=t")
-    assert not SWEEP.with_name("t").exists()
 
 
 @pytest.mark.slow

@@ -4,16 +4,20 @@ import heapq
 import json
 import math
 import random
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from lamella.config.launcher import IN_PROCESS, SLURM, is_fused, is_local
 from lamella.config.values import Config
 from lamella.console import print
 from lamella.errors import RequestError
 from lamella.experiment.rehearsal import rehearsal_key
+from lamella.experiment.requeue import requeue_slurm_job
+from lamella.interrupts import Interrupts
 from lamella.runs.sweep_directory import Member, Sweep
 from lamella.sweeps.launch.forkserver import warm_up
 from lamella.sweeps.launch.in_process import in_process_width
@@ -195,16 +199,25 @@ def _measured_costs(
         side_by_side, local = 1, LocalLauncher(1)
     else:
         side_by_side, local = at_a_time, LocalLauncher(launcher.get("slots") if is_local(launcher) else at_a_time)
-    print(f"{sweep.path}: measuring what {count} jobs will take", flush=True)
-    measurement, costs, started = Measurement(sweep, local), dict[str, Cost](), time.monotonic()
-    for kind in random.Random(0).sample(list(kinds), min(len(kinds), MOST)):
-        alike = kinds[kind]
-        # Members from the whole list, because those at an end of it may have values with which nothing can be trained.
-        if cost := measurement.cost([alike[number * len(alike) // side_by_side] for number in range(side_by_side)]):
-            costs[kind] = cost
-            whole = mean_cost(list(costs.values())).seconds * count / at_a_time
-            if (wanted is None and whole < SHORT) or time.monotonic() - started > SHARE * whole:
+    costs, started = dict[str, Cost](), time.monotonic()
+    with Interrupts(partial(local.send_signal, signal.SIGTERM, again=True)) as interrupts:
+        print(f"{sweep.path}: measuring what {count} jobs will take", flush=True)
+        measurement = Measurement(sweep, local, interrupts)
+        for kind in random.Random(0).sample(list(kinds), min(len(kinds), MOST)):
+            alike = kinds[kind]
+            # Members from the whole list, because values at an end of it may be such that nothing can be trained.
+            cost = measurement.cost([alike[number * len(alike) // side_by_side] for number in range(side_by_side)])
+            if cost:
+                costs[kind] = cost
+                whole = mean_cost(list(costs.values())).seconds * count / at_a_time
+                if (wanted is None and whole < SHORT) or time.monotonic() - started > SHARE * whole:
+                    break
+            if interrupts.received:
                 break
+    if interrupts.received:
+        print("interrupted before the first job of the sweep was started", file=sys.stderr)
+        requeue_slurm_job(interrupts.received)
+        raise SystemExit(128 + interrupts.received)
     if not costs:
         print(f"note: what the sweep takes is not known: {measurement.cause}", file=sys.stderr)
     return costs

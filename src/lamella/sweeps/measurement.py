@@ -2,18 +2,13 @@
 
 import math
 import shutil
-import signal
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-from lamella.console import print
-from lamella.experiment.requeue import requeue_slurm_job
 from lamella.interrupts import Interrupts
 from lamella.runs.sweep_directory import Member, Sweep, open_sweep
 from lamella.sweeps.job import Job
@@ -49,18 +44,17 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 class Measurement:
     """Trains members of `sweep` for a short time, as a sweep of their own in a folder of its directory.
 
-    The launcher starts them as it starts the jobs of the sweep. cause: why the last member that failed has failed.
+    The launcher starts them as it starts the jobs of the sweep. interrupts: the signals that end them. cause: why the
+    last member that failed has failed.
     """
 
-    def __init__(self, sweep: Sweep, launcher: LocalLauncher) -> None:
-        self.sweep, self.launcher, self.path = sweep, launcher, sweep.path / DIRECTORY
+    def __init__(self, sweep: Sweep, launcher: LocalLauncher, interrupts: Interrupts) -> None:
+        self.sweep, self.launcher, self.interrupts = sweep, launcher, interrupts
+        self.path = sweep.path / DIRECTORY
         self.cause, self.is_first = "", True
 
     def cost(self, members: Sequence[Member]) -> Cost | None:
-        """Return what each of `members` takes while all of them run, None where none can be trained.
-
-        Raises SystemExit with 128 plus the number of a signal.
-        """
+        """Return what each of `members` takes while all of them run, None where none can be trained."""
         started = time.monotonic()
         ends = self._ends(members)
         found = {path: whole for path in ends if (whole := self._whole(path))}
@@ -91,16 +85,10 @@ class Measurement:
                 self.cause = failure_cause(job.path, status)
             return True
 
-        end_at_once = partial(self.launcher.send_signal, signal.SIGTERM, again=True)
-        with open_sweep(self.path, self.sweep.fields) as sweep, Interrupts(end_at_once) as signals:
+        with open_sweep(self.path, self.sweep.fields) as sweep:
             sweep.add(short)
             jobs = [Job(self.path / member.name, member.config, member.name) for member in short]
-            self.launcher.run(iter([[job] for job in jobs]), SweepProgress(len(jobs)), on_end, signals)
-        if signals.received:
-            shutil.rmtree(self.path, ignore_errors=True)
-            print("interrupted before the first job of the sweep was started", file=sys.stderr)
-            requeue_slurm_job(signals.received)
-            raise SystemExit(128 + signals.received)
+            self.launcher.run(iter([[job] for job in jobs]), SweepProgress(len(jobs)), on_end, self.interrupts)
         return ends
 
     def _whole(self, path: Path) -> Whole | None:

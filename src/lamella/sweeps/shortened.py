@@ -60,7 +60,7 @@ class Shortened(pl.Callback):
     def __init__(self) -> None:
         self.begun, self.further, self.disk = 0.0, 0.0, 0.0
         self.training, self.validation, self.test = _Pace(), _Pace(), _Pace()
-        self.begin, self.end = 0.0, 0.0  # of the training of an epoch
+        self.begin, self.end, self.trained = 0.0, 0.0, (0, 0.0)  # of an epoch, and its batches and their seconds
         self.started, self.last, self.number = 0.0, 0.0, 0  # of a validation or a test: its start and its last batch
         self.ends = _Pace()  # of epochs, without the batches of their validations
         self.sizes = list[int]()  # bytes in the directory after each epoch, without the checkpoints
@@ -76,13 +76,12 @@ class Shortened(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """End the epoch, after a validation, if enough of it was trained."""
-        number = batch_index(trainer) + 1
-        if number < trainer.num_training_batches and time.monotonic() - self.begin < PART:
-            return
-        self.end = _now(trainer)
-        self.training.add(number, self.end - self.begin)
+        number, self.end = batch_index(trainer) + 1, time.monotonic()
+        if number >= trainer.num_training_batches or self.end - self.begin >= PART:
+            self.end = _now(trainer)
+            trainer.should_stop = True
+        self.trained = number, self.end - self.begin
         self.last = self.started = self.end  # there may be no validation
-        trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         is_enough = time.monotonic() - self.begun > EPOCHS * PART
@@ -122,6 +121,7 @@ class Shortened(pl.Callback):
         `Checkpoints`, the first callback, has saved the run.
         """
         if self.end:
+            self.training.add(*self.trained)
             self.ends.add(1, _now(trainer) - self.end - (self.last - self.started))
             files = Path(trainer.default_root_dir).iterdir()
             self.sizes.append(sum(file.stat().st_size for file in files if file.is_file()))
