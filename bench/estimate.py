@@ -30,7 +30,7 @@ CASES = {
     "text_classes": [SEEDS, "experiment=text_classes"],
     "forecast": [SEEDS, "experiment=forecast"],
     "unet_shapes": [SEEDS, "experiment=unet_shapes"],
-    "char_gpt": [SEEDS, "experiment=char_gpt", "+trainer.max_steps=300"],
+    "char_gpt": [SEEDS, "experiment=char_gpt", "+trainer.max_steps=60"],
     "mnist": ["seed=0,1,2", "data=mnist", "trainer.max_epochs=6"],
     "mnist_cnn": ["seed=0,1", "experiment=mnist_cnn", "trainer.max_epochs=2"],
 }

@@ -33,7 +33,7 @@ SECONDS = {
     "README.md": 60, "augmentation.md": 10, "configs.md": 6, "data.md": 20, "datasets.md": 12, "evaluate.md": 3,
     "export.md": 6, "fine-tuning.md": 15, "networks.md": 4,
     "optimizers.md": 15, "performance.md": 40, "recipes.md": 45, "reliability.md": 20, "runs.md": 15,
-    "python.md": 9, "segmentation.md": 10, "starting.md": 9, "study-note.md": 3, "sweeps.md": 90, "tables.md": 9,
+    "python.md": 9, "segmentation.md": 10, "starting.md": 9, "study-note.md": 3, "sweeps.md": 115, "tables.md": 9,
     "tasks.md": 7, "tensorboard.md": 20, "text.md": 7, "when-it-does-not-learn.md": 12,
 }  # fmt: skip
 
@@ -128,6 +128,7 @@ def assert_same(printed: str, shown: str) -> None:
 BRIEF = {
     "bench/augment.py": ["--repeats", "1", "--images", "300"],
     "bench/epoch.py": ["--repeats", "1", "--threads", "1", "--network", "mlp"],
+    "bench/estimate.py": ["--repeats", "1", "--case", "tabular_classes"],
     "bench/exact.py": ["--repeats", "1", "--case", "digits"],
     "bench/fused.py": ["--repeats", "1", "--seeds", "1", "--network", "mlp"],
     "bench/gpu.py": ["--device", "cpu", "--small", "--rounds", "1", "--steps", "exact resume"],
