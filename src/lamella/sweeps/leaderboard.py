@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from lamella.config.values import override_values
 from lamella.runs.ranking import direction_sign, record_value
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Sweep
-from lamella.tables import format_csv, format_duration, format_table
+from lamella.tables import format_csv, format_duration, format_table, terminal_width
 
 if TYPE_CHECKING:
     from lamella.sweeps.judged_rows import Ties
@@ -110,7 +111,8 @@ class Leaderboard:
             lines.append([*line, str(row.best or "-")])
         # What was swept, the first objective and the directory stay longest.
         droppable = [*reversed(self.columns[1:]), "n", "front", "status", "tied", *reversed(self.keys)]
-        return "\n".join([format_table(lines, droppable), *self._notes()])
+        width = int(min(terminal_width(), 1000))
+        return "\n".join([format_table(lines, droppable), *(textwrap.fill(note, width) for note in self._notes())])
 
     def save(self) -> None:
         """Write `leaderboard.csv` and `leaderboard.json` into the sweep's directory."""
