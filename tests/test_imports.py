@@ -145,6 +145,8 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
         ["completion", "bash"],
         ["completion", "fish", "--", "eval", "outputs/", "--"],
         ["new", "mine"],
+        ["note", "nowhere", "a text"],
+        ["tag", "nowhere"],
     ],
 )
 @pytest.mark.slow

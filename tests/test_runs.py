@@ -166,11 +166,10 @@ def test_what_is_damaged_is_left_out_and_said(lamella: Lamella, three: Path) -> 
 REFUSED = {
     ("nowhere",): "error: nowhere is not a directory; `lamella train` makes outputs/",
     ("--filter", "optimizer.lrr<1"): "error: no run has a key 'optimizer.lrr'; did you mean optimizer.lr",
-    ("--filter", "lr"): "error: 'lr' is not a condition; write KEY, one of < <= = != >= >, and a value",
-    ("--filter", "optimizer.lr<<1"): "error: 'optimizer.lr<<1' is not a condition",
-    ("--filter", "status<x"): "error: 'status<x': < compares with a number, and 'x' is not a number",
-    ("--filter", "seed=1 AND seed=2"): "error: 'seed=1 AND seed=2': put quotes around a value that contains a space",
-    ("--filter", "seed=1 and"): "error: 'seed=1 and': put quotes around a value that contains a space",
+    ("--filter", "epochs"): "error: epochs is not a condition; write KEY, one of < <= = != >= > ~ in, and a value",
+    ("--limit", "0"): "error: lamella runs: --limit is 0; it takes a number of runs from 1 on",
+    ("--group-by", "optimizer.l"): "error: no run has a key 'optimizer.l'; did you mean optimizer.lr",
+    ("--group-by", "seed", "--columns", "name"): "error: name: there is no mean of it, because no run has a number",
     ("--sort", "val/acuracy"): "error: no run has a key 'val/acuracy'; did you mean val/accuracy",
     ("--columns", "statu"): "error: no run has a key 'statu'; did you mean status",
 }
@@ -181,6 +180,36 @@ def test_wrong_requests(lamella: Lamella, three: Path, arguments: tuple[str, ...
     result = lamella("runs", *arguments)
     assert result.status == 2
     assert result.err.startswith(REFUSED[arguments])
+
+
+def test_the_newest_runs_and_the_best(lamella: Lamella, three: Path) -> None:
+    rates = ("--csv", "--columns", "optimizer.lr")
+    assert column(lamella("runs", "--limit", "2", *rates).out, "optimizer.lr") == ["0.01", "0.001"]
+    assert column(lamella("runs", "--limit", "1", "--reverse", *rates).out, "optimizer.lr") == ["0.001"]
+    one = ("--limit", "1", "--sort", "val/loss", "--filter", "optimizer.lr<0.1")
+    assert column(lamella("runs", *one, *rates).out, "optimizer.lr") == ["0.01"]
+
+
+def test_means_over_groups(lamella: Lamella, three: Path) -> None:
+    fields = json.loads((three / "optimizer.lr=1e-1/run.json").read_text())
+    del fields["metrics"]["test/loss"]
+    (three / "optimizer.lr=1e-1/run.json").write_text(json.dumps(fields))
+    loss = fields["metrics"]["val/loss"]
+    lines = lamella("runs", "--group-by", "status", "--columns", "val/loss,test/loss").out.splitlines()
+    assert lines[0].split() == ["status", "n", "val/loss", "test/loss"]
+    assert lines[1].split()[:3] == ["failed", "1", f"{loss + 0.01:.4f}"]
+    assert lines[2].split()[:5] == ["finished", "2", f"{loss + 0.01:.4f}", "±", f"{0.02 / math.sqrt(2):.4f}"]
+    assert lines[2].endswith("(n=1)")
+    rows = json.loads(lamella("runs", "--group-by", "network,network.width", "--sort", "val/accuracy", "--json").out)
+    assert [(row["network"], row["network.width"], row["n"]) for row in rows] == [
+        ("mlp", width, 1) for width in (4, 2, 1)
+    ]
+    assert rows[0]["val/accuracy std"] is None
+    table = lamella("runs", "--group-by", "network", "--csv", "--sort", "seconds").out
+    assert float(column(table, "seconds")[0]) == pytest.approx((1 + 100 + 10000) / 3)
+    assert (
+        lamella("runs", "--group-by", "network.width", "--limit", "2", "--reverse").out.split("\n")[1].startswith("4")
+    )
 
 
 def test_no_runs(lamella: Lamella) -> None:

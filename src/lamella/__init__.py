@@ -47,11 +47,11 @@ def load(run: "str | os.PathLike[str]", checkpoint: str = "best", device: str = 
     return load(run, checkpoint, device)
 
 
-def runs(directory: "str | os.PathLike[str]" = "outputs") -> "Runs":
-    """Return the records of all runs below a directory: see `lamella.runs.Runs`."""
+def runs(directory: "str | os.PathLike[str]" = "outputs", filter: str | None = None) -> "Runs":
+    """Return the records of all runs below a directory, or of those that meet a condition: see `lamella.runs.Runs`."""
     from lamella.runs.listing import runs
 
-    return runs(directory)
+    return runs(directory, filter)
 
 
 def __getattr__(name: str) -> object:

@@ -31,6 +31,14 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+def format_mean(mean: float | None, spread: float | None) -> str:
+    """Return a mean with its standard deviation, if there is one, or "-" where there is no mean."""
+    if mean is None:
+        return "-"
+    form = ".4f" if abs(mean) < 100 else ".6g"
+    return f"{mean:{form}}" if spread is None else f"{mean:{form}} ± {spread:{form}}"
+
+
 def format_size(count: float) -> str:
     """Return a number of bytes in MB, or in GB from a thousand MB on."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

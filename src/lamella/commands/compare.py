@@ -5,24 +5,24 @@ lamella compare outputs/default/* --plot curves.png
 """
 
 import difflib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 
 from lamella.commands.parser import CommandParser
+from lamella.commands.several_runs import print_left_out
 from lamella.config.moved_targets import with_present_names
 from lamella.config.values import Config, walk
 from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.charts import plot_curves
 from lamella.runs.files import check_output_path
+from lamella.runs.notes import read_notes
 from lamella.runs.reader import read_epochs, read_run
 from lamella.runs.schema import RunRecord
 from lamella.tables import format_table
 
 MOST_LINES = 200  # of the difference between two patches
-MOST_LEFT_OUT = 5  # paths that are named one by one
 NONE = "-"
 RESULTS = ("parameters", "epochs", "best_epoch", "seconds")  # the fields of a record that are compared as results
 
@@ -42,8 +42,7 @@ def main(arguments: list[str]) -> int:
         for path in passed_over:
             read_run(path)  # its error tells what the path is
         raise RequestError("compare takes two runs or more")
-    for line in _left_out_lines(passed_over):
-        print(line, file=sys.stderr)
+    print_left_out(passed_over)
     if options.plot:
         check_output_path(options.plot, "--plot")
     runs = [read_run(path) for path in paths]
@@ -51,6 +50,10 @@ def main(arguments: list[str]) -> int:
     names = [letter * (1 + number // 26) for number in range(len(paths)) for letter in ascii_uppercase[number % 26]]
     states = [record["status"].removeprefix("finished") for record in records]
     print(format_table([*zip(names, map(str, paths), states, strict=True)]))
+    noted = [read_notes(path) for path in paths]
+    if any(found.lines() for found in noted):
+        cells = [{"tags": " ".join(found.tags) or NONE, "note": found.text or NONE} for found in noted]
+        print(_section("notes", names, cells))
     print(_section("config", names, [dict(_settings(config, record)) for record, config in runs]))
     print(_section("versions", names, [record["versions"] for record in records]))
     print(_section("machine", names, [record.get("environment", {}) for record in records]))
@@ -67,13 +70,6 @@ def main(arguments: list[str]) -> int:
         plot_curves(named, options.plot)
         print(f"\ndrawn in {options.plot}")
     return 0
-
-
-def _left_out_lines(paths: Sequence[Path]) -> list[str]:
-    """Return what to print about paths that are no run directories."""
-    if len(paths) <= MOST_LEFT_OUT:
-        return [f"left out: {path} is no run directory" for path in paths]
-    return [f"left out: {len(paths):,} paths that are no run directories, such as {paths[0]}"]
 
 
 def _section(title: str, names: Sequence[str], columns: Sequence[Mapping[str, object]]) -> str:

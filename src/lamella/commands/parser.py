@@ -44,6 +44,17 @@ class CommandParser(argparse.ArgumentParser):
             raise RequestError(f"{unknown[1]}: {self._hint(name, value if equals else unknown[2], usage)}")
         raise RequestError(f"{self.prog}: {message}")
 
+    def parse_words(self, arguments: list[str]) -> argparse.Namespace:
+        """Parse arguments that are all positional, also words that begin with a minus sign.
+
+        Raises RequestError for what looks like an option, except for `--help`.
+        """
+        if {"-h", "--help"} & {*arguments} or not arguments:
+            return self.parse_args(arguments)
+        if option := next((word for word in arguments if re.fullmatch(r"--[\w-]+(=.*)?", word)), None):
+            self.error(f"unrecognized arguments: {option}")
+        return self.parse_args(["--", *arguments])
+
     def check_one_run(self, others: Iterable[str]) -> None:
         """Raise RequestError if there is a directory among the arguments after RUN, as a pattern of the shell gives."""
         if count := sum(Path(text).is_dir() for text in others):

@@ -4,28 +4,30 @@ lamella runs
 lamella runs outputs/default/widths
 lamella runs outputs/default --sort val/accuracy --filter 'optimizer.lr<1e-2 and status=finished'
 lamella runs --columns directory,seed,optimizer.lr,test/accuracy --csv
+lamella runs --filter '(tags ~ good or note ~ "as planned") and started>=2026-11-01' --limit 10
+lamella runs --group-by network,optimizer.lr --sort test/accuracy
 """
 
 import argparse
 import json
-import sys
-import warnings
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from lamella.commands.parser import CommandParser
+from lamella.commands.several_runs import intact_runs
 from lamella.console import print
-from lamella.runs.listing import runs
+from lamella.runs.groups import group_runs
+from lamella.runs.notes import read_notes
 from lamella.runs.sweep_directory import Sweep, is_sweep
 from lamella.sweeps.leaderboard import Leaderboard, time_line
-from lamella.tables import format_csv, format_duration, format_table
+from lamella.tables import format_csv, format_duration, format_mean, format_table
 
 if TYPE_CHECKING:
-    from lamella.runs.listing import Runs
+    from lamella.runs.listing import Record, Runs
 
 PARENT = "weights.from"  # the run or the file whose weights a run began with
-OVERRIDES_WIDTH = 48  # characters of the overrides that a table shows
+OVERRIDES_WIDTH = 48  # characters of the overrides, and of the note, that a table shows
 
 
 def main(arguments: list[str]) -> int:
@@ -33,15 +35,19 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     if is_sweep(options.directory) and len(arguments) == 1:
         sweep = Sweep(options.directory)
-        print(Leaderboard(sweep).table())
+        print(*read_notes(options.directory).lines(), Leaderboard(sweep).table(), sep="\n")
         if line := time_line(sweep):
             print(f"\n{line}")
         return 0
     columns = options.columns.split(",") if options.columns else None
     selected = _selected_runs(options, columns)
-    if options.json:
+    if not selected and not (options.json or options.csv):
+        print(f"no runs in {options.directory}" + (" meet the condition" if options.filter else ""))
+    elif options.group_by:
+        _print_groups(options, selected, columns)
+    elif options.json:
         rows = [
-            {"directory": str(record.path), **record.fields}
+            {"directory": str(record.path), **record.fields, **_plain_notes(record)}
             if columns is None
             else {column: record.get(column) for column in columns}
             for record in selected
@@ -49,10 +55,8 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(rows, indent=1, default=str))
     elif options.csv:
         _print_csv(selected, columns)
-    elif selected:
-        print(_table(selected, columns or _default_columns(selected), shortened=columns is None))
     else:
-        print(f"no runs in {options.directory}" + (" meet the condition" if options.filter else ""))
+        print(_table(selected, columns or _default_columns(selected), shortened=columns is None))
     return 0
 
 
@@ -61,24 +65,22 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("directory", metavar="DIR", nargs="?", default="outputs", type=Path, help="default: outputs")
     parser.add_argument("--sort", metavar="KEY", help="a metric (best first), a field of run.json, a key of the config")
     parser.add_argument("--reverse", action="store_true", help="the other way round")
-    parser.add_argument("--filter", metavar="CONDITION", help="as 'optimizer.lr<1e-2 and status=finished'")
+    parser.add_argument("--filter", metavar="CONDITION", help="as 'optimizer.lr<1e-2 and (seed=1 or tags ~ good)'")
+    parser.add_argument("--limit", metavar="N", type=int, help="the first N runs, or without --sort the newest")
+    parser.add_argument("--group-by", metavar="KEY,KEY", help="the mean ± sd over the runs with the same values")
     parser.add_argument("--columns", metavar="KEY,KEY", help="what to show")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs: whole records, or the columns")
     form.add_argument("--csv", action="store_true", help="for programs: every plain field, or the columns")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.limit is not None and options.limit < 1:
+        parser.error(f"--limit is {options.limit}; it takes a number of runs from 1 on")
+    return options
 
 
 def _selected_runs(options: argparse.Namespace, columns: list[str] | None) -> "Runs":
-    """Return the runs that meet the condition, in the order that was asked for.
-
-    Runs that are damaged are left out, with a line on standard error. Raises RequestError for an unknown key.
-    """
-    with warnings.catch_warnings(record=True) as damaged:
-        warnings.simplefilter("always")
-        selected = runs(options.directory)
-    for warning in damaged:
-        print(f"left out: {warning.message}", file=sys.stderr)
+    """Return the runs that meet the condition, in the order that was asked for. Raises RequestError."""
+    selected = intact_runs(options.directory)
     for column in columns or []:
         selected.check(column)
     if options.sort:
@@ -87,15 +89,54 @@ def _selected_runs(options: argparse.Namespace, columns: list[str] | None) -> "R
         selected.reverse()
     if options.filter:
         selected = selected.where(options.filter)
+    if options.limit and not options.group_by:
+        kept = slice(options.limit) if options.sort or options.reverse else slice(-options.limit, None)
+        selected[:] = selected[kept]
     return selected
 
 
 def _default_columns(selected: "Runs") -> list[str]:
-    """Return the columns of a table: with the metrics of validation and test that any of the runs has."""
-    metrics = {name for record in selected for name in record.fields["metrics"]}
-    shown = [name for stage in ("val/", "test/") for name in sorted(metrics, reverse=True) if name.startswith(stage)]
+    """Return the columns of a table: with the notes and the metrics that any of the runs has."""
     parent = [PARENT] if any("weights" in record.fields for record in selected) else []
-    return ["name", "overrides", "status", "best_epoch", *shown, "seconds", "age", *parent, "directory"]
+    notes = [name for name in ("tags", "note") if any(record[name] for record in selected)]
+    shown = [*notes, "status", "best_epoch", *_results(selected), "seconds", "age"]
+    return ["name", "overrides", *shown, *parent, "directory"]
+
+
+def _results(selected: "Runs") -> list[str]:
+    """Return the metrics of validation and test that any of the runs has."""
+    metrics = {name for record in selected for name in record.fields["metrics"]}
+    return [name for stage in ("val/", "test/") for name in sorted(metrics, reverse=True) if name.startswith(stage)]
+
+
+def _plain_notes(record: "Record") -> dict[str, object]:
+    """Return the tags and the notes of a run for JSON."""
+    notes = [{"time": time.isoformat(), "text": text} for time, text in record.notes.notes]
+    return {"tags": record.notes.tags, "notes": notes}
+
+
+def _print_groups(options: argparse.Namespace, selected: "Runs", columns: list[str] | None) -> None:
+    """Print one row per group of runs: the values of the keys, the number of runs, and the mean of each column."""
+    keys = options.group_by.split(",")
+    shown = [column for column in columns or _results(selected) if column not in keys]
+    if options.sort and options.sort not in [*keys, *shown]:
+        shown.append(options.sort)
+    groups = group_runs(selected, keys, shown, options.sort)
+    groups = (groups[::-1] if options.reverse else groups)[: options.limit]
+    rows = [group.row() for group in groups]
+    if options.json:
+        print(json.dumps(rows, indent=1, default=str))
+    elif options.csv:
+        print(format_csv([list(rows[0]), *(row.values() for row in rows)] if rows else []), end="")
+    else:
+        lines = [[*keys, "n", *shown]]
+        for group in groups:
+            line = [*(_cell(key, value) for key, value in group.settings.items()), str(group.n)]
+            for column, values in group.results.items():
+                some = f" (n={len(values)})" if 0 < len(values) < group.n else ""
+                line.append(format_mean(group.mean(column), group.spread(column)) + some)
+            lines.append(line)
+        print(format_table(lines, shown[::-1]))
 
 
 def _print_csv(selected: "Runs", columns: list[str] | None) -> None:
@@ -117,6 +158,8 @@ def _table(selected: "Runs", columns: list[str], shortened: bool) -> str:
             # What differs comes first, because what comes last is cut.
             overrides = sorted(record.fields["overrides"], key=lambda text: text in common)
             cells[columns.index("overrides")] = shorten(" ".join(overrides) or "-", OVERRIDES_WIDTH, placeholder=" …")
+            if "note" in columns:
+                cells[columns.index("note")] = shorten(record["note"] or "-", OVERRIDES_WIDTH, placeholder=" …")
         rows.append(cells)
     return format_table(rows, _droppable(columns) if shortened else columns[:0:-1])
 
@@ -129,7 +172,7 @@ def _droppable(columns: list[str]) -> list[str]:
     metrics = [name for name in reversed(columns) if "/" in name]
     losses = [name for name in metrics if name.endswith("/loss")]
     others = [name for name in metrics if name.startswith("val/") and name not in losses]
-    return ["best_epoch", "name", "age", *losses, "seconds", "overrides", *others, "status", PARENT]
+    return ["best_epoch", "name", "age", *losses, "seconds", "overrides", *others, "note", "status", PARENT, "tags"]
 
 
 def _cell(name: str, value: object) -> str:
@@ -139,6 +182,8 @@ def _cell(name: str, value: object) -> str:
         return format_duration(value)
     if isinstance(value, list):
         return " ".join(map(str, value)) or "-"
+    if isinstance(value, str):
+        return " ".join(value.split("\n"))
     if isinstance(value, float):
         return f"{value:.4f}" if "/" in name else f"{value:g}"
     return str(value)

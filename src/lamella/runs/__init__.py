@@ -16,8 +16,8 @@ __all__ = [
 class _CallablePackage(ModuleType):
     """Makes `lamella.runs()` work: importing this package replaces the function of the same name in `lamella`."""
 
-    def __call__(self, directory: str | os.PathLike[str] = "outputs") -> Runs:
-        return runs(directory)
+    def __call__(self, directory: str | os.PathLike[str] = "outputs", filter: str | None = None) -> Runs:
+        return runs(directory, filter)
 
 
 sys.modules[__name__].__class__ = _CallablePackage

@@ -12,8 +12,25 @@ PREPROCESSING = "preprocessing.json"  # what an encoder has learned from the tra
 FOLDS = "folds.csv"  # the fold of each training sample of the source, in cross-validation
 SAMPLES = "samples.npz"  # the metrics of each validation and test sample
 PROFILE, TRACE = "profile.txt", "profile.json"  # where the time of a step goes, and a trace for chrome://tracing
-RUN_FILES = ("run.json", "config.yaml", METRICS, PREPROCESSING, FOLDS, SAMPLES, PROFILE, TRACE, "log.txt", "git.patch")
-SWEEP_FILES = ("sweep.json", "plan.jsonl", "study.db", ".lock", "git.patch")
+NOTES = "notes.jsonl"  # the notes and tags of a run or of a sweep
+# The same for TensorBoard. It does not go back to a file whose name comes before that of the file it reads, so that
+# this name comes before those of EVENTS.
+NOTES_EVENTS = "annotations.tfevents"
+RUN_FILES = (
+    "run.json",
+    "config.yaml",
+    METRICS,
+    PREPROCESSING,
+    FOLDS,
+    SAMPLES,
+    PROFILE,
+    TRACE,
+    NOTES,
+    NOTES_EVENTS,
+    "log.txt",
+    "git.patch",
+)
+SWEEP_FILES = ("sweep.json", "plan.jsonl", "study.db", ".lock", NOTES, "git.patch")
 EVENTS = "events.out.tfevents.*"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"  # in the folder checkpoints
 EPOCHS = "epoch-[0-9]*.ckpt"  # the checkpoints of the best epochs, where more than one of them is kept

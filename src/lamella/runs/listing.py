@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,7 +17,8 @@ from lamella.config.file_keys import LOADER
 from lamella.config.value_text import parse_value
 from lamella.config.values import Config, check_values, override_values, walk
 from lamella.errors import RequestError, nearest, nearest_keys
-from lamella.runs.query import NOT_IN_QUOTES, ORDER, meets, sort_key
+from lamella.runs.notes import Notes, read_notes
+from lamella.runs.query import parse_condition, sort_key
 from lamella.runs.ranking import larger_is_better
 from lamella.runs.reader import read_epochs, read_record, read_text
 from lamella.runs.schema import RunRecord
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     import pandas
 
     from lamella import Model
-
-Clause = tuple[str, str, object]  # a key, a sign and a value
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Record:
 
     def __getitem__(self, key: str) -> Any:
         """Return the value of a key of the record, the metrics or the config. Raises KeyError where no such key is."""
-        if key in ("directory", "age"):
-            return str(self.path) if key == "directory" else self.age
+        if key in OWN_KEYS:
+            return OWN_KEYS[key](self)
         fields: Mapping[str, object] = self.fields
         for values in (fields, self.fields["metrics"], self.settings, self.fields["choices"]):
             if key in values:
@@ -85,6 +84,15 @@ class Record:
             config = None
         return config if isinstance(config, dict) else {}
 
+    @cached_property
+    def notes(self) -> Notes:
+        """Return the notes and tags of the run, none where they are damaged, with a warning."""
+        try:
+            return read_notes(self.path)
+        except RequestError as error:
+            warnings.warn(str(error), stacklevel=2)
+            return Notes()
+
     @property
     def metrics(self) -> dict[str, float]:
         """Return the metrics of the best epoch, and those of the test, as `metrics["val/accuracy"]`."""
@@ -111,9 +119,10 @@ class Record:
             return float("nan")
 
     def row(self) -> dict[str, object]:
-        """Return a flat row: the directory, the plain fields, the metrics and the overridden values."""
+        """Return a flat row: the directory, the plain fields, the notes, the metrics and the overridden values."""
         plain = {key: value for key, value in self.fields.items() if not isinstance(value, dict | list)}
-        return {"directory": str(self.path), **plain, **self.fields["metrics"], **self.settings}
+        notes = {"tags": " ".join(self.notes.tags), "note": self.notes.text}
+        return {"directory": str(self.path), **plain, **notes, **self.fields["metrics"], **self.settings}
 
     @cached_property
     def _text(self) -> str:
@@ -135,6 +144,15 @@ class Record:
             return self.config[name]
 
 
+# The keys of what is in none of the files that a run writes.
+OWN_KEYS: dict[str, Callable[[Record], object]] = {
+    "directory": lambda record: str(record.path),
+    "age": lambda record: record.age,
+    "tags": lambda record: record.notes.tags,
+    "note": lambda record: record.notes.text,
+}
+
+
 class Runs(list[Record]):
     """A list of runs, the oldest first."""
 
@@ -148,19 +166,12 @@ class Runs(list[Record]):
         return [record.row() | {key: record.get(key) for key in keys} for record in self]
 
     def where(self, condition: str) -> "Runs":
-        """Return the runs that meet a condition, such as "optimizer.lr<1e-2 and status=finished".
+        """Return the runs that meet a condition, such as "(optimizer.lr<1e-2 or tags ~ good) and status=finished".
 
         Raises RequestError where the condition cannot be understood, or names a key that no run has.
         """
-        alternatives = [
-            [self._clause(clause) for clause in re.split(rf"\s+and\s+{NOT_IN_QUOTES}", part)]
-            for part in re.split(rf"\s+or\s+{NOT_IN_QUOTES}", condition.strip())
-        ]
-        return Runs(
-            record
-            for record in self
-            if any(all(meets(record.get(key), sign, value) for key, sign, value in part) for part in alternatives)
-        )
+        meets = parse_condition(condition, self.check)
+        return Runs(record for record in self if meets(record.get))
 
     def by(self, key: str, reverse: bool = False) -> "Runs":
         """Return the runs sorted by a key: metrics from the best on, other keys from the smallest on.
@@ -169,10 +180,13 @@ class Runs(list[Record]):
         """
         self.check(key)
         known = [record for record in self if record.get(key) is not None]
-        lowers = [record.fields["lower_is_better"] for record in known if "lower_is_better" in record.fields]
-        lower = {name for names in lowers for name in names} if lowers else None
-        known.sort(key=lambda record: sort_key(record[key]), reverse=larger_is_better(key, lower) != reverse)
+        known.sort(key=lambda record: sort_key(record[key]), reverse=self.best_is_largest(key) != reverse)
         return Runs([*known, *(record for record in self if record.get(key) is None)])
+
+    def best_is_largest(self, key: str) -> bool:
+        """Return whether a larger value of `key` is better: see `larger_is_better`."""
+        lowers = [names for record in self if (names := record.fields.get("lower_is_better")) is not None]
+        return larger_is_better(key, {name for names in lowers for name in names} if lowers else None)
 
     def check(self, key: str) -> None:
         """Raise RequestError for a key that no run has."""
@@ -187,7 +201,7 @@ class Runs(list[Record]):
 
     def keys(self) -> set[str]:
         """Return the keys by which the runs can be sorted. The first hundred runs are read for them."""
-        keys = {"directory", "age"}
+        keys = {*OWN_KEYS}
         for record in self[:100]:
             keys |= {
                 *record.fields,
@@ -197,37 +211,18 @@ class Runs(list[Record]):
             }
         return keys
 
-    def _clause(self, text: str) -> Clause:
-        """Return the key, the sign and the value in one clause of a condition. Raises RequestError."""
-        match = re.fullmatch(r"\s*([\w./-]+)\s*(<=|>=|!=|==|=|<|>)\s*([^\s<>=!].*?)\s*", text)
-        if not match:
-            raise RequestError(
-                f"{text!r} is not a condition; write KEY, one of < <= = != >= >, and a value, with `and` or `or` "
-                "between two conditions"
-            )
-        key, sign, given = match.groups()
-        self.check(key)
-        quoted = given[0] == given[-1] == "'"
-        value = given[1:-1] if quoted else parse_value(given)
-        if not quoted and given[0] != "[" and " " in given:
-            raise RequestError(
-                f"{text!r}: put quotes around a value that contains a space, and `and` or `or` between two conditions"
-            )
-        if sign in ORDER and not isinstance(value, int | float):
-            raise RequestError(f"{text!r}: {sign} compares with a number, and {given!r} is not a number")
-        return key, sign, value
 
-
-def runs(directory: str | os.PathLike[str] = "outputs") -> Runs:
+def runs(directory: str | os.PathLike[str] = "outputs", filter: str | None = None) -> Runs:
     """Return all runs below `directory`, the oldest first. Warns of each run that is damaged.
 
-    Raises RequestError where there is no such directory.
+    filter: a condition that the runs meet, as for `Runs.where`. Raises RequestError where there is no such directory,
+    or the condition is wrong.
     """
     if not Path(directory).is_dir():
         raise RequestError(f"{directory} is not a directory; `lamella train` makes outputs/")
     found = Runs(_records(directory))
     found.sort(key=lambda record: (record.fields["started"], str(record.path)))
-    return found
+    return found if filter is None else found.where(filter)
 
 
 def first_runs(directory: str | os.PathLike[str], count: int) -> Runs:

@@ -16,7 +16,7 @@ from lamella.config.values import override_values
 from lamella.runs.ranking import direction_sign, record_value
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Sweep
-from lamella.tables import format_csv, format_duration, format_table, terminal_width
+from lamella.tables import format_csv, format_duration, format_mean, format_table, terminal_width
 
 if TYPE_CHECKING:
     from lamella.sweeps.judged_rows import Ties
@@ -104,7 +104,7 @@ class Leaderboard:
         lines = [[*heads, "best" if self.repeats else "directory"]]
         for row, is_tied in zip(self.rows, ties, strict=True):
             line = [*row.settings.values(), *([str(row.n)] if self.repeats else [])]
-            line += [_cell(row.mean(name), row.spread(name)) for name in self.columns]
+            line += [format_mean(row.mean(name), row.spread(name)) for name in self.columns]
             line += ["*" if row.front else ""] if pareto else []
             line += ["*" if is_tied else ""] if tied else []
             line += [row.status or "finished"] if unfinished else []
@@ -229,13 +229,6 @@ def _pareto_front(scores: Sequence[Sequence[float | None]], signs: Sequence[floa
         )
 
     return [point is not None and not is_dominated(point) for point in points]
-
-
-def _cell(mean: float | None, spread: float | None) -> str:
-    if mean is None:
-        return "-"
-    form = ".4f" if abs(mean) < 100 else ".6g"
-    return f"{mean:{form}}" if spread is None else f"{mean:{form}} ± {spread:{form}}"
 
 
 def _number_or_text(text: str) -> float | str:

@@ -1,0 +1,41 @@
+"""lamella note RUN… "TEXT": add a note to runs or sweeps; without a text, print their notes and tags.
+
+lamella note outputs/default/defaults "the learning rate is too high"
+lamella note outputs/default/defaults
+"""
+
+import os
+from pathlib import Path
+
+from lamella.commands.parser import CommandParser
+from lamella.commands.several_runs import runs_and_sweeps
+from lamella.console import print
+from lamella.errors import RequestError
+from lamella.runs.notes import annotate, read_notes
+
+
+def main(arguments: list[str]) -> int:
+    """Add a note, or print the notes and tags, and return the exit status."""
+    parser = CommandParser(__doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help='directories of runs or sweeps, then the "TEXT"')
+    *given, last = parser.parse_words(arguments).runs
+    text = None if os.path.exists(last) else last  # Path.exists raises an error for a long text
+    paths = list(map(Path, given if text is not None else [*given, last]))
+    if text is None:
+        _print_notes(runs_and_sweeps(paths))
+        return 0
+    if not paths or (not set(text) & {" ", "\n"} and os.path.isdir(os.path.dirname(text))):
+        raise RequestError(f'{text}: there is no such run; `lamella note outputs/NAME/RUN "TEXT"` adds a note')
+    if not text.strip():
+        raise RequestError("the note is empty; `lamella note RUN` without a text prints the notes")
+    for path in runs_and_sweeps(paths):
+        annotate(path, note=text.strip())
+        print(f"{path}: noted")
+    return 0
+
+
+def _print_notes(paths: list[Path]) -> None:
+    """Print the notes and tags of runs and sweeps, below the path of each where there are several."""
+    for path in paths:
+        lines = read_notes(path).lines() or ["no notes"]
+        print("\n".join([f"{path}:", *lines] if len(paths) > 1 else lines))
