@@ -147,6 +147,7 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
         ["new", "mine"],
         ["note", "nowhere", "a text"],
         ["tag", "nowhere"],
+        ["clean"],
     ],
 )
 @pytest.mark.slow

@@ -33,12 +33,13 @@ COMMANDS = {
     "compare": ("RUN RUN…", "what differs in config and in result"),
     "note": ('RUN… "TEXT"', "add a note to runs or sweeps, or print the notes"),
     "tag": ("RUN… WORD… -WORD…", "add tags to runs or sweeps, and remove them"),
+    "clean": ("[DIR]", "move runs, checkpoints or the image cache to a trash, and back"),
     "why": ("[KEY] [OVERRIDE… | RUN]", "where a value comes from: the override, or the line of the file"),
     "completion": ("bash|zsh|fish", "the script that lets a shell complete commands, keys and runs"),
     "board": ("[DIR]", "TensorBoard on the outputs, on this machine only"),
 }
 
-WITHOUT_TORCH = ("new", "runs", "compare", "note", "tag", "why", "completion", "board")
+WITHOUT_TORCH = ("new", "runs", "compare", "note", "tag", "clean", "why", "completion", "board")
 # The options that print something and load no torch.
 QUICK_OPTIONS = {"-h", "--help", "-c", "--cfg", "-i", "--info", "--version"}
 

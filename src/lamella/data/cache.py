@@ -5,9 +5,11 @@ import hashlib
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -115,7 +117,8 @@ def _map_images(images: ImageFiles, folder: Path, create: bool) -> MappedImages 
     whole = images.whole()
     path = folder / f"{_key(whole)}.uint8"
     note, sums, count = path.with_suffix(".lock"), path.with_suffix(".crc32"), _size(whole)
-    if not _is_intact(path, note, count):
+    use = _use(path) if _is_intact(path, note, count) else None
+    if use is None:
         if not create:
             return None
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +130,26 @@ def _map_images(images: ImageFiles, folder: Path, create: bool) -> MappedImages 
                 lock.truncate(0)
                 _checksums(sums, _mapped(path, images.decoder.shape, count))
                 lock.write(f"{_digest(path)}\n{_stamp(path)}")
-    return MappedImages(_mapped(path, images.decoder.shape, count), images.rows, sums)
+                lock.flush()
+            use = _use(path)
+    mapped = MappedImages(_mapped(path, images.decoder.shape, count), images.rows, sums)
+    if use:
+        weakref.finalize(mapped, use.close)
+    return mapped
+
+
+def _use(path: Path) -> BinaryIO | None:
+    """Lock a cache file against `lamella clean` until the returned file is closed. Return None if it has been moved."""
+    try:
+        file = path.open("rb")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_SH)
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except FileNotFoundError:
+        return None
+    file.close()
+    return None
 
 
 def _mapped(path: Path, shape: tuple[int, ...], count: int) -> Tensor:

@@ -12,10 +12,12 @@ from lamella.config.values import Config, key_of, walk
 from lamella.console import print
 from lamella.distributed import rank
 from lamella.errors import RequestError
+from lamella.runs.files import LAST
 from lamella.runs.identity import CHANGEABLE_KEYS
 from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Member, planned_member
+from lamella.runs.trash import cleaned_hint
 from lamella.runs.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -110,11 +112,14 @@ def _start_member(
 def _reopen(path: Path, fields: RunRecord, config: Config, overrides: Sequence[str]) -> RunWriter:
     """Open a run for writing and record the overrides. Raises RequestError where its checkpoints are gone."""
     has_checkpoint = _has_checkpoint(path)
-    if not has_checkpoint and (fields["epochs"] > 1 or fields["status"] == "finished"):
-        raise RequestError(f"{path}: its checkpoints are gone, it cannot go on; `lamella train` begins a new run")
+    hint = "" if (path / "checkpoints" / LAST).exists() else cleaned_hint(path)
+    if not has_checkpoint and (fields["epochs"] > 1 or fields["status"] == "finished" or hint):
+        raise RequestError(f"{path}: its checkpoints are gone, it cannot go on; `lamella train` begins a new run{hint}")
     writer = RunWriter.reopen(path)
     if not has_checkpoint:
         print(f"{path} has no checkpoint yet: from the start")
+    elif not (path / "checkpoints" / LAST).exists():
+        print(f"{path} has no {LAST} any more: it goes on from an earlier checkpoint{hint}")
     new = [text for text in overrides if text not in fields["overrides"]]
     if new:
         # The record is written first: if the process is killed between the two, the run is one that can be resumed.

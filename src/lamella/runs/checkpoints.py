@@ -21,6 +21,7 @@ from lamella.runs.files import BEST, LAST, PREVIOUS
 from lamella.runs.identity import Identity, check_identity, run_identity
 from lamella.runs.reader import read_run
 from lamella.runs.schema import WeightsKind
+from lamella.runs.trash import cleaned_hint
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -72,7 +73,7 @@ def find_checkpoint(run: Path, which: str) -> Path:
     if not path.is_file():
         existing = ", ".join(sorted(str(file) for file in folder.glob("[!.]*.ckpt")))
         hint = f"the run has {existing}" if existing else "a run has its first one after an epoch"
-        raise RequestError(f"{path}: there is no such checkpoint; {hint}")
+        raise RequestError(f"{path}: there is no such checkpoint; {cleaned_hint(run).removeprefix('; ') or hint}")
     return path
 
 

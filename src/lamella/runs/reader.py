@@ -204,6 +204,7 @@ def _not_a_run(path: Path, file: str, error: BaseException) -> RequestError:
         return RequestError(f"{path} {state}; a run is a directory that `lamella train` has made")
     if not isinstance(error, FileNotFoundError):
         return RequestError(f"{path} is not a run directory: its {file} cannot be read ({error.strerror})")
-    if file == "run.json" and (inside := next(path.rglob("run.json"), None)):
-        return RequestError(f"{path} is not a run directory, it holds runs; give one of them, as {inside.parent}")
+    found = (run.parent for run in path.rglob("run.json") if "/." not in f"/{run.relative_to(path)}")
+    if file == "run.json" and (inside := next(found, None)):
+        return RequestError(f"{path} is not a run directory, it holds runs; give one of them, as {inside}")
     return RequestError(f"{path} is not a run directory: it holds no {file}; `lamella train` makes one")

@@ -106,6 +106,16 @@ def is_sweep(path: Path) -> bool:
     return (path / RECORD).is_file()
 
 
+def sweep_is_at_work(path: Path) -> bool:
+    """Return whether a process has locked the sweep in `path`."""
+    try:
+        with (path / LOCK).open() as lock:
+            fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    return False
+
+
 def planned_member(path: Path) -> Member | None:
     """Return the member that a sweep has planned for the directory `path`, None where no sweep has planned one."""
     if not is_sweep(path.parent):

@@ -131,6 +131,16 @@ class RunWriter:
         write_atomically(self.path / "run.json", json.dumps(fields, indent=2) + "\n")
 
 
+@contextmanager
+def reserved_run(path: Path) -> Iterator[None]:
+    """Keep other processes from writing the run in `path` within the block. Raises RequestError where one does."""
+    with _open_log(path):
+        try:
+            yield
+        finally:
+            OPEN_RUNS.discard(path.resolve())
+
+
 def _new_record(request: RunRequest, patch: Path) -> RunRecord:
     """Return the record of a run that starts now, and write uncommitted changes of the code to `patch`."""
     return {
