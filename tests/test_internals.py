@@ -31,7 +31,7 @@ TRAIN = ("train", "trainer.max_epochs=2", "device.threads=1", "visuals=none")
 
 
 # Public names that begin with an underscore: os._exit, types for type checkers, and the keys of Hydra's configs.
-PUBLIC = {"_exit", "_typeshed", "_target_", "_args_", "_partial_", "_recursive_", "_convert_", "_global_"}
+PUBLIC = {"_exit", "_typeshed", "_target_", "_args_", "_partial_", "_recursive_", "_convert_", "_global_", "_self_"}
 
 
 def private_names(tree: ast.Module) -> set[str]:
