@@ -120,7 +120,8 @@ def _differences(job: ComposedConfig, origins: Origins) -> str:
         rows.append([key, _shown(value), _shown(default[0].text) if default else NONE, str(place)])
     if not rows:
         return "every key is at Lamella's default"
-    return format_table([["key", "value", "Lamella's default", "from"], *rows])
+    heads = ["key", "value", "Lamella's default", "from"]
+    return format_table([heads, *rows], droppable=[heads[2]])
 
 
 def _recorded(key: str, run: Path) -> str:
