@@ -98,7 +98,8 @@ def _in_process() -> Iterator[None]:
     from lamella.seeds import kept_random_state
 
     root = logging.root
-    with LOCK, kept_random_state(torch.device("cuda" if torch.cuda.is_initialized() else "cpu")):
+    used = "cuda" if torch.cuda.is_initialized() else "cpu"  # type: ignore[no-untyped-call]
+    with LOCK, kept_random_state(torch.device(used)):
         handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
         state = Singleton.get_state()
         GlobalHydra.instance().clear()
