@@ -36,10 +36,11 @@ COMMANDS = {
     "clean": ("[DIR]", "move runs, checkpoints or the image cache to a trash, and back"),
     "why": ("[KEY] [OVERRIDE… | RUN]", "where a value comes from: the override, or the line of the file"),
     "completion": ("bash|zsh|fish", "the script that lets a shell complete commands, keys and runs"),
+    "sync": ("RUN… --to TRACKER", "send runs to MLflow, W&B or a CSV file"),
     "board": ("[DIR]", "TensorBoard on the outputs, on this machine only"),
 }
 
-WITHOUT_TORCH = ("new", "runs", "compare", "note", "tag", "clean", "why", "completion", "board")
+WITHOUT_TORCH = ("new", "runs", "compare", "note", "tag", "clean", "why", "completion", "sync", "board")
 # The options that print something and load no torch.
 QUICK_OPTIONS = {"-h", "--help", "-c", "--cfg", "-i", "--info", "--version"}
 

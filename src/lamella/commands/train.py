@@ -11,6 +11,7 @@ from lamella.distributed import rank
 from lamella.experiment.requeue import find_requeued_run
 from lamella.experiment.resume import resume_run
 from lamella.runs.names import OUTPUTS, check_run_name, claim_directory, slug
+from lamella.tracking.trackers import check_trackers
 
 
 def main(arguments: list[str]) -> int:
@@ -26,6 +27,7 @@ def train(job: ComposedConfig, started: Callable[[Path], object] = lambda path: 
     """
     if "name" in job.config:  # a missing key is reported with all others
         check_run_name(job.config["name"])  # needs no torch
+    check_trackers(job.config.get("tracking") or {})
 
     from lamella.experiment.build import prepare_experiment
     from lamella.experiment.rehearsal import rehearse

@@ -11,8 +11,20 @@ import yaml
 from lamella.config.values import LARGEST, key_of
 from lamella.errors import RequestError
 
-GROUPS = ("data", "network", "loss", "optimizer", "scheduler", "device", "trainer", "visuals", "metrics", "task")
-LISTS = ("metrics",)  # the groups that take a list of options, or none
+GROUPS = (
+    "data",
+    "network",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "device",
+    "trainer",
+    "visuals",
+    "metrics",
+    "tracking",
+    "task",
+)
+LISTS = ("metrics", "tracking")  # the groups that take a list of options, or none
 OPTIONAL = (*LISTS, "task")  # the groups that the configs of earlier versions lack
 # Lamella's own configs are beside this package in a wheel, and at the top of the repository in an editable install.
 SHIPPED = next(

@@ -115,6 +115,7 @@ def fit(
     def end_epoch(metrics: dict[str, float]) -> None:
         checkpoints.compare(metrics)
         samples.end_epoch(checkpoints.best_epoch == metrics["epoch"])
+        board.save()  # so that a reader of an epoch's metrics finds its pictures too
         on_epoch(metrics, _outcome(checkpoints, int(metrics["epoch"]), trainer.global_step))
         if use:
             board.log_machine(use.new_points())

@@ -19,6 +19,7 @@ from lamella.runs.schema import RunRecord
 from lamella.runs.sweep_directory import Member, planned_member
 from lamella.runs.trash import cleaned_hint
 from lamella.runs.writer import RunWriter
+from lamella.tracking.trackers import check_trackers
 
 if TYPE_CHECKING:
     from lamella.data import RunData
@@ -71,6 +72,7 @@ def open_run(
 
     if longer:
         _check_length(fields, config, epochs)
+    check_trackers(changed.get("tracking") or {})
     experiment = prepare_experiment(changed, data=data)
     if finished:
         _print_finished(path, fields, config)

@@ -36,6 +36,7 @@ from lamella.runs.reader import read_run
 from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
 from lamella.tables import format_csv
+from lamella.tracking.following import following
 from lamella.training.device import is_out_of_memory, processor
 from lamella.training.machine_use import MachineUse, RunUse
 from lamella.training.non_finite import NonFiniteLoss
@@ -110,7 +111,12 @@ def train_run(
     """
     if interrupts is None:
         os.environ[RUN_DIRECTORY] = str(writer.path)  # for the processes of the other ranks
-    with nullcontext(interrupts) if interrupts else run_interrupts([writer]) as signals, writer.log() as log:
+    trackers = list(writer.config.get("tracking") or {})
+    with (
+        following(writer.path, lambda: {writer.path: trackers}),
+        nullcontext(interrupts) if interrupts else run_interrupts([writer]) as signals,
+        writer.log() as log,
+    ):
         hook, threading.excepthook = threading.excepthook, lambda failure: _log_traceback(log, failure.exc_value)
         try:
             with nullcontext(machine) if machine else MachineUse(experiment.device.accelerator) as measured:

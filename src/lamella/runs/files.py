@@ -11,6 +11,7 @@ METRICS = "metrics.jsonl"
 PREPROCESSING = "preprocessing.json"  # what an encoder has learned from the training samples
 FOLDS = "folds.csv"  # the fold of each training sample of the source, in cross-validation
 SAMPLES = "samples.npz"  # the metrics of each validation and test sample
+LEDGER, TABLE = "tracking.json", "metrics.csv"  # what trackers have got, and what tracking=csv writes
 PROFILE, TRACE = "profile.txt", "profile.json"  # where the time of a step goes, and a trace for chrome://tracing
 NOTES = "notes.jsonl"  # the notes and tags of a run or of a sweep
 # The same for TensorBoard. It does not go back to a file whose name comes before that of the file it reads, so that
@@ -27,10 +28,12 @@ RUN_FILES = (
     TRACE,
     NOTES,
     NOTES_EVENTS,
+    LEDGER,
+    TABLE,
     "log.txt",
     "git.patch",
 )
-SWEEP_FILES = ("sweep.json", "plan.jsonl", "study.db", ".lock", NOTES, "git.patch")
+SWEEP_FILES = ("sweep.json", "plan.jsonl", "study.db", ".lock", NOTES, LEDGER, "git.patch")
 EVENTS = "events.out.tfevents.*"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"  # in the folder checkpoints
 EPOCHS = "epoch-[0-9]*.ckpt"  # the checkpoints of the best epochs, where more than one of them is kept

@@ -25,7 +25,8 @@ CHANGEABLE_KEYS = (
     "data.cache",
     "data.num_workers",
 )
-WITHOUT_EFFECT = ("name", "visuals", "trainer.logger")  # the parts of a config that do not change what is trained
+# The parts of a config that do not change what is trained.
+WITHOUT_EFFECT = ("name", "visuals", "tracking", "trainer.logger")
 
 Identity = dict[str, str]  # the values of a config on which a result depends, as Python writes them, by key
 

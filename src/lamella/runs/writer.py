@@ -30,6 +30,7 @@ class RunWriter:
 
     Attributes:
         path: the run directory.
+        config: the resolved config.
         fields: the record, as `run.json` holds it.
         before: the record when the run was reopened, None for a new run.
         identity: what the checkpoints of the run carry.
@@ -38,7 +39,7 @@ class RunWriter:
     """
 
     def __init__(self, path: Path, log: TextIO, fields: RunRecord, before: RunRecord | None, config: Config) -> None:
-        self.path, self.fields, self.before = path, fields, before
+        self.path, self.fields, self.before, self.config = path, fields, before, config
         self._log, self._log_size = log, os.fstat(log.fileno()).st_size
         self._config_text = (path / "config.yaml").read_text("utf-8") if before else ""
         self.identity = run_identity(config, fields["reads"])
@@ -87,7 +88,7 @@ class RunWriter:
         """Write `config.yaml`."""
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", text)
-        self.identity = run_identity(config, self.fields["reads"])
+        self.config, self.identity = config, run_identity(config, self.fields["reads"])
 
     def update(self, **changes: Unpack[RecordChanges]) -> None:
         """Change fields of the record and write `run.json`."""

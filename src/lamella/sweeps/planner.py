@@ -20,6 +20,7 @@ from lamella.experiment.build import build_experiment
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.rehearsal import rehearsal_key, rehearse
 from lamella.runs.sweep_directory import Member
+from lamella.tracking.trackers import check_trackers
 from lamella.training.device import needs_own_program, process_count
 
 
@@ -64,6 +65,7 @@ class Planner:
         name: of the directory of the run. Raises RequestError, and what Hydra and OmegaConf raise.
         """
         job = self.composer.job(overrides)
+        check_trackers(job.config.get("tracking") or {})
         data = json.dumps({key: value for key, value in job.config["data"].items() if key != "seed"}, default=str)
         experiment = build_experiment(job.config, job.references, self.data.get(data), written=job.written)
         self.data.setdefault(data, experiment.data)

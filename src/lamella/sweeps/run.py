@@ -27,6 +27,7 @@ from lamella.sweeps.launch.slurm import launch_on_slurm
 from lamella.sweeps.launch.worker import failure_cause, output_file
 from lamella.sweeps.leaderboard import Leaderboard, time_line
 from lamella.tables import format_duration, format_size
+from lamella.tracking.following import Tracked, following
 
 LATEST: ContextVar["SweepRun"] = ContextVar("LATEST")  # the sweep that was run last, for a caller in Python
 
@@ -85,19 +86,13 @@ class SweepRun:
                 self._show_estimate(self.estimate)
             try:
                 begun = time.monotonic()
-                with self.interrupts, self.progress:
-                    self._launch()
-                if self.progress.ended < self.total and not (self.interrupts.received or self._has_time()):
-                    print(
-                        f"\n{self.total - self.progress.ended} of {self.total} trials were not started, because they "
-                        f"might not have ended within sweep.budget, {format_duration(self.budget or 0)}; to go on, "
-                        "enter the command again"
-                    )
-                if self.estimate and self.progress.ended == self.total and not self.interrupts.received:
-                    took = round(time.monotonic() - begun, 1)
-                    self.sweep.update(estimate={**self.estimate.fields(), "took": took})
-                on_end()
-                is_written = show_leaderboard(self.sweep)
+                with following(self.sweep.path, self._tracked, is_sweep=True):
+                    with self.interrupts, self.progress:
+                        self._launch()
+                    if not self.interrupts.received:
+                        self._report_time(time.monotonic() - begun)
+                    on_end()
+                    is_written = show_leaderboard(self.sweep)
             except BaseException:  # for example the disk is full, and the next job cannot be planned
                 self._forward_signal(signal.SIGTERM)
                 raise
@@ -127,6 +122,22 @@ class SweepRun:
         free = shutil.disk_usage(self.sweep.path).free
         if free < estimate.disk:
             print(f"warning: {self.sweep.path}: only {format_size(free)} are free on this disk", file=sys.stderr)
+
+    def _report_time(self, took: float) -> None:
+        """Print what the budget left out, or keep the seconds that the sweep took beside its estimate."""
+        left_out = self.total - self.progress.ended
+        if left_out and not self._has_time():
+            print(
+                f"\n{left_out} of {self.total} trials were not started, because they might not have ended within "
+                f"sweep.budget, {format_duration(self.budget or 0)}; to go on, enter the command again"
+            )
+        if self.estimate and not left_out:
+            self.sweep.update(estimate={**self.estimate.fields(), "took": round(took, 1)})
+
+    def _tracked(self) -> Tracked:
+        """Return the trackers of each member."""
+        members = self.sweep.members.items()
+        return {self.sweep.path / name: list(member.config.get("tracking") or {}) for name, member in members}
 
     def _launch(self) -> None:
         """Hand the jobs to the launcher, and return when none is running any more."""
