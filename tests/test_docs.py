@@ -34,7 +34,7 @@ SECONDS = {
     "export.md": 6, "fine-tuning.md": 15, "networks.md": 4,
     "optimizers.md": 15, "performance.md": 40, "recipes.md": 45, "reliability.md": 20, "runs.md": 20,
     "python.md": 9, "segmentation.md": 10, "starting.md": 9, "study-note.md": 3, "sweeps.md": 115, "tables.md": 9,
-    "tasks.md": 7, "tensorboard.md": 20, "text.md": 7, "when-it-does-not-learn.md": 12,
+    "tasks.md": 7, "tensorboard.md": 20, "text.md": 7, "tracking.md": 8, "when-it-does-not-learn.md": 12,
 }  # fmt: skip
 
 

@@ -24,11 +24,12 @@ def test_packages_import_downwards_on_at_most_ten_levels() -> None:
         "network": {"config"},
         "config": {"data"},
         "runs": {"config"},
+        "tracking": {"runs", "config"},
         "training": {"data", "config", "network", "runs"},
-        "experiment": {"training", "runs", "network", "config", "data"},
+        "experiment": {"tracking", "training", "runs", "network", "config", "data"},
         "inspection": {"network", "training"},
         "visuals": {"inspection", "network", "training", "data"},
-        "sweeps": {"experiment", "visuals", "training", "runs", "network", "config", "data"},
+        "sweeps": {"experiment", "visuals", "tracking", "training", "runs", "network", "config", "data"},
     }
     for package, others in allowed.items():
         assert arrows[package] <= others | {packages.GROUND}, package
@@ -148,6 +149,7 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
         ["note", "nowhere", "a text"],
         ["tag", "nowhere"],
         ["clean"],
+        ["sync", "nowhere", "--to", "csv"],
     ],
 )
 @pytest.mark.slow
@@ -162,7 +164,7 @@ def test_no_torch_where_none_is_needed(arguments: list[str], tmp_path: Path) -> 
     assert done.stderr.endswith("False\n")
 
 
-@pytest.mark.parametrize("package", ["config", "runs", "experiment", "sweeps", "commands"])
+@pytest.mark.parametrize("package", ["config", "runs", "tracking", "experiment", "sweeps", "commands"])
 def test_importing_a_package_imports_no_torch(package: str) -> None:
     program = f"import sys, lamella.{package}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
