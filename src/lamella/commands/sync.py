@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     """Send runs, print what was sent, and return the exit status: 1 where the tracker was not reached."""
     parser = CommandParser(__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the directory of a run or of a sweep")
-    parser.add_argument("--to", metavar="TRACKER", choices=TRACKERS, required=True, help=", ".join(TRACKERS))
+    parser.add_argument("--to", metavar="|".join(TRACKERS), choices=TRACKERS, required=True, help="the tracker")
     parser.add_argument("--url", help="the address of an MLflow server; default: as in the run, or MLFLOW_TRACKING_URI")
     parser.add_argument("--checkpoint", action="store_true", help="send the best checkpoint too")
     options = parser.parse_args(arguments)

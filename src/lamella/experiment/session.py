@@ -111,9 +111,8 @@ def train_run(
     """
     if interrupts is None:
         os.environ[RUN_DIRECTORY] = str(writer.path)  # for the processes of the other ranks
-    trackers = list(writer.config.get("tracking") or {})
     with (
-        following(writer.path, lambda: {writer.path: trackers}),
+        following(writer.path, lambda: {writer.path: writer.config.get("tracking") or {}}),
         nullcontext(interrupts) if interrupts else run_interrupts([writer]) as signals,
         writer.log() as log,
     ):
