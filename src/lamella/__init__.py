@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lamella.runs.listing import Record, Runs
     from lamella.training.task import Task as Task
 
+__all__ = ["Task", "load", "runs"]
+
 
 def train(overrides: Sequence[str] = ()) -> "Record":
     """Train one run in this process, as `lamella train` does, and return it: see `lamella.runs.Record`.

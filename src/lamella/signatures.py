@@ -3,7 +3,7 @@
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from importlib import import_module
@@ -27,20 +27,25 @@ def parameters(target: Callable[..., object]) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in signature.parameters.items() if name != "self"}
 
 
-def accepted(target: Callable[..., object]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Return the parameters of `target`, and whether it takes others by name too.
+def builder_parameters(target: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a class, or of a function that hands what it does not know to the class that it returns.
 
-    A builder of torchvision hands what it does not know to the class of its network, whose parameters are added.
+    torchvision's builders of networks are such functions.
     """
     expected = parameters(target)
-    variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
-    if variadic and not isinstance(target, type):
-        with suppress(NameError):  # an annotation may name what is imported for type checkers only
-            if isinstance(built := typing.get_type_hints(target).get("return"), type):
-                inner = parameters(built)
-                expected = expected | inner
-                variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in inner.values())
-    return expected, variadic
+    if isinstance(target, type) or not is_variadic(expected):
+        return expected
+    with suppress(NameError):  # an annotation may name what is imported for type checkers only
+        if isinstance(built := typing.get_type_hints(target).get("return"), type):
+            inner = parameters(built)
+            own = {name: one for name, one in expected.items() if one.kind is not one.VAR_KEYWORD}
+            return own | inner
+    return expected
+
+
+def is_variadic(expected: Mapping[str, inspect.Parameter]) -> bool:
+    """Return True if arguments of any name are accepted."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
 
 
 def check_call(
@@ -61,7 +66,7 @@ def check_call(
     expected = parameters(target)
     title = title or str(getattr(target, "__name__", target))
     check_arguments(expected, values, place=place, title=title, supplied=supplied)
-    for name, parameter in _named(expected).items():
+    for name, parameter in by_keyword(expected).items():
         if parameter.default is parameter.empty and name not in {*values, *supplied, *optional}:
             raise RequestError(f"{place}: {title} needs a value for {name!r}", place)
 
@@ -78,11 +83,10 @@ def check_arguments(
 
     expected: the parameters by their names. place, title, supplied: as for `check_call`. Raises RequestError.
     """
-    named = _named(expected)
-    variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected.values())
+    named = by_keyword(expected)
     for name, value in values.items():
         if name not in named:
-            if variadic:
+            if is_variadic(expected):
                 continue
             choices = set(named) - set(supplied) - {"device", "dtype"}
             hint = nearest(name, choices)
@@ -97,7 +101,7 @@ def check_arguments(
             raise RequestError(f"{place}.{name} is {value!r}; {title} takes {wanted}", f"{place}.{name}")
 
 
-def _named(expected: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
+def by_keyword(expected: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
     """Return the parameters that can be given by name."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: parameter for name, parameter in expected.items() if parameter.kind in kinds}
@@ -124,11 +128,42 @@ def _fits(value: object, annotation: object) -> bool:
     if kind.__name__ == "dtype" and named_dtype(value):
         return True
     if issubclass(kind, Enum):  # YAML has the name of a member, which torchvision's builders take for their weights
-        return isinstance(value, kind) or value in kind.__members__
+        return isinstance(value, kind) or (isinstance(value, str) and value in kind.__members__)
     if issubclass(kind, Sequence) and not issubclass(kind, str):
         # YAML has only one kind of list, which becomes a tuple where the target needs one.
         return isinstance(value, Sequence) and not isinstance(value, str)
     return isinstance(value, kind)
+
+
+# A value of each type of JSON, by the name of the type. The text and the numbers are in no enumeration.
+EXAMPLES: dict[str, object] = {
+    "null": None,
+    "boolean": True,
+    "integer": 2**40,
+    "number": 0.123,
+    "string": "\0",
+    "array": [],
+    "object": {},
+}
+
+
+def accepted_values(annotation: object) -> tuple[list[str], list[object]]:
+    """Return what suits an annotation: the types of JSON all of whose values do, and single values besides."""
+    kinds = [name for name, example in EXAMPLES.items() if _fits(example, annotation)]
+    return kinds, list(dict.fromkeys(_enumerated(annotation)))
+
+
+def _enumerated(annotation: object) -> Iterator[object]:
+    """Yield the single values that an annotation names: those of a Literal, and the names of an Enum and of dtypes."""
+    if get_origin(annotation) in (typing.Union, types.UnionType):
+        for option in get_args(annotation):
+            yield from _enumerated(option)
+    elif get_origin(annotation) is typing.Literal:
+        yield from get_args(annotation)
+    elif isinstance(annotation, type) and issubclass(annotation, Enum):
+        yield from annotation.__members__
+    elif isinstance(annotation, type) and annotation.__name__ == "dtype":
+        yield from sorted(f"torch.{name}" for name in vars(import_module("torch")) if named_dtype(f"torch.{name}"))
 
 
 def named_dtype(value: object) -> object:

@@ -2,7 +2,9 @@
 
 import re
 import tomllib
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from lamella.errors import RequestError
 
@@ -41,10 +43,16 @@ def _names(key: str, wanted: str, pattern: str = r"[\w.]+") -> list[str]:
     if not FILE.is_file() or inside_run_directory():
         return []
     try:
-        tool = tomllib.loads(FILE.read_text("utf-8")).get("tool", {})
+        names = _settings(FILE.read_text("utf-8")).get(key, [])
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"pyproject.toml: {error}") from error
-    names = tool.get("lamella", {}).get(key, [])
     if not isinstance(names, list) or not all(isinstance(name, str) and re.fullmatch(pattern, name) for name in names):
         raise RequestError(f"pyproject.toml: [tool.lamella] {key} is {names!r}; it takes {wanted}")
-    return names
+    return [*names]
+
+
+@lru_cache(1)  # each check of a `_target_` asks for it
+def _settings(text: str) -> dict[str, Any]:
+    """Return the table `[tool.lamella]` of the text of a pyproject.toml."""
+    settings: dict[str, Any] = tomllib.loads(text).get("tool", {}).get("lamella", {})
+    return settings

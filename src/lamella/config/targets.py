@@ -65,9 +65,8 @@ def _foreign_target(path: object, key: str, own: Collection[str]) -> str:
 
 def _import(path: str, key: str, own: Collection[str]) -> object:
     """Import what an allowed path names. Raises RequestError with the nearest names if that fails."""
-    here = str(Path.cwd())
-    if _is_below(path, own) and here not in sys.path:
-        sys.path.insert(0, here)  # only now, because a file of the working directory could hide a library
+    if _is_below(path, own):
+        make_own_importable()
     try:
         return _located(path)
     except Exception as error:
@@ -78,6 +77,13 @@ def _import(path: str, key: str, own: Collection[str]) -> object:
         except Exception:
             hint = first_line(error)
         raise RequestError(f"{key} is {path!r}, which cannot be imported; {hint}", key) from error
+
+
+def make_own_importable() -> None:
+    """Let Python import from the working directory: late, because a file there could hide a library."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
 
 
 def _located(path: str) -> object:

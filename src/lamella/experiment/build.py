@@ -283,7 +283,8 @@ class _Builder:
         if "_target_" not in node:
             raise RequestError(f"{group}: it takes a `_target_`, the class to build", group)
         target = resolve_target(node["_target_"], f"{group}._target_", base)
-        expected, variadic = signatures.accepted(target)
+        expected = signatures.builder_parameters(target)
+        variadic = signatures.is_variadic(expected)
         for name in list(node):
             if name not in expected and not variadic and not str(name).startswith("_") and self.read(f"{group}.{name}"):
                 del node[name]

@@ -1,12 +1,20 @@
 """Read the arguments of torch.nn's layers as they are written in YAML and in Python, and write them as YAML."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
 from lamella.errors import RequestError
 from lamella.signatures import check_call, parameters
+
+# The smallest value of the parameters whose names start so. torch accepts smaller ones, and then makes layers without
+# any output, or fails only when data pass through.
+LEAST = {
+    **dict.fromkeys(("out_features", "out_channels", "hidden_size", "num_", "output_size", "groups"), 1),
+    **dict.fromkeys(("kernel_size", "stride", "dilation", "embedding_dim", "heads", "nhead", "dim_feedforward"), 1),
+    **dict.fromkeys(("padding", "output_padding", "before", "after"), 0),
+}
 
 
 def named_parameters(cls: type[nn.Module]) -> list[str]:
@@ -17,6 +25,13 @@ def named_parameters(cls: type[nn.Module]) -> list[str]:
         if name not in ("device", "dtype")
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
+
+
+def least_value(name: str, names: Collection[str]) -> int | None:
+    """Return the smallest value of a parameter of a layer that has the parameters `names`, or None."""
+    if "kernel_size" not in names and "padding" in name:  # a negative ZeroPad2d crops
+        return None
+    return next((least for start, least in LEAST.items() if name.startswith(start)), None)
 
 
 def takes_anything(cls: type[nn.Module]) -> bool:

@@ -43,7 +43,7 @@ def unknown_layer_hint(name: str, argument: object, composites: Sequence[str]) -
         return hint
     if name.startswith("Lazy"):
         return f"sizes are inferred here, write {name[4:]}"
-    hint = nearest(name, [*composites, *filter(_takes_one_input, layer_names())])
+    hint = nearest(name, [*composites, *filter(takes_one_input, layer_names())])
     if isinstance(argument, list | Mapping) and "?" not in hint:
         return "a name of your own starts in lower case"
     return hint
@@ -90,7 +90,8 @@ def check_one_input(name: str, place: str) -> None:
             raise RequestError(f"{place}: {name} is made from a module ({parameter}); {way}", place)
 
 
-def _takes_one_input(name: str) -> bool:
+def takes_one_input(name: str) -> bool:
+    """Return True if a layer of torch.nn or of Lamella can be an entry: it is made of values, and takes one input."""
     try:
         check_one_input(name, "")
     except RequestError:

@@ -12,6 +12,7 @@ from lamella.network.arguments import (
     entry_text,
     in_torch_order,
     keyword_arguments,
+    least_value,
     named_parameters,
     takes_anything,
 )
@@ -36,13 +37,6 @@ INFERRED: dict[str, Callable[[Tensor], int | tuple[int, ...]]] = {
     "num_channels": lambda x: x.shape[1],
     "sample_shape": lambda x: tuple(x.shape[1:]),
     "normalized_shape": lambda x: tuple(x.shape[1:]) if x.dim() > 3 else (x.shape[-1],),
-}
-# The smallest value of the parameters whose names start so. torch accepts smaller ones, and then makes layers without
-# any output, or fails only when data pass through.
-LEAST = {
-    **dict.fromkeys(("out_features", "out_channels", "hidden_size", "num_", "output_size", "groups"), 1),
-    **dict.fromkeys(("kernel_size", "stride", "dilation", "embedding_dim", "heads", "nhead", "dim_feedforward"), 1),
-    **dict.fromkeys(("padding", "output_padding", "before", "after"), 0),
 }
 MOST_LAYERS = 100_000  # torch would make more layers for hours, until the memory is full
 SEQUENCES = (ClassToken, Positions, SelfAttention, TransformerEncoderLayer)  # which take (length, features)
@@ -145,9 +139,14 @@ def _build_part(make: Callable[[], nn.Module], part: tuple[int, ...]) -> nn.Modu
     return Take(make(), part)
 
 
+def takes_incoming_size(cls: type[nn.Module]) -> bool:
+    """Return True if the word `in` stands for the size of what comes in, wherever an entry of the layer has it."""
+    return cls.__name__ not in OWN or inferred_parameter(cls) is not None
+
+
 def _with_incoming_size(cls: type[nn.Module], argument: object, size: object) -> object:
     """Return an argument with the size of what comes in wherever it says `in`: `groups: in`."""
-    if cls.__name__ in OWN and not inferred_parameter(cls):
+    if not takes_incoming_size(cls):
         return argument
     if isinstance(argument, Mapping):
         return {key: size if value == "in" else value for key, value in argument.items()}
@@ -234,8 +233,8 @@ def _check_counts(name: str, keywords: Mapping[str, object], place: str) -> None
     for parameter, value in keywords.items():
         key = f"{place}.{name}.{parameter}"
         sizes = value if isinstance(value, tuple) else (value,)
-        least = next((least for start, least in LEAST.items() if parameter.startswith(start)), None)
-        if least is None or ("kernel_size" not in keywords and "padding" in parameter):  # a negative ZeroPad2d crops
+        least = least_value(parameter, keywords)
+        if least is None:
             continue
         for size in sizes:
             if isinstance(size, int) and size < least:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from lamella.errors import RequestError
 
+INTERVAL = r"(\d+(?:\.\d+)?) *(steps?|min|minutes?)"
+
 
 @dataclass(frozen=True)
 class CheckpointInterval:
@@ -22,7 +24,7 @@ def checkpoint_interval(value: object) -> CheckpointInterval:
     """Return the interval that `trainer.checkpoint_every` describes: a number of steps, of minutes, or None."""
     if value is None:
         return CheckpointInterval()
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(steps?|min|minutes?)", str(value))
+    match = re.fullmatch(INTERVAL, str(value))
     number, in_steps = (float(match[1]), match[2].startswith("step")) if match else (0.0, False)
     if not number or (in_steps and number % 1):
         raise RequestError(

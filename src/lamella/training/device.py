@@ -77,7 +77,7 @@ def device_keys(
 
 def _accelerator(name: str) -> str:
     """Return the accelerator that `device.accelerator` stands for. Raise RequestError if the machine lacks it."""
-    accelerator, present = resolve_accelerator(name), _present()
+    accelerator, present = resolve_accelerator(name), present_accelerators()
     if accelerator not in present:
         raise RequestError(
             f"device.accelerator is {accelerator!r}; {nearest(accelerator, present)}", "device.accelerator"
@@ -106,11 +106,12 @@ def _graph(value: object) -> bool:
 
 def resolve_accelerator(name: str) -> str:
     """Return `name`, or for "auto" the accelerator that this machine has: cuda, else mps, else cpu."""
-    present = _present()
+    present = present_accelerators()
     return next(known for known in ("cuda", "mps", "cpu") if present[known]) if name == "auto" else name
 
 
-def _present() -> dict[str, bool]:
+def present_accelerators() -> dict[str, bool]:
+    """Return the accelerators by name, and whether this machine has each."""
     return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
 
