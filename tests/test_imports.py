@@ -28,6 +28,7 @@ def test_packages_import_downwards_on_at_most_ten_levels() -> None:
         "training": {"data", "config", "network", "runs"},
         "experiment": {"tracking", "training", "runs", "network", "config", "data"},
         "inspection": {"network", "training"},
+        "editors": {"experiment", "visuals", "training", "network", "config", "data"},
         "visuals": {"inspection", "network", "training", "data"},
         "sweeps": {"experiment", "visuals", "tracking", "training", "runs", "network", "config", "data"},
     }
@@ -164,7 +165,7 @@ def test_no_torch_where_none_is_needed(arguments: list[str], tmp_path: Path) -> 
     assert done.stderr.endswith("False\n")
 
 
-@pytest.mark.parametrize("package", ["config", "runs", "tracking", "experiment", "sweeps", "commands"])
+@pytest.mark.parametrize("package", ["config", "runs", "tracking", "experiment", "editors", "sweeps", "commands"])
 def test_importing_a_package_imports_no_torch(package: str) -> None:
     program = f"import sys, lamella.{package}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

@@ -37,6 +37,7 @@ COMMANDS = {
     "why": ("[KEY] [OVERRIDE… | RUN]", "where a value comes from: the override, or the line of the file"),
     "completion": ("bash|zsh|fish", "the script that lets a shell complete commands, keys and runs"),
     "sync": ("RUN… --to TRACKER", "send runs to MLflow, W&B or a CSV file"),
+    "schema": ("[DIR]", "JSON Schemas, from which editors complete and check config files"),
     "board": ("[DIR]", "TensorBoard on the outputs, on this machine only"),
 }
 

@@ -1,0 +1,1 @@
+"""JSON Schemas of the config files, from which an editor completes, explains and checks what is written."""
