@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 import yaml
 from conftest import Lamella, Project
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+from lamella.errors import RequestError
 from lamella.runs.checkpoints import read_checkpoint
+from lamella.signatures import check_call
 
 CONF = Path(__file__).parents[1] / "conf"
 SHORT = ("trainer.max_epochs=1", "+trainer.limit_train_batches=2", "device.threads=1")
@@ -320,3 +323,8 @@ def test_a_network_that_needs_values_is_planned_for_a_sweep(lamella: Lamella) ->
     short = *SHORT, "+trainer.limit_test_batches=1", "data.batch_size=8"
     result = lamella("train", "-m", "hydra/launcher=basic", regnet, *short, "seed=0")
     assert result.status == 0, result.err
+
+
+def test_a_list_is_no_name_of_weights() -> None:
+    with pytest.raises(RequestError, match=r"network.weights is \[\]; resnet18 takes .*IMAGENET1K_V1"):
+        check_call(torchvision.models.resnet18, {"weights": []}, place="network")
