@@ -32,7 +32,7 @@ class Interrupted(BaseException):
 class Interrupts:
     """Handles signals within a `with` block: stores the first one in `received`, and ends the process at the second.
 
-    A program that has a handler of its own, such as Python's for Ctrl-C or that of a notebook, gets the second signal
+    A program that has a handler of its own for Ctrl-C, such as Python's or that of a notebook, gets the second Ctrl-C
     instead. `received` is 0 until a signal comes. at_once: called at the second signal. notice: text that is written to
     standard error at the first signal. first: called at the first signal with its number.
     """
@@ -73,7 +73,7 @@ class Interrupts:
             self._write(self.notice.encode())
             self.first(number)
         elif now - self.time > ECHO:
-            before = self.before.get(signal.Signals(number))
+            before = self.before.get(signal.SIGINT) if number == signal.SIGINT else None
             try:
                 self.at_once()
             finally:
