@@ -92,6 +92,8 @@ def test_own_splits_are_counted(train: Train, pictures: Path) -> None:
     assert result.err.splitlines() == [
         "note: pictures/val/cat and pictures/test/cat are one folder, so that its images are read more than once",
         "note: no validation or test sample is of class dog",
+        "note: 20 of 20 validation samples and 20 of 20 test samples have the input of a training sample; "
+        "`lamella check-data` shows more",
     ]
 
 

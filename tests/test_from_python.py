@@ -158,7 +158,7 @@ def test_the_process_is_left_as_it_was(here: Path) -> None:
     def signals() -> object:
         return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], logging.root.handlers[:]
 
-    OmegaConf.register_new_resolver("length", lambda text: "the project's own")
+    OmegaConf.register_new_resolver("length", lambda text: "the project's own", replace=True)
     with initialize(None, version_base="1.3"):
         before = state()
         api.train(["trainer.max_epochs=1", "device.threads=1", "+trainer.limit_train_batches=1"])
@@ -201,7 +201,7 @@ def test_a_refused_sweep_names_all_jobs_that_are_wrong(lamella: Lamella) -> None
 
 def test_what_is_no_list_of_overrides_is_refused(here: Path) -> None:
     for given in ("network=cnn", [1]):
-        with pytest.raises(RequestError, match=r"lamella.train takes a list of overrides, as in \[\"network=cnn\""):
+        with pytest.raises(RequestError, match=r"`lamella.train` takes a list of overrides, as in \[\"network=cnn\""):
             api.train(given)  # type: ignore[arg-type]
     for call, option in ((api.train, "-m"), (api.train, "hydra.mode=MULTIRUN"), (api.sweep, "--cfg")):
         with pytest.raises(RequestError, match=f"^{option}: lamella.{call.__name__} takes overrides and no options"):

@@ -30,8 +30,10 @@ ADAPTERS = {
 TRAIN = ("train", "trainer.max_epochs=2", "device.threads=1", "visuals=none")
 
 
-# Public names that begin with an underscore: os._exit, types for type checkers, and the keys of Hydra's configs.
-PUBLIC = {"_exit", "_typeshed", "_target_", "_args_", "_partial_", "_recursive_", "_convert_", "_global_", "_self_"}
+# Public names that begin with an underscore: os._exit, those of named tuples, types for type checkers, and the keys of
+# Hydra's configs.
+HYDRA_KEYS = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_", "_global_", "_self_"}
+PUBLIC = {"_exit", "_asdict", "_fields", "_typeshed"} | HYDRA_KEYS
 
 
 def private_names(tree: ast.Module) -> set[str]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lamella.runs.listing import Record, Runs
     from lamella.training.task import Task as Task
 
-__all__ = ["Task", "load", "runs"]
+__all__ = ["Task", "load", "runs", "sweep", "train"]
 
 
 def train(overrides: Sequence[str] = ()) -> "Record":

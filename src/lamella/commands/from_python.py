@@ -61,7 +61,7 @@ def _checked(overrides: Sequence[str], name: str) -> list[str]:
     """Return the overrides. Raises RequestError for anything else than a list of texts, and for an option."""
     if isinstance(overrides, str) or not all(isinstance(text, str) for text in overrides):
         raise RequestError(
-            f'lamella.{name} takes a list of overrides, as in ["network=cnn", "seed=1"]; got {overrides!r}'
+            f'`lamella.{name}` takes a list of overrides, as in ["network=cnn", "seed=1"]; got {overrides!r}'
         )
     for text in overrides:
         if text.startswith(("-", "hydra.mode=")):

@@ -259,7 +259,7 @@ class Data(pl.LightningDataModule):
     def train_dataloader(self) -> Batches:
         """Return the loader of the training batches."""
         trainer = self.trainer
-        # Lightning's overfit_batches, which runs of earlier versions may have, takes the same batches too.
+        # Runs of earlier versions may have Lightning's overfit_batches.
         is_same = self.overfit or (trainer is not None and bool(trainer.overfit_batches))  # type: ignore[attr-defined]
         self.trained = self.batches(
             self.train,
@@ -269,8 +269,7 @@ class Data(pl.LightningDataModule):
             drop_last=self.drop_last,
             seed=self.seed,
             epoch=lambda: trainer.current_epoch if trainer and not is_same else 0,
-            # A run that was interrupted in the middle of an epoch continues with the next batch.
-            start=lambda: batch_index(trainer) + 1 if trainer else 0,
+            start=lambda: batch_index(trainer) + 1 if trainer else 0,  # a resumed epoch goes on with its next batch
             chunk=self.chunk,
             weights=self.weights,
         )

@@ -46,13 +46,13 @@ class Survey:
 
     @property
     def mean(self) -> np.ndarray:
-        """The mean of the pixels of each channel, on the scale from 0 to 1."""
+        """Return the mean of the pixels of each channel, on the scale from 0 to 1."""
         mean: np.ndarray = self.sums / self.count
         return mean
 
     @property
     def std(self) -> np.ndarray:
-        """The standard deviation of the pixels of each channel, on the scale from 0 to 1."""
+        """Return the standard deviation of the pixels of each channel, on the scale from 0 to 1."""
         std: np.ndarray = np.sqrt(np.maximum(self.squares / self.count - self.mean**2, 0))
         return std
 
