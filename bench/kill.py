@@ -228,6 +228,8 @@ def differences(one: Path, other: Path) -> list[str]:
         tags = events.Tags()
         kept: list[tuple[str, object]] = []
         for tag in tags["scalars"]:
+            if tag.startswith("machine/"):
+                continue
             values = [(p.step, None if tag.rpartition("/")[2] in MEASURED else p.value) for p in events.Scalars(tag)]
             kept.append((tag, values))
         kept += [(tag, [(p.step, p.encoded_image_string) for p in events.Images(tag)]) for tag in tags["images"]]

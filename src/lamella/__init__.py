@@ -23,9 +23,9 @@ def train(overrides: Sequence[str] = ()) -> "Record":
     directory count. Raises RequestError for a wrong request, before anything is trained; RunFailed for a run that
     fails; and KeyboardInterrupt after Ctrl-C, when the run is saved so that `lamella resume` goes on with it.
     """
-    from lamella.commands.from_python import train
+    from lamella.commands.from_python import train_in_process
 
-    return train(overrides)
+    return train_in_process(overrides)
 
 
 def sweep(overrides: Sequence[str]) -> "Runs":
@@ -34,9 +34,9 @@ def sweep(overrides: Sequence[str]) -> "Runs":
     overrides: as on the command line, ["optimizer.lr=1e-2,1e-3", "seed=0,1"]. Raises as `train` does; runs that have
     finished are kept, and the same call trains the others.
     """
-    from lamella.commands.from_python import sweep
+    from lamella.commands.from_python import sweep_in_process
 
-    return sweep(overrides)
+    return sweep_in_process(overrides)
 
 
 def load(run: "str | os.PathLike[str]", checkpoint: str = "best", device: str = "cpu") -> "Model":

@@ -21,7 +21,7 @@ from lamella.runs.reader import read_record
 LOCK = RLock()  # runs of one process share the generators of torch, so that they train one after another
 
 
-def train(overrides: Sequence[str]) -> Record:
+def train_in_process(overrides: Sequence[str]) -> Record:
     """Train one run and return it. Raises as `lamella.train` does."""
     paths: list[Path] = []
 
@@ -38,7 +38,7 @@ def train(overrides: Sequence[str]) -> Record:
     return record
 
 
-def sweep(overrides: Sequence[str]) -> Runs:
+def sweep_in_process(overrides: Sequence[str]) -> Runs:
     """Train the runs of a sweep that are missing, and return all of its runs. Raises as `lamella.sweep` does."""
     from lamella.sweeps.run import LATEST
 

@@ -12,7 +12,7 @@ from lamella.runs.query import sort_key
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Runs that have the same values of some keys.
 
     settings: the values of these keys, None where the runs have none. n: how many runs there are. results: for each
@@ -39,7 +39,7 @@ class Group:
         return row
 
 
-def group_runs(runs: Runs, keys: Sequence[str], columns: Sequence[str], sort: str | None = None) -> list[Group]:
+def group_runs(runs: Runs, keys: Sequence[str], columns: Sequence[str], sort: str | None = None) -> list[RunGroup]:
     """Return the groups of runs that have the same values of `keys`.
 
     columns: what the mean is taken of, among the finite numbers. sort: one of the keys or the columns, by which the
@@ -52,7 +52,7 @@ def group_runs(runs: Runs, keys: Sequence[str], columns: Sequence[str], sort: st
     for record in runs:
         groups.setdefault(json.dumps([record.get(key) for key in keys], default=str), Runs()).append(record)
     found = [
-        Group(
+        RunGroup(
             {key: members[0].get(key) for key in keys},
             len(members),
             {column: _numbers(members, column) for column in columns},
