@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,12 @@ class LanguageServer:
         return {item["label"]: item.get("insertText", item["label"]) for item in items}
 
     def hover(self, path: str, line: int, column: int) -> str:
-        """Return the text that is shown for a place of an open file."""
-        answer = self.request("textDocument/hover", self.at(path, line, column))
-        return str(answer["contents"]["value"]) if answer else ""
+        """Return the text that is shown for a place of an open file, once the server has read its schema."""
+        for _ in range(100):
+            if answer := self.request("textDocument/hover", self.at(path, line, column)):
+                return str(answer["contents"]["value"])
+            time.sleep(0.1)
+        return ""
 
     def uri(self, path: str) -> str:
         return (self.project / path).as_uri()

@@ -261,7 +261,7 @@ class Popen(POPEN[Any]):
 
     def __new__(cls, args: list[str], **options: Any) -> POPEN[Any]:  # type: ignore[misc]
         forks = FORKS.get(os.getpid(), [])
-        if args[0] != sys.executable or forks == [] or "stdin" in options:  # a fork has the input of this process
+        if args[0] != sys.executable or forks == [] or options.get("stdin") == subprocess.PIPE:  # a fork has no pipe
             return POPEN(args, **options)
         environ, directory = options.pop("env", None), options.pop("cwd", None)
         child = forks.pop() if forks else ForkedPython(**options)

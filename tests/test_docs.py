@@ -135,7 +135,7 @@ BRIEF = {
     "bench/images.py": ["--repeats", "1", "--images", "200"],
     "bench/kill.py": ["--trials", "1", "--config", "steps"],
     "bench/loop.py": ["--repeats", "1", "--threads", "1", "--case", "mlp"],
-    "bench/machine_use.py": ["--seconds", "1", "--children", "1"],
+    "bench/machine_use.py": ["--seconds", "3", "--children", "1"],
     "bench/recipes.py": ["--recipe", "digits_mixup_ema", "--seeds", "1", "--epochs", "1"],
     "bench/runs.py": ["--repeats", "1", "--runs", "20"],
     "bench/start.py": ["--repeats", "1"],

@@ -78,7 +78,15 @@ class RunWriter:
         fields, config = read_run(path)  # under the lock, so that no other process changes it any more
         if fields["status"] == "running":  # the process that had the run was killed
             fields["seconds"] = round(fields["seconds"] + unrecorded_seconds(path), 3)
-        for pattern in (".*.json.*", ".*.yaml.*", ".*.npz.*", "checkpoints/.*.ckpt*", f"checkpoints/{NEW}"):
+        for pattern in (
+            ".*.json.*",
+            ".*.yaml.*",
+            ".*.csv.*",
+            ".*.tfevents.*",
+            ".*.npz.*",
+            "checkpoints/.*.ckpt*",
+            f"checkpoints/{NEW}",
+        ):
             for leftover in path.glob(pattern):
                 if not leftover.is_dir():
                     leftover.unlink()

@@ -8,8 +8,10 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from lamella.config.launcher import IN_PROCESS, SLURM, is_fused, is_local
 from lamella.config.values import Config
@@ -175,9 +177,18 @@ def _finished_costs(sweep: Sweep) -> dict[str, Cost]:
     costs: dict[str, list[Cost]] = {}
     for name, member in sweep.members.items():
         if (record := sweep.record(name)) and record["status"] == "finished":
-            files = {file.stat().st_ino: file.stat().st_size for file in (sweep.path / name).rglob("*")}
-            costs.setdefault(structure(member.config), []).append(Cost(record["seconds"], sum(files.values())))
+            costs.setdefault(structure(member.config), []).append(Cost(record["seconds"], _size(sweep.path / name)))
     return {kind: mean_cost(several) for kind, several in costs.items()}
+
+
+def _size(directory: Path) -> int:
+    """Return the bytes of the files in a directory, of which each counts once, though it may have several names."""
+    sizes: dict[int, int] = {}
+    for file in directory.rglob("*"):
+        with suppress(OSError):  # a tracker may be replacing a file
+            status = file.lstat()
+            sizes[status.st_ino] = status.st_size
+    return sum(sizes.values())
 
 
 def _measured_costs(

@@ -21,6 +21,7 @@ from lamella.tables import format_csv, format_duration, format_mean, format_tabl
 if TYPE_CHECKING:
     from lamella.sweeps.judged_rows import Ties
 
+COMPARED = 100  # so many rows are compared sample by sample, because the time grows with the square of their number
 OVER = ("seed", "data.fold")  # where a sweep says nothing else, runs that differ in these alone form one row
 
 
@@ -86,9 +87,9 @@ class Leaderboard:
             return None
         from lamella.sweeps.judged_rows import Ties  # numpy takes a tenth of a second to import
 
-        found = Ties.of(ranked, self.objectives[0])
+        found = Ties.of(ranked[:COMPARED], self.objectives[0])
         # Rows without a value come last.
-        return found and replace(found, rows=[*found.rows, *[None] * (len(self.rows) - len(ranked))])
+        return found and replace(found, rows=[*found.rows, *[None] * (len(self.rows) - len(found.rows))])
 
     def table(self) -> str:
         """Return the table that is printed: means, with standard deviations where a row has several runs.
@@ -134,7 +135,8 @@ class Leaderboard:
         """Return the lines below the table: which rows cannot be told from the best, and what would tell them."""
         if self.ties:
             names = [" ".join(f"{key}={value}" for key, value in row.settings.items()) for row in self.rows]
-            return ["", self.ties.note, *self.ties.seeds_lines(names)]
+            more = [f"the first {COMPARED} rows were compared"] * (len(self.rows) > COMPARED)
+            return ["", self.ties.note, *more, *self.ties.seeds_lines(names)]
         several = sum(bool(row.scores) for row in self.rows) > 1 and "/" in self.objectives[0]
         return ["", f"ties are not marked: the runs have not kept {self.objectives[0]} of each sample"] * several
 

@@ -26,6 +26,7 @@ from lamella.sweeps.launch.progress import SweepProgress
 from lamella.sweeps.launch.slurm import launch_on_slurm
 from lamella.sweeps.launch.worker import failure_cause, output_file
 from lamella.sweeps.leaderboard import Leaderboard, time_line
+from lamella.sweeps.measurement import DIRECTORY as MEASURED
 from lamella.tables import format_duration, format_size
 from lamella.tracking.following import Tracked, following
 
@@ -80,6 +81,7 @@ class SweepRun:
         on_end: called when the last job has ended, before the leaderboard is shown.
         """
         LATEST.set(self)
+        shutil.rmtree(self.sweep.path / MEASURED, ignore_errors=True)  # a process that was killed may have left it
         with tolerant_output():
             print(self.announcement(), flush=True)
             if self.estimate:

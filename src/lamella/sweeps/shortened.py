@@ -39,10 +39,14 @@ class Whole(NamedTuple):
 
 
 def shortened_config(config: Config) -> Config:
-    """Return the config of a run that is cut short: with the callback Shortened, and without a least length."""
+    """Return the config of a run that is cut short: with the callback Shortened, no least length and no trackers."""
     trainer = {name: value for name, value in config["trainer"].items() if name not in ("min_epochs", "min_steps")}
     callback = {"_target_": f"{__name__}.{Shortened.__name__}"}
-    return {**config, "trainer": {**trainer, "callbacks": [*(trainer.get("callbacks") or []), callback]}}
+    return {
+        **config,
+        "tracking": {},
+        "trainer": {**trainer, "callbacks": [*(trainer.get("callbacks") or []), callback]},
+    }
 
 
 def read_whole(directory: Path) -> Whole:
@@ -77,14 +81,14 @@ class Shortened(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """End the epoch, after a validation, if enough of it was trained."""
         number, self.end = batch_index(trainer) + 1, time.monotonic()
-        if number >= trainer.num_training_batches or self.end - self.begin >= PART:
+        if number >= trainer.num_training_batches or _any_rank(trainer, self.end - self.begin >= PART):
             self.end = _now(trainer)
             trainer.should_stop = True
         self.trained = number, self.end - self.begin
         self.last = self.started = self.end  # there may be no validation
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        is_enough = time.monotonic() - self.begun > EPOCHS * PART
+        is_enough = _any_rank(trainer, time.monotonic() - self.begun > EPOCHS * PART)
         trainer.should_stop = is_enough and trainer.current_epoch + 1 >= EPOCHS
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -149,7 +153,7 @@ class Shortened(pl.Callback):
     def _count(self, trainer: pl.Trainer, whole: float) -> None:
         """Count a batch of a validation or a test. Raises StopIteration, with which Lightning ends a long one."""
         self.number, self.last = self.number + 1, _now(trainer)
-        if self.number < whole and self.last - self.started >= PART:
+        if self.number < whole and _any_rank(trainer, self.last - self.started >= PART):
             raise StopIteration
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -190,6 +194,11 @@ def _whole_length(trainer: pl.Trainer) -> float:
     batches = math.inf if epochs in (None, -1) else float(epochs or 0) * trainer.num_training_batches
     steps = trainer.max_steps * trainer.accumulate_grad_batches
     return min(batches, steps) if trainer.max_steps >= 0 else batches
+
+
+def _any_rank(trainer: pl.Trainer, is_over: bool) -> bool:
+    """Return True on all ranks if a time is over on one of them, because all of them have to end at the same batch."""
+    return trainer.strategy.reduce_boolean_decision(is_over, all=False)
 
 
 def _now(trainer: pl.Trainer) -> float:

@@ -16,6 +16,7 @@ INTERVAL = 1.0  # seconds between two samples
 SHARE = 0.002  # of the time of one core is what the search for child processes may take
 POINTS = 500  # after that many points, each further one stands for 1/POINTS of the time so far
 GB = 1e9  # bytes
+UNMEASURED = (OSError, psutil.Error)  # what reading /proc may raise, for example in a container; no run ends by it
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,16 @@ class MachineUse:
 
     def __enter__(self) -> "MachineUse":
         # A first sample is taken by this thread, so that the other one imports nothing while workers are forked.
-        self._last = self._busy_seconds()
-        self._gpu()
-        self._thread.start()
+        with suppress(*UNMEASURED):
+            self._last = self._busy_seconds()
+            self._gpu()
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def totals(self) -> tuple[float, dict[str, float], dict[str, float]]:
         """Return how many seconds were measured, the sums of value times seconds, and the peaks, by name."""
@@ -83,8 +86,8 @@ class MachineUse:
             self.sample()
 
     def sample(self) -> None:
-        """Add what was used since the sample before this one, unless that was a moment ago."""
-        with self._lock:
+        """Add what was used since the sample before this one, unless that was a moment ago or cannot be measured."""
+        with self._lock, suppress(*UNMEASURED):
             before, (now, own, everything) = self._last, self._busy_seconds()
             elapsed = now - before[0]
             # The kernel counts the time of a process in steps of 10 ms.

@@ -107,13 +107,26 @@ class SampleMetrics(pl.Callback):
         elif scores.dim() > 1 or scores.is_floating_point():
             scores = scores.float().reshape(len(scores), -1).mean(1)
         parts: dict[str, Part] = {objective.metric: (scores, answers)}
-        if self.loss is not None:
-            losses = self.loss(objective.read_output(output), objective.read_targets(output, targets)).float()
-            if losses.dim() and losses.numel() % len(targets) == 0:
-                losses = losses.reshape(len(targets), -1)
-                weights = _weights(objective, targets)
-                parts["loss"] = (losses.mean(1), None) if weights is None else (losses.sum(1), weights)
+        losses = self._losses(output, targets)
+        if losses is not None and losses.dim() and losses.numel() % len(targets) == 0:
+            losses = losses.reshape(len(targets), -1)
+            weights = _weights(objective, targets)
+            parts["loss"] = (losses.mean(1), None) if weights is None else (losses.sum(1), weights)
         return parts
+
+    def _losses(self, output: Tensor, targets: Tensor) -> Tensor | None:
+        """Return the losses of a batch before their mean, None where the loss gives none."""
+        if self.loss is None:
+            return None
+        objective = self.objective
+        if output.is_floating_point():  # mixed precision computes losses with 32 bits too
+            output = output.float()
+        try:
+            losses: Tensor = self.loss(objective.read_output(output), objective.read_targets(output, targets))
+        except Exception:  # a loss of the project's own may not know reduction="none"
+            self.loss = None
+            return None
+        return losses.float()
 
     def _metrics(self) -> dict[str, Tensor]:
         """Return the values of all samples that all ranks have judged, in the order of the data."""
