@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lamella.atomic_files import write_atomically
+from lamella.console import print
 from lamella.runs.files import LEDGER
 from lamella.runs.reader import parse_json, read_text
 
@@ -67,14 +69,26 @@ def write_sent(path: Path, tracker: str, sent: Sent) -> None:
 
 @contextmanager
 def sending(path: Path) -> Iterator[None]:
-    """Wait until no other process sends what is in the directory `path`, and keep others from it within the block."""
+    """Wait until no other process sends what is in the directory `path`, and keep others from it within the block.
+
+    A line on standard error says that it waits.
+    """
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):  # a network file system may have no locks for directories
-            fcntl.flock(directory, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{path}: waiting for another process that sends it to a tracker", file=sys.stderr)
+                fcntl.flock(directory, fcntl.LOCK_EX)
         yield
     finally:
         os.close(directory)
+
+
+def without_password(text: str) -> str:
+    """Return a text without the names of users and the passwords in its addresses."""
+    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 from lamella.errors import RequestError
 from lamella.runs.sweep_directory import Sweep
-from lamella.tracking.ledger import Sent, read_key, sending
+from lamella.tracking.ledger import Sent, read_key, sending, without_password
 from lamella.tracking.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -33,7 +33,14 @@ CREDENTIALS_FILE = "~/.mlflow/credentials"
 # A request is given up sooner than by default, after two minutes and seven retries: what is not sent is sent later.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 QUIET = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"  # what the client prints may contain a password
-STATUSES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+STATUSES = {
+    "running": "RUNNING",
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+    "planned": "KILLED",
+}
+KEY = "tracking.mlflow.url"
 MOST = {"metrics": 1000, "params": 100}  # how many the server takes in one request
 RUN, SWEEP, STATE = "lamella.run", "lamella.sweep", "lamella.state"  # tags
 
@@ -46,35 +53,41 @@ class MlflowTracker:
 
     What was sent before is asked of the server: each batch of epochs arrives as a whole or not at all, and a run that
     has everything has the tag `lamella.state`.
+
+    trusted: whether the server may tell this process where to write files, as one whose clients write into a bucket.
+    The server that MLFLOW_TRACKING_URI names is trusted, and one that a record names is not.
     """
 
     name, package = "mlflow", "mlflow"
 
     def __init__(self, url: str | None = None, experiment: str = "default", checkpoint: bool = False) -> None:
-        self.url, self.experiment, self.checkpoint = url or os.environ.get(URI, ""), experiment, checkpoint
-        self._check_url(given=url is not None)
+        self.url = os.environ.get(URI, "") if url is None else url
+        self.experiment, self.checkpoint = experiment, checkpoint
+        self.trusted = self._check_url(given=url is not None)
         self._client: MlflowClient | None = None
         self._experiment_id = ""
 
     @property
     def server(self) -> str:
         """Return the address of the server, without a password."""
-        return re.sub("//[^/]*@", "//", self.url)
+        return without_password(self.url)
 
     def send(self, run: Snapshot, sent: Sent) -> Sent:
         """Send what the server lacks of a run, and return what it has got then. Raises what MLflow's client raises."""
         client = self._connect()
-        parent = self._sweep(client, run.sweep) if run.sweep else None
+        parent = self._sweep(client, run.sweep).info.run_id if run.sweep else None
         remote = self._find(client, RUN, run.key)
         if remote is None:
             tags = {RUN: run.key, **({"mlflow.parentRunId": parent} if parent else {})}
             remote = client.create_run(self._experiment_id, run.started(), tags, run.path.name)
         run_id, known = remote.info.run_id, int(remote.data.metrics.get("epoch", 0))
         self._send_settings(client, run, remote)
-        self._send_epochs(client, run, run_id, known)
-        if run.state and remote.data.tags.get(STATE) != run.state:
-            self._send_result(client, run, run_id)
-        elif not run.state and remote.info.status != STATUSES["running"]:
+        self._send_epochs(client, run, remote, known)
+        is_running = remote.info.status == STATUSES["running"]
+        # A run that is killed twice in one epoch has the same state twice.
+        if run.state and (is_running or remote.data.tags.get(STATE) != run.state):
+            self._send_result(client, run, remote)
+        elif not run.state and not is_running:
             client.update_run(run_id, STATUSES["running"])
         place = f"{self.server.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{run_id}"
         epochs = max(known, len(run.epochs))
@@ -85,47 +98,50 @@ class MlflowTracker:
         client, sweep = self._connect(), Sweep(path)
         parent = self._sweep(client, path)
         for file in sorted([path / "sweep.json", *path.glob("leaderboard.*")]):
-            client.log_artifact(parent, str(file))
+            self._send_file(client, parent, file)
         statuses = {sweep.status(name) for name in sweep.members}
-        worst = next((state for state in ("running", "failed", "interrupted") if state in statuses), "finished")
-        client.set_terminated(parent, STATUSES[worst])
+        worst = next(
+            (state for state in ("running", "failed", "interrupted", "planned") if state in statuses), "finished"
+        )
+        client.set_terminated(parent.info.run_id, STATUSES[worst])
 
     def close(self) -> None:
         """Do nothing, because nothing is open between two requests."""
 
-    def _check_url(self, given: bool) -> None:
-        """Raise RequestError for an address that is none, or to which a password must not be sent.
+    def _check_url(self, given: bool) -> bool:
+        """Return whether the address is that of MLFLOW_TRACKING_URI.
 
-        given: whether the address comes from a config or an option.
+        Raises RequestError for an address that is none, or to which a password must not be sent. given: whether the
+        address comes from a config or an option.
         """
-        key = "tracking.mlflow.url"
         if not self.url:
             raise RequestError(
-                f"{key}: there is no address of a server; write {key}=http://HOST:PORT,\n"
+                f"{KEY}: there is no address of a server; write {KEY}=http://HOST:PORT,\n"
                 f"  or set the environment variable {URI}",
-                key,
+                KEY,
             )
+        known = _parsed(os.environ.get(URI, ""), URI)
         if not given:
-            return
-        address, known = urlsplit(self.url), urlsplit(os.environ.get(URI, ""))
+            return True
+        address = _parsed(self.url, KEY)
         if address.scheme not in ("http", "https") or not address.hostname:
-            raise RequestError(
-                f"{key} is {self.url!r}; it takes the address of a server, such as http://127.0.0.1:5000", key
-            )
+            raise _no_address(self.url, KEY)
         if address.password or address.username:
             raise RequestError(
-                f"{key} contains a password, which every record of a run would show; leave it out, and set\n"
+                f"{KEY} contains a password, which every record of a run would show; leave it out, and set\n"
                 f"  {CREDENTIALS[0]} and {CREDENTIALS[1]}, or {URI}",
-                key,
+                KEY,
             )
+        same = (address.scheme, address.hostname, address.port) == (known.scheme, known.hostname, known.port)
         secrets = [name for name in CREDENTIALS if os.environ.get(name)]
         secrets += [CREDENTIALS_FILE] if Path(CREDENTIALS_FILE).expanduser().exists() else []
-        if secrets and (address.scheme, address.hostname, address.port) != (known.scheme, known.hostname, known.port):
+        if secrets and not same:
             raise RequestError(
-                f"{key} is {self.url!r}, and {secrets[0]} would be sent there; set {URI} to this address too, if that "
+                f"{KEY} is {self.url!r}, and {secrets[0]} would be sent there; set {URI} to this address too, if that "
                 "is its server",
-                key,
+                KEY,
             )
+        return same
 
     def _connect(self) -> "MlflowClient":
         """Return the client, and create the experiment where there is none."""
@@ -152,16 +168,32 @@ class MlflowTracker:
         """Return the run of this experiment on the server that has the value `key` in a tag, None where none has."""
         return next(iter(client.search_runs([self._experiment_id], f"tags.`{tag}` = '{key}'", max_results=1)), None)
 
-    def _sweep(self, client: "MlflowClient", path: Path) -> str:
-        """Return the id of a sweep's run on the server, which is the parent of the runs, and create it if needed."""
+    def _sweep(self, client: "MlflowClient", path: Path) -> "Run":
+        """Return a sweep's run on the server, which is the parent of the runs, and create it if needed."""
         with sending(path):
             key = read_key(path)
             found = self._find(client, SWEEP, key)
             if found is None:
                 tags = {SWEEP: key, "lamella.directory": str(path), **_user()}
                 found = client.create_run(self._experiment_id, tags=tags, run_name=path.name)
-        run_id: str = found.info.run_id
-        return run_id
+        return found
+
+    def _send_file(self, client: "MlflowClient", remote: "Run", file: Path, folder: str | None = None) -> None:
+        """Send a file as an artifact. Raises RequestError where a server that is not trusted wants it elsewhere."""
+        if self.trusted:
+            client.log_artifact(remote.info.run_id, str(file), folder)
+            return
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        address = remote.info.artifact_uri
+        if address.partition(":")[0] not in ("mlflow-artifacts", "http", "https"):
+            raise RequestError(
+                f"the server wants files to be written to {address:.60}, which a server named in a config may not; "
+                f"name it by --url or {URI}"
+            )
+        # The method of the client would ask for the address once more, and another answer would not be checked.
+        repository: Any = get_artifact_repository(address, tracking_uri=self.url)
+        repository.log_artifact(str(file), folder)
 
     def _send_settings(self, client: "MlflowClient", run: Snapshot, remote: "Run") -> None:
         """Send the config as parameters, and what the run was made with as tags, where the server lacks them."""
@@ -177,7 +209,7 @@ class MlflowTracker:
         if tags:
             client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def _send_epochs(self, client: "MlflowClient", run: Snapshot, run_id: str, known: int) -> None:
+    def _send_epochs(self, client: "MlflowClient", run: Snapshot, remote: "Run", known: int) -> None:
         """Send the pictures and the metrics of the epochs after `known`: the pictures first."""
         from mlflow.entities import Metric
 
@@ -187,7 +219,7 @@ class MlflowTracker:
             for picture in run.pictures(after=known):
                 file = Path(folder, f"epoch-{picture.epoch:03}.png")
                 file.write_bytes(picture.content)
-                client.log_artifact(run_id, str(file), f"pictures/{_plain(picture.tag)}")
+                self._send_file(client, remote, file, f"pictures/{_plain(picture.tag)}")
         lines = list(zip(run.epochs, run.times(), strict=True))[known:]
         width = max(len(line) for line, _ in lines)
         for part in _parts(lines, max(1, MOST["metrics"] // width)):
@@ -196,19 +228,36 @@ class MlflowTracker:
                 for line, time in part
                 for name, value in line.items()
             ]
-            client.log_batch(run_id, metrics=metrics)
+            client.log_batch(remote.info.run_id, metrics=metrics)
 
-    def _send_result(self, client: "MlflowClient", run: Snapshot, run_id: str) -> None:
+    def _send_result(self, client: "MlflowClient", run: Snapshot, remote: "Run") -> None:
         """Send the files and the metrics of a run that has ended."""
         from mlflow.entities import Metric
 
         for file in run.files(self.checkpoint):
-            client.log_artifact(run_id, str(file), "checkpoints" if file.suffix == ".ckpt" else None)
+            self._send_file(client, remote, file, "checkpoints" if file.suffix == ".ckpt" else None)
+        run_id = remote.info.run_id
         end, step = run.finished(), run.fields.get("best_epoch") or 0
         metrics = [Metric(_plain(name), value, end, step) for name, value in run.results().items()]
         client.log_batch(run_id, metrics=metrics)
         client.set_terminated(run_id, STATUSES[run.fields["status"]], end)
         client.set_tag(run_id, STATE, run.state)
+
+
+def _parsed(url: str, place: str) -> SplitResult:
+    """Return the parts of an address. Raises RequestError for one that is none. place: where it is written."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises an error for one that is no number
+    except ValueError:
+        raise _no_address(url, place) from None
+    return parts
+
+
+def _no_address(url: str, place: str) -> RequestError:
+    """Return the error for a text that is not the address of a server."""
+    text = f"{place} is {without_password(url)!r}; it takes the address of a server, such as http://127.0.0.1:5000"
+    return RequestError(text, KEY if place == KEY else None)
 
 
 def _tags(run: Snapshot) -> dict[str, str]:
