@@ -36,7 +36,9 @@ class Follower:
         self.sent: dict[Path, int] = {}  # when run.json was written that was sent last, in nanoseconds
         self.ended = set[Path]()  # the runs that had ended when they were sent
         self.trackers: dict[str, Tracker] = {}  # by their keys in a config
-        self.pauses: dict[str, tuple[float, float]] = {}  # of a tracker that has failed: until when, and how long
+        # Until when a tracker that has failed is left alone and how long, by its keys: for one run or, if it was not
+        # reached, for all.
+        self.pauses: dict[tuple[Path | None, str], tuple[float, float]] = {}
 
     def look(self, last: bool = False) -> None:
         """Send what is new of every run. last: send also what was not sent because a run was killed."""
@@ -50,7 +52,7 @@ class Follower:
         if last:
             for name, tracker in self.trackers.items():
                 if is_sweep(self.path) and name not in failed:
-                    with suppress(RequestError, OSError, TrackerError):
+                    with suppress(OSError, TrackerError):  # the sweep was moved or deleted, or its ledger has the error
                         end_sweep(self.path, tracker)
                 with suppress(Exception):  # nothing is left to be done about it
                     tracker.close()
@@ -66,8 +68,8 @@ class Follower:
         run, complete = Snapshot.read(path), True
         for name, keys in (run.config.get("tracking") or {}).items():
             key = json.dumps([name, keys])
-            paused = time.monotonic() < self.pauses.get(key, (0.0, 0.0))[0] and not last
-            if paused or key in failed:
+            until = max(self.pauses.get((one, key), (0.0, 0.0))[0] for one in (path, None))
+            if key in failed or (time.monotonic() < until and not last):
                 complete = False
                 continue
             try:
@@ -76,13 +78,14 @@ class Follower:
                 run, _ = sync_run(path, self.trackers[key])
             except TrackerError as error:
                 complete = False
-                if error.reached:  # it may take the other runs
-                    continue
-                failed.add(key)
-                pause = min(LONGEST_PAUSE, 2 * self.pauses[key][1] if key in self.pauses else FIRST_PAUSE)
-                self.pauses[key] = time.monotonic() + pause, pause
+                if not error.may_go_on:
+                    failed.add(key)
+                paused = (path if error.may_go_on else None), key
+                pause = min(LONGEST_PAUSE, 2 * self.pauses.get(paused, (0.0, FIRST_PAUSE / 2))[1])
+                self.pauses[paused] = time.monotonic() + pause, pause
             else:
-                self.pauses.pop(key, None)
+                for one in (path, None):
+                    self.pauses.pop((one, key), None)
         if complete:
             self.sent[path] = written
             (self.ended.add if run.state else self.ended.discard)(path)

@@ -64,6 +64,8 @@ def _report(path: Path, tracked: Tracked, sending: bool) -> None:
     for name in dict.fromkeys(name for names in tracked.values() for name in names):
         found = [_sent(run, name) for run, names in tracked.items() if name in names and (run / "run.json").exists()]
         missing = [sent for sent, complete in found if not complete]
+        if path not in tracked and (whole := read_sent(path, name))["error"]:  # what belongs to the sweep as a whole
+            missing.append(whole)
         error = next((sent["error"] for sent in missing if sent["error"]), None)
         later = f"lamella sync {path} --to {name}"
         if not found:  # nothing was trained
