@@ -1,6 +1,7 @@
 """Trackers: what an MLflow server, the files of W&B and the CSV files hold of a run, also after either died."""
 
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -9,10 +10,12 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ import pytest
 import yaml
 from conftest import Lamella
 from programs import Program, wait_until
+
+from lamella.tracking import follower
 
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
 
@@ -208,6 +213,9 @@ def test_a_server_that_dies_gets_the_rest_later(lamella: Lamella, server: Server
     assert result.status == 0, result.err
     [run] = server.runs("dies")
     assert run["status"] == "KILLED"
+    server.get("runs/update", run_id=run["id"], status="RUNNING")  # as if it was killed twice in one epoch
+    assert lamella("sync", str(path), "--to", "mlflow").status == 0
+    assert server.runs("dies")[0]["status"] == "KILLED"
 
     resumed = lamella("resume", str(path), f"trainer.max_epochs={epochs + 2}")
     assert resumed.status == 0, resumed.err
@@ -237,6 +245,18 @@ def test_a_fused_sweep_is_a_parent_and_its_children(lamella: Lamella, server: Se
     groups = [item.run.run_group for name in runs for item in offline(sweep / name) if item.HasField("run")]
     assert set(groups) == {sweep.name}
     assert lamella("sync", str(sweep / "seed=1"), "--to", "mlflow").out.startswith(f"{sweep / 'seed=1'}: nothing new")
+
+    plan = (sweep / "plan.jsonl").read_text()
+    (sweep / "plan.jsonl").write_text(plan + plan.splitlines()[0].replace('"seed=1"', '"never"', 1) + "\n")
+    assert lamella("sync", str(sweep), "--to", "mlflow").status == 0
+    assert {run["status"] for run in server.runs("swept") if run["name"] == sweep.name} == {"KILLED"}
+    (sweep / "plan.jsonl").write_text("{}\n")
+    failed = lamella("sync", str(sweep), "--to", "mlflow")
+    assert (failed.status, failed.out.count("nothing new")) == (1, 2)
+    assert sent(sweep, "mlflow")["error"] in failed.err
+    (sweep / "plan.jsonl").write_text(plan)
+    assert lamella("sync", str(sweep), "--to", "mlflow").status == 0
+    assert sent(sweep, "mlflow")["error"] is None
 
 
 def offline(path: Path) -> list[Any]:
@@ -345,6 +365,15 @@ def test_what_is_wrong_is_refused_before_training(lamella: Lamella, monkeypatch:
     refused("tracking=mlflow", f"{url}=localhost:5000").check_refusal("such as http://127.0.0.1:5000", f"{url}=local")
     refused("tracking=mlflow", f"{url}=file:///etc").check_refusal(url, "it takes the address of a server")
     refused("tracking=mlflow", f"{url}=http://me:secret@host").check_refusal(url, "contains a password")
+    refused("tracking=mlflow", f"{url}=").check_refusal(url, "there is no address of a server")
+    for malformed in ("http://[x", "http://h:abc"):
+        refused("tracking=mlflow", f"{url}='{malformed}'").check_refusal(
+            f"{url} is '{malformed}'", "it takes the address"
+        )
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:abc")
+        for chosen in ((), (f"{url}=http://host",)):
+            refused("tracking=mlflow", *chosen).check_refusal("MLFLOW_TRACKING_URI is 'http://host:abc'")
     refused("tracking=mlflow", f"{url}=3").check_refusal(f"{url} is 3", "str or null")
     refused("tracking=csv", "+tracking.csv.urll=x").check_refusal("tracking.csv.urll", "no such argument")
     refused("+tracking.comet={}").check_refusal("tracking.comet: there is no such tracker", "mlflow")
@@ -359,9 +388,7 @@ def test_a_password_is_sent_to_its_own_server_only(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://own.example")
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    config["tracking"] = {"mlflow": {"url": "https://own.example.evil.org", "experiment": "x"}}
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    choose_server(run, "https://own.example.evil.org")
     for command in (("sync", str(run), "--to", "mlflow"), ("resume", str(run), "trainer.max_epochs=3")):
         result = lamella(*command)
         assert result.status == 2
@@ -369,6 +396,109 @@ def test_a_password_is_sent_to_its_own_server_only(
         assert "MLFLOW_TRACKING_PASSWORD would be sent there" in result.err
         assert "secret" not in result.err
     assert not followers(Path.cwd())
+
+
+@contextmanager
+def answering(status: int, **answers: object) -> Iterator[tuple[str, list[str]]]:
+    """Yield the address of a server and the paths it was asked for. answers: by the last word of a path, as JSON."""
+    asked = list[str]()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path.partition("?")[0])
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            content = json.dumps(answers.get(asked[-1].rpartition("/")[2], {})).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{http.server_port}", asked
+        http.shutdown()
+
+
+def choose_server(run: Path, url: str) -> None:
+    """Name an MLflow server in the config of a run."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["tracking"] = {"mlflow": {"url": url, "experiment": "x"}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.mark.slow(8)
+def test_a_server_in_trouble_is_asked_for_each_run_and_shows_no_password(
+    lamella: Lamella, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(run, "other"))
+    with answering(503) as (address, _):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{address}")
+        result = lamella("sync", str(run), "other", "--to", "mlflow")
+    assert result.status == 1
+    for path in (run, other):
+        assert f"error: {path}: mlflow has failed (API request to http://{address}/" in result.err
+        assert sent(path, "mlflow")["error"] in result.err
+        assert "secret" not in result.err + (path / "tracking.json").read_text()
+
+
+def test_a_run_that_fails_is_left_alone_for_a_while(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(follower, "LONGEST_PAUSE", 1000.0)
+    with answering(401) as (address, asked):
+        choose_server(run, f"http://{address}")
+        following = follower.Follower(run)
+        following.look()
+        tries = len(asked)
+        following.look()
+        assert len(asked) == tries > 0
+        following.look(last=True)
+        assert len(asked) > tries
+
+
+def test_a_server_in_a_record_chooses_no_directory(lamella: Lamella, run: Path, tmp_path: Path) -> None:
+    chosen = tmp_path / "chosen"
+    info = {"run_id": "1", "experiment_id": "1", "status": "RUNNING", "artifact_uri": chosen.as_uri()}
+    answers = {
+        "get-by-name": {"experiment": {"experiment_id": "1", "name": "x", "lifecycle_stage": "active"}},
+        "search": {"runs": [{"info": info, "data": {}}]},
+        "get": {"run": {"info": info, "data": {}}},
+    }
+    with answering(200, **answers) as (address, _):
+        choose_server(run, f"http://{address}")
+        refused = lamella("sync", str(run), "--to", "mlflow")
+        assert refused.status == 1
+        assert "mlflow has failed (the server wants files to be written to file:///" in refused.err
+        assert "name it by --url or MLFLOW_TRACKING_URI)" in refused.err
+        assert not chosen.exists()
+        allowed = lamella("sync", str(run), "--to", "mlflow", "--url", f"http://{address}")
+        assert allowed.status == 0, allowed.err
+        assert (chosen / "run.json").exists()
+
+
+def test_sync_goes_on_after_a_run_that_cannot_be_sent(lamella: Lamella, run: Path) -> None:
+    full, damaged = (Path(shutil.copytree(run, name)) for name in ("full", "damaged"))
+    (full / "metrics.csv").mkdir()
+    (damaged / "run.json").write_text("{")
+    Path("foreign").mkdir()
+    result = lamella("sync", "foreign", "damaged", "full", str(run), "--to", "csv")
+    assert result.status == 2
+    assert "left out: foreign is no run directory\n" in result.err
+    assert "error: damaged" in result.err
+    assert "error: full: csv has failed ([Errno 21]" in result.err
+    assert result.out == f"{run}: 2 epochs to {run}/metrics.csv\n"
+
+
+def test_sync_says_that_it_waits(lamella: Lamella, run: Path) -> None:
+    directory = os.open(run, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    threading.Timer(0.5, os.close, [directory]).start()
+    result = lamella("sync", str(run), "--to", "csv")
+    assert (result.status, result.err) == (0, f"{run}: waiting for another process that sends it to a tracker\n")
 
 
 def test_sync_reads_old_runs_and_damaged_notes(lamella: Lamella) -> None:
@@ -387,6 +517,7 @@ def test_sync_refuses_what_it_cannot_send(lamella: Lamella, run: Path) -> None:
         ("nowhere", "--to", "csv"): ["nowhere is not there"],
         (str(run), "--to", "cvs"): ["invalid choice: 'cvs'"],
         (str(run), "--to", "csv", "--url", "x"): ["--url: csv takes no such option"],
+        (str(run), "--to", "mlflow", "--url", ""): ["there is no address of a server"],
         (str(run),): ["lamella sync takes --to"],
     }.items():
         result = lamella("sync", *arguments)

@@ -73,6 +73,6 @@ def _keep_error(path: Path, tracker: Tracker, error: str | None) -> None:
     """Keep why a sweep was not sent, or that it was."""
     if path.is_dir():
         with sending(path):
-            before = read_sent(path, tracker.name, tracker.server)
+            before = read_sent(path, tracker.name)
             if before["error"] != error:
-                write_sent(path, tracker.name, {**before, "error": error})
+                write_sent(path, tracker.name, {**before, "server": tracker.server, "error": error})
