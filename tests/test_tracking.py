@@ -431,7 +431,7 @@ def choose_server(run: Path, url: str) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow(3)
 def test_a_server_in_trouble_is_asked_for_each_run_and_shows_no_password(
     lamella: Lamella, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -493,12 +493,20 @@ def test_sync_goes_on_after_a_run_that_cannot_be_sent(lamella: Lamella, run: Pat
     assert result.out == f"{run}: 2 epochs to {run}/metrics.csv\n"
 
 
-def test_sync_says_that_it_waits(lamella: Lamella, run: Path) -> None:
+def test_sync_says_that_it_waits_and_sends_what_the_run_is_then(lamella: Lamella, run: Path) -> None:
+    metrics = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(metrics.splitlines(keepends=True)[0])
     directory = os.open(run, os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_EX)
-    threading.Timer(0.5, os.close, [directory]).start()
+
+    def go_on() -> None:
+        (run / "metrics.jsonl").write_text(metrics)
+        os.close(directory)
+
+    threading.Timer(0.5, go_on).start()
     result = lamella("sync", str(run), "--to", "csv")
     assert (result.status, result.err) == (0, f"{run}: waiting for another process that sends it to a tracker\n")
+    assert result.out.startswith(f"{run}: 2 epochs to ")
 
 
 def test_sync_reads_old_runs_and_damaged_notes(lamella: Lamella) -> None:

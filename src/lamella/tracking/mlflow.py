@@ -54,8 +54,8 @@ class MlflowTracker:
     What was sent before is asked of the server: each batch of epochs arrives as a whole or not at all, and a run that
     has everything has the tag `lamella.state`.
 
-    trusted: whether the server may tell this process where to write files, as one whose clients write into a bucket.
-    The server that MLFLOW_TRACKING_URI names is trusted, and one that a record names is not.
+    trusted: whether the server may name a directory or a bucket, into which this process then writes the files. That is
+    true for the server that MLFLOW_TRACKING_URI names, and false for another one that a config names.
     """
 
     name, package = "mlflow", "mlflow"
