@@ -109,7 +109,9 @@ def test_a_run_does_not_lose_its_only_checkpoint(lamella: Lamella, four: list[Pa
     )
 
 
-def test_runs_that_others_started_from_stay(lamella: Lamella, four: list[Path]) -> None:
+def test_runs_that_others_started_from_stay(
+    lamella: Lamella, four: list[Path], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record(four[1], weights={"from": str(four[0]), "checkpoint": "best", "sha256": "0"})
     record(four[2], weights={"from": str((four[1] / "checkpoints/best.ckpt").absolute()), "sha256": "0"})
     record(four[3], reproduces=str(four[2]))
@@ -118,6 +120,12 @@ def test_runs_that_others_started_from_stay(lamella: Lamella, four: list[Path]) 
         *(f"kept: outputs/default/run{n}: outputs/default/run{n + 1} has started from it" for n in range(3)),
         "there is nothing to move in outputs",
     ]
+    assert len(listed()) == 4
+    outputs = str(OUT.absolute())
+    monkeypatch.chdir(trained)  # the recorded paths are relative to another directory
+    result = lamella("clean", outputs, "--filter", "not directory ~ run3", "--yes")
+    monkeypatch.chdir(Path(outputs).parent)
+    assert result.out.count("has started from it") == 3
     assert len(listed()) == 4
     result = lamella("clean", "--keep", "none", "--yes")
     assert result.out.count("has started from it") == 3

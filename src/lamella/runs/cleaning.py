@@ -14,6 +14,7 @@ from lamella.runs.files import BEST, LAST
 from lamella.runs.listing import Record, Runs
 from lamella.runs.reader import is_being_written
 from lamella.runs.sweep_directory import is_sweep, open_sweep, sweep_is_at_work
+from lamella.runs.trash import outputs_around
 from lamella.runs.writer import reserved_run
 
 Keep = Literal["best", "last", "none"]  # which checkpoints of a run stay
@@ -89,7 +90,7 @@ def whole_runs(everything: Runs, selected: Runs) -> tuple[list[Removal], dict[Pa
 def checkpoints(everything: Runs, selected: Runs, keep: Keep) -> tuple[list[Removal], dict[Path, str]]:
     """Return the removals of checkpoints, all but the one to keep, and for each selected run that is left the reason.
 
-    Runs without such checkpoints are in none of both. everything: all runs of the outputs.
+    A run without such checkpoints is in neither. everything: all runs of the outputs.
     """
     removals, kept = list[Removal](), dict[Path, str]()
     needed = dict(_needed_runs(everything))
@@ -132,8 +133,10 @@ def _needed_runs(everything: Runs) -> list[tuple[Path, Path]]:
     places = {record.path.resolve(): record.path for record in everything}
     pairs = []
     for record in everything:
-        for name in (record.fields.get("weights", {}).get("from"), record.fields.get("reproduces")):
-            source = Path(name).expanduser().resolve() if name else Path("/")
+        names = (record.fields.get("weights", {}).get("from"), record.fields.get("reproduces"))
+        # A relative path is recorded as it was typed, most often in the directory that contains the outputs.
+        bases = (Path(), outputs_around(record.path).parent)
+        for source in {(base / Path(name).expanduser()).resolve() for name in names if name for base in bases}:
             found = (places.get(place) for place in (source, *source.parents))
             pairs += [(path, record.path) for path in found if path not in (None, record.path)]
     return pairs
