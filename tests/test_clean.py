@@ -67,6 +67,17 @@ def test_whole_runs_go_and_come_back(lamella: Lamella, four: list[Path]) -> None
     assert state() == before
 
 
+def test_the_age_of_a_killed_run_is_that_of_its_last_epoch(lamella: Lamella, four: list[Path]) -> None:
+    for path in four:
+        record(path, started="2020-06-01T00:00:00+00:00", finished=None, status="running")
+    for file in (four[0] / "run.json", four[0] / "metrics.jsonl", four[1] / "run.json"):
+        os.utime(file, (1.6e9, 1.6e9))
+    assert lamella("clean", "--older", "30d", "--yes").status == 0
+    assert listed() == list(map(str, four[1:]))
+    assert lamella("clean", "--older", "0d", "--yes").status == 0
+    assert listed() == []
+
+
 @pytest.mark.parametrize(
     ("keep", "left"), {"best": ["best.ckpt"], "last": ["last.ckpt"], "none": []}.items(), ids=lambda keep: str(keep)
 )
@@ -200,6 +211,7 @@ REFUSED = {
     ("--cache", "--older", "3d"): "error: lamella clean: --cache and --older do not go together",
     ("--restore", "--empty"): "error: lamella clean: --restore and --empty do not go together",
     ("--filter", "statu=failed"): "error: no run has a key 'statu'; did you mean status",
+    ("--filter", ""): "error: a condition is missing here",
     ("nowhere",): "error: nowhere is not a directory; `lamella train` makes outputs/",
 }
 

@@ -20,6 +20,7 @@ from lamella.commands.several_runs import intact_runs
 from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.cleaning import CACHE, KEPT, Removal, cached_images, checkpoints, whole_runs
+from lamella.runs.files import METRICS
 from lamella.runs.listing import Record, Runs
 from lamella.runs.names import OUTPUTS
 from lamella.runs.trash import Trash, bytes_in, bytes_to_free, outputs_around
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
     if options.cache:
         removals, kept = cached_images(root), dict[Path, str]()
         what = "{files} of decoded images"
-    elif not options.directory and not any(getattr(options, name) for name in SELECTING):
+    elif not options.directory and not _selecting(options):
         return _show_sizes(trash)
     else:
         everything = intact_runs(root)
@@ -91,10 +92,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--empty", action="store_true", help="delete what is in the trash")
     options = parser.parse_args(arguments)
     alone = [name for name in ("cache", "restore", "empty") if getattr(options, name)]
-    others = alone[1:] + [name for name in SELECTING if getattr(options, name)]
+    others = alone[1:] + _selecting(options)
     if alone and others:
         parser.error(f"--{alone[0]} and --{others[0]} do not go together")
     return options
+
+
+def _selecting(options: argparse.Namespace) -> list[str]:
+    """Return the names of the options that were given to select runs. An age of zero and an empty condition count."""
+    return [name for name in SELECTING if getattr(options, name) is not None]
 
 
 def _age(text: str) -> timedelta:
@@ -109,16 +115,19 @@ def _selected(everything: Runs, directory: Path, options: argparse.Namespace) ->
     """Return the runs in a directory that meet the condition and are old enough. Raises RequestError."""
     place, before = Path(os.path.abspath(directory)), datetime.now(UTC) - (options.older or timedelta())
     selected = Runs(record for record in everything if Path(os.path.abspath(record.path)).is_relative_to(place))
-    if options.filter:
+    if options.filter is not None:
         selected = selected.where(options.filter)
-    return Runs(record for record in selected if not options.older or _ended(record) < before)
+    return Runs(record for record in selected if options.older is None or _ended(record) < before)
 
 
 def _ended(record: Record) -> datetime:
-    """Return when a run ended, or when it was started if that is not known. A run without a valid time is new."""
+    """Return when a run ended; for a run that was killed, when it last wrote a file. A run without a valid time is new."""
     try:
-        return datetime.fromisoformat(record.fields.get("finished") or record.fields["started"]).astimezone(UTC)
-    except ValueError:
+        if finished := record.fields.get("finished"):
+            return datetime.fromisoformat(finished).astimezone(UTC)
+        written = [file.stat().st_mtime for name in ("run.json", METRICS) if (file := record.path / name).exists()]
+        return datetime.fromtimestamp(max(written), UTC)
+    except (ValueError, OSError):
         return datetime.now(UTC)
 
 
