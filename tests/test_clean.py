@@ -1,5 +1,6 @@
 """`lamella clean`: what it moves to the trash, what it leaves, and that nothing is lost on the way."""
 
+import io
 import json
 import os
 import pty
@@ -300,6 +301,29 @@ def test_a_kill_at_any_moment_loses_nothing(lamella: Lamella, trained: Path, lef
     assert len(places) == 40
     assert lamella("clean", "--restore").status == 0
     assert state() == before
+
+
+def test_what_cannot_be_moved_is_said_and_the_rest_goes(
+    lamella: Lamella, four: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state()
+    gone = four[1] / "checkpoints/last.ckpt"
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self, size: int | None = -1, /) -> str:
+            gone.unlink()
+            return "y\n"
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    result = lamella("clean", "outputs/default", "--keep", "best")
+    assert result.status == 1
+    assert f"kept: {gone}: it cannot be moved (No such file or directory)\n" in result.out
+    assert result.out.splitlines()[-1].startswith("moved 10 of 12 items; `lamella clean --restore` brings it back")
+    assert lamella("clean", "--restore").status == 0
+    assert state() == {name: text for name, text in before.items() if name != str(gone)}
 
 
 @pytest.mark.parametrize(("answer", "left"), [(b"\n", 4), (b"n\n", 4), (b"y\n", 0)])

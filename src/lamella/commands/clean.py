@@ -121,7 +121,7 @@ def _selected(everything: Runs, directory: Path, options: argparse.Namespace) ->
 
 
 def _ended(record: Record) -> datetime:
-    """Return when a run ended; for a run that was killed, when it last wrote a file. A run without a valid time is new."""
+    """Return when a run ended, or last wrote a file if it was killed. A run without a valid time is new."""
     try:
         if finished := record.fields.get("finished"):
             return datetime.fromisoformat(finished).astimezone(UTC)
@@ -175,21 +175,31 @@ def _confirmed(question: str, yes: bool) -> bool:
 
 def _move(trash: Trash, removals: Sequence[Removal]) -> int:
     """Move the removals to the trash, except for what a process has begun to use meanwhile. Return the exit status."""
+    number, failed = 0, False
     with trash.locked():
         batch = trash.new_batch([path for removal in removals for path in removal.paths])
-        number = 0
-        for removal in removals:
-            try:
-                with removal.reserved():
-                    for offset in range(len(removal.paths)):
-                        batch.take(number + offset)
-            except RequestError as error:
-                print(f"kept: {error}")
-            number += len(removal.paths)
-        batch.hide_events()
+        try:
+            for removal in removals:
+                try:
+                    with removal.reserved():
+                        for offset in range(len(removal.paths)):
+                            batch.take(number + offset)
+                except RequestError as error:
+                    print(f"kept: {error}")
+                except OSError as error:  # such as a run that is the root of a file system
+                    print(f"kept: {error.filename or removal.owner}: it cannot be moved ({error.strerror})")
+                    failed = True
+                number += len(removal.paths)
+        finally:
+            batch.hide_events()
+        moved = sum(1 for _ in batch.items())
+    if not moved:
+        print("nothing was moved")
+        return int(failed)
     root = f" {trash.root}" if trash.root != OUTPUTS else ""
-    print(f"moved; `lamella clean{root} --restore` brings it back, and `lamella clean{root} --empty` deletes it")
-    return 0
+    part = "" if moved == number else f" {moved:,} of {_counted(batch.paths, 'item')}"
+    print(f"moved{part}; `lamella clean{root} --restore` brings it back, and `lamella clean{root} --empty` deletes it")
+    return int(failed)
 
 
 def _restore(trash: Trash) -> int:
