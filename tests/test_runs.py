@@ -222,8 +222,8 @@ def record(number: int, loss: Any) -> Record:
     fields: RunRecord = {
         "name": "", "overrides": [], "seed": number, "device": "cpu", "images": True, "metric": "accuracy",
         "reads": {}, "choices": {}, "format": 1, "status": "finished", "epochs": 1, "steps": 1, "seconds": 1.0,
-        "started": "", "metrics": {} if loss is None else {"val/loss": loss}, "best_epoch": 1, "versions": {},
-        "git": None,
+        "started": "", "metrics": {} if loss is None else {"val/loss": loss, "val/accuracy": loss}, "best_epoch": 1,
+        "versions": {}, "git": None,
     }  # fmt: skip
     return Record(Path(str(number)), fields)
 
@@ -250,10 +250,13 @@ def test_sorting_keeps_every_run_and_puts_the_best_first(values: list[Any]) -> N
     runs = Runs(record(number, value) for number, value in enumerate(values))
     if all(value is None for value in values):
         return
-    ordered = [one.get("val/loss") for one in runs.by("val/loss")]
-    numbers = [value for value in ordered if value is not None and not math.isnan(value)]
-    assert ordered[: len(numbers)] == numbers == sorted(numbers)
-    assert len(ordered) == len(values)
+    for metric in ("val/loss", "val/accuracy"):
+        for backwards in (False, True):
+            ordered = [one.get(metric) for one in runs.by(metric, backwards)]
+            numbers = [value for value in ordered if value is not None and math.isfinite(value)]
+            assert ordered[: len(numbers)] == numbers
+            assert numbers == sorted(numbers, reverse=backwards != (metric == "val/accuracy"))
+            assert len(ordered) == len(values)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])

@@ -1,5 +1,6 @@
 """Runs as rows: found below a directory, filtered and sorted by any key of their records and configs."""
 
+import math
 import os
 import re
 import warnings
@@ -176,12 +177,17 @@ class Runs(list[Record]):
     def by(self, key: str, reverse: bool = False) -> "Runs":
         """Return the runs sorted by a key: metrics from the best on, other keys from the smallest on.
 
-        Runs that do not have the key come last. Raises RequestError where no run has the key.
+        Runs that do not have the key, or a number that is not finite, come last. Raises RequestError where no run has
+        the key.
         """
         self.check(key)
-        known = [record for record in self if record.get(key) is not None]
+
+        def is_last(value: object) -> bool:
+            return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+        known = [record for record in self if not is_last(record.get(key))]
         known.sort(key=lambda record: sort_key(record[key]), reverse=self.best_is_largest(key) != reverse)
-        return Runs([*known, *(record for record in self if record.get(key) is None)])
+        return Runs([*known, *(record for record in self if is_last(record.get(key)))])
 
     def best_is_largest(self, key: str) -> bool:
         """Return whether a larger value of `key` is better: see `larger_is_better`."""
