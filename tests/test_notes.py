@@ -74,7 +74,7 @@ def test_notes_of_a_sweep_head_its_leaderboard(lamella: Lamella) -> None:
     assert board[0].split()[0] == "n"
     result = lamella("tag", *map(str, sorted(Path(sweep).iterdir())))  # as a pattern of the shell gives
     assert result.out == f"{sweep}/seed=1: no tags\n{sweep}/seed=2: no tags\n"
-    assert "no run director" in result.err
+    assert result.err == f"left out: 6 paths, such as {sweep}/.lock, which is no run and no sweep\n"
 
 
 @pytest.mark.slow(15)
@@ -95,6 +95,17 @@ def test_notes_of_a_run_in_training_survive_its_death(lamella: Lamella) -> None:
         f"note {number}" for number in range(4)
     ]
     assert len(tensorboard_texts(path, "note")) == 4
+
+
+def test_a_word_that_is_also_a_directory(lamella: Lamella, run: Path) -> None:
+    Path("data/raw").mkdir(parents=True)
+    assert lamella("tag", str(run), "data").out == f"{run}: data\n"
+    assert lamella("note", str(run), "data").out == f"{run}: noted\n"
+    assert lamella("note", str(run)).out.splitlines()[1].endswith("  data")
+    for line in (("tag", str(run), "data/raw", "good"), ("note", str(run), "data/raw")):
+        result = lamella(*line)
+        assert (result.status, result.err[:49]) == (2, "error: data/raw is not a run directory: it holds ")
+    assert lamella("tag", str(run)).out == f"{run}: data\n"
 
 
 def test_edited_notes_are_those_that_tensorboard_shows(lamella: Lamella, run: Path) -> None:

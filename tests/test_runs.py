@@ -312,7 +312,7 @@ def test_compare_passes_over_what_is_no_run(lamella: Lamella, three: Path) -> No
         (three / f"picture{number}.png").touch()
     result = lamella("compare", *(str(path) for path in sorted(three.iterdir())))
     assert result.status == 0
-    assert result.err == ("left out: 6 paths that are no run directories, such as outputs/tuned/leaderboard.csv\n")
+    assert result.err == "left out: 6 paths, such as outputs/tuned/leaderboard.csv, which is no run directory\n"
 
 
 def test_compare_lists_a_change_once(lamella: Lamella, three: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from lamella.commands.parser import CommandParser
-from lamella.commands.several_runs import print_left_out
+from lamella.commands.several_runs import runs_among
 from lamella.config.moved_targets import with_present_names
 from lamella.config.values import Config, walk
 from lamella.console import print
@@ -35,14 +35,9 @@ def main(arguments: list[str]) -> int:
         "--plot", type=Path, metavar="FILE", help="draw the learning curves over each other: .png, .svg"
     )
     options = parser.parse_args(arguments)
-    # A pattern such as outputs/default/* also matches sweeps and files.
-    passed_over = [path for path in options.runs if path.exists() and not (path / "run.json").exists()]
-    paths: list[Path] = [path for path in options.runs if path not in passed_over]
+    paths = runs_among(options.runs, least=2)
     if len(paths) < 2:
-        for path in passed_over:
-            read_run(path)  # its error tells what the path is
         raise RequestError("compare takes two runs or more")
-    print_left_out(passed_over)
     if options.plot:
         check_output_path(options.plot, "--plot")
     runs = [read_run(path) for path in paths]

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from lamella.commands.parser import CommandParser
-from lamella.commands.several_runs import runs_and_sweeps
+from lamella.commands.several_runs import is_path, runs_among
 from lamella.console import print
 from lamella.errors import RequestError
 from lamella.runs.notes import annotate, read_notes
@@ -19,16 +19,17 @@ def main(arguments: list[str]) -> int:
     parser = CommandParser(__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", help='directories of runs or sweeps, then the "TEXT"')
     *given, last = parser.parse_words(arguments).runs
-    text = None if os.path.exists(last) else last  # Path.exists raises an error for a long text
+    is_text = not (is_path(last) if given else os.path.exists(last))  # Path.exists raises an error for a long text
+    text = last if is_text else None
     paths = list(map(Path, given if text is not None else [*given, last]))
     if text is None:
-        _print_notes(runs_and_sweeps(paths))
+        _print_notes(runs_among(paths, sweeps=True))
         return 0
     if not paths or (not set(text) & {" ", "\n"} and os.path.isdir(os.path.dirname(text))):
         raise RequestError(f'{text}: there is no such run; `lamella note outputs/NAME/RUN "TEXT"` adds a note')
     if not text.strip():
         raise RequestError("the note is empty; `lamella note RUN` without a text prints the notes")
-    for path in runs_and_sweeps(paths):
+    for path in runs_among(paths, sweeps=True):
         annotate(path, note=text.strip())
         print(f"{path}: noted")
     return 0

@@ -1,5 +1,6 @@
 """The runs that a command takes: those below a directory, or among what a pattern of the shell matches."""
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,24 +26,32 @@ def intact_runs(directory: Path) -> Runs:
     return found
 
 
-def runs_and_sweeps(paths: Sequence[Path]) -> list[Path]:
-    """Return the paths that are runs or sweeps, and print which others there are.
+def runs_among(paths: Sequence[Path], least: int = 1, sweeps: bool = False) -> list[Path]:
+    """Return the paths that are runs, and print on standard error which others there are.
 
-    Raises RequestError where there is no such path, or none of them is a run or a sweep.
+    Sweeps, and what lies beside a run, are passed over, because a pattern such as outputs/default/* also matches them.
+    least: how many runs there have to be. sweeps: whether sweeps count as runs. Raises RequestError for any other path,
+    and where a path is no run and there are too few runs.
     """
-    found = [path for path in paths if (path / "run.json").exists() or is_sweep(path)]
+    found = [path for path in paths if _is_run(path, sweeps)]
     others = [path for path in paths if path not in found]
+    places = {path.parent for path in found}
     for path in others:
-        if not found or not path.exists():
+        if len(found) < least or not path.exists() or (path.parent not in places and not is_sweep(path)):
             read_record(path)  # its error tells what the path is
-    print_left_out(others)
+    what = "is no run and no sweep" if sweeps else "is no run directory"
+    if len(others) <= MOST_LEFT_OUT:
+        for path in others:
+            print(f"left out: {path} {what}", file=sys.stderr)
+    else:
+        print(f"left out: {len(others):,} paths, such as {others[0]}, which {what}", file=sys.stderr)
     return found
 
 
-def print_left_out(paths: Sequence[Path]) -> None:
-    """Print on standard error which paths are passed over because they are no run directories."""
-    if len(paths) <= MOST_LEFT_OUT:
-        for path in paths:
-            print(f"left out: {path} is no run directory", file=sys.stderr)
-    else:
-        print(f"left out: {len(paths):,} paths that are no run directories, such as {paths[0]}", file=sys.stderr)
+def is_path(word: str) -> bool:
+    """Return whether a word behind a RUN is one more path: an existing one with a slash, or a run or a sweep."""
+    return os.path.exists(word) and ("/" in word or _is_run(Path(word), sweeps=True))
+
+
+def _is_run(path: Path, sweeps: bool) -> bool:
+    return (path / "run.json").exists() or (sweeps and is_sweep(path))

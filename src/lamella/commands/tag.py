@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from lamella.commands.parser import CommandParser
-from lamella.commands.several_runs import runs_and_sweeps
+from lamella.commands.several_runs import is_path, runs_among
 from lamella.console import print
 from lamella.errors import RequestError, nearest
 from lamella.runs.notes import annotate, read_notes
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     parser = CommandParser(__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="directories of runs or sweeps, then the words")
     given: list[str] = parser.parse_words(arguments).runs
-    names = list(takewhile(os.path.exists, given))
+    names = [given[0], *takewhile(is_path, given[1:])] if os.path.exists(given[0]) else []
     words = given[len(names) :]
     for word in words:
         if not TAG.fullmatch(word.removeprefix("-")):
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
             )
     if not names:
         raise RequestError(f"{words[0]}: there is no such run; `lamella tag outputs/NAME/RUN {words[0]}` adds a tag")
-    paths = runs_and_sweeps([Path(name) for name in names])
+    paths = runs_among([Path(name) for name in names], sweeps=True)
     notes = [read_notes(path) for path in paths]
     add = [word for word in words if not word.startswith("-")]
     remove = [word[1:] for word in words if word.startswith("-")]
