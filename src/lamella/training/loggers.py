@@ -44,7 +44,10 @@ class EpochTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write the metrics of an epoch, and with the first epoch, never again after a resume, the layout of charts."""
+        """Write the metrics of an epoch, and after the first epoch the layout of charts.
+
+        A resumed run does not write the layout again.
+        """
         if not self.of_task and "epoch" in metrics:  # which Lightning adds
             return
         if step == 1 and "seconds" in metrics:
