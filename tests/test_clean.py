@@ -15,10 +15,12 @@ from programs import Program, wait_until
 
 import lamella as package
 from lamella.data import cache
-from lamella.runs.cleaning import CACHE, IMAGES
+from lamella.runs.cleaning import IMAGES
+from lamella.runs.names import CACHE
 from lamella.runs.trash import HIDDEN, TRASH
 
 OUT = Path("outputs")
+HINT = "; `lamella clean outputs --restore` brings back what the last `lamella clean` has moved\n"
 
 
 @pytest.fixture
@@ -162,7 +164,9 @@ def test_the_runs_of_a_sweep_go_together(lamella: Lamella) -> None:
     record(OUT / "default/two/seed=2", status="finished")
     assert lamella("clean", "outputs/default/two", "--yes").status == 0
     assert not (OUT / "default/two").exists()
-    assert lamella("resume", "outputs/default/two").status == 2
+    for path in ("outputs/default/two", "outputs/default/two/seed=1"):
+        result = lamella("resume", path)
+        assert (result.status, result.err) == (2, f"error: {path} is not there{HINT}")
     assert lamella("clean", "--restore").out == "brought back: outputs/default/two\n"
     assert {name: text for name, text in state().items() if "run.json" not in name} == {
         name: text for name, text in before.items() if "run.json" not in name
@@ -181,6 +185,23 @@ def test_something_new_in_its_place_is_not_overwritten(lamella: Lamella, four: l
     new.rmdir()
     assert lamella("clean", "--restore").status == 0
     assert len(listed()) == 4
+
+
+def test_images_that_were_decoded_again_are_not_overwritten(lamella: Lamella, four: list[Path]) -> None:
+    assert lamella("clean", str(four[0]), "--yes").status == 0
+    assert lamella("resume", str(four[0])).err == f"error: {four[0]} is not there{HINT}"
+    pixels = OUT / CACHE / "a.uint8"
+    pixels.parent.mkdir()
+    pixels.write_bytes(b"0")
+    assert lamella("clean", "--cache", "--yes").status == 0
+    pixels.write_bytes(b"0")
+    result = lamella("clean", "--restore")
+    batch = max((OUT / TRASH).glob("2*"))
+    assert result.status == 2
+    assert result.err.startswith(f"error: {pixels}: a run has decoded these images again; `rm -r {batch}` deletes the")
+    shutil.rmtree(batch)
+    assert lamella("clean", "--restore").out == f"brought back: {four[0]}\n"
+    assert pixels.exists()
 
 
 def test_the_trash_is_deleted_after_a_question(lamella: Lamella, four: list[Path]) -> None:
@@ -235,17 +256,16 @@ def test_a_manifest_leads_out_of_the_outputs(lamella: Lamella, four: list[Path])
 
 def test_resume_says_what_was_cleaned(lamella: Lamella, run: Path) -> None:
     assert lamella("clean", str(run), "--keep", "none", "--yes").status == 0
-    hint = "; `lamella clean outputs --restore` brings back what the last `lamella clean` has moved\n"
     result = lamella("resume", str(run), "trainer.max_epochs=3")
     assert result.status == 2
-    assert result.err.endswith(f"its checkpoints are gone, it cannot go on; `lamella train` begins a new run{hint}")
+    assert result.err.endswith(f"its checkpoints are gone, it cannot go on; `lamella train` begins a new run{HINT}")
     result = lamella("eval", str(run))
-    assert (result.status, result.err.endswith(f"there is no such checkpoint{hint}")) == (2, True)
+    assert (result.status, result.err.endswith(f"there is no such checkpoint{HINT}")) == (2, True)
     assert lamella("clean", "--restore").status == 0
     assert lamella("clean", str(run), "--keep", "best", "--yes").status == 0
     result = lamella("resume", str(run), "trainer.max_epochs=3")
     assert result.status == 0, result.err
-    assert f"{run} has no last.ckpt any more: it goes on from an earlier checkpoint{hint}" in result.out
+    assert f"{run} has no last.ckpt any more: it goes on from an earlier checkpoint{HINT}" in result.out
     assert lamella("clean", "--restore").err.startswith(f"error: {run}/checkpoints/last.ckpt: something new lies there")
 
 

@@ -19,10 +19,10 @@ from lamella.commands.parser import CommandParser
 from lamella.commands.several_runs import intact_runs
 from lamella.console import print
 from lamella.errors import RequestError
-from lamella.runs.cleaning import CACHE, KEPT, Removal, cached_images, checkpoints, whole_runs
+from lamella.runs.cleaning import KEPT, Removal, cached_images, checkpoints, whole_runs
 from lamella.runs.files import METRICS
 from lamella.runs.listing import Record, Runs
-from lamella.runs.names import OUTPUTS
+from lamella.runs.names import CACHE, OUTPUTS
 from lamella.runs.trash import Trash, bytes_in, bytes_to_free, outputs_around
 from lamella.tables import format_size
 

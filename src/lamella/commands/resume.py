@@ -13,6 +13,7 @@ from lamella.errors import RequestError
 from lamella.experiment.resume import resume_run
 from lamella.runs.identity import CHANGEABLE_KEYS
 from lamella.runs.sweep_directory import Sweep, is_sweep
+from lamella.runs.trash import cleaned_hint
 from lamella.sweeps.launch.forkserver import warm_up
 
 
@@ -26,6 +27,8 @@ def main(arguments: list[str]) -> int:
     path: Path = options.run
     if not (path / "run.json").exists() and is_sweep(path):
         return _resume_sweep(path, options.overrides)
+    if not path.exists() and (hint := cleaned_hint(path)):
+        raise RequestError(f"{path} is not there{hint}")
     return resume_run(path, options.overrides)
 
 

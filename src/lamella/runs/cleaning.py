@@ -12,6 +12,7 @@ from lamella.atomic_files import open_to_append
 from lamella.errors import RequestError
 from lamella.runs.files import BEST, LAST
 from lamella.runs.listing import Record, Runs
+from lamella.runs.names import CACHE
 from lamella.runs.reader import is_being_written
 from lamella.runs.sweep_directory import is_sweep, open_sweep, sweep_is_at_work
 from lamella.runs.trash import outputs_around
@@ -19,7 +20,7 @@ from lamella.runs.writer import reserved_run
 
 Keep = Literal["best", "last", "none"]  # which checkpoints of a run stay
 KEPT = {"best": BEST, "last": LAST, "none": None}
-CACHE, IMAGES = ".cache", "*.uint8"  # where `lamella.data.cache` keeps decoded images, and how it names them
+IMAGES = "*.uint8"  # how `lamella.data.cache` names files of decoded images
 
 
 @dataclass(frozen=True)

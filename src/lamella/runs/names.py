@@ -15,6 +15,7 @@ from lamella.config.values import key_of
 from lamella.errors import RequestError
 
 OUTPUTS = Path("outputs")
+CACHE = ".cache"  # in the outputs, where `lamella.data.cache` keeps decoded images
 LONGEST = 120  # bytes of a directory's name; file systems stop at 255
 
 

@@ -14,10 +14,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 
 from lamella.atomic_files import open_to_append, sync, write_atomically
 from lamella.errors import RequestError, first_line
-from lamella.runs.names import OUTPUTS, claim_directory
+from lamella.runs.names import CACHE, OUTPUTS, claim_directory
 from lamella.runs.reader import is_being_written, parse_json
 from lamella.runs.sweep_directory import is_sweep
 
@@ -79,6 +80,12 @@ class Batch:
             if not path.parent.resolve().is_relative_to(self.root.resolve()):
                 raise RequestError(f"{path.parent} is a link that leads out of {self.root}; remove it")
             if os.path.lexists(path):
+                if path.parent.name == CACHE:
+                    raise RequestError(
+                        f"{path}: a run has decoded these images again; `rm -r {quote(str(self.directory))}` deletes "
+                        "the earlier ones, and\n  the next `lamella clean --restore` brings back what was moved before "
+                        "them"
+                    )
                 raise RequestError(
                     f"{path}: something new lies there; move it away, and nothing is brought back before"
                 )
@@ -145,11 +152,11 @@ class Trash:
             Batch(self.root, directory, []).delete()
 
     def holds(self, path: Path) -> bool:
-        """Return whether something that was in the directory `path` lies in the trash."""
-        place = os.path.abspath(path)
+        """Return whether something that was in the directory `path` lies in the trash, or all of it if it is gone."""
+        place, gone = Path(os.path.abspath(path)), not os.path.lexists(path)
         with suppress(RequestError):
-            batches = self.batches()
-            return any(os.path.abspath(was).startswith(place + os.sep) for batch in batches for _, was in batch.items())
+            items = (Path(os.path.abspath(was)) for batch in self.batches() for _, was in batch.items())
+            return any(place in was.parents or (gone and place.is_relative_to(was)) for was in items)
         return False
 
     def _directories(self) -> list[Path]:
