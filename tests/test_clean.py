@@ -333,7 +333,7 @@ def test_what_cannot_be_moved_is_said_and_the_rest_goes(
         def isatty(self) -> bool:
             return True
 
-        def readline(self, size: int | None = -1, /) -> str:
+        def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
             gone.unlink()
             return "y\n"
 

@@ -72,6 +72,9 @@ def test_notes_of_a_sweep_head_its_leaderboard(lamella: Lamella) -> None:
     first, second, *board = lamella("runs", sweep).out.splitlines()
     assert (first, second[-9:]) == ("tags: paper", "  table 2")
     assert board[0].split()[0] == "n"
+    # What is said of a sweep is said of its runs.
+    assert len(package.runs(filter="tags ~ paper and note ~ 'table 2'")) == 2
+    assert "there is nothing to move" in lamella("clean", sweep, "--filter", "not tags ~ paper", "--yes").out
     result = lamella("tag", *map(str, sorted(Path(sweep).iterdir())))  # as a pattern of the shell gives
     assert result.out == f"{sweep}/seed=1: no tags\n{sweep}/seed=2: no tags\n"
     assert result.err == f"left out: 6 paths, such as {sweep}/.lock, which is no run and no sweep\n"
@@ -125,8 +128,16 @@ def test_wrong_requests(lamella: Lamella, run: Path) -> None:
         ("note", str(run), "--delete"): "error: --delete: there is no such option",
         ("note", "outputs", "a text"): "error: outputs is not a run directory, it holds runs",
         ("tag", "nowhere"): "error: nowhere: there is no such run; `lamella tag outputs/NAME/RUN nowhere` adds a tag",
-        ("tag", str(run), "two words"): "error: 'two words' is no run and no tag; a tag is a word",
-        ("tag", str(run), "outputs/default/rum"): "error: 'outputs/default/rum' is no run and no tag",
+        ("tag", str(run), "two words"): "error: 'two words' is not a tag, which is a word of letters",
+        ("tag", "good", str(run)): f"error: runs come before tags: lamella tag {run} good",
+        ("note", "too small", str(run)): f'error: the run comes before the text: lamella note {run} "too small"',
+        (
+            "note",
+            str(run),
+            "two",
+            "words",
+        ): f'error: a text of several words stands in quotes: lamella note {run} "two w',
+        ("tag", str(run), "outputs/default/rum"): "error: 'outputs/default/rum' is not a tag",
         ("tag", str(run), "-good"): "error: -good: there is no such tag to remove; there are none",
         ("tag", str(run), "--good"): "error: --good: there is no such option",
     }.items():

@@ -67,7 +67,10 @@ def test_conditions_that_a_run_meets(text: str) -> None:
         ("status<x and seed=1", "< compares with a number or a date, and 'x' is neither of them", "       ^"),
         ("seed in 3", "`in` takes a list, as in [1, 2]", "        ^"),
         ("data.shape=[1,[2", "this bracket is not closed", "              ^"),
-        ("tags = 'good", "between two conditions", None),
+        ("note = 'good", "between two conditions", None),
+        ("tags = good", "tags is a list; write tags ~ good", "       ^^^^"),
+        ("seed=1 and tags!=good", "tags is a list; write not tags ~ good", "                 ^^^^"),
+        ("started=today", "started is a date, and 'today' is none", "        ^^^^^"),
         ("note ~ learning rate", "put quotes around a value that contains a space", "                ^^^^"),
         ("seed=1 or sead=2", "there is no key sead", "          ^^^^"),
     ],
@@ -78,7 +81,7 @@ def test_errors_point_to_the_place(text: str, problem: str, pointer: str | None)
             raise RequestError("there is no key sead")
 
     if pointer is None:  # an apostrophe alone is a letter of a value
-        assert parse_condition(text, check)({"tags": "'good"}.get)
+        assert parse_condition(text, check)({"note": "'good"}.get)
         return
     with pytest.raises(RequestError) as caught:
         parse_condition(text, check)

@@ -40,7 +40,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     if len(known) > 40:
-        return f"there are {len(known)} names, none of them close"
+        return f"none of the {len(known)} names is similar"
     return f"known: {', '.join(known)}" if known else "there are none"
 
 

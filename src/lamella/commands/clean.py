@@ -236,8 +236,8 @@ def _show_sizes(trash: Trash) -> int:
     files = [file for record in everything for file in (record.path / "checkpoints").glob("*.ckpt")]
     images = [path for removal in cached_images(trash.root) for path in removal.paths]
     for text, paths, command in (
-        (f"{len(everything):,} runs", [record.path for record in everything], f"lamella clean {trash.root}"),
-        ("  their checkpoints", files, "lamella clean --keep best"),
+        (_counted(everything, "run"), [record.path for record in everything], f"lamella clean {trash.root}"),
+        ("  their checkpoints", files, f"lamella clean {trash.root} --keep none, best or last"),
         (f"decoded images in {trash.root / CACHE}", images, "lamella clean --cache"),
         (f"trash in {trash.path}", [trash.path], "lamella clean --empty"),
     ):

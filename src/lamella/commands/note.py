@@ -21,6 +21,12 @@ def main(arguments: list[str]) -> int:
     *given, last = parser.parse_words(arguments).runs
     is_text = not (is_path(last) if given else os.path.exists(last))  # Path.exists raises an error for a long text
     text = last if is_text else None
+    if given and text is None and not is_path(given[0]) and not os.path.exists(given[0]):
+        raise RequestError(f'the run comes before the text: lamella note {last} "{" ".join(given)}"')
+    if text is not None and given[1:] and not any(map(is_path, given[1:])):
+        raise RequestError(
+            f'a text of several words stands in quotes: lamella note {given[0]} "{" ".join([*given[1:], last])}"'
+        )
     paths = list(map(Path, given if text is not None else [*given, last]))
     if text is None:
         _print_notes(runs_among(paths, sweeps=True))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lamella.commands.parser import CommandParser
-from lamella.commands.several_runs import runs_and_sweeps
+from lamella.commands.several_runs import runs_among
 from lamella.console import print, print_error
 from lamella.errors import RequestError
 from lamella.runs.reader import read_run
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         raise RequestError(f"--{unknown[0]}: {options.to} takes no such option")
     sender, errors, status = _Sender(options.to, given), set[str](), 0
     try:
-        for path in _with_members(runs_and_sweeps(options.runs)):
+        for path in _with_members(runs_among(options.runs, sweeps=True)):
             try:
                 sender.send(path)
             except RequestError as error:

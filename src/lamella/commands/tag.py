@@ -25,11 +25,14 @@ def main(arguments: list[str]) -> int:
     given: list[str] = parser.parse_words(arguments).runs
     names = [given[0], *takewhile(is_path, given[1:])] if os.path.exists(given[0]) else []
     words = given[len(names) :]
+    if run := next((word for word in words if is_path(word)), None):
+        first = [word for word in words if word != run]
+        raise RequestError(f"runs come before tags: lamella tag {' '.join([*names, run, *first])}")
     for word in words:
         if not TAG.fullmatch(word.removeprefix("-")):
             raise RequestError(
-                f"{word!r} is no run and no tag; a tag is a word of letters, digits and . _ + -, and a minus sign "
-                "before it\n  removes it"
+                f"{word!r} is not a tag, which is a word of letters, digits and . _ + -; a minus sign before it "
+                "removes it"
             )
     if not names:
         raise RequestError(f"{words[0]}: there is no such run; `lamella tag outputs/NAME/RUN {words[0]}` adds a tag")

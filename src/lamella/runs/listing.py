@@ -87,9 +87,9 @@ class Record:
 
     @cached_property
     def notes(self) -> Notes:
-        """Return the notes and tags of the run, none where they are damaged, with a warning."""
+        """Return the notes and tags of the run and of its sweep, none where they are damaged, with a warning."""
         try:
-            return read_notes(self.path)
+            return read_notes(self.path.parent).followed_by(read_notes(self.path))
         except RequestError as error:
             warnings.warn(str(error), stacklevel=2)
             return Notes()

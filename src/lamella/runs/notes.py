@@ -47,6 +47,11 @@ class Notes:
             found.tags.extend(tag for tag in change.get("add", []) if tag not in found.tags)
         return found
 
+    def followed_by(self, others: "Notes") -> "Notes":
+        """Return these notes and tags, and those of `others` after them."""
+        tags = [tag for tag in others.tags if tag not in self.tags]
+        return Notes([*self.notes, *others.notes], [*self.tags, *tags])
+
     @property
     def text(self) -> str | None:
         """Return the texts of all notes, one below the other, None where there are none."""

@@ -98,6 +98,7 @@ class _Parser:
         start = self.place
         text, quoted = self.value()
         try:
+            _check_sign(key, sign, text)
             meets = _test(sign, text, quoted)
         except ValueError as error:
             raise self.error(str(error), start, self.place) from error
@@ -139,6 +140,16 @@ class _Parser:
         shown = re.sub(r"\s", " ", self.text)
         pointer = " " * cell_len(shown[:start]) + "^" * max(1, cell_len(shown[start:end]))
         return RequestError(f"{problem}\n  {shown}\n  {pointer}")
+
+
+def _check_sign(key: str, sign: str, text: str) -> None:
+    """Raise ValueError for a comparison that no run can meet, because of what the key holds."""
+    if sign not in ("=", "==", "!="):
+        return
+    if key == "tags" and not text.startswith("["):
+        raise ValueError(f"tags is a list; write {'not ' * (sign == '!=')}tags ~ {text}")
+    if key in ("started", "finished") and text != "null" and _moment(text) is None:
+        raise ValueError(f"{key} is a date, and {text!r} is none; write it as 2026-11-28 or '2026-11-28 18:30'")
 
 
 def _test(sign: str, text: str, quoted: bool) -> Callable[[object], bool]:
