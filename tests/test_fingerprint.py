@@ -93,6 +93,17 @@ def test_image_files_are_covered_however_they_are_read(
     assert said in ("the training inputs", "the validation inputs", "the test inputs")
 
 
+@pytest.mark.parametrize(("stage", "said"), [("validate", "the validation inputs"), ("test", "the test inputs")])
+def test_changed_images_of_a_cache_are_found_by_each_stage(
+    lamella: Lamella, image_root: Path, stage: str, said: str
+) -> None:
+    saved = folder_data(image_root, cache="memmap").state_dict()
+    for file in image_root.glob("train/*/*.png"):
+        change_pixel(file)
+    data = Data(image_folder(str(image_root), [1, 28, 28], CLASSES), [1, 28, 28], 16, 3, mean=0.3, cache="memmap")
+    assert data.differences(saved, stage) == [said]
+
+
 def test_a_cache_has_the_checksums_of_decoded_images(lamella: Lamella, image_root: Path) -> None:
     saved = folder_data(image_root).state_dict()
     data = folder_data(image_root, cache="memmap")

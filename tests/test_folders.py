@@ -252,23 +252,20 @@ def test_the_jobs_of_a_sweep_decode_once(pictures: Path, monkeypatch: pytest.Mon
 def test_a_cache_with_other_bytes_is_not_used(pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     files = ImageFiles(find_images(pictures)[0], Decoder((1, 8, 8)))
-    assert map_images(files, create=False) is None
     mapped = map_images(files)
-    assert mapped is not None
     expected = mapped.pixels.clone()
     [file] = Path("outputs/.cache").glob("*.uint8")
     times = file.stat()
     file.write_bytes(bytes(times.st_size))
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     again = map_images(files)
-    assert again is not None
     assert torch.equal(again.pixels, expected)
     paths = decodes(monkeypatch)
     file.write_bytes(file.read_bytes())  # touched, but with the same bytes
     os.chmod("outputs/.cache", 0o500)
     [lock] = Path("outputs/.cache").glob("*.lock")
     lock.chmod(0o400)
-    assert map_images(files) is not None
+    map_images(files)
     os.chmod("outputs/.cache", 0o700)
     assert paths == []
 

@@ -52,16 +52,16 @@ class MappedImages:
         return sums
 
 
-def map_images(images: ImageFiles, create: bool = True) -> MappedImages | None:
+def map_images(images: ImageFiles) -> MappedImages:
     """Return the images, decoded into a cache file by the first process that asks for them.
 
     Other processes wait for that process, and later ones find the file. The name of the file depends on the paths,
-    sizes and modification times of all files from which the images are selected, and on how they are decoded. create:
-    False returns None if there is no such file. Raises UnreadableImages if an image cannot be read, and RequestError if
-    the file cannot be written; no part of the file is left then.
+    sizes and modification times of all files from which the images are selected, and on how they are decoded.
+    Raises UnreadableImages if an image cannot be read, and RequestError if the file cannot be written; no part of the
+    file is left then.
     """
     try:
-        return _map_images(images, FOLDER, create)
+        return _map_images(images, FOLDER)
     except OSError as error:
         raise RequestError(
             f"data.cache: the decoded images, {format_size(_size(images.whole()))}, cannot be written to "
@@ -78,8 +78,8 @@ def load_images(images: ImageFiles) -> Tensor:
     """
     if SHARED in os.environ:
         try:
-            if mapped := _map_images(images, Path(os.environ[SHARED]), create=True):
-                return mapped[torch.arange(len(mapped))]
+            mapped = _map_images(images, Path(os.environ[SHARED]))
+            return mapped[torch.arange(len(mapped))]
         except (OSError, RuntimeError):  # no room, for example: this job decodes them too
             pass
     try:
@@ -113,14 +113,12 @@ def sharing_images(directory: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _map_images(images: ImageFiles, folder: Path, create: bool) -> MappedImages | None:
+def _map_images(images: ImageFiles, folder: Path) -> MappedImages:
     whole = images.whole()
     path = folder / f"{_key(whole)}.uint8"
     note, sums, count = path.with_suffix(".lock"), path.with_suffix(".crc32"), _size(whole)
     use = _use(path) if _is_intact(path, note, count) else None
     if use is None:
-        if not create:
-            return None
         folder.mkdir(parents=True, exist_ok=True)
         with open_to_append(note) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -213,7 +213,7 @@ class Data(pl.LightningDataModule):
 
         def load(name: str) -> None:
             if name not in self.loaded:
-                self.loaded[name] = readable(self.splits[name], self.in_memory, self.cache, create=stage == "fit")
+                self.loaded[name] = readable(self.splits[name], self.in_memory, self.cache)
             setattr(self, name, self.loaded[name])
 
         names = ("train", "val") if stage == "fit" and not self.tests else STAGES.get(stage, ())

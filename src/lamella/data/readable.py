@@ -13,17 +13,16 @@ from lamella.data.samples import Samples, Splits
 SHOWN = 5  # unreadable files that a note names
 
 
-def readable(samples: Samples, in_memory: bool, cache: str | None, create: bool) -> Samples:
+def readable(samples: Samples, in_memory: bool, cache: str | None) -> Samples:
     """Return samples whose image files are in memory or in a cache, or whose headers have been checked.
 
-    in_memory, cache: as in `Data`. create: make the cache if there is none; otherwise the files are left as they are.
-    Raises UnreadableImages, and RequestError if the cache cannot be written.
+    in_memory, cache: as in `Data`. Raises UnreadableImages, and RequestError if the cache cannot be written.
     """
     files = samples.inputs
     if not isinstance(files, ImageFiles):
         return samples
     if cache:
-        return replace(samples, inputs=map_images(files, create) or files)
+        return replace(samples, inputs=map_images(files))
     if in_memory:
         return replace(samples, inputs=load_images(files))
     files.check()
