@@ -181,6 +181,20 @@ def test_eval_and_reproduce_read_the_file_where_it_is(lamella: Lamella, plants: 
     assert result.status == 2, result.out
 
 
+@pytest.mark.slow(seconds=4)
+def test_a_large_table_goes_on_with_another_number_of_threads(lamella: Lamella) -> None:
+    numbers = np.random.default_rng(0).normal(size=70_000)  # of which two threads compute another sd in the last digit
+    write(
+        "large.csv", "a,kind\n" + "".join(f"{value!r},{'pq'[row % 2]}\n" for row, value in enumerate(numbers.tolist()))
+    )
+    options = ("data=csv", "data.path=large.csv", "data.target=kind", "trainer.max_epochs=1", "device.threads=1")
+    run = trained(lamella, *options, "visuals=none", "+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1")
+    learned = (run / "preprocessing.json").read_bytes()
+    result = lamella("resume", str(run), "trainer.max_epochs=2", "device.threads=2")
+    assert result.status == 0, result.err
+    assert (run / "preprocessing.json").read_bytes() == learned
+
+
 def test_an_encoder_that_a_config_may_not_build_is_refused(lamella: Lamella, plants: Path) -> None:
     file = plants / "preprocessing.json"
     state = json.loads(file.read_text())

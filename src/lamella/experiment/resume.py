@@ -69,11 +69,13 @@ def open_run(
         return None
 
     from lamella.experiment.build import prepare_experiment
+    from lamella.experiment.model import read_encoder
 
     if longer:
         _check_length(fields, config, epochs)
     check_trackers(changed.get("tracking") or {})
-    experiment = prepare_experiment(changed, data=data)
+    # What was learned from the training samples is not computed again: other threads may round it otherwise.
+    experiment = prepare_experiment(changed, data=data, encoder=read_encoder(path))
     if finished:
         _print_finished(path, fields, config)
         return None

@@ -15,6 +15,7 @@ from lamella.errors import RequestError
 from lamella.experiment.build import prepare_experiment
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.fit import fit
+from lamella.experiment.model import read_encoder
 from lamella.experiment.session import run_interrupts
 from lamella.interrupts import Interrupted
 from lamella.runs.checkpoints import STATE_KEY, StateDict, checksum_matches, read_checkpoint
@@ -32,7 +33,7 @@ def repeatable_experiment(path: Path, record: RunRecord, config: Config) -> Expe
     Raises RequestError where it cannot be trained again here.
     """
     trainer = {**config["trainer"], "chunk": 1, "logger": None, "profile": False}
-    experiment = prepare_experiment({**config, "visuals": {}, "trainer": trainer})
+    experiment = prepare_experiment({**config, "visuals": {}, "trainer": trainer}, encoder=read_encoder(path))
     processes = process_count(trainer, experiment.device.accelerator)
     if processes > 1:
         raise RequestError(
