@@ -199,7 +199,7 @@ def test_other_samples_are_said(lamella: Lamella, image_root: Path) -> None:
     result = lamella("eval", str(run))
     assert (result.status, result.err) == (
         0,
-        "note: these are not the samples that the run was trained and tested with; other than then: the number of "
+        "note: these are not the samples that the run was trained and tested with; changed since then: the number of "
         "training samples, the number of validation samples, the number of test samples\n",
     )  # fmt: skip
 

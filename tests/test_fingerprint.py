@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lamella.data import Data, Datasets, NamedInputs, OwnData, Samples, Splits, digits, image_folder
 from lamella.data.cache import MappedImages
+from lamella.data.fingerprint import other_rounding
 from lamella.runs.checkpoints import VerifiedCheckpointIO, read_checkpoint
 
 CLASSES = ["zero", "one", "two"]
@@ -49,19 +50,63 @@ def test_a_changed_pixel_is_refused_and_said(lamella: Lamella, image_root: Path)
     assert result.status == 2
     assert result.err.endswith(
         f"error: data: the samples are not those with which {run}/checkpoints/last.ckpt was trained;\n"
-        "  other than then: the training inputs, the validation inputs, the test inputs; put the data back as they "
+        "  changed since then: the training inputs, the validation inputs, the test inputs; put the data back as they "
         "were, or train a new run\n"
     )
     assert before == [(run / name).read_bytes() for name in ("run.json", "metrics.jsonl", "checkpoints/last.ckpt")]
-    said = "note: these are not the samples that the run was trained and tested with; other than then: the test inputs"
+    said = "note: these are not the samples that the run was trained and tested with; changed since then: the test in"
     assert said in lamella("eval", str(run)).err
     result = lamella("reproduce", str(run))
     assert result.status == 1
-    assert f"note: the data are not those of {run}; other than then: the training inputs, the val" in result.err
+    assert f"note: the data are not those of {run}; changed since then: the training inputs, the val" in result.err
     assert "differences between the two environments:\n  data: the training inputs\n" in result.out
     result = lamella("resume", str(run), "trainer.max_epochs=2", "data.root=kept")  # a copy is the same data
     assert result.status == 0, result.err
     assert "compared" not in result.err
+
+
+def change_saved(run: Path, **environment: str) -> None:
+    """Change the environment that the last checkpoint of a run was made in, and the checksum of its training inputs."""
+    checkpoint = run / "checkpoints/last.ckpt"
+    saved = read_checkpoint(checkpoint)
+    saved["Data"]["inputs"]["train"] = "values 0"
+    saved["Data"]["environment"] |= environment
+    checkpoint.unlink()
+    VerifiedCheckpointIO().save_checkpoint(saved, checkpoint)
+
+
+@pytest.mark.slow(3)
+def test_inputs_that_another_machine_computes_otherwise_are_said(lamella: Lamella, run: Path) -> None:
+    more = f"trainer.max_epochs={len((run / 'metrics.jsonl').read_text().splitlines()) + 1}"
+    change_saved(run)
+    result = lamella("resume", str(run), more)
+    assert (result.status, "\n  changed since then: the training inputs; put the data" in result.err) == (2, True)
+    change_saved(run, torch="2.0.0", processor="Intel Pentium")
+    result = lamella("resume", str(run), more)
+    assert result.status == 0, result.err
+    assert (
+        f"note: the training inputs: not bit for bit as in {run}/checkpoints/last.ckpt, because they were computed "
+        f"with torch {torch.__version__} instead of 2.0.0, processor "
+    ) in result.err
+
+
+@pytest.mark.parametrize("what", ["targets", "inputs", "files", "encoder"])
+def test_another_environment_explains_computed_values_alone(what: str) -> None:
+    saved = Data(digits(8), [1, 8, 8], 64, 10).state_dict()
+    now = {**saved, "environment": {"pillow": "12"}, "encoder": 1}
+    now |= {"inputs": {"train": f"{'files' if what == 'files' else 'values'} 1"}} if what != "encoder" else {}
+    words = {"targets": "the training targets", "encoder": "what is learned from the training samples"}
+    found = other_rounding([words.get(what, "the training inputs")], {"environment": {"pillow": "11"}}, now)
+    assert found == (["pillow 12 instead of 11"] if what in ("inputs", "encoder") else [])
+
+
+@pytest.mark.slow(3)
+def test_images_that_no_test_has_read_are_not_compared(lamella: Lamella, image_root: Path) -> None:
+    data = ("data=image_folder", f"data.root={image_root}", "data.shape=[1,28,28]", "data.mean=[0.3]", "data.std=[0.3]")
+    assert lamella("train", *data, *TINY, "trainer.test=false").status == 0
+    [run] = (path.parent for path in Path("outputs").rglob("run.json"))
+    said = "note: the test inputs are read in another way than before, and are not compared\n"
+    assert said in lamella("eval", str(run)).err
 
 
 @pytest.mark.slow(3)

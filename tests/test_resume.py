@@ -19,8 +19,8 @@ import torch
 from conftest import Lamella, Project
 from programs import Program, wait_until
 
+from lamella.data.environment import processor
 from lamella.runs.checkpoints import newest_checkpoint
-from lamella.training.device import processor
 
 SMALL = ("device=cpu", "device.threads=1", "data.batch_size=512", "network.dropout=0.2", "visuals=none")
 

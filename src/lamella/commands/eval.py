@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     if note := unfinished_note(record):
         print(note, file=sys.stderr)
 
+    from lamella.data.fingerprint import changed, uncompared_notes
     from lamella.experiment.evaluation import evaluate
     from lamella.experiment.model import load_experiment
     from lamella.lightning_internals import datamodule_key
@@ -66,11 +67,13 @@ def main(arguments: list[str]) -> int:
     checkpoint = read_checkpoint(file)
     if (weights := weights_kind(checkpoint)) == "averaged":
         print(f"note: the weights of {file.name} are averaged", file=sys.stderr)
-    different = experiment.data.differences(checkpoint.get(datamodule_key(type(experiment.data))), "test")
+    saved = checkpoint.get(datamodule_key(type(experiment.data)))
+    different, notes = experiment.data.differences(saved, "test"), list[str]()
     if different and not options.overrides:
-        others = f"other than then: {', '.join(different)}"
-        print(f"note: these are not the samples that the run was trained and tested with; {others}", file=sys.stderr)
-    for note in _notes(trained["data"], config["data"], experiment.data, not different):
+        notes.append(f"these are not the samples that the run was trained and tested with; {changed(different)}")
+    if saved and not options.overrides:
+        notes += uncompared_notes(saved, experiment.data.state_dict(), ["test"])
+    for note in [*notes, *_notes(trained["data"], config["data"], experiment.data, not different)]:
         print(f"note: {note}", file=sys.stderr)
     result = evaluate(experiment, options.run)
     # Labels of pixels and the like have no names.

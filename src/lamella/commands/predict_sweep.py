@@ -144,6 +144,7 @@ def out_of_fold(runs: Sequence[Path], models: "Sequence[Model]", checkpoint: str
 def _data(run: Path, checkpoint: str) -> "Data":
     """Return the samples of a run, read again. Raises RequestError if they are not those that it was trained with."""
     from lamella.data import Data
+    from lamella.data.fingerprint import changed
     from lamella.experiment.build import prepare_experiment
     from lamella.experiment.model import read_encoder
     from lamella.lightning_internals import datamodule_key
@@ -155,7 +156,7 @@ def _data(run: Path, checkpoint: str) -> "Data":
     if different := data.differences(saved, "validate"):
         raise RequestError(
             f"{run}: the data have changed since the training, so that nobody knows which samples the run was trained "
-            f"on; other than then: {', '.join(different)}; put the data back"
+            f"on; {changed(different)}; put the data back"
         )
     return data
 

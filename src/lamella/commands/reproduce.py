@@ -134,6 +134,7 @@ def _train_again(
 
     checked: whether it has to begin with weights from the same file, if it began with any.
     """
+    from lamella.data.fingerprint import changed
     from lamella.experiment.build import prepare_experiment
     from lamella.experiment.session import create_run, train_run
 
@@ -146,7 +147,7 @@ def _train_again(
     run = create_run(experiment, make_directory, config, record["overrides"], reads, choices, reproduces=str(path))
     other_data = _other_data(path, experiment.data)
     if other_data:
-        print(f"note: the data are not those of {path}; other than then: {', '.join(other_data)}", file=sys.stderr)
+        print(f"note: the data are not those of {path}; {changed(other_data)}", file=sys.stderr)
     status = train_run(experiment, run)
     return status, run.path, run.fields, other_data
 

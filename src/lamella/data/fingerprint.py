@@ -3,19 +3,22 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import PIL.features
 from torch import Tensor
 
 from lamella.data.chunk import Batch
 from lamella.data.contents import checksums
+from lamella.data.environment import environment_changes, numeric_environment
 from lamella.data.images import ImageFiles
 from lamella.data.samples import Encoder, NamedInputs, Samples
 from lamella.data.summary import WORDS
 
 NUMBER = "the number of"
+LEARNED = "what is learned from the training samples"
 Fingerprint = Mapping[str, Any]  # of the samples of a datamodule, as plain values
 
 
@@ -37,7 +40,7 @@ class Checksums:
         """Return for each split the number of samples with a checksum of the targets, and a checksum of the inputs.
 
         A checksum of the inputs follows what it was made of: "values", or "files" for images that stay files. A split
-        whose inputs are not read has none. What an encoder has learned has a checksum too.
+        whose inputs are not read has none. What an encoder has learned has a checksum too. `data_environment` is added.
         """
         sums = [[len(one), target_checksum(one.targets)] for one in splits.values()]
         inputs = {
@@ -45,7 +48,13 @@ class Checksums:
             for name, each in self.of(splits).items()
         }
         learned = {} if encoder is None else {"encoder": zlib.crc32(json.dumps(encoder.state()).encode())}
-        return {"targets": sums, "inputs": inputs, **learned}
+        return {"targets": sums, "inputs": inputs, **learned, "environment": data_environment()}
+
+
+def data_environment() -> dict[str, object]:
+    """Return what the last bits of computed inputs and the pixels of decoded images depend on, as plain values."""
+    libjpeg = PIL.features.version("libjpeg_turbo")
+    return {**numeric_environment(), "numpy": np.__version__, "pillow": PIL.__version__, "libjpeg": libjpeg}
 
 
 def target_checksum(targets: Tensor) -> int:
@@ -74,11 +83,30 @@ def differences(saved: Fingerprint | None, now: Fingerprint) -> list[str]:
     return [what for what in found if what.startswith(NUMBER)] or found
 
 
-def uncompared(saved: Fingerprint, now: Fingerprint) -> list[str]:
-    """Return what has a checksum in both fingerprints that was made of something else, as "the training inputs"."""
+def changed(different: Collection[str]) -> str:
+    """Return what `differences` has found as a part of a message."""
+    return f"changed since then: {', '.join(different)}"
+
+
+def other_rounding(different: Collection[str], saved: Fingerprint, now: Fingerprint) -> list[str]:
+    """Return why unchanged data may give the differences, as "torch 2.15.0 instead of 2.14.0".
+
+    The list is empty where the environment has not changed, or something differs that does not depend on it: a number
+    of samples, targets, or the bytes of files.
+    """
+    computed = [what for what, kind in dict(_parts(now)) if kind != "files" and what.endswith((" inputs", LEARNED))]
+    return environment_changes(saved.get("environment", {}), now["environment"]) if {*different} <= {*computed} else []
+
+
+def uncompared_notes(saved: Fingerprint, now: Fingerprint, splits: Collection[str] = tuple(WORDS)) -> list[str]:
+    """Return a note for the inputs of each split whose checksums in the two fingerprints were made of other things."""
     before, after = (dict(_parts(one)) for one in (saved, now))
-    known = [what for what, _ in before]
-    return [what for what, kind in after if what in known and (what, kind) not in before]
+    known, inputs = [what for what, _ in before], [f"the {WORDS[name]} inputs" for name in splits]
+    return [
+        f"{what} are read in another way than before, and are not compared"
+        for what, kind in after
+        if what in known and what in inputs and (what, kind) not in before
+    ]
 
 
 def _parts(fingerprint: Fingerprint) -> Iterator[tuple[tuple[str, str], object]]:
@@ -99,7 +127,7 @@ def _parts(fingerprint: Fingerprint) -> Iterator[tuple[tuple[str, str], object]]
         yield (f"the first {WORDS[name]} inputs", ""), inputs
         yield (f"the first {WORDS[name]} targets", ""), checksum
     if "encoder" in fingerprint:
-        yield ("what is learned from the training samples", ""), fingerprint["encoder"]
+        yield (LEARNED, ""), fingerprint["encoder"]
 
 
 def _digest(values: "np.ndarray | Tensor | None") -> str:

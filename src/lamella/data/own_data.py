@@ -13,7 +13,7 @@ from lamella.data.checks import check_world, class_names
 from lamella.data.chunk import Batch
 from lamella.data.datamodule import Data
 from lamella.data.datasets import Datasets, ItemBatches, on_device
-from lamella.data.fingerprint import Fingerprint, differences, first_fingerprint, target_checksum
+from lamella.data.fingerprint import Fingerprint, data_environment, differences, first_fingerprint, target_checksum
 from lamella.data.items import Reading, kind_of_batch
 from lamella.data.loaded import LoadedBatches, loader_length
 from lamella.data.samples import written_shape, written_type
@@ -169,12 +169,10 @@ class OwnData(pl.LightningDataModule):
         return other
 
     def state_dict(self) -> dict[str, object]:
-        """Return the numbers of samples that are known, and checksums of the first batches.
-
-        A checkpoint contains them, and a run goes on only if they are the same.
-        """
+        """Return the numbers of samples that are known, and checksums of the first batches, for a checkpoint."""
         sizes: Mapping[str, int | None] = self.sizes or {"train": self.lengths["train"]}
-        return {"sizes": sizes, "targets": target_checksum(self.targets[0]), "first": self.first}
+        targets = target_checksum(self.targets[0])
+        return {"sizes": sizes, "targets": targets, "first": self.first, "environment": data_environment()}
 
     def differences(self, saved: Fingerprint | None, stage: str) -> list[str]:
         """Return what is not as it was when a checkpoint was saved, as `Data.differences` does."""

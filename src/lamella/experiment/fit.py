@@ -14,7 +14,7 @@ from pytorch_lightning.loggers.logger import Logger
 from lamella.atomic_files import replace_link
 from lamella.console import print
 from lamella.data import OwnData, RunData
-from lamella.data.fingerprint import Fingerprint, uncompared
+from lamella.data.fingerprint import Fingerprint, changed, other_rounding, uncompared_notes
 from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
@@ -272,19 +272,24 @@ def _saved_state(path: Path, checkpoints: Checkpoints, data: RunData, epochs: in
 def _check_samples(path: Path, saved: Fingerprint | None, data: RunData) -> None:
     """Raise RequestError where a checkpoint was trained on other samples, and note what cannot be compared.
 
-    saved: the fingerprint of the samples in the checkpoint.
+    Where another environment explains that computed inputs differ, a note says so. saved: the fingerprint of the
+    samples in the checkpoint.
     """
     different = data.differences(saved, "fit")
-    if different or saved is None:
+    now = data.state_dict()
+    reasons = other_rounding(different, saved, now) if saved else []
+    if saved is None or (different and not reasons):
         raise RequestError(
             f"data: the samples are not those with which {path} was trained;\n"
-            f"  other than then: {', '.join(different)}; put the data back as they were, or train a new run",
+            f"  {changed(different)}; put the data back as they were, or train a new run",
             "data",
         )
-    notes = [
-        f"{what} are read in another way than before, and are not compared"
-        for what in uncompared(saved, data.state_dict())
-    ]
+    notes = uncompared_notes(saved, now)
+    if different:
+        notes.append(
+            f"{', '.join(different)}: not bit for bit as in {path}, because they were computed with "
+            f"{', '.join(reasons)}; if you have changed the data too, train a new run"
+        )
     if not {"inputs", "first"} & saved.keys():
         notes = [f"{path} is of an earlier version, which kept no checksum of the inputs: the targets are compared"]
     for note in notes if rank() == 0 else []:

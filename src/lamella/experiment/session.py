@@ -20,12 +20,14 @@ from lamella.config.value_text import parse_value
 from lamella.config.values import Config, override_values
 from lamella.console import print
 from lamella.data import RunData
+from lamella.data.environment import environment_changes, numeric_environment
 from lamella.data.folds import TEST
 from lamella.distributed import RUN_DIRECTORY, rank
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.build import prepare_experiment
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.fit import Outcome, fit
+from lamella.experiment.model import read_encoder
 from lamella.experiment.report import epoch_line, result_lines
 from lamella.experiment.requeue import SLURM_JOB, requeue_slurm_job
 from lamella.interrupts import Interrupted, Interrupts, limit_exit
@@ -37,7 +39,7 @@ from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
 from lamella.tables import format_csv
 from lamella.tracking.following import following
-from lamella.training.device import is_out_of_memory, processor
+from lamella.training.device import is_out_of_memory
 from lamella.training.machine_use import MachineUse, RunUse
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.progress import progress_bar
@@ -152,7 +154,7 @@ def join_run() -> int:
         fields, config = read_run(path)
         identity = run_identity(config, fields["reads"])
         with Interrupts(lambda: None) as interrupts:
-            fit(prepare_experiment(config), path, interrupts, identity)
+            fit(prepare_experiment(config, encoder=read_encoder(path)), path, interrupts, identity)
     except Interrupted:
         return 0  # with any other status, Lightning would end rank 0 before it has saved everything
     except RequestError:
@@ -172,18 +174,6 @@ def _end_with_rank_0(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     limit_exit(1, from_now=True)
-
-
-def numeric_environment(experiment: Experiment) -> dict[str, object]:
-    """Return what the bits of a result depend on beside the config."""
-    accelerator = experiment.device.accelerator
-    return {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "processor": processor(),
-        "device": torch.cuda.get_device_name() if accelerator == "cuda" else accelerator,
-    }
 
 
 def _train(
@@ -241,13 +231,12 @@ def _board_settings(record: Record) -> dict[str, float | str]:
 
 def _record_start(experiment: Experiment, writer: RunWriter, inexact: Sequence[str]) -> None:
     """Record that the run is running, and why its bits may differ from those of a run without interruption."""
-    now, before, reasons = numeric_environment(experiment), dict[str, object](), list[str]()
+    device = experiment.device.accelerator
+    now = {**numeric_environment(), "device": torch.cuda.get_device_name() if device == "cuda" else device}
+    before, reasons = dict[str, object](), list[str]()
     if writer.before:
         before, reasons = writer.before.get("environment", {}), writer.before.get("inexact", [])
-    changes = [
-        f"{name} {value} instead of {before[name]}" for name, value in now.items() if before.get(name, value) != value
-    ]
-    if changes:
+    if changes := environment_changes(before, now):
         print(f"with {', '.join(changes)}: the result will not equal, bit for bit, that of a run without interruption")
     reasons = list(dict.fromkeys([*reasons, *changes, *inexact]))
     writer.update(status="running", finished=None, error=None, environment=now, inexact=reasons)

@@ -1,10 +1,7 @@
 """Read the config group `device`: where a run takes place, and with how many processes and threads."""
 
 import os
-import platform
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -158,18 +155,3 @@ def is_out_of_memory(error: BaseException) -> bool:
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def processor() -> str:
-    """Return the name of the CPU, on Linux with its family and model.
-
-    Processors of one name, such as AMD EPYC, may belong to families for which matrix products are computed in another
-    order, with other rounding.
-    """
-    try:
-        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = dict(re.findall(r"^(.*?)\s*: (.*)$", first, re.M))
-    numbers = [f"{word} {fields[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in fields]
-    return ", ".join([fields.get("model name", platform.machine()), *numbers])
