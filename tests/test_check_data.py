@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
+from lamella.commands.check_data_findings import find
+from lamella.commands.check_data_sections import tables
 from lamella.data import Data, Samples, Splits
+from lamella.data.decoder import Decoder
+from lamella.data.folders import find_images
+from lamella.data.images import ImageFiles
 from lamella.data.near_duplicates import DISTANCE, close_pairs, difference_hashes, similar_pairs, standardized
+from lamella.data.survey import Survey, survey
 
 PHOTOS = Path(__file__).parents[2] / "shared/data/cifar10_small"
 GREY = ("data=image_folder", "data.shape=[1,28,28]", "data.mean=[0.3]", "data.std=[0.3]")
@@ -54,6 +60,37 @@ def test_what_is_planted_in_pictures_is_found(lamella: Lamella, image_root: Path
     assert plain["sheet"] is None
     far = lamella("check-data", *GREY[:2], f"data.root={image_root}", "data.mean=[0.9]", "data.std=[0.3]", "--json")
     assert "far from the pixels of the training; measured: data.mean=[0.3" in json.loads(far.out)["warnings"][-1]
+
+
+def damage(files: Path) -> int:
+    """Cut off the end of each image file in a folder, and return how many there are."""
+    paths = list(files.rglob("*.png"))
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:200])
+    return len(paths)
+
+
+def test_a_split_of_damaged_images_is_named(lamella: Lamella, image_root: Path) -> None:
+    shutil.copytree(image_root / "train", image_root / "test")
+    count = damage(image_root / "test")
+    result = lamella("check-data", *GREY, f"data.root={image_root}")
+    assert result.status == 0, result.err
+    assert f"warning: {count} files cannot be read: {image_root}/test/" in result.out
+    assert "channel  mean (train)  std (train)  mean (val)  std (val)  data.mean" in result.out
+    count += damage(image_root / "train")
+    plain = json.loads(lamella("check-data", *GREY, f"data.root={image_root}", "--json").out)
+    assert (len(plain["unreadable"]), len(plain["warnings"])) == (count, 1)
+    assert {row["test"] for row in plain["samples"]} == {"0"}
+
+
+def test_a_split_of_damaged_images_has_no_range_of_targets(image_root: Path) -> None:
+    files = ImageFiles(find_images(image_root / "train")[0], Decoder((1, 28, 28)))
+    train = Samples(files, torch.arange(len(files), dtype=torch.float32))
+    data = Data(Splits(train, train, train.take(torch.arange(4))), [1, 28, 28], 4, mean=0.3, std=0.3)
+    surveys = {name: survey(data, name) for name in ("train", "val")} | {"test": Survey(unreadable=["1.png", "2.png"])}
+    [_, smallest, *_, number] = dict(tables(data, surveys))["samples"]
+    assert (smallest[0], smallest[1], smallest[3], number[3]) == ("smallest target", "0", "", "0")
+    assert find(data, surveys).warnings[0] == "2 files cannot be read: 1.png, 2.png"
 
 
 def photos() -> list[Image.Image]:
@@ -100,7 +137,7 @@ def test_hashes_that_differ_in_few_bits_are_paired(bits: set[int], seed: int) ->
 def test_digits_are_no_false_alarm(lamella: Lamella) -> None:
     result = lamella("check-data", "--sheet", "sheets.png")
     assert "\nno warnings\nnote: " in result.out
-    assert "where that many are alike, as drawings of digits are, most of them are no copies" in result.out
+    assert "where that many are alike, as drawings of digits are, most of them are not copies" in result.out
     assert Path("sheets.png").is_file()
 
 

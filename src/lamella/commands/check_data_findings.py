@@ -43,12 +43,16 @@ class Findings:
 
 
 def find(data: RunData, surveys: Mapping[str, Survey]) -> Findings:
-    """Return what is wrong with the samples, or may be. surveys: of each split that has samples."""
+    """Return what is wrong with the samples, or may be. surveys: of each split that has samples or files."""
     notes = [*data.source_notes]
     if not surveys:
         notes.append("the project's own code makes whole batches, one after another, so that no sample is looked at")
-        return Findings([], notes, [], [], [], [])
     unreadable = [text for one in surveys.values() for text in one.unreadable]
+    count = counted(len(unreadable), "file", "files")
+    damaged = [f"{count} cannot be read: {_some(unreadable)}"] if unreadable else []
+    surveys = {name: one for name, one in surveys.items() if one.names}
+    if not surveys:
+        return Findings(damaged, notes, [], [], unreadable, [])
     split = np.concatenate([[name] * len(one.names) for name, one in surveys.items()])
     names = [f"{name}: {text}" for name, one in surveys.items() for text in one.names]
     digests = np.concatenate([one.digests for one in surveys.values()])
@@ -61,7 +65,7 @@ def find(data: RunData, surveys: Mapping[str, Survey]) -> Findings:
     alike_text = [_alike_text(alike, images, len(names), common)] if alike else []
     notes += alike_text if common else []
     warnings = [
-        *([f"{counted(len(unreadable), 'file', 'files')} cannot be read: {_some(unreadable)}"] if unreadable else []),
+        *damaged,
         *_equal_warnings(split, names, targets, groups),
         *([] if common else alike_text),
         *_value_warnings(surveys, constant),
@@ -126,7 +130,7 @@ def _alike_text(alike: Sequence[tuple[str, str, float]], images: int, count: int
     if crossing := sum(one.partition(":")[0] != other.partition(":")[0] for one, other, _ in alike):
         text += f", {counted(crossing, 'pair', 'pairs')} in two splits"
     if common:
-        return f"{text}; where that many are alike, as drawings of digits are, most of them are no copies"
+        return f"{text}; where that many are alike, as drawings of digits are, most of them are not copies"
     return f"{text}: {_some([f'{one} and {other} ({value:.3f})' for one, other, value in alike])}"
 
 
@@ -157,8 +161,8 @@ def _column_warnings(data: RunData) -> Iterator[str]:
 
 def _scale_warnings(data: Data, surveys: Mapping[str, Survey]) -> Iterator[str]:
     """Yield a warning where data.mean and data.std are far from the pixels of the training."""
-    train = surveys["train"]
-    if not train.count:
+    train = surveys.get("train")
+    if train is None or not train.count:
         return
     mean, std = (torch.tensor(1.0 if one is None else one).numpy() for one in (data.mean or 0.0, data.std))
     ratio = np.maximum(train.std, 1e-6) / std

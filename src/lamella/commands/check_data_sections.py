@@ -17,7 +17,7 @@ Rows = list[list[str]]
 def tables(data: RunData, surveys: Mapping[str, Survey], file: Table | None = None) -> Iterator[tuple[str, Rows]]:
     """Yield the name and the rows of each table; the first row has the headings.
 
-    surveys: of each split that has samples. file: the CSV file that the samples were read from.
+    surveys: of each split that has samples or files. file: the CSV file that the samples were read from.
     """
     if surveys:
         yield "samples", _counts(data, surveys)
@@ -37,7 +37,7 @@ def tables(data: RunData, surveys: Mapping[str, Survey], file: Table | None = No
             ],
         )
     if "train" in surveys and surveys["train"].count:
-        yield "pixels", _pixels(data, surveys)
+        yield "pixels", _pixels(data, {name: one for name, one in surveys.items() if one.count})
     if isinstance(data.encoder, TableEncoder):
         yield "columns", _columns(data.encoder, file)
 
@@ -53,7 +53,8 @@ def _counts(data: RunData, surveys: Mapping[str, Survey]) -> Rows:
         rows += [[f"{noun}{name}", *(f"{one[number]:,}" for one in counts)] for number, name in enumerate(data.classes)]
     elif surveys and surveys["train"].targets.is_floating_point():
         for what, function in (("smallest", torch.amin), ("mean", torch.mean), ("largest", torch.amax)):
-            rows.append([f"{what} target", *(f"{float(function(one.targets)):.4g}" for one in surveys.values())])
+            values = (f"{float(function(one.targets)):.4g}" if one.names else "" for one in surveys.values())
+            rows.append([f"{what} target", *values])
     return [*rows, ["all samples", *(f"{len(one.names):,}" for one in surveys.values())]]
 
 
