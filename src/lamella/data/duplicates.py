@@ -13,7 +13,7 @@ from lamella.data.summary import WORDS
 
 
 def digests(inputs: Inputs | NamedInputs) -> np.ndarray:
-    """Return a digest of 64 bits of each input in memory, uint64 (N,). That two inputs share one is very unlikely."""
+    """Return a digest of 64 bits of each input in memory, uint64 (N,). Two different inputs almost never share one."""
     each = contents(inputs)
     assert each is not None
     joined = b"".join(blake2b(content, digest_size=8).digest() for content in each)

@@ -48,7 +48,8 @@ def _known_type(name: object) -> str:
 class Inputs(Protocol):
     """The inputs of samples. Indexing with a tensor (B,) gives a batch (B, …). A tensor has this interface too.
 
-    Inputs may have a method `take(indices)` that selects samples without reading them.
+    Inputs may have a method `take(indices)` that selects samples without reading them, and a method `checksums()` that
+    returns the CRC-32 of each input as uint32 (N,), by which a resumed run knows that the inputs have not changed.
     """
 
     def __len__(self) -> int: ...
