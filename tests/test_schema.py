@@ -244,7 +244,19 @@ def test_each_layer_is_described(schemas: Path) -> None:
 
 
 MINE = """
+from __future__ import annotations
+from enum import Enum
+from typing import Literal
+import torch
 from torch import nn
+from lamella.data import Splits
+__all__ = ["Net", "missing"]
+class Mode(Enum):
+    A = 1
+def samples(count: int) -> Splits: ...
+def build(width: int, **others: torch.Tensr): ...
+def mode(width: int, how: Literal[Mode.A, "fast"] = "fast"): ...
+def annotated(width: int) -> nn.Modul: ...
 class Net(nn.Module):
     \"\"\"Doubles what comes in. And more.\"\"\"
     def __init__(self, classes: int, wide: bool = False):
@@ -259,11 +271,12 @@ def test_the_classes_of_the_project_are_targets(lamella: Lamella, project: Proje
         "network/mine.yaml": "layers: [Flatten]\nwidth: 3\n",
         "data/mine.yaml": "radius: 3\nshape: ['${data.radius}']\n",
     }
-    project(conf, mine=MINE, broken="import nothing_like_this\n")
+    project(conf, mine=MINE, broken="import nothing_like_this\n", script="import sys\nsys.exit('usage')\n")
     result = lamella("schema")
     assert result.status == 0, result.err
     assert "12 schemas in .lamella/schema" in result.out.replace(str(len(GROUPS) + 2), "12")
     assert "note: broken cannot be imported, so nothing in it is offered: No module named" in result.out
+    assert "note: script cannot be imported, so nothing in it is offered: usage" in result.out
     of = validators(Path(".lamella/schema"))
     assert errors(of("network"), "layers: [{_target_: mine.Net, classes: 3}]") == set()
     assert errors(of("network"), "layers: [{_target_: mine.Nett, classes: 3}]") == {"layers.0._target_"}
@@ -274,6 +287,13 @@ def test_the_classes_of_the_project_are_targets(lamella: Lamella, project: Proje
     assert errors(of("experiment"), "data: {radios: 4}") == {"data.radios"}
     net = json.loads(Path(".lamella/schema/network.json").read_text())["$defs"]["mine.Net"]
     assert net["description"] == "Doubles what comes in."
+    for name in ("build", "mode", "annotated"):
+        assert errors(of("network"), f"_target_: mine.{name}\nwidth: 3") == set(), name
+        assert errors(of("network"), f"_target_: mine.{name}\nwidth: 3\nhow: slow") == (
+            set() if name == "build" else {"how"}
+        ), name
+    assert errors(of("network"), "_target_: mine.samples\ncount: 3") == {"_target_"}
+    assert errors(of("data"), "source: {_target_: mine.samples, count: 3}") == set()
 
 
 @pytest.mark.slow(seconds=10)

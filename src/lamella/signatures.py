@@ -19,11 +19,11 @@ def parameters(target: Callable[..., object]) -> dict[str, inspect.Parameter]:
     overloads = typing.get_overloads(function) if inspect.isfunction(function) else []
     described = overloads[0] if overloads else target
     try:
-        signature = inspect.signature(described, eval_str=True)
-    except NameError:  # an annotation names what is imported for type checkers only
         signature = inspect.signature(described)
     except ValueError as error:
         raise RequestError(f"{described} does not say what arguments it takes, so a config cannot build it") from error
+    with suppress(Exception):  # an annotation names what is imported for type checkers only, or what does not exist
+        signature = inspect.signature(described, eval_str=True)
     return {name: parameter for name, parameter in signature.parameters.items() if name != "self"}
 
 
@@ -35,12 +35,18 @@ def builder_parameters(target: Callable[..., object]) -> dict[str, inspect.Param
     expected = parameters(target)
     if isinstance(target, type) or not is_variadic(expected):
         return expected
-    with suppress(NameError):  # an annotation may name what is imported for type checkers only
-        if isinstance(built := typing.get_type_hints(target).get("return"), type):
-            inner = parameters(built)
-            own = {name: one for name, one in expected.items() if one.kind is not one.VAR_KEYWORD}
-            return own | inner
+    if built := returned_class(target):
+        own = {name: one for name, one in expected.items() if one.kind is not one.VAR_KEYWORD}
+        return own | parameters(built)
     return expected
+
+
+def returned_class(function: Callable[..., object]) -> type | None:
+    """Return the class that the annotation of what a function returns is, None where there is none."""
+    with suppress(Exception):  # as in `parameters`
+        returned = typing.get_type_hints(function).get("return")
+        return returned if isinstance(returned, type) else None
+    return None
 
 
 def is_variadic(expected: Mapping[str, inspect.Parameter]) -> bool:

@@ -18,7 +18,7 @@ from lamella.config.moved_targets import present_name, with_present_names
 from lamella.config.project import allowed_targets, inside_run_directory
 from lamella.config.values import Config, walk
 from lamella.errors import RequestError, first_line, nearest, own_frames
-from lamella.signatures import check_call, named_dtype, parameters
+from lamella.signatures import check_call, named_dtype, parameters, returned_class
 
 ALLOWED = ("torch.nn", "torch.optim", "torchvision", "torchmetrics", "pytorch_lightning", "lamella")
 # Where layers and losses are defined. Modules from elsewhere, such as demos of Lightning, may load data and models.
@@ -155,8 +155,8 @@ def _builds(function: Callable[..., object], key: str, kinds: Kinds) -> bool:
             return False
     elif not _is_below(function.__module__, ["lamella.data"]):
         return False
-    returned = typing.get_type_hints(function).get("return")
-    return isinstance(returned, type) and issubclass(returned, kinds)
+    returned = returned_class(function)
+    return returned is not None and issubclass(returned, kinds)
 
 
 def _is_below(path: str, packages: Collection[str]) -> bool:

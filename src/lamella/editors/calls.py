@@ -38,7 +38,8 @@ def argument_schema(annotation: object, default: object, least: int | None = Non
 
     least: the smallest number, None for any. words: as in `interpolated`.
     """
-    kinds, values = accepted_values(annotation)
+    kinds, named = accepted_values(annotation)
+    values = [value for value in named if _plain(value)[0]]  # a Literal may name a member of an Enum
     if "number" in kinds:
         kinds.remove("integer")
     if set(kinds) >= set(EXAMPLES) - {"integer"}:

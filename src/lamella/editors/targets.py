@@ -13,6 +13,7 @@ from lamella.config.project import allowed_targets
 from lamella.config.targets import ALLOWED, Kinds, make_own_importable, resolve_target
 from lamella.editors.calls import LATER, Schema, call_schema, needed_arguments
 from lamella.errors import RequestError, first_line
+from lamella.signatures import returned_class
 
 Keep = Callable[[object], bool]
 
@@ -42,7 +43,7 @@ class OwnModules:
             name = rest.pop(0)
             try:
                 module = import_module(name)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # a script calls sys.exit
                 failed[name] = first_line(error)
                 continue
             names.append(name)
@@ -60,14 +61,20 @@ def known_targets(key: str, kinds: Kinds, homes: Sequence[str], keep: Keep, with
     for home in homes:
         module = import_module(home)
         for name in dict.fromkeys([*vars(module), *getattr(module, "__all__", [])]):
-            value = getattr(module, name)
+            value = getattr(module, name, None)
             if name.startswith("_") or not callable(value):
                 continue
             with suppress(RequestError):
                 target = resolve_target(f"{home}.{name}", f"{key}._target_", kinds, within)
-                if _is_defined_in(home, value) and keep(target):
+                if _is_defined_in(home, value) and (within or _may_return(target, kinds)) and keep(target):
                     found[f"{home}.{name}"] = target
     return found
+
+
+def _may_return(target: Callable[..., object], kinds: Kinds) -> bool:
+    """Return False for a function whose annotation says that it returns none of `kinds`."""
+    returned = None if isinstance(target, type) else returned_class(target)
+    return returned is None or not kinds or issubclass(returned, kinds)
 
 
 class Targets:
