@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 import signal
 import sys
@@ -20,7 +21,9 @@ from omegaconf import OmegaConf
 
 import lamella as api
 from lamella.errors import RequestError, RunFailed
+from lamella.interrupts import set_handler
 from lamella.runs import Record
+from lamella.training.trainer import LIGHTNING, MESSENGERS
 
 SHORT = ["trainer.max_epochs=2", "device.threads=1"]
 
@@ -150,18 +153,35 @@ def test_a_run_has_the_bits_of_the_command(here: Path, trained: Path) -> None:
     assert all(value.equal(saved[1]["state_dict"][name]) for name, value in saved[0]["state_dict"].items())
 
 
-def test_the_process_is_left_as_it_was(here: Path) -> None:
-    def state() -> object:
+def test_the_process_is_left_as_it_was(
+    here: Path, project: Project, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    def state() -> list[object]:
         generators = random.getstate(), torch.get_rng_state().tolist()
-        return sys.argv, generators, torch.get_num_threads(), GlobalHydra.instance().is_initialized(), signals()
+        python = sys.argv[:], sys.path[:], dict(os.environ), generators, GlobalHydra.instance().is_initialized()
+        return [*python, of_torch(), signals(), loggers()]
+
+    def of_torch() -> object:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        return torch.get_num_threads(), torch.backends.cudnn.benchmark, deterministic, warns
 
     def signals() -> object:
-        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], logging.root.handlers[:]
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
+    def loggers() -> object:
+        named = map(logging.getLogger, ("root", *LIGHTNING, *MESSENGERS))
+        return [(one.name, one.level, one.handlers[:], one.propagate) for one in named]
+
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    project(idle="import pytorch_lightning as pl\n\n\nclass Idle(pl.Callback):\n    pass\n")
+    short = ["trainer.max_epochs=1", "device.threads=1", "+trainer.limit_train_batches=1", "device.deterministic=true"]
     OmegaConf.register_new_resolver("length", lambda text: "the project's own", replace=True)
     with initialize(None, version_base="1.3"):
         before = state()
-        api.train(["trainer.max_epochs=1", "device.threads=1", "+trainer.limit_train_batches=1"])
+        api.train([*short, "+trainer.callbacks=[{_target_: idle.Idle}]"])
         assert state() == before
         with pytest.raises(RequestError):
             api.train(["optimizer.lr=abc"])
@@ -169,6 +189,12 @@ def test_the_process_is_left_as_it_was(here: Path) -> None:
         assert compose(overrides=["+a=1"]) == {"a": 1}
     assert OmegaConf.create({"a": "${length:b}"}).a == "the project's own"
     OmegaConf.clear_resolver("length")
+
+
+def test_a_handler_that_python_has_not_set_is_kept() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    set_handler(signal.SIGUSR1, None)  # what getsignal returns for one of a program in C
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,11 @@ class Interrupts:
 
 
 def set_handler(number: signal.Signals, handler: Handler) -> None:
-    """Set the handler of a signal in the main thread. Python allows handlers in no other thread."""
-    if threading.current_thread() is threading.main_thread():
+    """Set the handler of a signal in the main thread. Python allows handlers in no other thread.
+
+    None, which `signal.getsignal` returns for a handler that was not set from Python, changes nothing.
+    """
+    if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(number, handler)
 
 

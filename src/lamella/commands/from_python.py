@@ -1,8 +1,10 @@
 """Train a run or a sweep for a caller in Python: what a command prints as an error is an exception here."""
 
 import logging
+import os
 import shlex
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,17 +92,15 @@ def _check_one_process(job: ComposedConfig) -> None:
 def _in_process() -> Iterator[None]:
     """Leave what a command changes in its process as it was before the block.
 
-    These are the state of Hydra, the handlers of the root logger, torch's threads and all generators of random numbers.
-    Raises KeyboardInterrupt where Ctrl-C has ended the block.
+    These are the state of Hydra, all generators of random numbers, and what `_kept_settings` keeps. Raises
+    KeyboardInterrupt where Ctrl-C has ended the block.
     """
     import torch
 
     from lamella.seeds import kept_random_state
 
-    root = logging.root
     used = "cuda" if torch.cuda.is_initialized() else "cpu"  # type: ignore[no-untyped-call]
-    with LOCK, kept_random_state(torch.device(used)):
-        handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
+    with LOCK, kept_random_state(torch.device(used)), _kept_settings():
         state = Singleton.get_state()
         GlobalHydra.instance().clear()
         try:
@@ -112,6 +112,30 @@ def _in_process() -> Iterator[None]:
             raise
         finally:
             Singleton.set_state(state)
-            torch.set_num_threads(threads)
-            root.handlers[:] = handlers
-            root.setLevel(level)
+
+
+@contextmanager
+def _kept_settings() -> Iterator[None]:
+    """Keep torch's settings, the root logger and those of Lightning, the environment, and where Python imports from."""
+    import torch
+
+    from lamella.training.trainer import LIGHTNING, MESSENGERS
+
+    named = map(logging.getLogger, (*LIGHTNING, *MESSENGERS))
+    loggers = [(one, one.level, one.handlers[:], one.propagate) for one in (logging.root, *named)]
+    environ, path = dict(os.environ), sys.path[:]
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
+        torch.backends.cudnn.benchmark = benchmark
+        os.environ.clear()
+        os.environ.update(environ)
+        sys.path[:] = path
+        for logger, level, handlers, propagate in loggers:
+            logger.setLevel(level)
+            logger.handlers, logger.propagate = handlers, propagate

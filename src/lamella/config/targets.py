@@ -5,7 +5,6 @@ No other file calls Hydra's instantiate.
 
 import re
 import sys
-import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
