@@ -20,6 +20,16 @@ from lamella.__main__ import COMMANDS
 from lamella.config.candidates import config_keys
 
 RUN = "outputs/default/seed=1,trainer=debug"
+# Names that a shell would act on, or split.
+FOLDERS = (
+    "two  spaces",
+    "user@host",
+    "day 1/a=b",
+    "run $(touch pwned)",
+    "it's; touch pwned; 'x",
+    "it's `\"\\",
+    "wow! $1",
+)
 
 
 @pytest.fixture
@@ -29,6 +39,8 @@ def workplace(lamella: Lamella, project: Project, trained: Path) -> Lamella:
     shutil.copytree(trained, RUN)
     Path("my pictures/cats").mkdir(parents=True)
     Path("my pictures/list.csv").touch()
+    for name in FOLDERS:
+        Path(name).mkdir(parents=True)
     return lamella
 
 
@@ -36,7 +48,7 @@ def words(lamella: Lamella, *given: str) -> dict[str, str]:
     """The candidates for the last word, with what they mean."""
     result = lamella("completion", "zsh", "--", *given)
     assert (result.status, result.err) == (0, "")
-    lines = [line.partition("  ") for line in result.out.splitlines()]
+    lines = [line.partition("\t") for line in result.out.splitlines()]
     return {word: meaning for word, _, meaning in lines if word}
 
 
@@ -65,6 +77,7 @@ CASES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
     ("eval", ""): ({"outputs/"}, {"conf/", "network="}),
     ("eval", "outputs/default/"): ({RUN}, {f"{RUN}/"}),
     ("eval", RUN, "data=mn"): ({"data=mnist"}, set()),
+    ("predict", RUN, "two"): ({"two  spaces/"}, {"two"}),
     ("predict", RUN, "my pictures/"): ({"my pictures/cats/", "my pictures/list.csv"}, set()),
     ("export", RUN, "--format", ""): ({"onnx", "pt2", "safetensors"}, {"outputs/"}),
     ("export", RUN, "--format=o"): ({"--format=onnx"}, set()),
@@ -125,7 +138,9 @@ def test_each_command_completes_its_options(lamella: Lamella) -> None:
 
 
 def test_mistakes(lamella: Lamella) -> None:
-    lamella("completion").check_refusal("lamella completion takes shell; `lamella completion --help` says more")
+    lamella("completion").check_refusal(
+        "lamella completion takes SHELL: bash, zsh or fish; `lamella completion --help` says more"
+    )
     lamella("completion", "tcsh").check_refusal("invalid choice: 'tcsh' (choose from 'bash', 'zsh', 'fish')")
 
 
@@ -147,6 +162,20 @@ TYPED = {
     "runs --so\tval/a\t--rev\t": "runs --sort val/accuracy --reverse",
     "why seed ++network.fr\tnull": "why seed ++network.freeze=null",
     "completion fi\t": "completion fish",
+    "runs two\t": "runs two  spaces/",
+    "runs user@h\t": "runs user@host/",
+}
+# The same in bash with quotes, which bash closes after a single candidate.
+QUOTED = {
+    "runs 'day 1/'a\t": "runs day 1/a=b/",
+    """runs 'run\t""": "runs run $(touch pwned)/",
+    """runs "run\t""": "runs run $(touch pwned)/",
+    """runs "it's;\t""": "runs it's; touch pwned; 'x/",
+    """runs 'it\t;\t""": "runs it's; touch pwned; 'x/",
+    """runs "it's \t""": """runs it's `"\\/""",
+    """runs 'wow\t""": "runs wow! $1/",
+    """runs "wow\t\"""": "runs wow",
+    """train data.root='my\t""": "train data.root=my pictures/",
 }
 
 
@@ -191,10 +220,11 @@ def test_real_shells(workplace: Lamella, name: str) -> None:
         shell.type(f"{script}\r")
         shell.type("echo rea''dy\r")
         shell.wait_for("ready")
-        for typed, line in TYPED.items():
+        for typed, line in [*TYPED.items(), *(QUOTED.items() if name == "bash" else [])]:
             for part in re.findall(r"[^\t]+\t?", f"lamella {typed}"):
                 shell.type(part)
             shell.type("\x01echo \r")  # the first key goes to the beginning of the line
             shell.wait_for(f"lamella {line}")
+        assert not Path("pwned").exists()
     finally:
         shell.end()

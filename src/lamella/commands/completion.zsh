@@ -3,7 +3,7 @@ _lamella() {
     local line word
     local -a whole whole_shown begun begun_shown
     for line in "${(@f)$(lamella completion zsh -- "${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)}"; do
-        word=${line%%  *}
+        word=${line%%$'\t'*} line=${${line/$'\t'/  }%  }
         if [[ $word == *[=./] ]]; then
             begun+=("$word") begun_shown+=("$line")
         elif [[ -n $word ]]; then
