@@ -20,18 +20,15 @@ def test_a_project_trains_and_tests_itself(lamella: Lamella, tmp_path: Path) -> 
     assert (change.strip(), train.strip()) == ("cd 'two spirals'", "lamella train experiment=first")
     project = tmp_path / "two spirals"
     assert (project / "README.md").read_text().startswith("# two spirals\n")
-    assert sorted(map(str, contents(project))) == sorted(
-        f"{project}/{file.relative_to(STARTER)}" for file in STARTER.rglob("*") if is_kept(file)
-    )
+    listed = subprocess.run(["git", "ls-files"], cwd=STARTER, check=True, capture_output=True, text=True)
+    assert sorted(map(str, contents(project))) == sorted(f"{project}/{name}" for name in listed.stdout.split())
+    for name in ("mine.py", "test_mine.py", "pyproject.toml"):
+        assert (project / name).read_text() == (STARTER / name).read_text()
     programs.run(project, *train.split()[1:])
     record = json.loads((project / "outputs/first/experiment=first/run.json").read_text())
     assert record["status"] == "finished"
     assert record["metrics"]["test/accuracy"] > 0.95
     assert "2 passed" in programs.run(project, kind=programs.Pytest)
-
-
-def is_kept(file: Path) -> bool:
-    return file.is_file() and not {"__pycache__", ".pytest_cache"} & set(file.parts)
 
 
 def test_an_empty_directory_is_filled(lamella: Lamella, tmp_path: Path) -> None:

@@ -16,7 +16,18 @@ from lamella.errors import RequestError
 STARTER = next(
     path for path in (Path(__file__).parents[1] / "starter", Path(__file__).parents[3] / "starter") if path.is_dir()
 )
-TITLE = "PROJECT"  # what stands in README.md for the name of the project
+FILES = (
+    ".github/workflows/test.yml",
+    ".gitignore",
+    "README.md",
+    "conf/data/mine.yaml",
+    "conf/experiment/first.yaml",
+    "conf/network/mine.yaml",
+    "mine.py",
+    "pyproject.toml",
+    "test_mine.py",
+)
+TITLED, TITLE = "README.md", "PROJECT"  # the file that names the project, and what stands there for the name
 
 
 def main(arguments: list[str]) -> int:
@@ -28,19 +39,12 @@ def main(arguments: list[str]) -> int:
         raise RequestError(f"{directory} is a file; `lamella new` takes a directory that is new or empty")
     if directory.exists() and any(directory.iterdir()):
         raise RequestError(f"{directory} is not empty, so nothing was written; name a directory that is new or empty")
-    names = _starter_files()
-    for name in names:
+    for name in FILES:
         text = (STARTER / name).read_text("utf-8")
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.replace(TITLE, directory.resolve().name))
-    print(f"{directory}: {len(names)} files, which README.md describes; to go on:")
+        write_atomically(path, text.replace(TITLE, directory.resolve().name) if name == TITLED else text)
+    print(f"{directory}: {len(FILES)} files, which README.md describes; to go on:")
     print(f"  cd {shlex.quote(str(directory))}")
     print("  lamella train experiment=first")
     return 0
-
-
-def _starter_files() -> list[Path]:
-    """Return the paths of the files of a project, relative to its directory. Caches and outputs are left out."""
-    files = sorted(path.relative_to(STARTER) for path in STARTER.rglob("*") if path.is_file())
-    return [path for path in files if not {"outputs", "__pycache__", ".pytest_cache"} & set(path.parts)]
