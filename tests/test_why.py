@@ -211,7 +211,7 @@ def test_of_a_run(lamella: Lamella, run: Path) -> None:
         f"trainer.max_epochs is 2 in {run}/config.yaml:{line}",
         "  2  from the command line: trainer.max_epochs=2",
         "trainer=default",
-        "  from no override of the run; its record does not say from which file",
+        "  not set by an override; the record does not say which file sets it",
     ]
     printed = lamella("why", "data.seed", str(run)).out.splitlines()
     assert re.fullmatch(rf"data\.seed reads seed, which is 0 in {run}/config.yaml:\d+", printed[2])
@@ -231,6 +231,7 @@ MISTAKES = {
     "seed outputs/nowhere": ["outputs/nowhere is not there; a run is a directory that `lamella train` has made"],
     "seed name data": ["why takes one key, and after it overrides or one run directory"],
     "seed outputs/x seed=3": ["why takes one key, and after it overrides or one run directory"],
+    "optimizer.lr optimizer": ["one run directory; got optimizer.lr and optimizer"],
     "-m seed=1,2": ["why looks at one config; leave -m out"],
     "seed seed=1,2": ["seed=1,2: several values are a sweep"],
     "seed --srot": ["--srot: "],
@@ -243,6 +244,12 @@ MISTAKES = {
 def test_mistakes(lamella: Lamella, project: Project, asked: str) -> None:
     project({"experiment/wrong.yaml": "# @package _global_\noptimizer:\n  lr: abc\n"})
     lamella("why", *asked.split()).check_refusal(*MISTAKES[asked])
+
+
+def test_two_words_in_quotes(lamella: Lamella) -> None:
+    asked = "optimizer.lr experiment=mnist_cnn"
+    lamella("why", asked).check_refusal(f"{asked}: these are 2 words; leave out the quotes around them")
+    lamella("why", "optimizer.lr = 3").check_refusal("no space around the equals sign; write optimizer.lr=3")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""lamella why [KEY] [OVERRIDE… | RUN]: show where a value comes from, from the last word about it to the first.
+"""lamella why [KEY] [OVERRIDE… | RUN]: show where a value comes from, and what it replaces.
 
 lamella why optimizer.lr experiment=mnist_cnn
 lamella why optimizer network=cnn optimizer=sgd
@@ -30,7 +30,7 @@ from lamella.tables import format_table, shorten_middle
 
 WIDTH = 60  # characters of a value that are shown
 NONE = "-"
-UNKNOWN = "from no override of the run; its record does not say from which file"
+UNKNOWN = "not set by an override; the record does not say which file sets it"
 
 
 def main(arguments: list[str]) -> int:
@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
         raise RequestError(f"{words[0]}: the key comes before the run; write lamella why KEY {words[0]}")
     if len(words) > 2 or (len(words) == 2 and overrides):
         raise RequestError("why takes one key, and after it overrides or one run directory")
+    if len(words) == 2 and "/" not in words[1] and not Path(words[1]).exists():
+        raise RequestError(f"why takes one key, and after it overrides or one run directory; got {' and '.join(words)}")
     key = re.sub(r"\[(\w+)\]", r".\1", words[0]) if words else None
     if key and len(words) == 2:
         print(_recorded(key, Path(words[1])))
@@ -150,7 +152,7 @@ def _recorded(key: str, run: Path) -> str:
 
 
 def _block(head: str, chain: Sequence[Origin], otherwise: str = "") -> str:
-    """Return a heading, and below it a line for everything that has been said, the last word first.
+    """Return a heading, and below it a line for everything that has been said, the strongest first.
 
     otherwise: the line for an empty chain.
     """
@@ -159,7 +161,7 @@ def _block(head: str, chain: Sequence[Origin], otherwise: str = "") -> str:
 
 
 def _mapping(key: str, node: object, origins: Origins) -> str:
-    """Return a line for each value in a mapping, with the place of the last word about it."""
+    """Return a line for each value in a mapping, with the place that sets it."""
     rows = [[name, _shown(value), f"from {origins.place_of(name)}"] for name, value in _settings(node, key)]
     return "\n".join([key, *(f"  {line}" for line in format_table(rows).splitlines())])
 

@@ -49,6 +49,9 @@ def _problem(text: str, error: HydraException) -> str:
     place = _place(error)
     if place is not None and place < len(key):
         if text[place].isspace():
+            words = text.split()
+            if len(words) > 1 and all(not word.startswith("=") and not word.endswith("=") for word in words):
+                return f"these are {len(words)} words; leave out the quotes around them"
             return f"there is no space around the equals sign; write {key.strip()}={value.strip()}"
         return f"{text[place]!r} at character {place + 1} cannot be in a key"
     if value.startswith("="):

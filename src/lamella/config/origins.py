@@ -84,7 +84,7 @@ class Origins:
     files: Callable[[], Sequence[ConfigFile]] = tuple
 
     def of_value(self, key: str) -> list[Origin]:
-        """Return everything that sets a key, or replaces what it is in, from the last word to the first."""
+        """Return everything that sets a key, or replaces what it is in, the strongest first."""
         given = (origin_in_override(override, key) for override in reversed(self.overrides))
         written = (origin_in_file(file, key) for file in self.files())
         return [origin for origin in (*given, *written) if origin]
@@ -95,7 +95,7 @@ class Origins:
         return [Origin(text.partition("=")[2], f"the command line: {text}") for text in texts]
 
     def of_choice(self, group: str) -> list[Origin]:
-        """Return everything that chooses an option of a config group, from the last word to the first."""
+        """Return everything that chooses an option of a config group, the strongest first."""
         given = [
             Origin(override.partition("=")[2] or "null", f"the command line: {override}")
             for override in reversed(self.overrides)
@@ -111,12 +111,12 @@ class Origins:
         return [*given, *replaced, *first]
 
     def place_of(self, key: str, follow: bool = True) -> str | None:
-        """Return the place of the last word about a key, None if it is not known.
+        """Return the place that sets a key, None if it is not known.
 
         follow: where the value is an interpolation, return the place of the key that it reads. What the command line
         changes inside of the value is part of the place.
         """
-        # The option that the command line chooses for a group is the last word about the group as a whole.
+        # The option that the command line chooses for a group decides about the group as a whole.
         setting = [text for text in self.overrides if key_of(text) == key or origin_in_override(text, key)][-1:]
         changing = [text for text in self.overrides if key_of(text).startswith(f"{key}.")]
         command_line = f"the command line: {' '.join(setting + changing)}"
