@@ -18,7 +18,7 @@ from lamella.sweeps.launch.worker import failure_cause
 from lamella.sweeps.shortened import Whole, read_whole, shortened_config
 
 DIRECTORY = ".estimate"  # in that of the sweep
-SLOW_START = 5.0  # seconds; after such a start, jobs are measured again, because the first ones may have filled a cache
+SLOW_START = 1.0  # seconds; after such a start, jobs are measured again, because the first ones may have filled a cache
 
 
 @dataclass(frozen=True)
