@@ -22,6 +22,7 @@ from lamella.config.candidates import config_keys
 RUN = "outputs/default/seed=1,trainer=debug"
 # Names that a shell would act on, or split.
 FOLDERS = (
+    "new\nline",
     "two  spaces",
     "user@host",
     "day 1/a=b",
@@ -82,6 +83,7 @@ CASES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
     ("export", RUN, "--format", ""): ({"onnx", "pt2", "safetensors"}, {"outputs/"}),
     ("export", RUN, "--format=o"): ({"--format=onnx"}, set()),
     ("runs", ""): ({"outputs/", "conf/"}, {"pyproject.toml"}),
+    ("runs", "new"): (set(), {"new", "new?line/"}),
     ("runs", "outputs", ""): (set(), {"outputs/"}),
     ("runs", "--sort", ""): ({"val/accuracy", "test/loss", "seconds"}, {"optimizer.lr", "environment"}),
     ("runs", "--sort", "optimizer."): ({"optimizer.lr"}, set()),
