@@ -8,6 +8,7 @@ a module. An arrow that other arrows imply is left out. Tests hold the picture a
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
@@ -98,7 +99,8 @@ def purpose(name: str) -> str:
     return str(ast.get_docstring(ast.parse((ROOT / name / "__init__.py").read_text()))).splitlines()[0].rstrip(".")
 
 
-WIDTH, HEIGHT, GAP, ROW = 400, 50, 40, 88  # pixels
+WIDTH, HEIGHT, GAP, ROW = 400, 64, 40, 102  # pixels
+LETTERS = 56  # so many letters of a text fit into the width of a box
 
 
 def draw() -> str:
@@ -137,8 +139,11 @@ def draw() -> str:
         lines += [
             f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="7" fill="#eef3fb" stroke="#5b7db1"/>',
             f'<text x="{x + 14:g}" y="{y + 21:g}" font-weight="bold">{escape(name)}</text>',
-            f'<text x="{x + 14:g}" y="{y + 39:g}" fill="#444">{escape(purpose(name))}</text>',
         ]
+        for number, line in enumerate(textwrap.wrap(purpose(name), LETTERS)):
+            lines.append(
+                f'<text x="{x + 14:g}" y="{y + 38 + 16 * number:g}" fill="#444" font-size="12">{escape(line)}</text>'
+            )
     return "\n".join([*lines, "</svg>", ""])
 
 
