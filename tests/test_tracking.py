@@ -487,7 +487,7 @@ def test_sync_goes_on_after_a_run_that_cannot_be_sent(lamella: Lamella, run: Pat
     Path("foreign").mkdir()
     result = lamella("sync", "foreign", "damaged", "full", str(run), "--to", "csv")
     assert result.status == 2
-    assert "left out: foreign is no run directory\n" in result.err
+    assert "left out: foreign is no run and no sweep\n" in result.err
     assert "error: damaged" in result.err
     assert "error: full: csv has failed ([Errno 21]" in result.err
     assert result.out == f"{run}: 2 epochs to {run}/metrics.csv\n"
