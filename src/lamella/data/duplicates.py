@@ -12,10 +12,14 @@ from lamella.data.samples import Inputs, NamedInputs, Samples
 from lamella.data.summary import WORDS
 
 
-def digests(inputs: Inputs | NamedInputs) -> np.ndarray:
-    """Return a digest of 64 bits of each input in memory, uint64 (N,). Two different inputs almost never share one."""
+def digests(inputs: Inputs | NamedInputs) -> np.ndarray | None:
+    """Return a digest of 64 bits of each input, uint64 (N,), None for inputs that are not in memory.
+
+    Two different inputs almost never share one.
+    """
     each = contents(inputs)
-    assert each is not None
+    if each is None:
+        return None
     joined = b"".join(blake2b(content, digest_size=8).digest() for content in each)
     return np.frombuffer(joined, np.uint64)
 
@@ -54,4 +58,6 @@ def _digests_of(samples: Samples, rows: np.ndarray) -> np.ndarray:
     if not len(rows):
         return np.empty(0, np.uint64)
     inputs, indices = samples.inputs, torch.from_numpy(rows)
-    return digests(inputs.take(indices) if isinstance(inputs, NamedInputs) else inputs[indices])
+    found = digests(inputs.take(indices) if isinstance(inputs, NamedInputs) else inputs[indices])
+    assert found is not None
+    return found

@@ -1,12 +1,10 @@
 """Find the samples that belong together: those of one group, and those whose inputs are equal."""
 
-from hashlib import blake2b
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from lamella.data.contents import contents
+from lamella.data.duplicates import digests
 from lamella.data.samples import Inputs, NamedInputs
 
 
@@ -15,12 +13,11 @@ def first_equal(inputs: Inputs | NamedInputs) -> Tensor | None:
 
     None for inputs that are not in memory, such as image files.
     """
-    each = contents(inputs)
-    if each is None:
+    found = digests(inputs)
+    if found is None:
         return None
-    firsts: dict[bytes, int] = {}
-    digests = (blake2b(content, digest_size=16).digest() for content in each)
-    return torch.tensor([firsts.setdefault(digest, number) for number, digest in enumerate(digests)])
+    _, first, numbers = np.unique(found, return_index=True, return_inverse=True)
+    return torch.from_numpy(first[numbers])
 
 
 def joined(groups: Tensor, first: Tensor) -> Tensor:

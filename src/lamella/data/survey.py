@@ -68,7 +68,9 @@ def survey(data: RunData, name: str) -> Survey:
         flat = [one.flatten(1) if one.dim() > 1 else one[:, None] for one in tensors]
         constant = np.logical_and.reduce([(one == one[:, :1]).all(1).numpy() for one in flat])
         found.not_finite += sum(int((~one.isfinite()).sum()) for one in flat if one.is_floating_point())
-        parts.append((digests(values), constant))
+        digest = digests(values)
+        assert digest is not None
+        parts.append((digest, constant))
         if is_images:
             assert isinstance(inputs, Tensor)
             parts[-1] += (difference_hashes(inputs), standardized(inputs))
