@@ -3,6 +3,7 @@
 import platform
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,11 +25,12 @@ def environment_changes(before: Mapping[str, object], now: Mapping[str, object])
     return [f"{name} {now[name]} instead of {before[name]}" for name in changed]
 
 
+@cache
 def processor() -> str:
     """Return the name of the CPU, on Linux with its family and model.
 
     Processors of one name, such as AMD EPYC, may belong to families for which matrix products are computed in another
-    order, with other rounding.
+    order, with other rounding. The file is read once, because each checkpoint holds the name.
     """
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]

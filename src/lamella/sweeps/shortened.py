@@ -133,15 +133,14 @@ class Shortened(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started, self.number = _now(trainer), 0
 
+    on_test_start = on_validation_start
+
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         self._count(trainer, sum(trainer.num_val_batches))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.validation.add(self.number, self.last - self.started)
         self.begin += time.monotonic() - self.started  # for an epoch that goes on
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started, self.number = _now(trainer), 0
 
     def on_test_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         self._count(trainer, sum(trainer.num_test_batches))

@@ -107,12 +107,7 @@ class CellBar(pl.Callback):
         self._show()
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, *_: object
     ) -> None:
         """Move the bar."""
         now = time.monotonic()
