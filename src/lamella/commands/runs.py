@@ -121,8 +121,7 @@ def _print_groups(options: argparse.Namespace, selected: "Runs", columns: list[s
     shown = [column for column in columns or _results(selected) if column not in keys]
     if options.sort and options.sort not in [*keys, *shown]:
         shown.append(options.sort)
-    groups = group_runs(selected, keys, shown, options.sort)
-    groups = (groups[::-1] if options.reverse else groups)[: options.limit]
+    groups = group_runs(selected, keys, shown, options.sort, options.reverse)[: options.limit]
     rows = [group.row() for group in groups]
     if options.json:
         print(json.dumps(rows, indent=1, default=str))

@@ -39,11 +39,14 @@ class RunGroup:
         return row
 
 
-def group_runs(runs: Runs, keys: Sequence[str], columns: Sequence[str], sort: str | None = None) -> list[RunGroup]:
+def group_runs(
+    runs: Runs, keys: Sequence[str], columns: Sequence[str], sort: str | None = None, reverse: bool = False
+) -> list[RunGroup]:
     """Return the groups of runs that have the same values of `keys`.
 
     columns: what the mean is taken of, among the finite numbers. sort: one of the keys or the columns, by which the
-    groups are sorted, metrics from the best mean on; None for all keys. Raises RequestError for a key that no run has,
+    groups are sorted, metrics from the best mean on; None for all keys. reverse: sort the other way round; groups
+    without a mean stay last. Raises RequestError for a key that no run has,
     and for a column in which no run has a number.
     """
     for key in [*keys, *columns]:
@@ -63,10 +66,10 @@ def group_runs(runs: Runs, keys: Sequence[str], columns: Sequence[str], sort: st
         if found and not any(group.results[column] for group in found):
             raise RequestError(f"{column}: there is no mean of it, because no run has a number there")
     if sort in columns:
-        sign = -1.0 if runs.best_is_largest(str(sort)) else 1.0
+        sign = -1.0 if runs.best_is_largest(str(sort)) != reverse else 1.0
         return sorted(found, key=lambda group: ((mean := group.mean(str(sort))) is None, sign * (mean or 0.0)))
     first = [sort] if sort else keys
-    return sorted(found, key=lambda group: [sort_key(group.settings[key]) for key in first])
+    return sorted(found, key=lambda group: [sort_key(group.settings[key]) for key in first], reverse=reverse)
 
 
 def _numbers(runs: Runs, column: str) -> list[float]:
