@@ -213,8 +213,8 @@ def test_means_over_groups(lamella: Lamella, three: Path) -> None:
     # The run without a test has no mean, and is last in both directions.
     for order in ((), ("--reverse",)):
         columns = ("--columns", "test/loss", "--sort", "test/loss", *order)
-        table = lamella("runs", "--group-by", "optimizer.lr", *columns).out.splitlines()
-        assert table[-1].split()[0] == "0.1"
+        last = lamella("runs", "--group-by", "optimizer.lr", *columns).out.splitlines()[-1]
+        assert last.split()[0] == "0.1"
 
 
 def test_no_runs(lamella: Lamella) -> None:
