@@ -16,6 +16,8 @@ import torch
 from conftest import Lamella, Project
 from programs import Program, RealProgram, wait_until
 
+from lamella.runs.checkpoints import VerifiedCheckpointIO
+
 SMALL = ("train", "network=linear", "device=cpu", "device.threads=1", "visuals=none", "trainer.max_epochs=1")
 LONG = (*SMALL[:-1], "trainer.max_epochs=9999")
 # A program that prepares its process and then runs the command line that it is given.
@@ -271,6 +273,12 @@ def test_a_long_path_for_temporary_files(tmp_path: Path) -> None:
     options = ("-m", "seed=0,1", "sweep.name=s", "data.in_memory=false", "data.num_workers=1")
     program = RealProgram(tmp_path, *SMALL, *options, env=environment)
     assert program.wait() == 0, program.out + program.err
+
+
+def test_a_run_directory_that_is_moved_while_a_checkpoint_is_written_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        VerifiedCheckpointIO().save_checkpoint({}, tmp_path / "moved" / "checkpoints" / "last.ckpt")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -192,7 +192,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: StateDict, path: str | Path, storage_options: object = None) -> None:
         """Write a checkpoint. Raises OSError where it cannot be written; the file from before is then unchanged."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # fails where the run directory was moved, which is not made again
         try:
             with replacing(path) as temporary, _HashingWriter(temporary) as file:
                 try:

@@ -246,8 +246,6 @@ class Checkpoints(pl.Callback):
             "frozen": [name for name, one in trainer.lightning_module.named_parameters() if not one.requires_grad],
             "top": self.top,
         }
-        if trainer.is_global_zero:
-            self.last.parent.mkdir(exist_ok=True)  # fails where the run directory was moved, which is not made again
         trainer.save_checkpoint(self.new)
         if trainer.is_global_zero:
             # best.ckpt is written first, because the state in last.ckpt refers to it.
