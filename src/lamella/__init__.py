@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lamella.startup.lazy_imports import import_lazily
+
 if TYPE_CHECKING:
     __version__: str
     from lamella.experiment.model import Model as Model
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from lamella.training.task import Task as Task
 
 __all__ = ["Task", "load", "runs", "sweep", "train"]
+
+import_lazily()
 
 
 def train(overrides: Sequence[str] = ()) -> "Record":

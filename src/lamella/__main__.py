@@ -7,15 +7,20 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     # `python -m lamella` has put the working directory there, in which a file may have the name of any module.
     del sys.path[0]
 
+import atexit
+import gc
+import io
 import locale
 import signal
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from importlib import import_module
 
 from lamella.console import exit_status, loading_notice, prepare_streams, print, print_uncaught
 from lamella.distributed import is_ranked
 from lamella.errors import nearest
 from lamella.interrupts import SIGNALS, limit_exit
+from lamella.startup.lazy_imports import no_garbage_collection
 
 COMMANDS = {
     "new": ("DIR", "a project of your own, which trains at once"),
@@ -44,6 +49,28 @@ COMMANDS = {
 WITHOUT_TORCH = ("new", "runs", "compare", "note", "tag", "clean", "why", "completion", "sync", "board")
 # The options that print something and load no torch.
 QUICK_OPTIONS = {"-h", "--help", "-c", "--cfg", "-i", "--info", "--version"}
+
+
+def run_program() -> int:
+    """Run one command as the program of this process, and return its exit status.
+
+    The process then ends without taking its objects apart, which would take as long as importing a third of torch.
+    """
+    ended = list[int]()
+    atexit.register(_leave, ended)  # registered before all other functions, and so called after them
+    ended.append(main())
+    return ended[0]
+
+
+def _leave(ended: list[int]) -> None:
+    """End the process with the status in `ended`, and write before what the buffers of open files hold."""
+    if not ended:  # by an exception, which Python handles
+        return
+    for item in gc.get_objects():
+        if issubclass(type(item), io.TextIOWrapper | io.BufferedWriter) and not item.closed:
+            with suppress(OSError, ValueError):
+                item.flush()
+    os._exit(ended[0])
 
 
 def main() -> int:
@@ -85,7 +112,7 @@ def main() -> int:
     given = (arguments, COMMANDS) if name == "completion" else (arguments,)
     try:
         with loading_notice() if loads_torch else nullcontext():
-            status = exit_status(lambda: int(import_module(f"lamella.commands.{module}").main(*given)))
+            status = exit_status(lambda: _command(module)(*given))
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))
         raise
@@ -93,6 +120,13 @@ def main() -> int:
         if status:
             limit_exit(status)
     return status
+
+
+def _command(module: str) -> Callable[..., int]:
+    """Import the module of a command, and return its main function."""
+    with no_garbage_collection():
+        main: Callable[..., int] = import_module(f"lamella.commands.{module}").main
+    return main
 
 
 def _use_utf8() -> None:
@@ -133,6 +167,4 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program())

@@ -1,7 +1,6 @@
 """Make torchvision's networks without their pretrained weights, and find the files of these."""
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from lamella.errors import RequestError, nearest
+from lamella.startup.lazy_modules import is_imported
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -25,8 +25,9 @@ def without_pretrained_weights() -> Iterator[None]:
     What reads a run replaces all weights, and may not use the internet at the wish of the run's config. The argument
     `weights` cannot be left out instead, because it decides about some layers too.
     """
-    import torchvision.models  # noqa: F401
+    import torchvision.models
 
+    assert torchvision.models.WeightsEnum  # imported now
     with _leaving_out(lambda weights: True):
         yield
 
@@ -96,7 +97,7 @@ def _downloaded_file(weights: "WeightsEnum") -> Path:
 @contextmanager
 def _leaving_out(left_out: Callable[["WeightsEnum"], bool]) -> Iterator[None]:
     """Do not load the weights for which `left_out` returns True within the block."""
-    if "torchvision.models" not in sys.modules:  # it takes long to import, and nothing here uses it
+    if not is_imported("torchvision.models"):  # it takes long to import, and nothing here uses it
         yield
         return
     from torchvision.models import WeightsEnum

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
@@ -114,7 +115,9 @@ def build_trainer(
     _check_targets(logger_nodes, "trainer.logger", Logger)
     _check_targets(profiler_node, "trainer", Profiler)
     check_written_paths(options.get("strategy"), "trainer.strategy")
-    place = {"accelerator": accelerator, "precision": precision, "deterministic": deterministic}
+    place: dict[str, object] = {"accelerator": accelerator, "precision": precision}
+    if deterministic or torch.are_deterministic_algorithms_enabled():
+        place["deterministic"] = deterministic  # imports torch's compiler, because torch sets an option of it as well
     make_from_config = make({**place, **OPTIONS, **options})
 
     def make_trainer(

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 
 from lamella.console import print
 from lamella.errors import first_line
@@ -45,6 +46,8 @@ class Graph(pl.Callback):
         try:
             with warnings.catch_warnings(), eval_mode(network), trainer_precision(trainer, sample) as inputs:
                 warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, and add_graph has no other way
-                writer.add_graph(network, inputs, use_strict_trace=False)
+                # Tracing twice to compare the two would take longer, and add_graph leaves a traced network as it is.
+                traced = torch.jit.trace(network, inputs, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+                writer.add_graph(traced, inputs)
         except Exception as error:
             print(f"visuals.graph: this network cannot be traced: {first_line(error)}")

@@ -1,0 +1,1 @@
+"""Lets commands start fast: modules that are imported when they are used."""

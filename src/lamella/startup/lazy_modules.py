@@ -1,0 +1,182 @@
+"""Modules that are imported when they are used, and stand-ins for what they contain.
+
+A lazy module is an empty module, which is filled as soon as an attribute of it is read, as with Python's
+`importlib.util.LazyLoader`. Two things differ. While `LazyFinder.names` is set, `from torchvision.ops import box_iou`
+gives a `LazyName`, which imports the module when the function is called. And a lazy module may have substitutes for
+attributes that are read although nothing needs the module.
+"""
+
+import sys
+import threading
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+LOCK = threading.RLock()
+FILLING = set[str]()  # the names of the lazy modules that are being filled
+
+
+class LazyName:
+    """A class, a function or a value of a module that is not imported yet. module: the name of the module."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+
+    def load(self) -> Any:
+        """Import the module and return the attribute. Raises ImportError and AttributeError."""
+        return getattr(_import_now(self.module), self.name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # typing asks an annotation for such names
+            raise AttributeError(name)
+        return getattr(self.load(), name)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.load()(*arguments, **options)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self.load(),)
+
+    def __instancecheck__(self, value: object) -> bool:
+        """Return whether a value is an instance. A class of a module that is not imported has no instances."""
+        return is_imported(self.module) and isinstance(value, self.load())
+
+
+class LazyModule(ModuleType):
+    """An empty module, which becomes an ordinary module when an attribute is read."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in ("__all__", "__version__"):  # Python's own tools look for such names
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        if LazyFinder.names and is_empty(self):
+            return LazyName(self.__name__, name)
+        module = _import_now(self.__name__)
+        return ModuleType.__getattribute__(self, name) if module is self else getattr(module, name)
+
+    def __dir__(self) -> list[str]:
+        return dir(module) if (module := _import_now(self.__name__)) is not self else [*ModuleType.__dir__(self)]
+
+
+class LazyFinder:
+    """Finds modules, and makes lazy modules of them.
+
+    lazy: the names of the modules; those below them are lazy while `names` is set. substitutes: attributes of lazy
+    modules, by the names of the module and of the attribute.
+    """
+
+    names = False  # whether an attribute of a lazy module is a LazyName
+
+    def __init__(self, lazy: Collection[str], substitutes: Mapping[str, Mapping[str, object]]) -> None:
+        self.lazy = lazy
+        self.substitutes = substitutes
+
+    def find_spec(self, name: str, path: Any = None, target: object = None) -> ModuleSpec | None:
+        """Return a spec with this object as its loader; None for modules that are not lazy or not installed."""
+        package = sys.modules.get(name.rpartition(".")[0])
+        if name not in self.lazy and not is_empty(package):
+            return None
+        if name not in self.lazy and not self.names:
+            assert package is not None
+            fill(package)
+            return _spec_of_imported(name) if name in sys.modules else None
+        if (spec := PathFinder.find_spec(name, path)) is not None and spec.loader is not None:
+            spec.loader_state = (spec.loader, self.substitutes.get(name, {}))
+            spec.loader = self  # type: ignore[assignment]  # is no subclass of Loader
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return a lazy module with its substitutes."""
+        module = LazyModule(spec.name)
+        vars(module).update(spec.loader_state[1])
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave the module empty."""
+
+    def forget_inner_modules(self) -> None:
+        """Remove the lazy modules below other lazy modules, so that a package can import its modules in their order."""
+        inner = [name for name, module in sys.modules.items() if is_empty(module) and name not in self.lazy]
+        for name in inner:
+            module, (package, _, last) = sys.modules.pop(name), name.rpartition(".")
+            if vars(sys.modules.get(package, module)).get(last) is module:
+                delattr(sys.modules[package], last)
+
+
+class ImportedLoader:
+    """Loads a module that the import of the package above it has already imported."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+        self.spec = module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module."""
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module its own spec back, in place of the one that has led here."""
+        module.__spec__ = self.spec
+
+
+def is_empty(module: object) -> bool:
+    """Return whether an object is a lazy module that has not been filled and is not being filled."""
+    return isinstance(module, LazyModule) and module.__name__ not in FILLING
+
+
+def is_imported(name: str) -> bool:
+    """Return whether a module is imported, and not only found by the import of another one."""
+    return name in sys.modules and not isinstance(sys.modules[name], LazyModule)
+
+
+def fill(module: ModuleType) -> None:
+    """Make an ordinary module of a lazy one, after the packages above it. Raises what its import raises."""
+    with LOCK:
+        if package := sys.modules.get(module.__name__.rpartition(".")[0]):
+            fill(package)
+        if not is_empty(module):  # it is no lazy module, or the package above it has filled it
+            return
+        spec, empty, names = _spec(module), dict(vars(module)), LazyFinder.names
+        finder, (loader, substitutes) = spec.loader, spec.loader_state
+        FILLING.add(module.__name__)
+        spec.loader = module.__loader__ = loader
+        LazyFinder.names = False
+        for name in substitutes:
+            del vars(module)[name]
+        try:
+            loader.exec_module(module)
+        except BaseException:
+            vars(module).clear()
+            vars(module).update(empty)
+            spec.loader = finder
+            raise
+        finally:
+            LazyFinder.names = names
+            FILLING.remove(module.__name__)
+        if type(module) is LazyModule:  # and not a class that the module has given itself
+            module.__class__ = ModuleType  # type: ignore[assignment]  # the class of a module may be set
+
+
+def _spec(module: ModuleType) -> ModuleSpec:
+    assert module.__spec__ is not None
+    return module.__spec__
+
+
+def _import_now(name: str) -> ModuleType:
+    """Import a module, and fill it where it is a lazy one."""
+    module = import_module(name)
+    fill(module)
+    return module
+
+
+def _spec_of_imported(name: str) -> ModuleSpec:
+    """Return a spec for a module that has been imported while it was looked for.
+
+    Python would execute such a module once more with the module's own spec, which this one replaces until then.
+    """
+    module = sys.modules[name]
+    loader: Any = ImportedLoader(module)
+    module.__spec__ = ModuleSpec(name, loader)
+    return module.__spec__
