@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lamella.errors import RequestError, nearest
-from lamella.startup.lazy_modules import is_imported
+from lamella.startup.lazy_modules import when_imported
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -25,9 +25,6 @@ def without_pretrained_weights() -> Iterator[None]:
     What reads a run replaces all weights, and may not use the internet at the wish of the run's config. The argument
     `weights` cannot be left out instead, because it decides about some layers too.
     """
-    import torchvision.models
-
-    assert torchvision.models.WeightsEnum  # imported now
     with _leaving_out(lambda weights: True):
         yield
 
@@ -97,9 +94,14 @@ def _downloaded_file(weights: "WeightsEnum") -> Path:
 @contextmanager
 def _leaving_out(left_out: Callable[["WeightsEnum"], bool]) -> Iterator[None]:
     """Do not load the weights for which `left_out` returns True within the block."""
-    if not is_imported("torchvision.models"):  # it takes long to import, and nothing here uses it
+    stack = ExitStack()
+    # torchvision takes long to import, and most networks do not use it.
+    with stack, when_imported("torchvision", lambda: stack.enter_context(_weights_left_out(left_out))):
         yield
-        return
+
+
+@contextmanager
+def _weights_left_out(left_out: Callable[["WeightsEnum"], bool]) -> Iterator[None]:
     from torchvision.models import WeightsEnum
 
     read, load = WeightsEnum.get_state_dict, nn.Module.load_state_dict

@@ -8,7 +8,8 @@ attributes that are read although nothing needs the module.
 
 import sys
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -16,6 +17,7 @@ from typing import Any
 
 LOCK = threading.RLock()
 FILLING = set[str]()  # the names of the lazy modules that are being filled
+WAITING = dict[str, list[Callable[[], object]]]()  # what is called after lazy modules are filled, by their names
 
 
 class LazyName:
@@ -131,6 +133,21 @@ def is_imported(name: str) -> bool:
     return name in sys.modules and not isinstance(sys.modules[name], LazyModule)
 
 
+@contextmanager
+def when_imported(name: str, call: Callable[[], object]) -> Iterator[None]:
+    """Call a function at once if a lazy module is imported, and else as soon as it is imported within the block."""
+    waiting = WAITING.setdefault(name, [])
+    if is_imported(name):
+        call()
+    else:
+        waiting.append(call)
+    try:
+        yield
+    finally:
+        if call in waiting:
+            waiting.remove(call)
+
+
 def fill(module: ModuleType) -> None:
     """Make an ordinary module of a lazy one, after the packages above it. Raises what its import raises."""
     with LOCK:
@@ -157,6 +174,8 @@ def fill(module: ModuleType) -> None:
             FILLING.remove(module.__name__)
         if type(module) is LazyModule:  # and not a class that the module has given itself
             module.__class__ = ModuleType  # type: ignore[assignment]  # the class of a module may be set
+        for call in WAITING.get(module.__name__, ()):
+            call()
 
 
 def _spec(module: ModuleType) -> ModuleSpec:
