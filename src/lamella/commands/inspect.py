@@ -127,6 +127,7 @@ def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bo
         left_out_section,
         parameters_section,
     )
+    from lamella.experiment.first_filters import fit_first_filters
     from lamella.network.freeze import freeze_parameters
     from lamella.training.optimizers import parameter_groups
 
@@ -143,6 +144,8 @@ def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bo
     network = plan.outline() if too_large else experiment.task.to(device).network
     groups = {} if too_large else parameter_groups(network, experiment.optimizers)
     freeze_parameters(network, experiment.freeze)
+    if not trained and not too_large:
+        fit_first_filters(experiment)
     yield "structure", Section(str(network), str(network))
     inputs, targets = next(iter(data.train_dataloader()))
     yield "layers", layers_section(plan, network, len(targets), experiment.freeze)

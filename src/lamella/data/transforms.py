@@ -57,15 +57,24 @@ class Transform:
 
 @dataclass(frozen=True)
 class Crop(Transform):
-    """Adds black pixels on each side, and cuts out a random window of the old size. padding: their number."""
+    """Adds pixels on each side, and cuts out a random window of the old size.
+
+    padding: their number. reflect: whether they mirror the image at its border, which keeps the border itself single;
+    otherwise they are black.
+    """
 
     numbers: ClassVar[int] = 2
-    fills: ClassVar[bool] = True
     padding: int
+    reflect: bool = False
 
     def __post_init__(self) -> None:
         if self.padding < 1:
             raise RequestError(f"crop is {self.padding}; it takes 1 pixel or more")
+
+    @property
+    def fills(self) -> bool:  # type: ignore[override]
+        """Return whether pixels come in from outside of the image."""
+        return not self.reflect
 
     def check(self, shape: Sequence[int]) -> None:
         if self.padding >= min(shape[1:]):
@@ -78,7 +87,7 @@ class Crop(Transform):
         return self._windows(masks[:, None], drawn, ignored)[:, 0]
 
     def _windows(self, images: Tensor, drawn: Tensor, border: int) -> Tensor:
-        padded = pad(images, (self.padding,) * 4, value=border)
+        padded = reflected(images, self.padding) if self.reflect else pad(images, (self.padding,) * 4, value=border)
         count, channels, rows, columns = padded.shape
         height, width = images.shape[2:]
         down, right = (drawn * (2 * self.padding + 1)).long().unbind(1)
@@ -92,13 +101,26 @@ class Crop(Transform):
 
 @dataclass(frozen=True)
 class Flip(Transform):
-    """Mirrors images left to right. p: how likely that is for an image."""
+    """Mirrors images left to right. p: how likely that is for an image.
+
+    alternate: whether an image is mirrored in every second epoch, so that two epochs show both sides of each image
+    (Jordan 2024, arXiv:2404.00498). Which side comes first is drawn once for each image.
+    """
 
     p: float = 0.5
+    alternate: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.p <= 1:
             raise RequestError(f"flip is {self.p}; it takes a probability above 0, up to 1")
+        if self.alternate and self.p != 0.5:
+            raise RequestError(f"flip.alternate mirrors every second time, and flip.p is {self.p}; leave one of them out")
+
+    def draw(self, count: int, seed: int, epoch: int, place: int) -> Tensor:
+        if not self.alternate:
+            return super().draw(count, seed, epoch, place)
+        drawn = super().draw(count, seed, 0, place)
+        return 1 - drawn if epoch % 2 else drawn
 
     def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
         chosen = (drawn[:, 0] < self.p).nonzero()[:, 0].to(images.device, non_blocking=True)
@@ -158,6 +180,18 @@ class Erase(Transform):
         places = (planes + rows * width + columns).flatten()
         places = places.to(images.device, non_blocking=True)
         return images.contiguous().view(-1).index_fill(0, places, 0).view_as(images)
+
+
+def reflected(images: Tensor, padding: int) -> Tensor:
+    """Return images (B, channels, height, width) of any type with mirrored pixels on each side.
+
+    padding: how many, fewer than there are rows and columns. torch's `pad` mirrors floats alone.
+    """
+    for dim in (2, 3):
+        size = images.shape[dim]
+        places = torch.arange(-padding, size + padding, device=images.device).abs()
+        images = images.index_select(dim, torch.minimum(places, 2 * (size - 1) - places))
+    return images
 
 
 def rotations(degrees: Tensor) -> Tensor:

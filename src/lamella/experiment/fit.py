@@ -18,6 +18,7 @@ from lamella.data.fingerprint import Fingerprint, changed, other_rounding, uncom
 from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
+from lamella.experiment.first_filters import fit_first_filters
 from lamella.interrupts import Interrupts
 from lamella.lightning_internals import datamodule_key
 from lamella.runs.checkpoints import (
@@ -103,6 +104,8 @@ def fit(
         experiment.recipe.keep_top or 0,
     )
     start = _starting_checkpoint(checkpoints, experiment.data, experiment.epochs)
+    if start is None:
+        fit_first_filters(experiment)
     if start is None and experiment.weights and network:
         taken = experiment.weights.load(network)
         if rank() == 0:

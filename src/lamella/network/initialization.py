@@ -12,14 +12,22 @@ from torch.nn import init
 from lamella.errors import RequestError, first_line, nearest
 from lamella.signatures import check_call
 
+
+def identity_(tensor: Tensor) -> Tensor:
+    """Let the first outputs of a convolution be its inputs, as `dirac_` does, and leave further outputs as they are."""
+    init.dirac_(tensor[: tensor.shape[1]])
+    return tensor
+
+
 # Words for functions of torch.nn.init, beside those functions' own names. 0.02 is the deviation of GPT-2's weights.
 WORDS: dict[str, Callable[..., object]] = {
     "he": init.kaiming_normal_,
     "xavier": init.xavier_uniform_,
     "normal": partial(init.normal_, std=0.02),
+    "identity": identity_,
 }
 # The functions that need a weight of two or more dimensions begin with these.
-OF_MATRICES = ("he", "xavier", "kaiming", "orthogonal", "sparse", "eye", "dirac")
+OF_MATRICES = ("he", "xavier", "kaiming", "orthogonal", "sparse", "eye", "dirac", "identity")
 FUNCTIONS = {name[:-1]: function for name, function in vars(init).items() if re.fullmatch("[a-z]\\w*_", name)} | WORDS
 
 

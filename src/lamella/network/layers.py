@@ -186,6 +186,25 @@ class Affine(nn.Module):
         return torch.matmul(input, self.w) + self.b
 
 
+class Scale(nn.Module):
+    """Multiplies by a number, such as the logits of a network by an inverse temperature.
+
+    Shapes: (B, …) in and out.
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the products."""
+        return input * self.factor
+
+    def extra_repr(self) -> str:
+        """Return the arguments that are printed with the layer."""
+        return f"factor={self.factor}"
+
+
 class Network(Sequential):
     """A network that is built from a list of layers, and printed under the name in its config."""
 

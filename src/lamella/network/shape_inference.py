@@ -18,10 +18,11 @@ from lamella.network.arguments import (
 )
 from lamella.network.attention import SelfAttention, TransformerEncoderLayer
 from lamella.network.inputs import Inputs, Named, sample_shape
-from lamella.network.layers import Take
+from lamella.network.layers import Scale, Take
 from lamella.network.learned import ClassToken, Parameter, Positions
 from lamella.network.reshaping import Pad, Permute, Reshape
 from lamella.network.selecting import Pool, Select
+from lamella.network.whitening import Whitening2d
 from lamella.signatures import check_call
 
 SPATIAL = {1: "(channels, length)", 2: "(channels, height, width)", 3: "(channels, depth, height, width)"}
@@ -42,7 +43,7 @@ MOST_LAYERS = 100_000  # torch would make more layers for hours, until the memor
 SEQUENCES = (ClassToken, Positions, SelfAttention, TransformerEncoderLayer)  # which take (length, features)
 LISTS = (Parameter, Permute, Reshape)  # whose first argument is a list, so that a list is this one argument
 # Lamella's own layers, which are entries as torch.nn's are.
-OWN: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (*SEQUENCES, *LISTS, Pad, Pool, Select)}
+OWN: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (*SEQUENCES, *LISTS, Pad, Pool, Scale, Select, Whitening2d)}
 
 
 def layer_class(name: object) -> type[nn.Module] | None:
