@@ -46,6 +46,7 @@ class Everywhere(nn.Module):
 
 EACH: dict[str, object] = {
     "crop": {"crop": 4},
+    "reflect": {"crop": {"padding": 4, "reflect": True}},
     "flip": "flip",
     "rotate": {"rotate": 20},
     "erase": {"erase": 6},
@@ -163,12 +164,24 @@ def test_crop_takes_each_window_and_flip_either_side() -> None:
     images = noise(2400, 3, 5, 8)
     windows = pad(images, (2, 2, 2, 2)).unfold(2, 5, 1).unfold(3, 8, 1)  # (B, channels, down, right, height, width)
     versions = torch.stack([images, images.flip(3)], 2)[:, :, None]
-    for transform, expected in ((Crop(2), windows), (Flip(), versions)):
+    mirrored = pad(images.float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8).unfold(2, 5, 1).unfold(3, 8, 1)
+    for transform, expected in ((Crop(2), windows), (Crop(2, reflect=True), mirrored), (Flip(), versions)):
         found = (expected == changed(transform, images)[:, :, None, None]).all(-1).all(-1).all(1).flatten(1)
         assert found.sum(1).eq(1).all()
         share = 2400 / found.shape[1]
         assert ((found.sum(0) - share).abs() < 3 * share**0.5).all()
     assert changed(Flip(0.1), images).ne(images).flatten(1).any(1).float().mean() == pytest.approx(0.1, abs=0.03)
+
+
+def test_two_epochs_show_both_sides_of_each_image() -> None:
+    augment, plain = built({"flip": {"alternate": True}}), by_number(batches(None))
+    epochs = [by_number(batches(augment, epoch=lambda number=number: number)) for number in range(4)]
+    mirrored = [(epoch != plain).flatten(1).any(1) for epoch in epochs]
+    assert 0 < mirrored[0].sum() < COUNT
+    assert torch.equal(torch.where(mirrored[0][:, None, None, None], plain.flip(3), plain), epochs[0])
+    assert torch.equal(mirrored[1], ~mirrored[0])
+    assert torch.equal(epochs[2], epochs[0])
+    assert torch.equal(epochs[3], epochs[1])
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10), (10, 6)])
@@ -324,7 +337,7 @@ def test_every_command_takes_a_run_with_mixing(lamella: Lamella, mixed_run: Path
     tested = json.loads((run / "eval.json").read_text())["metrics"]
     assert tested == {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
     shown = done(lamella("inspect", str(run), "--gradients"))
-    assert "Augmentation of training batches\nCrop(padding=2)\nElasticTransform(alpha=[20.0, 20.0]" in shown
+    assert "Augmentation of training batches\nCrop(padding=2, reflect=False)\nElasticTransform(alpha=[20.0, 20.0]" in shown
     assert "Mixup(alpha=0.4)\nCutmix(alpha=1.0)\n" in shown
     assert "sample 0: predicted" in shown
     assert "bit for bit" in done(lamella("reproduce", str(run)))

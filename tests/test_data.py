@@ -36,6 +36,7 @@ from lamella.data import (
     image_folder,
     torchvision_dataset,
 )
+from lamella.data.cifar import LAYOUTS
 from lamella.data.samples import split_samples
 from lamella.data.sources import class_folders
 from lamella.errors import RequestError
@@ -118,6 +119,31 @@ def test_cifar_is_served_channels_first(tmp_path: Path, monkeypatch: pytest.Monk
     splits = torchvision_dataset("CIFAR10", str(tmp_path), download=False)
     assert torch.equal(torch.cat([pixels(splits.train), pixels(splits.test)]), images)
     assert splits.train.targets.tolist() == [9, 8, 7, 6, 5]
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("CIFAR10", 1), ("CIFAR100", 2)])
+def test_the_binary_version_of_cifar_is_read(tmp_path: Path, name: str, numbers: int) -> None:
+    folder, train, test, _ = LAYOUTS[name]
+    images, labels = noise(6, 3, 32, 32), torch.arange(9, 3, -1, dtype=torch.uint8)
+    rows = torch.cat([*[torch.zeros(6, 1, dtype=torch.uint8)] * (numbers - 1), labels[:, None], images.flatten(1)], 1)
+    write_rows(tmp_path / folder, dict(zip([*train, *test], rows.split(1 if numbers == 1 else 3), strict=True)))
+    splits = torchvision_dataset(name, str(tmp_path), download=False)
+    assert torch.equal(torch.cat([pixels(splits.train), pixels(splits.test)]), images)
+    assert splits.test is not None
+    assert torch.cat([splits.train.targets, splits.test.targets]).tolist() == [9, 8, 7, 6, 5, 4]
+    file = tmp_path / folder / test[0]
+    file.write_bytes(file.read_bytes()[:-1])
+    with rejected("data.root", f"{file} is damaged: it has "):
+        torchvision_dataset(name, str(tmp_path), download=False)
+    file.unlink()
+    with rejected("data.root", f"{file} cannot be read (No such file or directory)"):
+        torchvision_dataset(name, str(tmp_path), download=False)
+
+
+def write_rows(folder: Path, rows: dict[str, Tensor]) -> None:
+    folder.mkdir()
+    for name, values in rows.items():
+        (folder / name).write_bytes(values.numpy().tobytes())
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])

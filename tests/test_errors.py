@@ -223,6 +223,7 @@ CASES = {
         "data.augment.1.trivialaugment: trivialaugment takes no argum"
     ],
     "data.augment=[{flip:{q:0.3}}]": ["data.augment.0.flip.q: flip has no such argument; known: p"],
+    "data.augment=[{flip:{alternate:true,p:0.3}}]": ["data.augment.0.flip: flip.alternate mirrors every second time, and"],
     "data.augment=[{flip:2}]": ["data.augment.0.flip: flip is 2; it takes a probability above 0, up to 1"],
     "data.augment=[{rotate:200}]": ["rotate is 200; it takes an angle above 0, up to 180 degrees"],
     "data.augment=[{erase:0}]": ["erase is 0; it takes 1 pixel or more"],

@@ -220,3 +220,39 @@ def test_a_directory_that_cannot_be_written(lamella: Lamella, run: Path) -> None
     result = lamella("eval", str(run), "--out", "nowhere/x.json")
     assert result.status == 2
     assert "nowhere/x.json: cannot write there (No such file or directory); --out FILE writes elsewhere" in result.err
+
+
+@pytest.mark.parametrize(("kinds", "count"), [("flip", 2), ("flip,shift", 6)])
+def test_views_are_averaged(lamella: Lamella, run: Path, kinds: str, count: int) -> None:
+    result = lamella("eval", str(run), "--views", kinds)
+    assert result.status == 0, result.err
+    written = json.loads((run / "eval.json").read_text())
+    model = package.load(run, device="cpu")
+    _, test = split_samples(digits().train, 0.2, 1, "data.test_size")
+    assert isinstance(test.inputs, Tensor)
+    images = model.preprocess(test.inputs)
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="reflect")
+    shifts = [images, padded[..., :-2, :-2], padded[..., 2:, 2:]] if "shift" in kinds else [images]
+    views = [view for one in shifts for view in (one, one.flip(3))]
+    assert len(views) == count
+    with torch.no_grad():
+        outputs = torch.stack([model.network(view) for view in views]).mean(0)
+    assert written["views"] == kinds
+    assert written["metrics"]["test/accuracy"] == pytest.approx(float((outputs.argmax(1) == test.targets).float().mean()))
+    loss = torch.nn.functional.cross_entropy(outputs, test.targets)
+    assert written["metrics"]["test/loss"] == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_views_that_make_no_sense_are_refused(lamella: Lamella, run: Path) -> None:
+    wrong = lamella("eval", str(run), "--views", "flop")
+    assert (wrong.status, wrong.err.startswith("error: --views: there is no view 'flop'; did you mean flip?")) == (2, True)
+    options = ("trainer.max_epochs=1", "device=cpu", "visuals=none")
+    wine = ("data=wine", "network=mlp", "name=wine")
+    masks = ("data=shapes", "data.source.count=40", "network=unet", "network.width=2", "name=masks")
+    expected = {"wine": "this run has no network that takes images alone", "masks": "these are for each of its pixels"}
+    for overrides in (wine, masks):
+        assert lamella("train", *overrides, *options).status == 0
+    for name, message in expected.items():
+        [path] = Path("outputs", name).iterdir()
+        refused = lamella("eval", str(path), "--views", "flip")
+        assert (refused.status, message in refused.err) == (2, True), refused.err

@@ -148,6 +148,7 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...], Callable[[Any, Tensor], Tensor]]] 
         lambda m, x: m[0].value.expand(3, 2, 4),
     ),
     "parameter-list": ({"Parameter": [6]}, SEQUENCE, lambda m, x: torch.zeros(3, 6)),
+    "scale": ({"Scale": 0.5}, SEQUENCE, lambda m, x: x / 2),
     "pool": ({"Pool": 1}, SEQUENCE, lambda m, x: x.mean(1)),
     "pool-list": ({"Pool": [2, "max"]}, SEQUENCE, lambda m, x: x.amax(2)),
     "add": (

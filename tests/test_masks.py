@@ -254,6 +254,7 @@ def shifted(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     [
         ([Flip()], False),
         ([Crop(6)], True),
+        ([Crop(6, reflect=True)], False),
         ([Crop(3), Flip(), Erase(1)], True),
         (Augment(crop=3, flip=True), True),
         ([External(v2.RandomCrop(32, padding=6))], True),

@@ -3,6 +3,7 @@
 lamella eval outputs/default/defaults
 lamella eval outputs/default/defaults --checkpoint last device=cpu
 lamella eval outputs/mnist/defaults data.root=/other/place
+lamella eval outputs/cifar10/defaults --views flip,shift
 """
 
 import json
@@ -41,6 +42,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="of data and device, as for `lamella train`")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|NAME|PATH", help="default: best")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes; default: RUN/eval.json")
+    parser.add_argument(
+        "--views", metavar="flip,shift", help="average the outputs for mirror images, and for images moved by a pixel"
+    )
     options = parser.parse_intermixed_args(arguments)
     parser.check_one_run(options.overrides)
 
@@ -54,6 +58,7 @@ def main(arguments: list[str]) -> int:
     from lamella.data.fingerprint import changed, uncompared_notes
     from lamella.experiment.evaluation import evaluate
     from lamella.experiment.model import load_experiment
+    from lamella.experiment.views import average_views
     from lamella.lightning_internals import datamodule_key
     from lamella.runs.checkpoints import find_checkpoint, read_checkpoint, weights_kind
 
@@ -75,12 +80,15 @@ def main(arguments: list[str]) -> int:
         notes += uncompared_notes(saved, experiment.data.state_dict(), ["test"])
     for note in [*notes, *_notes(trained["data"], config["data"], experiment.data, not different)]:
         print(f"note: {note}", file=sys.stderr)
+    if options.views is not None:
+        average_views(experiment, options.views)
     result = evaluate(experiment, options.run)
     # Labels of pixels and the like have no names.
     scored, classes = len(result.scores()), experiment.data.classes
     classes = classes if len(classes) == scored else [str(number) for number in range(scored)]
     device = experiment.device.accelerator
     request = {"checkpoint": str(file), "weights": weights, "overrides": options.overrides, "device": device}
+    request |= {"views": options.views} if options.views is not None else {}
     try:
         write_atomically(out, json.dumps(request | _plain(result, classes), indent=2) + "\n")
     except OSError as error:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from lamella.data.cifar import binary_cifar
 from lamella.data.decoder import Decoder
 from lamella.data.folders import IMAGE_SUFFIXES, files_below, files_outside, folder_names, left_out_text
 from lamella.data.images import ImageFiles
@@ -70,16 +71,18 @@ def torchvision_dataset(dataset: str, root: str, download: bool = True) -> Split
     """Return a data set of torchvision with its standard test set.
 
     dataset: one of the names in TORCHVISION. root: the folder in which torchvision finds the data set, or stores it if
-    `download` is true.
+    `download` is true. If it contains the binary version of a CIFAR data set, that is read without torchvision.
     """
-    from torchvision import datasets
-
     if dataset not in TORCHVISION:
         raise RequestError(
             f"data.source.dataset is {dataset!r}; {nearest(dataset, TORCHVISION)}", "data.source.dataset"
         )
-    cls = getattr(datasets, dataset)
     folder = Path(root).expanduser()
+    if splits := binary_cifar(dataset, folder):
+        return splits
+    from torchvision import datasets
+
+    cls = getattr(datasets, dataset)
     new_folders = [path for path in (folder / dataset / "raw", folder / dataset, folder) if not path.exists()]
 
     def part(train: bool) -> Samples:
