@@ -1,15 +1,16 @@
-"""Check and measure training on a GPU: epochs against loops written by hand, a fused sweep, an exact resume, the tests.
+"""Check and measure training on a GPU: epochs against loops written by hand, sweeps, CIFAR-10, exact resume, tests.
 
     python bench/gpu.py ROOT [--output DIR] [--minutes 7] [--steps mlp tests …]
     python bench/gpu.py ROOT --device cpu --small --rounds 1     # tries the script itself on a machine without a GPU
 
-ROOT contains MNIST as torchvision stores it; the script makes pictures like those of CIFAR-10 itself. Every side of a
-comparison trains the network that Lamella builds on the same samples in whole batches of 64, and validates after each
-epoch. The loop by hand has normalised floats on the GPU, a fused optimizer and no training metrics; it is run as it is
-and with `torch.compile(mode="reduce-overhead")`. Lamella has its progress bar, metrics, pictures and checkpoints. The
-sides take turns, each in a process of its own, and all epochs but the first of a process are timed from outside. As
-long as there is time, further rounds add epochs. A step that fails or takes too long is reported, and the others go
-on. `gpu.json` and `gpu.md` in DIR are written anew after each step.
+ROOT contains MNIST as torchvision stores it, and CIFAR-10 where it is at hand, as torchvision or its authors store it;
+`experiment=cifar10_fast` is trained on it as a user does. The script makes other pictures of this size itself, on which
+an accuracy means nothing. Every side of a comparison trains the network that Lamella builds on the same samples, in
+whole batches of 64, and validates after each epoch. The loop by hand has normalised floats on the GPU, a fused optimizer and
+no training metrics; it is run as it is and with `torch.compile(mode="reduce-overhead")`. Lamella has its progress bar,
+metrics, pictures and checkpoints. The sides take turns, each in a process of its own, and all epochs but the first of a
+process are timed from outside. As long as there is time, further rounds add epochs. A step that fails or takes too long
+is reported, and the others go on. `gpu.json` and `gpu.md` in DIR are written anew after each step.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import fast
 import fused
 import kill
 from epoch import NETWORKS
@@ -35,13 +37,13 @@ from timed import Values, reason, timed_epochs
 SIDES = ("eager", "lamella", "compiled", "lamella without graphs")
 CASES = {
     "mlp": (NETWORKS["mlp"], SIDES),
-    "cnn": (["network=cnn"], SIDES),
+    "cnn": (["network=cnn"], SIDES[:3]),
     "neural_network": (NETWORKS["neural_network"], SIDES[:3]),
-    "resnet18": (["network=resnet18"], SIDES),
+    "resnet18": (["network=resnet18"], SIDES[:3]),
     "cnn, bf16": (["network=cnn", "device.precision=bf16-mixed"], SIDES[:3]),
     "resnet18, bf16": (["network=resnet18", "device.precision=bf16-mixed"], SIDES[:3]),
 }
-EPOCHS = 4  # of each process
+EPOCHS = 3  # of each process
 LIMIT = 150.0  # seconds of a step
 SWEEPS = {
     "fused sweep": ["hydra/launcher=fused", "hydra.launcher.slots=1"],
@@ -67,7 +69,7 @@ def pictures(count: int) -> Splits:
         targets = torch.randint(10, (count,), generator=chance)
         noise = torch.randint(-64, 64, (count, 3, 32, 32), generator=chance)
         return Samples((kinds[targets] + noise).clamp(0, 255).to(torch.uint8), targets)
-    return Splits(part(count), part(1024), part(1024))
+    return Splits(part(count), part(1024), part(10000 if count == 50000 else 1024))
 """
 
 
@@ -124,23 +126,33 @@ def lamella(overrides: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the steps share: the device, the overrides of the data, and where files are written.
+    """What the steps share: the device, the folder of the data, and where files are written.
 
     small: a few samples and members, and no torch.compile, which takes long on a CPU.
     """
 
     device: str
-    digits: list[str]
-    pictures: list[str]
+    root: Path
     directory: Path
     output: Path
     small: bool
+
+    @property
+    def digits(self) -> list[str]:
+        """Return the overrides of MNIST."""
+        return ["data=digits"] if self.small else ["data=mnist", f"data.root={self.root}"]
+
+    def pictures(self, count: int) -> list[str]:
+        """Return the overrides of made pictures. count: of those for training."""
+        made = f"+data.source={{_target_: pictures.pictures, count: {256 if self.small else count}}}"
+        return ["data=cifar10", "~data.source", "~data.root", "~data.download", made]
 
 
 def case(setting: Setting, name: str, found: Values, limit: float) -> None:
     """Train each side of a case, and add the seconds of its epochs and what it printed to `found`."""
     overrides, sides = CASES[name]
-    shared = [*(setting.pictures if "resnet" in name else setting.digits), *overrides, "data.drop_last=true"]
+    data = setting.pictures(20480) if "resnet" in name else setting.digits
+    shared = [*data, *overrides, "data.drop_last=true"]
     shared += [f"device={setting.device}", "device.threads=1", f"trainer.max_epochs={EPOCHS}", "trainer.test=false"]
     end = time.monotonic() + limit
     for side in sides:
@@ -162,6 +174,22 @@ def sweep(setting: Setting, name: str, found: Values, limit: float) -> None:
     options = [f"device={setting.device}", *SWEEPS[name]]
     seconds, found["width"] = fused.sweep(setting.digits, "mlp", found["members"] // 8, *options, limit=limit)
     found["seconds"] = round(seconds, 1)
+
+
+def cifar(setting: Setting, name: str, found: Values, limit: float) -> None:
+    """Train experiment=cifar10_fast with a few seeds, and add what each run took and reached to `found`."""
+    data, end = fast.data_overrides(setting.root), time.monotonic() + limit
+    found["data"] = "made" if setting.small or "data=image_folder" in data else "CIFAR-10"
+    if found["data"] == "made":
+        data = setting.pictures(50000)
+    small = ["network.widths=[4,8,8]", "data.batch_size=64", "optimizer.lr=0.1", "trainer.max_epochs=2"]
+    options = [*data, *(small if setting.small else []), f"device={setting.device}", "device.precision=bf16-mixed"]
+    found["runs"] = []
+    for seed in range(1 if setting.small else 3):
+        left = end - time.monotonic()
+        if not found["runs"] or left > 2 * found["runs"][-1]["command, s"]:
+            run = fast.train(setting.directory, name, f"fast{seed}", [*options, f"seed={seed}"], left)
+            found["runs"].append({key: round(value, 4) for key, value in run.items()})
 
 
 def exact(setting: Setting, name: str, found: Values, limit: float) -> None:
@@ -198,10 +226,12 @@ def tests(setting: Setting, name: str, found: Values, limit: float) -> None:
 
 STEPS: dict[str, Callable[[Setting, str, Values, float], None]] = {
     **dict.fromkeys(list(CASES)[:3], case),
+    "cifar10_fast": cifar,
+    "resnet18": case,
     "tests": tests,
     **dict.fromkeys(SWEEPS, sweep),
     "exact resume": exact,
-    **dict.fromkeys(list(CASES)[3:], case),
+    **dict.fromkeys(list(CASES)[4:], case),
     "suite": tests,
 }
 
@@ -255,15 +285,12 @@ def main() -> None:
     options = parser.parse_args()
     end, output = time.monotonic() + 60 * options.minutes, options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
-    digits = ["data=digits"] if options.small else ["data=mnist", f"data.root={os.path.abspath(options.root)}"]
-    pictures = ["data=cifar10", "~data.source", "~data.root", "~data.download"]
-    pictures += [f"+data.source={{_target_: pictures.pictures, count: {256 if options.small else 20480}}}"]
     results: Values = {"machine": machine(options.device), "steps": {}}
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         (directory / "pictures.py").write_text(PICTURES)
         (directory / "pyproject.toml").write_text('[tool.lamella]\ntargets = ["pictures"]\n')
-        setting = Setting(options.device, digits, pictures, directory, output, options.small)
+        setting = Setting(options.device, Path(options.root).resolve(), directory, output, options.small)
         for number in range(options.rounds):
             for name in options.steps if number == 0 else [name for name in options.steps if name in CASES]:
                 step, left = results["steps"].setdefault(name, {}), end - time.monotonic()

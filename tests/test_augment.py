@@ -337,7 +337,9 @@ def test_every_command_takes_a_run_with_mixing(lamella: Lamella, mixed_run: Path
     tested = json.loads((run / "eval.json").read_text())["metrics"]
     assert tested == {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
     shown = done(lamella("inspect", str(run), "--gradients"))
-    assert "Augmentation of training batches\nCrop(padding=2, reflect=False)\nElasticTransform(alpha=[20.0, 20.0]" in shown
+    assert (
+        "Augmentation of training batches\nCrop(padding=2, reflect=False)\nElasticTransform(alpha=[20.0, 20.0]" in shown
+    )
     assert "Mixup(alpha=0.4)\nCutmix(alpha=1.0)\n" in shown
     assert "sample 0: predicted" in shown
     assert "bit for bit" in done(lamella("reproduce", str(run)))

@@ -126,7 +126,7 @@ def test_the_binary_version_of_cifar_is_read(tmp_path: Path, name: str, numbers:
     folder, train, test, _ = LAYOUTS[name]
     images, labels = noise(6, 3, 32, 32), torch.arange(9, 3, -1, dtype=torch.uint8)
     rows = torch.cat([*[torch.zeros(6, 1, dtype=torch.uint8)] * (numbers - 1), labels[:, None], images.flatten(1)], 1)
-    write_rows(tmp_path / folder, dict(zip([*train, *test], rows.split(1 if numbers == 1 else 3), strict=True)))
+    write_rows(tmp_path / folder, dict(zip([*train, *test], torch.split(rows, 1 if numbers == 1 else 3), strict=True)))
     splits = torchvision_dataset(name, str(tmp_path), download=False)
     assert torch.equal(torch.cat([pixels(splits.train), pixels(splits.test)]), images)
     assert splits.test is not None

@@ -218,12 +218,15 @@ CASES = {
     "data.augment=[ElasticTransform]": ["write {_target_: torchvision.transforms.v2.ElasticTransform}"],
     "data.augment=[{crop:2,flip:0.5}]": ["data.augment.0 is {'crop': 2, 'flip': 0.5}; it takes one transform, as flip"],
     "data.augment=[crop]": ["data.augment.0.crop: crop needs a value for 'padding'"],
-    "data.augment=[{crop:[2,2]}]": ["data.augment.0.crop: crop takes at most padding, got [2, 2]"],
+    "data.augment=[{crop:[2,2]}]": ["data.augment.0.crop.reflect is 2; crop takes bool"],
     "data.augment=[trivialaugment,{trivialaugment:3}]": [
         "data.augment.1.trivialaugment: trivialaugment takes no argum"
     ],
-    "data.augment=[{flip:{q:0.3}}]": ["data.augment.0.flip.q: flip has no such argument; known: p"],
-    "data.augment=[{flip:{alternate:true,p:0.3}}]": ["data.augment.0.flip: flip.alternate mirrors every second time, and"],
+    "data.augment=[{flip:{q:0.3}}]": ["data.augment.0.flip.q: flip has no such argument; known: alternate, p"],
+    "data.augment=[{crop:[2,true,3]}]": ["data.augment.0.crop: crop takes at most padding, reflect, got [2, True, 3]"],
+    "data.augment=[{flip:{alternate:true,p:0.3}}]": [
+        "data.augment.0.flip: flip.alternate mirrors every second time, and"
+    ],
     "data.augment=[{flip:2}]": ["data.augment.0.flip: flip is 2; it takes a probability above 0, up to 1"],
     "data.augment=[{rotate:200}]": ["rotate is 200; it takes an angle above 0, up to 180 degrees"],
     "data.augment=[{erase:0}]": ["erase is 0; it takes 1 pixel or more"],

@@ -238,14 +238,19 @@ def test_views_are_averaged(lamella: Lamella, run: Path, kinds: str, count: int)
     with torch.no_grad():
         outputs = torch.stack([model.network(view) for view in views]).mean(0)
     assert written["views"] == kinds
-    assert written["metrics"]["test/accuracy"] == pytest.approx(float((outputs.argmax(1) == test.targets).float().mean()))
+    assert written["metrics"]["test/accuracy"] == pytest.approx(
+        float((outputs.argmax(1) == test.targets).float().mean())
+    )
     loss = torch.nn.functional.cross_entropy(outputs, test.targets)
     assert written["metrics"]["test/loss"] == pytest.approx(float(loss), rel=1e-4)
 
 
 def test_views_that_make_no_sense_are_refused(lamella: Lamella, run: Path) -> None:
     wrong = lamella("eval", str(run), "--views", "flop")
-    assert (wrong.status, wrong.err.startswith("error: --views: there is no view 'flop'; did you mean flip?")) == (2, True)
+    assert (wrong.status, wrong.err.startswith("error: --views: there is no view 'flop'; did you mean flip?")) == (
+        2,
+        True,
+    )
     options = ("trainer.max_epochs=1", "device=cpu", "visuals=none")
     wine = ("data=wine", "network=mlp", "name=wine")
     masks = ("data=shapes", "data.source.count=40", "network=unet", "network.width=2", "name=masks")

@@ -12,7 +12,7 @@ from torch.nn.functional import unfold
 from lamella.config.compose import compose_one
 from lamella.data import Data
 from lamella.experiment.build import prepare_experiment
-from lamella.experiment.first_filters import fit_first_filters
+from lamella.experiment.first_weights import fit_filters
 from lamella.network import Whitening2d, plan
 from lamella.network.whitening import fit_whitening
 from lamella.runs.checkpoints import read_checkpoint
@@ -35,7 +35,7 @@ def test_patches_are_uncorrelated_after_it() -> None:
     layer = network.get_submodule("1")
     assert isinstance(layer, Whitening2d)
     assert not layer.weight.requires_grad
-    nn.init.zeros_(layer.bias)
+    layer.get_parameter("bias").data.zero_()
     outputs = layer(2 * images)
     assert outputs.shape == (40, 54, 7, 7)
     assert torch.equal(layer.weight[27:], -layer.weight[:27])
@@ -64,10 +64,10 @@ def test_a_run_keeps_the_filters_of_its_training_images(lamella: Lamella, image_
         assert result.status == 0, result.err
         [run] = Path(f"outputs/seed{seed}").iterdir()
         filters.append(read_checkpoint(run / "checkpoints/last.ckpt")["state_dict"]["network.stem.0.weight"])
-    experiment = prepare_experiment(compose_one(pictures(image_root)).config)
+    experiment = prepare_experiment(compose_one([*pictures(image_root)]).config)
     assert isinstance(experiment.data, Data)
     drawn = experiment.task.network.get_parameter("stem.0.weight").clone()
-    fit_first_filters(experiment)
+    fit_filters(experiment)
     expected = experiment.task.network.get_parameter("stem.0.weight")
     assert torch.equal(filters[0], filters[1])
     assert torch.equal(filters[0], expected)
@@ -97,13 +97,15 @@ def test_what_has_no_images_is_refused(lamella: Lamella, project: Project) -> No
     layers = "network.layers=[{Whitening2d: 2}, Flatten, {Linear: 10}]"
     wine = lamella("train", "data=wine", "network=linear", layers)
     wine.check_refusal("network.layers.0: Whitening2d expects (channels, height, width), what comes in is (13,)")
-    project(own="""
+    project(
+        own="""
 import torch
 from torch.utils.data import TensorDataset
 
 def samples():
     return TensorDataset(torch.rand(40, 3, 8, 8), torch.arange(40) % 10)
-""")
+"""
+    )
     data = ("data=dataset", "data.train={_target_: own.samples}", "data.num_classes=10")
     own = lamella("train", *data, "network=linear", layers)
     own.check_refusal("network: Whitening2d is computed from images in memory or in files")

@@ -127,7 +127,7 @@ def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bo
         left_out_section,
         parameters_section,
     )
-    from lamella.experiment.first_filters import fit_first_filters
+    from lamella.experiment.first_weights import fit_filters
     from lamella.network.freeze import freeze_parameters
     from lamella.training.optimizers import parameter_groups
 
@@ -145,7 +145,7 @@ def _sections(experiment: "Experiment", options: argparse.Namespace, trained: bo
     groups = {} if too_large else parameter_groups(network, experiment.optimizers)
     freeze_parameters(network, experiment.freeze)
     if not trained and not too_large:
-        fit_first_filters(experiment)
+        fit_filters(experiment)
     yield "structure", Section(str(network), str(network))
     inputs, targets = next(iter(data.train_dataloader()))
     yield "layers", layers_section(plan, network, len(targets), experiment.freeze)

@@ -114,7 +114,9 @@ class Flip(Transform):
         if not 0 < self.p <= 1:
             raise RequestError(f"flip is {self.p}; it takes a probability above 0, up to 1")
         if self.alternate and self.p != 0.5:
-            raise RequestError(f"flip.alternate mirrors every second time, and flip.p is {self.p}; leave one of them out")
+            raise RequestError(
+                f"flip.alternate mirrors every second time, and flip.p is {self.p}; leave one of them out"
+            )
 
     def draw(self, count: int, seed: int, epoch: int, place: int) -> Tensor:
         if not self.alternate:

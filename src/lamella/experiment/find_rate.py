@@ -8,7 +8,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from lamella.config.values import Config
 from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
-from lamella.experiment.first_filters import fit_first_filters
+from lamella.experiment.first_weights import set_first_weights
 from lamella.experiment.stand_ins import one_process
 from lamella.training.freezing import Freezing
 from lamella.training.non_finite import NonFiniteLoss
@@ -45,9 +45,7 @@ def run_range_test(experiment: Experiment, options: Config) -> LossCurve:
     test = RangeTest()
     with quiet_lightning():
         trial.device.make_double(trial.module)
-        fit_first_filters(trial)
-        if trial.weights:
-            trial.weights.load(trial.task.network)
+        set_first_weights(trial)
         trainer = trial.trainer(
             [test],
             [Freezing(trial.freeze)] if trial.thaws else [],

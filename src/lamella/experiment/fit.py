@@ -18,7 +18,7 @@ from lamella.data.fingerprint import Fingerprint, changed, other_rounding, uncom
 from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
-from lamella.experiment.first_filters import fit_first_filters
+from lamella.experiment.first_weights import set_first_weights
 from lamella.interrupts import Interrupts
 from lamella.lightning_internals import datamodule_key
 from lamella.runs.checkpoints import (
@@ -104,14 +104,11 @@ def fit(
         experiment.recipe.keep_top or 0,
     )
     start = _starting_checkpoint(checkpoints, experiment.data, experiment.epochs)
-    if start is None:
-        fit_first_filters(experiment)
-    if start is None and experiment.weights and network:
-        taken = experiment.weights.load(network)
-        if rank() == 0:
-            print(taken.line)
-            for note in experiment.weights.notes(experiment.data):
-                print(f"note: {note}", file=sys.stderr)
+    taken = set_first_weights(experiment) if start is None else None
+    if taken and experiment.weights and rank() == 0:
+        print(taken.line)
+        for note in experiment.weights.notes(experiment.data):
+            print(f"note: {note}", file=sys.stderr)
     samples = SampleMetrics(experiment.objective, experiment.kind.is_task and experiment.task.has_own_step)
     board = EpochTensorBoard(str(directory.absolute()), of_task=experiment.kind.is_task)
 

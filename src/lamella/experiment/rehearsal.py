@@ -29,7 +29,7 @@ from lamella.errors import RequestError, first_line
 from lamella.experiment.blame import refusal
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.first_and_last import FirstAndLast
-from lamella.experiment.first_filters import fit_first_filters
+from lamella.experiment.first_weights import fit_filters
 from lamella.experiment.generation import check_causal
 from lamella.experiment.stand_ins import FirstOf, UnwrittenCheckpoint, one_process
 from lamella.seeds import kept_random_state
@@ -69,8 +69,7 @@ def rehearse(experiment: Experiment, config: Config) -> float:
         batches = loader_length(experiment.data.train_dataloader())
         check_overfit(config["trainer"], batches, augment is not None and bool(augment.mixes))
     options = {**config["trainer"], **overfit_limits(config["trainer"])}
-    if not experiment.data.validates:
-        options["limit_val_batches"] = 0
+    options |= {} if experiment.data.validates else {"limit_val_batches": 0}
     experiment.objective.check(experiment.data.targets[0])
     callbacks = checked_callbacks(options, experiment)
     processes = process_count(options, experiment.device.accelerator)
@@ -169,7 +168,7 @@ class _Trial(pl.Callback):
         data.chunk, data.num_workers = (lambda number: 1), data.num_workers and 0
         # Its weights are drawn again, so that nothing of the network of the run itself is used.
         self.experiment = replace(experiment, data=data, objective=copy.deepcopy(experiment.objective))
-        fit_first_filters(self.experiment)
+        fit_filters(self.experiment)
         self.metrics = dict[str, float]()
         self.own = self.experiment.callbacks([EpochLogger(self.metrics.update)])
         self.trainer = self.experiment.trainer(

@@ -41,7 +41,10 @@ class Views(nn.Module):
 
 
 def average_views(experiment: Experiment, names: str) -> None:
-    """Let the network of an experiment give the mean of several views. names: as in "flip,shift". Raises RequestError."""
+    """Let the network of an experiment give the mean of several views.
+
+    names: of the kinds of views, as in "flip,shift". Raises RequestError for other names and for runs without images.
+    """
     kinds = [name.strip() for name in names.split(",")]
     for kind in kinds:
         if kind not in KINDS:

@@ -43,7 +43,9 @@ MOST_LAYERS = 100_000  # torch would make more layers for hours, until the memor
 SEQUENCES = (ClassToken, Positions, SelfAttention, TransformerEncoderLayer)  # which take (length, features)
 LISTS = (Parameter, Permute, Reshape)  # whose first argument is a list, so that a list is this one argument
 # Lamella's own layers, which are entries as torch.nn's are.
-OWN: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (*SEQUENCES, *LISTS, Pad, Pool, Scale, Select, Whitening2d)}
+OWN: dict[str, type[nn.Module]] = {
+    cls.__name__: cls for cls in (*SEQUENCES, *LISTS, Pad, Pool, Scale, Select, Whitening2d)
+}
 
 
 def layer_class(name: object) -> type[nn.Module] | None:

@@ -34,7 +34,7 @@ class Whitening2d(nn.Conv2d):
         """Compute the filters from what comes in (B, C, H, W)."""
         size = self.weight[0].numel()
         squares, count = torch.zeros(size, size, dtype=torch.float64), 0
-        for images in input.cpu().double().split(16):  # the patches of all images would take much memory
+        for images in torch.split(input.cpu().double(), 16):  # the patches of all images would take much memory
             patches = unfold(images, self.kernel_size).transpose(1, 2).reshape(-1, size)
             squares, count = squares + patches.T @ patches, count + len(patches)
         values, directions = torch.linalg.eigh(squares / count)
