@@ -6,11 +6,11 @@
 ROOT contains MNIST as torchvision stores it, and CIFAR-10 where it is at hand, as torchvision or its authors store it;
 `experiment=cifar10_fast` is trained on it as a user does. The script makes other pictures of this size itself, on which
 an accuracy means nothing. Every side of a comparison trains the network that Lamella builds on the same samples, in
-whole batches of 64, and validates after each epoch. The loop by hand has normalised floats on the GPU, a fused optimizer and
-no training metrics; it is run as it is and with `torch.compile(mode="reduce-overhead")`. Lamella has its progress bar,
-metrics, pictures and checkpoints. The sides take turns, each in a process of its own, and all epochs but the first of a
-process are timed from outside. As long as there is time, further rounds add epochs. A step that fails or takes too long
-is reported, and the others go on. `gpu.json` and `gpu.md` in DIR are written anew after each step.
+whole batches of 64, and validates after each epoch. The loop by hand has normalised floats on the GPU, a fused
+optimizer and no training metrics; it is run as it is and with `torch.compile(mode="reduce-overhead")`. Lamella has its
+progress bar, metrics, pictures and checkpoints. The sides take turns, each in a process of its own, and all epochs but
+the first of a process are timed from outside. As long as there is time, further rounds add epochs. A step that fails or
+takes too long is reported, and the others go on. `gpu.json` and `gpu.md` in DIR are written anew after each step.
 """
 
 import argparse
