@@ -81,7 +81,11 @@ def test_every_experiment_runs_for_a_batch(lamella: Lamella, mnist_root: Path, p
     root = [f"data.root={mnist_root}"] if "data: mnist" in path.read_text() else []
     if path.stem == "fashion_cnn":
         root = ["data=mnist", f"data.root={mnist_root}"]
-    if path.stem in ("cifar10_resnet", "cifar10_fast", "finetune"):  # finetune begins with weights in test_shipped_recipes.py
+    if path.stem in (
+        "cifar10_resnet",
+        "cifar10_fast",
+        "finetune",
+    ):  # finetune begins with weights in test_shipped_recipes.py
         root = ["data=image_folder", "data.shape=[3,32,32]", f"data.root={image_root}", "network.weights=null"]
     result = lamella("train", f"experiment={path.stem}", *BATCH, ONE_TEST, *root)
     assert result.status == 0, result.err

@@ -130,6 +130,7 @@ BRIEF = {
     "bench/epoch.py": ["--repeats", "1", "--threads", "1", "--network", "mlp"],
     "bench/estimate.py": ["--repeats", "1", "--case", "tabular_classes"],
     "bench/exact.py": ["--repeats", "1", "--case", "digits"],
+    "bench/fast.py": ["--help"],
     "bench/fused.py": ["--repeats", "1", "--seeds", "1", "--network", "mlp"],
     "bench/gpu.py": ["--device", "cpu", "--small", "--rounds", "1", "--steps", "exact resume"],
     "bench/images.py": ["--repeats", "1", "--images", "200"],

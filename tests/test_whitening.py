@@ -1,7 +1,9 @@
 """Whitening2d: its filters are computed from the training images, before a run begins, and stay as they are."""
 
+import json
 from pathlib import Path
 
+import fast
 import pytest
 import torch
 from conftest import Lamella, Project
@@ -11,6 +13,7 @@ from torch.nn.functional import unfold
 
 from lamella.config.compose import compose_one
 from lamella.data import Data
+from lamella.data.cifar import LAYOUTS, PIXELS
 from lamella.experiment.build import prepare_experiment
 from lamella.experiment.first_weights import fit_filters
 from lamella.network import Whitening2d, plan
@@ -80,6 +83,24 @@ def test_the_recipe_is_exact(tmp_path: Path, image_root: Path) -> None:
     for directory in ("whole", "killed"):
         (tmp_path / directory).mkdir()
     kill_and_resume(tmp_path / "whole", tmp_path / "killed", *options, shares=(0.4, 0.5))
+
+
+@pytest.mark.slow(12)
+def test_the_benchmark_trains_it_on_the_binary_version(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / LAYOUTS["CIFAR10"][0]
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    for name in (*LAYOUTS["CIFAR10"][1], *LAYOUTS["CIFAR10"][2]):
+        rows = torch.randint(256, (12, 1 + PIXELS), dtype=torch.uint8)
+        rows[:, 0] %= 10
+        (folder / name).write_bytes(rows.numpy().tobytes())
+    overrides = [*fast.data_overrides(tmp_path / "data"), *FAST[1:], *SMALL]
+    found = fast.train(tmp_path, "cifar10_fast", "run", overrides, 300)
+    assert 0 <= found["with views"] <= 1
+    assert 0 < found["training, s"] < found["command, s"]
+    record = json.loads(next(tmp_path.glob("outputs/run/*/run.json")).read_text())
+    assert (record["status"], record["steps"]) == ("finished", 8)
+    assert fast.row("run", [found, found]).startswith("| `run`, n = 2 | ")
 
 
 @pytest.mark.slow(4)
