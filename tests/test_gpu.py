@@ -26,6 +26,10 @@ GRAPHS = {
     "dropout": ("network=mlp", "network.dropout=0.2", "scheduler=one_cycle", "trainer.gradient_clip_val=0.1"),
     "cnn": ("network=cnn", "network.widths=[4,8]", "loss.label_smoothing=0.1"),
     "residual": ("network=resnet", "data.augment=[{crop: 2},{rotate: 10},{erase: 5}]"),
+    "whitened": (
+        *("network=whitened_cnn", "network.widths=[4,8,8]"),
+        "data.augment=[{crop: {padding: 2, reflect: true}},{flip: {alternate: true}}]",
+    ),
     "bf16": ("network=cnn", "network.widths=[4,8]", "device.precision=bf16-mixed"),
     "frozen": ("network=mlp", "network.freeze=[1.0.*]", "optimizer=sgd"),
     "thaw": ("network=cnn", "network.widths=[4,8]", "network.freeze={features.*: 1}", "optimizer=sgd"),

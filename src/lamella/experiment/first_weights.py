@@ -46,4 +46,4 @@ def fit_filters(experiment: Experiment) -> None:
     inputs, _ = next(iter(batches))
     assert isinstance(inputs, Tensor)
     network = experiment.task.network
-    fit_whitening(network, inputs.to(next(network.parameters()).device))
+    fit_whitening(network, inputs.to(next(network.parameters())))

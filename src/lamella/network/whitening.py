@@ -54,7 +54,7 @@ def whitening_layers(network: nn.Module) -> Sequence[Whitening2d]:
 def fit_whitening(network: nn.Module, input: Tensor) -> None:
     """Compute the filters of a network's Whitening2d layers, each from what the layers before it make of `input`.
 
-    input: images as the network takes them (B, C, H, W), on the device of the network.
+    input: images as the network takes them (B, C, H, W), on its device and of its type.
     """
 
     def fit(module: nn.Module, inputs: tuple[Tensor]) -> None:
