@@ -16,6 +16,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,9 @@ from lamella.sweeps.launch import forkserver as launch
 # Tests run beside each other: threads would wait for cores, and must not do so in loops. Read when torch is imported.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 os.environ["PYTHONUNBUFFERED"] = "1"  # tests read what a program prints while it runs
+# No server of `lamella warm` runs the commands of a test that has not started it.
+RUNTIME = tempfile.TemporaryDirectory(prefix="lamella")
+os.environ["XDG_RUNTIME_DIR"] = RUNTIME.name
 
 CONTEXT = launch.CONTEXT
 PRELOADED = [*launch.PRELOADED, "lamella.__main__", "lamella.commands.train", "preloaded"]

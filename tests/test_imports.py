@@ -31,7 +31,8 @@ def test_packages_import_downwards_on_at_most_ten_levels() -> None:
         "inspection": {"network", "training"},
         "editors": {"experiment", "visuals", "training", "network", "config", "data"},
         "visuals": {"inspection", "network", "training", "data"},
-        "sweeps": {"experiment", "visuals", "tracking", "training", "runs", "network", "config", "data"},
+        "warm": set(),
+        "sweeps": {"warm", "experiment", "visuals", "tracking", "training", "runs", "network", "config", "data"},
     }
     for package, others in allowed.items():
         assert arrows[package] <= others | {packages.GROUND}, package
@@ -69,7 +70,9 @@ def test_there_are_at_most_ten_files_of_ground() -> None:
 
 
 # What is usable from a notebook takes plain values, and knows no config objects.
-PLAIN = [name for name in MODULES if packages.package(name) not in ("config", "sweeps", "commands", "experiment")]
+PLAIN = [
+    name for name in MODULES if packages.package(name) not in ("config", "sweeps", "commands", "experiment", "warm")
+]
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -151,6 +154,7 @@ def test_first_lines_of_functions_begin_with_a_verb() -> None:
         ["note", "nowhere", "a text"],
         ["tag", "nowhere"],
         ["clean"],
+        ["warm", "--help"],
         ["sync", "nowhere", "--to", "csv"],
     ],
 )

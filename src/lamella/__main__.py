@@ -21,6 +21,7 @@ from lamella.distributed import is_ranked
 from lamella.errors import nearest
 from lamella.interrupts import SIGNALS, limit_exit
 from lamella.startup.lazy_imports import no_garbage_collection
+from lamella.warm.address import is_private, socket_path
 
 COMMANDS = {
     "new": ("DIR", "a project of your own, which trains at once"),
@@ -43,10 +44,11 @@ COMMANDS = {
     "completion": ("bash|zsh|fish", "the script that lets a shell complete commands, keys and runs"),
     "sync": ("RUN… --to TRACKER", "send runs to MLflow, W&B or a CSV file"),
     "schema": ("[DIR]", "JSON Schemas, from which editors complete and check config files"),
+    "warm": ("[--stop]", "a server, from which the commands that follow start at once"),
     "board": ("[DIR]", "TensorBoard on the outputs, on this machine only"),
 }
 
-WITHOUT_TORCH = ("new", "runs", "compare", "note", "tag", "clean", "why", "completion", "sync", "board")
+WITHOUT_TORCH = ("new", "runs", "compare", "note", "tag", "clean", "why", "completion", "sync", "warm", "board")
 # The options that print something and load no torch.
 QUICK_OPTIONS = {"-h", "--help", "-c", "--cfg", "-i", "--info", "--version"}
 
@@ -108,8 +110,14 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = {argument.partition("=")[0] for argument in arguments}
     loads_torch = name not in WITHOUT_TORCH and not QUICK_OPTIONS & options and "torch" not in sys.modules
+    if loads_torch and not is_ranked() and is_private(socket_path()):
+        from lamella.warm.client import run_warm
+
+        if (warm := run_warm()) is not None:
+            return warm
     status, module = 1, name.replace("-", "_")
-    given = (arguments, COMMANDS) if name == "completion" else (arguments,)
+    more: dict[str, object] = {"completion": COMMANDS, "warm": main}
+    given = (arguments, more[name]) if name in more else (arguments,)
     try:
         with loading_notice() if loads_torch else nullcontext():
             status = exit_status(lambda: _command(module)(*given))

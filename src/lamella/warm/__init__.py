@@ -1,0 +1,1 @@
+"""Run commands in forks of a server that has imported everything."""
