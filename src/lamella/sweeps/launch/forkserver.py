@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from types import ModuleType
 
 from lamella.console import print
+from lamella.warm.process import is_fresh_fork
 
 # The fork server imports these modules once for all jobs; the first one blocks signals.
 PRELOADED = ["lamella.sweeps.launch.forked", "lamella.sweeps.launch.worker", "lamella.visuals"]
@@ -27,11 +28,11 @@ def warm_up() -> None:
     """Start the fork server, and import in this process and in the fork server what jobs need.
 
     As a rule the fork server is a fork of this process, so that the imports are done once for both. It is an ordinary
-    fork server, which does the imports again, where torch is imported already, or multiprocessing is not as expected.
+    fork server, which does the imports again, where torch may have computed, or multiprocessing is not as expected.
     """
     CONTEXT.set_forkserver_preload(PRELOADED)
     resource_tracker.ensure_running()
-    if "torch" in sys.modules:  # torch may have threads, which a fork would lack
+    if "torch" in sys.modules and not is_fresh_fork():  # torch may have threads, which a fork would lack
         forkserver.ensure_running()
     elif not _insides_are_known():
         version = ".".join(map(str, sys.version_info[:2]))
