@@ -32,7 +32,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SECONDS = {
     "README.md": 60, "augmentation.md": 10, "configs.md": 6, "data.md": 20, "datasets.md": 12, "evaluate.md": 3,
     "export.md": 6, "fine-tuning.md": 15, "networks.md": 4,
-    "optimizers.md": 15, "performance.md": 40, "recipes.md": 45, "reliability.md": 20, "runs.md": 20,
+    "optimizers.md": 15, "performance.md": 50, "recipes.md": 45, "reliability.md": 20, "runs.md": 20,
     "python.md": 9, "segmentation.md": 10, "starting.md": 9, "study-note.md": 3, "sweeps.md": 115, "tables.md": 9,
     "tasks.md": 7, "tensorboard.md": 20, "text.md": 7, "tracking.md": 8, "when-it-does-not-learn.md": 12,
 }  # fmt: skip
@@ -162,6 +162,8 @@ def run(lamella: Lamella, command: str) -> None:
         programs.run(Path(), *script, kind=programs.Script)
     elif command.startswith(("lamella board", "tensorboard")):
         serve(program, arguments)
+    elif command.startswith("lamella warm"):
+        programs.run(Path(), *arguments, kind=programs.RealProgram)
     elif "trainer=ddp" in command:
         programs.run(Path(), *arguments, "trainer.max_epochs=1")
     else:
