@@ -60,7 +60,11 @@ def run_program() -> int:
     """
     ended = list[int]()
     atexit.register(_leave, ended)  # registered before all other functions, and so called after them
-    ended.append(main())
+    try:
+        ended.append(main())
+    except SystemExit as end:
+        ended.append(end.code if isinstance(end.code, int) else int(bool(end.code)))
+        raise
     return ended[0]
 
 

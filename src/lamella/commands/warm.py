@@ -19,7 +19,7 @@ from lamella.errors import RequestError
 from lamella.warm.address import is_own, socket_path
 from lamella.warm.connection import ask
 from lamella.warm.identity import identity
-from lamella.warm.process import QuickExit, become_daemon
+from lamella.warm.process import become_daemon
 from lamella.warm.server import IDLE_SECONDS, Server
 
 START_SECONDS = 60.0  # the time that another `lamella warm` may take to start
@@ -68,7 +68,7 @@ def _serve(told: int, command: Callable[[], int]) -> int:
 
     told: the end of a pipe, for READY and the process id, for BUSY, or for the traceback of an error.
     """
-    ending, known = QuickExit(), identity()
+    known = identity()
     become_daemon(told)
     text = ""
     try:
@@ -85,7 +85,7 @@ def _serve(told: int, command: Callable[[], int]) -> int:
     os.write(told, text.encode())
     os.close(told)
     if text.startswith(READY) and server.serve():
-        return ending.run(command)
+        return command()
     os._exit(0)
 
 

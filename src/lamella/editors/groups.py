@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytorch_lightning as pl
 from torch import nn
 from torchmetrics import Metric
-from torchvision.transforms.v2 import Transform
 
 from lamella.config.targets import UNDERSCORED
 from lamella.data import Datasets, OwnData, Splits
@@ -73,6 +72,8 @@ def _data(group: Group) -> Schema:
     )
     schema = group.written(targets, extra)
     homes = ["torchvision.transforms.v2"]
+    from torchvision.transforms.v2 import Transform  # here, because nothing else needs torchvision
+
     transforms = Targets("data.augment", Transform, homes, group.own, extra=["per"], within=True)
     schema["$defs"] |= {**sources.definitions, **transforms.definitions, "transform": _transform(transforms)}
     return schema

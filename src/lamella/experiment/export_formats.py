@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 Runtime = Callable[[Tensor], Tensor]  # a network as another runtime computes it
-BATCH = torch.export.Dim("batch")
 
 
 def write_onnx(network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
@@ -20,7 +19,7 @@ def write_onnx(network: nn.Module, example: Tensor, path: Path, metadata: Mappin
         network,
         (example,),
         dynamo=True,
-        dynamic_shapes=({0: BATCH},),
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
         input_names=["input"],
         output_names=["output"],
         verbose=False,
@@ -43,7 +42,7 @@ def write_pt2(network: nn.Module, example: Tensor, path: Path, metadata: Mapping
 
     example: a batch (2, …) with which the network is traced.
     """
-    program = torch.export.export(network, (example,), dynamic_shapes=({0: BATCH},))
+    program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     file = io.BytesIO()  # torch ends the whole process where it cannot write a file itself, as on a full disk
     torch.export.save(program, file, extra_files=dict(metadata))
     path.write_bytes(file.getbuffer())

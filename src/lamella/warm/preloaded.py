@@ -16,7 +16,6 @@ LIBRARIES = (
     "antlr4.LL1Analyzer",
     "fsspec.implementations.chained",
     "hydra.main",
-    "sklearn.datasets",
     "tensorboard.plugins.custom_scalar.summary",
     "tensorboard.plugins.hparams.metadata",
     "tensorboard.plugins.hparams.plugin_data_pb2",

@@ -1,8 +1,6 @@
 """Hand over to a forked process what a process that the shell starts inherits and is given."""
 
-import atexit
 import fcntl
-import gc
 import importlib.util
 import io
 import os
@@ -10,7 +8,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
 
@@ -158,33 +156,3 @@ def _forget_random_numbers() -> None:
         multiprocessing.current_process().authkey = os.urandom(32)
     if tempfile := sys.modules.get("tempfile"):
         vars(tempfile)["tempdir"] = None
-
-
-class QuickExit:
-    """Ends a fork after all exit functions, and frees no memory piece by piece, which takes 0.4 s.
-
-    Made before anything registers an exit function, because Python calls the first one last.
-    """
-
-    def __init__(self) -> None:
-        self.process, self.status = 0, 1
-        atexit.register(self._end)
-
-    def run(self, command: Callable[[], int]) -> int:
-        """Call the command of this process and return its exit status."""
-        self.process = os.getpid()
-        try:
-            self.status = command()
-        except SystemExit as end:
-            self.status = end.code if isinstance(end.code, int) else int(bool(end.code))
-            raise
-        return self.status
-
-    def _end(self) -> None:
-        """End the process, with everything written to files that are still open, as Python does it."""
-        if os.getpid() == self.process:
-            for item in gc.get_objects():
-                if issubclass(type(item), io.IOBase):
-                    with suppress(OSError, ValueError):
-                        item.flush()
-            os._exit(self.status)
