@@ -12,6 +12,9 @@ import torch
 from conftest import Lamella, Project
 from torch import nn
 
+from lamella.config.compose import compose_one
+from lamella.experiment.build import prepare_experiment
+from lamella.runs.checkpoints import read_weights
 from lamella.training.optimizer_kernels import DirectOptimizer
 
 NAMES = ("plain", "steps", "augment", "plateau", "one_cycle", "accumulate", "early", "val", "growing", "max_steps")
@@ -44,6 +47,29 @@ def test_the_same_bits_as_one_by_one(lamella: Lamella, name: str) -> None:
     one = train(lamella, "one", *options, "trainer.chunk=1")
     for chunk in ("auto", "7") if name in ("plain", "steps", "accumulate") else ("7",):
         assert kill.differences(one, train(lamella, f"chunks-{chunk}", *options, f"trainer.chunk={chunk}")) == []
+
+
+@pytest.mark.slow
+def test_bf16_in_chunks_has_the_bits_of_a_loop_by_hand(lamella: Lamella) -> None:
+    options = (*kill.BASE, *CONFIGS["bf16"], "network.dropout=0", "trainer.max_epochs=1", "trainer.chunk=50")
+    path = train(lamella, "bf16", *options)
+    experiment = prepare_experiment(compose_one(list(options)).config)
+    network, loss_function = experiment.task.network.train(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    for inputs, targets in experiment.data.train_dataloader():
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_function(network(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    trained = read_weights(path / "checkpoints/last.ckpt")
+    assert all(torch.equal(value, trained[f"network.{name}"]) for name, value in network.state_dict().items())
+
+
+def test_a_cpu_without_bfloat16_is_noted(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    result = lamella("train", "device=cpu", "device.precision=bf16-mixed", "network=linear", "trainer.max_epochs=1")
+    assert "note: device.precision is bf16-mixed, but this CPU has no instructions for bfloat16" in result.err
 
 
 @pytest.mark.slow

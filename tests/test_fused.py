@@ -242,6 +242,7 @@ def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str
         (["data.in_memory=false", "seed=0,1"], "2 of 2 jobs run alone: data.in_memory is false"),
         (["trainer.chunk=1", "seed=0,1"], "2 of 2 jobs run alone: trainer.chunk is 1"),
         (["device.precision=32,bf16-mixed"], "1 of 2 jobs runs alone: device.precision is bf16-mixed"),
+        (["device.channels_last=false,auto"], "1 of 2 jobs runs alone: device.channels_last is auto"),
         (["optimizer=lbfgs", "optimizer.max_iter=1", "seed=0,1"], "2 of 2 jobs run alone: optimizer: LBFGS may look"),
         (["optimizer=muon", "seed=0,1"], "2 of 2 jobs run alone: optimizer.groups gives parameters different options"),
         (["optimizer.layer_decay=0.5", "seed=0,1"], "2 of 2 jobs run alone: optimizer.layer_decay gives parameters"),

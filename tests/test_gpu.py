@@ -31,6 +31,7 @@ GRAPHS = {
         "data.augment=[{crop: {padding: 2, reflect: true}},{flip: {alternate: true}}]",
     ),
     "bf16": ("network=cnn", "network.widths=[4,8]", "device.precision=bf16-mixed"),
+    "channels_last": ("network=resnet", "device.channels_last=true", "device.precision=bf16-mixed"),
     "frozen": ("network=mlp", "network.freeze=[1.0.*]", "optimizer=sgd"),
     "thaw": ("network=cnn", "network.widths=[4,8]", "network.freeze={features.*: 1}", "optimizer=sgd"),
     "accumulate": ("network=mlp", "trainer.accumulate_grad_batches=2"),

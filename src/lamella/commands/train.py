@@ -30,6 +30,7 @@ def train(job: ComposedConfig, started: Callable[[Path], object] = lambda path: 
     check_trackers(job.config.get("tracking") or {})
 
     from lamella.experiment.build import prepare_experiment
+    from lamella.experiment.memory_format import with_memory_format
     from lamella.experiment.rehearsal import rehearse
     from lamella.experiment.session import create_run, join_run, train_run
 
@@ -42,7 +43,8 @@ def train(job: ComposedConfig, started: Callable[[Path], object] = lambda path: 
     experiment = prepare_experiment(job.config, job.references, written=job.written)
     experiment.data.check_headers()  # names every unreadable file before the trial meets the first
     rehearse(experiment, job.config)
+    experiment, config = with_memory_format(experiment, job.config)
     make = partial(claim_directory, OUTPUTS / experiment.name, slug(job.overrides))
-    writer = create_run(experiment, make, job.config, job.overrides, reads=job.reads, choices=job.choices)
+    writer = create_run(experiment, make, config, job.overrides, reads=job.reads, choices=job.choices)
     started(writer.path)
     return train_run(experiment, writer)

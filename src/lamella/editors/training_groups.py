@@ -91,6 +91,7 @@ def device_schema(group: Group) -> Schema:
         "precision": precision,
         "threads": EPOCHS,
         "graph": choice_of(["auto", False]),
+        "channels_last": choice_of(["auto", True, False]),
     }
     return {key: value for key, value in schema.items() if key != "description"}
 

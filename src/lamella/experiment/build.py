@@ -23,6 +23,7 @@ from lamella.experiment.data_maker import check_count, data_maker
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.initial_weights import InitialWeights
 from lamella.experiment.loss import build_loss
+from lamella.experiment.memory_format import check_memory_format
 from lamella.experiment.metrics import build_metrics, check_monitor
 from lamella.experiment.objective import build_objective
 from lamella.experiment.optimizers import build_optimizers, check_rates, optimizer_arguments
@@ -138,6 +139,8 @@ def build_experiment(
     )
     if builder.kind.is_task:
         check_monitor(experiment.monitor, experiment.counted, data.validates, builder.kind.has_own_step)
+    if references is not None:
+        check_memory_format(experiment)
     return experiment
 
 

@@ -175,11 +175,11 @@ class Experiment:
         return [] if self.kind.is_task else [OwnModule(self.seed, loggers, self.kind.given)]
 
     def notes(self) -> list[str]:
-        """Return what a user should know of a run that overfits, of its monitor, and of promises that do not hold."""
+        """Return what a user should know of a run that overfits, its precision, its monitor, and of lost promises."""
         notes = [
             "trainer.overfit: each epoch trains the same batches, those of the first one, and validates with them; "
             "nothing is tested"
-        ] * self.data.overfit
+        ] * self.data.overfit + self.device.notes()
         better = "larger" if self.mode == "max" else "smaller"
         if self.kind.is_task:
             is_own = self.monitor.rpartition("/")[2] not in self.counted
@@ -214,4 +214,6 @@ class Experiment:
         freeze_parameters(network, self.freeze)  # refuses what leaves nothing to train in the first epoch
         if self.thaws:
             freeze_parameters(network, self.freeze, math.inf)
+        if self.device.channels_last:
+            network.to(memory_format=torch.channels_last)
         return network

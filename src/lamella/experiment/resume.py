@@ -93,6 +93,7 @@ def _start_member(
             f"{overrides[0]}: {path} has not started yet, and its sweep has planned it; leave this override out"
         )
     from lamella.experiment.build import prepare_experiment
+    from lamella.experiment.memory_format import with_memory_format
     from lamella.experiment.rehearsal import rehearsal_key, rehearse
     from lamella.experiment.session import create_run
 
@@ -107,8 +108,9 @@ def _start_member(
     if experiment.device.accelerator != "cpu" and (key := rehearsal_key(member.config)) not in TRIED:
         rehearse(experiment, member.config)
         TRIED.add(key)
+    experiment, config = with_memory_format(experiment, member.config)
     writer = create_run(
-        experiment, make_directory, member.config, member.overrides, reads=member.reads, choices=member.choices
+        experiment, make_directory, config, member.overrides, reads=member.reads, choices=member.choices
     )
     return experiment, writer
 

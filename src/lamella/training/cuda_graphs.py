@@ -138,7 +138,7 @@ class _Passes:
         loss = self.objective(output, self.targets)
         with torch.autocast(self.inputs.device.type, enabled=False):  # which is for the forward pass alone
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        return [loss.detach(), output.detach(), *gradients]
+        return [loss.detach(), output.detach(), *map(_in_same_format, gradients, self.parameters)]
 
     def match(self, batch: Batch) -> bool:
         """Return True if the graph is for batches of this shape."""
@@ -191,6 +191,13 @@ def _recovering(device: torch.device) -> Iterator[None]:
         torch.cuda.set_stream(stream)
         generator.graphsafe_set_state(state)
         raise
+
+
+def _in_same_format(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """Return a gradient with the strides of its parameter, as `backward` gives it and the kernels of optimizers ask."""
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _restore(saved: list[tuple[Tensor, Tensor]]) -> None:

@@ -14,6 +14,7 @@ from lamella.errors import RequestError, nearest
 from lamella.signatures import check_call
 
 THREADS = torch.get_num_threads()  # the number that torch takes by itself
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # the features of CPUs that compute with bfloat16
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Device:
 
     accelerator: "cpu", "cuda" or "mps". precision: by Lightning's names. deterministic: whether operations that do not
     give the same bits each time are refused; on the CPU there are none. graph: whether chunks are trained with CUDA
-    graphs. threads: the number of CPU threads of torch.
+    graphs. threads: the number of CPU threads of torch. channels_last: whether the weights of convolutions are in
+    memory with the channels last, None if a measurement decides.
     """
 
     accelerator: str
@@ -30,6 +32,7 @@ class Device:
     deterministic: bool
     graph: bool
     threads: int
+    channels_last: bool | None
 
     def configure_process(self) -> None:
         """Prepare this process for training or evaluation: set the number of threads of torch."""
@@ -38,6 +41,17 @@ class Device:
             # variable set, they do not open a CUDA library.
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
         torch.set_num_threads(self.threads)
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of the precision on this machine."""
+        if self.accelerator != "cpu" or not str(self.precision).startswith("bf16"):
+            return []
+        if any(torch.cpu.get_capabilities().get(name) for name in BFLOAT16):
+            return []
+        return [
+            f"device.precision is {self.precision}, but this CPU has no instructions for bfloat16; a step may take "
+            "several times as long as with 32-true"
+        ]
 
     def make_double(self, module: nn.Module) -> None:
         """Convert a module to float64 if that is the precision of the device, before a checkpoint is restored.
@@ -59,7 +73,10 @@ class Device:
         threads, graph = _threads(node["threads"]), _graph(node.get("graph", "auto"))
         # A graph may have other bits than the eager network, and the lengths of chunks depend on the time.
         graph = graph and accelerator == "cuda" and not deterministic
-        return cls(accelerator, node["precision"], deterministic, graph, threads)
+        channels_last = _channels_last(node.get("channels_last", False))
+        if deterministic and channels_last is None:
+            channels_last = False
+        return cls(accelerator, node["precision"], deterministic, graph, threads, channels_last)
 
 
 def device_keys(
@@ -68,6 +85,7 @@ def device_keys(
     threads: int | None = None,
     deterministic: bool = False,
     graph: object = "auto",  # checked by _graph, whose message names both values
+    channels_last: object = False,  # checked by _channels_last
 ) -> None:
     """Do nothing: this function has the signature of the config group."""
 
@@ -99,6 +117,13 @@ def _graph(value: object) -> bool:
     if value not in ("auto", False):
         raise RequestError(f"device.graph is {value!r}; it takes auto or false", "device.graph")
     return bool(value)
+
+
+def _channels_last(value: object) -> bool | None:
+    """Return what `device.channels_last` says, None for "auto". Raise RequestError for other values."""
+    if value != "auto" and not isinstance(value, bool):
+        raise RequestError(f"device.channels_last is {value!r}; it takes true, false or auto", "device.channels_last")
+    return None if value == "auto" else value
 
 
 def resolve_accelerator(name: str) -> str:
