@@ -34,12 +34,20 @@ NETWORKS = {
         "~network.norm",
         "~network.dropout",
     ],
+    "cnn": ["network=cnn"],
+    "resnet": ["network=resnet"],
 }
 
 
-def network(name: str) -> "nn.Sequential":
+def network(name: str) -> "nn.Module":
     """Return the network that `NETWORKS` describes for Lamella, as plain modules."""
     from torch import nn
+
+    if name in ("cnn", "resnet"):  # which have many layers
+        from lamella.config.compose import compose_one
+        from lamella.experiment.build import build_network
+
+        return build_network(compose_one(["data=mnist", *NETWORKS[name]]).config)[0]
 
     def block(size_in: int, size_out: int) -> list[nn.Module]:
         return [nn.Linear(size_in, size_out), nn.BatchNorm1d(size_out), nn.ReLU()]

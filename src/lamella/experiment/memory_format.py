@@ -132,7 +132,7 @@ class _Steps(pl.Callback):
         begun = time.perf_counter()
         with trainer.precision_plugin.train_step_context():
             loss = task.step(batch)["loss"]
-        loss.backward()
+        torch.autograd.backward(loss)
         if task.device.type != "cpu":
             getattr(torch, task.device.type).synchronize()
         seconds = time.perf_counter() - begun
