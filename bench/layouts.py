@@ -65,6 +65,9 @@ def main() -> None:
 
     from importlib.metadata import version
 
+    from lamella.training.device import keep_freed_memory
+
+    keep_freed_memory()  # as a run does
     print(f"{platform.processor() or platform.machine()}, torch {version('torch')}, n={options.repeats}")
     print(f"{'network':<14}{'float32':>12}" + "".join(f"{name:>15}" for name in list(VARIANTS)[1:]))
     clock = time.process_time if options.device == "cpu" and options.threads == 1 else time.perf_counter

@@ -135,6 +135,7 @@ BRIEF = {
     "bench/gpu.py": ["--device", "cpu", "--small", "--rounds", "1", "--steps", "exact resume"],
     "bench/images.py": ["--repeats", "1", "--images", "200"],
     "bench/kill.py": ["--trials", "1", "--config", "steps"],
+    "bench/layouts.py": ["--repeats", "1", "--network", "cnn-28"],
     "bench/loop.py": ["--repeats", "1", "--threads", "1", "--case", "mlp"],
     "bench/machine_use.py": ["--seconds", "3", "--children", "1"],
     "bench/recipes.py": ["--recipe", "digits_mixup_ema", "--seeds", "1", "--epochs", "1"],
