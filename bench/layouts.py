@@ -36,7 +36,7 @@ def step(name: str, batch: int, device: str, channels_last: bool, bf16: bool) ->
     shape = list(SHAPES[size])
     model = build_network({**config, "data": {**config["data"], "shape": shape}})[0].train().to(device)
     if channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     inputs = torch.randn(batch, *shape, device=device)
     targets = torch.randint(0, 10, (batch, *shape[1:]) if network == "unet" else (batch,), device=device)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
