@@ -31,6 +31,7 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 
 Read = tuple[Tensor, Tensor | None]  # inputs and masks
+SharedBatches = dict[int, tuple[tuple[int, int], Batch]]  # by the seed: the epoch and number of a batch, and the batch
 Counters = tuple[int, ...]
 WORKER_SECONDS = 600  # the time that a run has, after SIGTERM, to finish its step and its validation
 
@@ -45,8 +46,10 @@ class Batches:
     None takes each once. drop_last: leave out the last batch if it is smaller than the others; only with `shuffle`.
     epoch: returns the number of the epoch that begins. start: returns the number of its first batch, which is above 0
     after an interruption. chunk: returns how many batches are served as one Chunk, for the number of the first of them;
-    only if the inputs are in memory. rank, world: this process, and how many share each batch. num_workers: the number
-    of processes that read inputs which are not in memory; None if the inputs are in memory. `Order` says which
+    only if the inputs are in memory. shared: returns the last batches of loaders that differ in their seeds alone; a
+    batch of a chunk, but not its last one, is then made once for all loaders of a seed. rank, world: this process, and
+    how many share each batch. num_workers: the number of processes that read inputs which are not in memory; None if
+    the inputs are in memory. `Order` says which
     samples a batch has.
     """
 
@@ -65,6 +68,7 @@ class Batches:
         epoch: Callable[[], int] = lambda: 0,
         start: Callable[[], int] = lambda: 0,
         chunk: Callable[[int], int] = lambda number: 1,
+        shared: Callable[[], SharedBatches | None] = lambda: None,
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
@@ -75,7 +79,7 @@ class Batches:
     ) -> None:
         self.samples, self.augment, self.reconstructs, self.ignored = samples, augment, reconstructs, ignored
         self.order = Order(len(samples), batch_size, shuffle, drop_last, seed, rank, world, weights)
-        self.seed, self.epoch, self.start, self.chunk = seed, epoch, start, chunk
+        self.seed, self.epoch, self.start, self.chunk, self.shared = seed, epoch, start, chunk, shared
         self.rank, self.num_workers = rank, num_workers
         self.device = torch.device(device)
         self.normalize = normalize.to(self.device) if normalize else None
@@ -120,6 +124,14 @@ class Batches:
             targets = images if self.reconstructs else targets if masks is None else masks
             return changes.mix(images, targets, number) if changes else (images, targets)
 
+        def before(number: int) -> Batch:
+            """Return a batch of a chunk other than the last one."""
+            if (shared := self.shared()) is None:
+                return batch(number)
+            if self.seed not in shared or shared[self.seed][0] != (epoch, number):
+                shared[self.seed] = (epoch, number), batch(number)
+            return shared[self.seed][1]
+
         if self.num_workers is not None:
             for number, read in enumerate(self._read(inputs, start), start):
                 yield batch(number, read)
@@ -127,7 +139,7 @@ class Batches:
         number = start
         while number < len(parts):
             last = min(number + self.chunk(number), len(parts)) - 1
-            yield Chunk.of(batch(last), map(batch, range(number, last))) if number < last else batch(last)
+            yield Chunk.of(batch(last), map(before, range(number, last))) if number < last else batch(last)
             number = last + 1
 
     def _read(self, inputs: "_Inputs", start: int) -> Iterator[Read]:

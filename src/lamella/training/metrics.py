@@ -42,8 +42,9 @@ class Counters:
         self.answers: int | Tensor = 0  # the number of answers that the scores are about
         self.further: dict[str, list[Tensor]] = {}  # the further results of the steps, by name
 
-    def count(self, results: Mapping[str, Tensor], targets: Tensor) -> None:
-        """Count a batch. results: as `Task.step` returns them. targets: as the data gives them.
+    def count(self, results: Mapping[str, Tensor], targets: Tensor, score: Tensor | None = None) -> None:
+        """Count a batch. results: as `Task.step` returns them. targets: as the data gives them. score: the sum of the
+        objective's metric over the batch, None to compute it.
 
         Raises RequestError if the results have other names than those of the batches before.
         """
@@ -63,7 +64,7 @@ class Counters:
             return
         targets = self.objective.indices(targets)
         with torch.no_grad():
-            self.scores.append(self.objective.metric_sum(output, targets))
+            self.scores.append(self.objective.metric_sum(output, targets) if score is None else score)
             if self.objective.weighted:
                 self.weights.append(self.objective.weight(targets))
         self.answers += self.objective.answers(targets)

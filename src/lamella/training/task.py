@@ -177,13 +177,15 @@ class Task(pl.LightningModule):
         count = 1 << number.bit_length()  # the number of batches of a stream is not known
         return seeds.batch_seeds(self.seed, self.trainer.global_rank, self.current_epoch, count)[number]
 
-    def counted(self, results: Mapping[str, Tensor], targets: Tensor, name: str = SINGLE) -> Tensor:
+    def counted(
+        self, results: Mapping[str, Tensor], targets: Tensor, name: str = SINGLE, score: Tensor | None = None
+    ) -> Tensor:
         """Count a training batch, and return the loss from which the gradients are computed.
 
-        results: as `step` returns them for the optimizer of this name. targets: as the data gives them.
+        results: as `step` returns them for the optimizer of this name. targets, score: as `Counters.count` takes them.
         """
         loss, counters = results["loss"], self._train.counters[name]
-        counters.count(results, targets)
+        counters.count(results, targets, score)
         optimizer, rate = self.trainer.optimizers[[*self.optimizer_plans].index(name)], self._scheduled_rate
         counters.rates.append(rate_of(optimizer.param_groups) if rate is None else rate)
         # Only with a single process: another rank would wait for ever for the gradients of this one.

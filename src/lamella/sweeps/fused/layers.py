@@ -1,14 +1,65 @@
-"""Layers of a stack of networks that give each network the bits that it has whatever the other networks are."""
+"""Layers that are computed for a stack of networks at once, and give each network bits that no other network changes.
+
+Their inputs and outputs (N, B, …) have the networks in the first dimension. Each of them reduces rows of numbers that
+lie next to each other, because torch then adds up each row in the same order, however many rows there are.
+"""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 FEATURE_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# The layers that compute each number of their output from one number of their input.
+ELEMENTWISE_LAYERS = (
+    *(nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU, nn.LogSigmoid),
+    *(nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink),
+)
+
+
+class StackedLinear(nn.Module):
+    """Linear layers. weight (N, O, I), bias (N, O) or None.
+
+    gradients: the tensors into which the backward pass writes the gradients of weight and bias, None for those that are
+    not trained. So no gradient has to be copied to its place.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gradients: Sequence[Tensor | None]) -> None:
+        super().__init__()
+        self.tensors, self.gradients = (weight, bias), gradients
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the outputs (N, B, …, O) for the inputs (N, B, …, I)."""
+        outputs: Tensor = _Linear.apply(inputs.flatten(1, -2), *self.tensors, self.gradients)
+        return outputs.transpose(1, 2).view(*inputs.shape[:-1], -1)
+
+
+class _Linear(torch.autograd.Function):
+    """Computes `StackedLinear`; the outputs (N, O, B) are transposed, as BatchNorm takes them."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, gradients: Any) -> Tensor:
+        """Return the outputs (N, O, B) for the inputs (N, B, I)."""
+        ctx.save_for_backward(inputs, weight)
+        ctx.gradients = gradients
+        if bias is None:
+            return torch.bmm(weight, inputs.transpose(1, 2))
+        return torch.baddbmm(bias.unsqueeze(2), weight, inputs.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient (N, B, I) of the inputs, and write those of weight and bias."""
+        (inputs, weight), (of_weight, of_bias), gradient = ctx.saved_tensors, ctx.gradients, gradient.contiguous()
+        if of_weight is not None:
+            torch.bmm(gradient, inputs, out=of_weight)
+        if of_bias is not None:
+            torch.sum(gradient, 2, out=of_bias)
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        return torch.bmm(weight.transpose(1, 2), gradient).transpose(1, 2), None, None, None
 
 
 class StackedDropout(nn.Module):
@@ -22,10 +73,9 @@ class StackedDropout(nn.Module):
         self.rates, self.generators, self.features = rates, generators, features
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return _ForAll.of(self, inputs) if self.training else inputs
-
-    def of_all(self, inputs: Tensor) -> Tensor:
-        """Return the outputs of all networks for their inputs (N, B, …)."""
+        """Return the outputs (N, B, …) of all networks for their inputs."""
+        if not self.training or not any(self.rates):
+            return inputs
         shape = inputs.shape[1:3] + (1,) * (inputs.dim() - 3) if self.features else inputs.shape[1:]
         factors = inputs.new_ones(len(self.rates), *shape)
         for factor, rate, generator in zip(factors, self.rates, self.generators, strict=True):
@@ -37,69 +87,66 @@ class StackedDropout(nn.Module):
 
 
 class StackedBatchNorm(nn.Module):
-    """BatchNorm in training, computed for one network after another.
+    """BatchNorm in training: GroupNorm with each channel of each network as a group of one sample.
 
-    vmap would compute it for the channels of all networks together, and the order in which torch adds up a channel
-    depends on the place of the channel among the others. norm: the layer that is replaced, whose tensors are used.
+    norm: the layer that is replaced. tensors: its parameters and buffers by name, of all networks (N, …).
     """
 
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> None:
+    def __init__(self, norm: BatchNorm, tensors: dict[str, Tensor]) -> None:
         super().__init__()
-        for name, parameter in norm.named_parameters():
-            self.register_parameter(name, parameter)
-        for name, buffer in norm.named_buffers():
-            self.register_buffer(name, buffer)
-        self.affine, self.momentum, self.eps = norm.affine, norm.momentum or 0.0, norm.eps
+        self.tensors, self.momentum, self.eps = tensors, norm.momentum or 0.0, norm.eps
 
     @staticmethod
-    def replaces(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> bool:
+    def replaces(norm: nn.Module) -> TypeGuard[BatchNorm]:
         """Return True if a layer is one that this class can replace."""
-        return type(norm) in BATCH_NORMS and norm.training and norm.track_running_stats and norm.momentum is not None
+        if not isinstance(norm, BATCH_NORMS) or type(norm) not in BATCH_NORMS:
+            return False
+        return norm.training and norm.track_running_stats and norm.momentum is not None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        self.num_batches_tracked.add_(1)
-        weights = (self.weight, self.bias) if self.affine else ()
-        return _ForAll.of(self, inputs, self.running_mean, self.running_var, *weights)
+        """Return the outputs (N, B, C, …) for the inputs, and update the running statistics (N, C)."""
+        channels = inputs.transpose(1, 2)
+        rows = channels.flatten(2).contiguous()
+        networks, groups, count = len(rows), rows.shape[0] * rows.shape[1], rows.shape[2]
+        if count == 1:
+            raise ValueError(f"BatchNorm takes more than one value per channel, not {tuple(inputs.shape[1:])}")
+        weight, bias = (self.tensors[name].flatten() if name in self.tensors else None for name in ("weight", "bias"))
+        outputs, mean, inverse = torch.native_group_norm(rows, weight, bias, 1, groups, count, groups, self.eps)
+        with torch.no_grad():
+            variance = (inverse.pow(-2) - self.eps).clamp_(min=0) * (count / (count - 1))
+            self.tensors["running_mean"].lerp_(mean.view(networks, -1), self.momentum)
+            self.tensors["running_var"].lerp_(variance.view(networks, -1), self.momentum)
+            self.tensors["num_batches_tracked"].add_(1)
+        return outputs.view(channels.shape).transpose(1, 2)
 
-    def of_all(self, *tensors: Tensor) -> Tensor:
-        """Return the outputs of all networks for their inputs (N, B, …), and update the running statistics (N, C)."""
-        outputs = []
-        for inputs, mean, variance, *weights in zip(*tensors, strict=True):
-            weight, bias = weights or (None, None)
-            outputs.append(
-                F.batch_norm(inputs.contiguous(), mean, variance, weight, bias, True, self.momentum, self.eps)
-            )
-        return torch.stack(outputs)
+
+class ForAll(nn.Module):
+    """A layer as vmap sees it: for one network. It computes the layers of all networks at once."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the output (B, …) for the input of one network."""
+        outputs: Tensor = _ForAll.apply(self.layer, inputs)
+        return outputs
 
 
 class _ForAll(torch.autograd.Function):
-    """Tells vmap to call the method `of_all` of a layer once, with the tensors of all networks."""
-
-    @classmethod
-    def of(cls, layer: nn.Module, *tensors: Tensor) -> Tensor:
-        """Return the output of a layer for one network, as vmap sees it."""
-        output: Tensor = cls.apply(layer, *tensors)
-        return output
+    """Tells vmap to call a layer once, with the inputs of all networks."""
 
     @staticmethod
-    def forward(layer: nn.Module, *tensors: Tensor) -> Tensor:
+    def forward(layer: nn.Module, inputs: Tensor) -> Tensor:
         raise RuntimeError("a layer of a stack is called for all its networks at once")
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep nothing, because the gradient is that of the operations in `of_all`."""
+        """Keep nothing, because the gradient is that of the layer's own operations."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: Sequence[int | None], layer: Any, *tensors: Tensor) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: Sequence[int | None], layer: Any, inputs: Tensor) -> tuple[Tensor, int]:
         """Return the outputs (N, …) of all networks. in_dims: the dimension of the networks in each argument."""
-        batched = [
-            tensor.expand(info.batch_size, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
-            for tensor, dimension in zip(tensors, in_dims[1:], strict=True)
-        ]
-        return layer.of_all(*batched), 0
+        if (dimension := in_dims[1]) is None:
+            return layer(inputs.expand(info.batch_size, *inputs.shape)), 0
+        return layer(inputs.movedim(dimension, 0)), 0

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lamella.console import print, print_error
+from lamella.data import Data
 from lamella.data.chunk import Batch, Chunk
+from lamella.data.loader import SharedBatches
 from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
 from lamella.sweeps.fused.flat_parameter import FlatParameter
@@ -29,8 +31,8 @@ class FusedRun:
     work: trains the run, and returns the exit status. output: the file for what the run prints. Attributes:
         over: whether `work` has returned; `status` is then the exit status.
         batch: the batch to compute next, None while the Trainer has work to do before it.
-        computed: what a stack has computed for the batch: its loss, output and gradient. None if the Trainer is
-            to compute it by itself.
+        computed: what a stack has computed for the batch: its loss, output, score (as `Counters.count` takes it)
+            and gradient. None if the Trainer is to compute it by itself.
         flat: the parameters of the run as a row of a stack, None while the run is computed by itself.
         failure: an exception in a step, which is raised in the thread of the Trainer.
     """
@@ -45,7 +47,7 @@ class FusedRun:
         self.steps: Iterator[Batch] = iter(())
         self.batch: Batch | None = None
         self.failure: Exception | None = None
-        self.computed: tuple[Tensor, Tensor, Tensor] | None = None
+        self.computed: tuple[Tensor, Tensor, Tensor | None, Tensor] | None = None
         self.flat: FlatParameter | None = None
 
     def __deepcopy__(self, memo: object) -> "FusedRun":
@@ -94,6 +96,12 @@ class FusedRun:
         assert isinstance(length, ChunkLength)  # the Trainer of every run sets one
         length.pace(batches)
 
+    def share(self, batches: SharedBatches | None) -> None:
+        """Take batches that another run of the same seed has made; None to make all of them."""
+        data = self.experiment.data
+        assert isinstance(data, Data)  # other data is not trained in groups
+        data.shared = batches
+
     def print(self, text: str) -> None:
         """Print a line into the output of the run."""
         print(text, file=self.process_state[0])
@@ -139,15 +147,15 @@ class FusedRun:
         if self.computed is None:
             alone: Tensor = self.own[0](batch, batch_idx)
             return alone
-        loss, output, _ = self.computed
-        return self.task.counted({"loss": loss, "output": output}, batch[1])
+        loss, output, score, _ = self.computed
+        return self.task.counted({"loss": loss, "output": output}, batch[1], score=score)
 
     def _backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
         """Add to the gradients."""
         if self.computed is None:
             self.own[1](loss, *arguments, **options)
             return
-        gradient = self.computed[2]
+        gradient = self.computed[-1]
         if (batches := self.task.trainer.accumulate_grad_batches) > 1:
             gradient = gradient / batches
         parameters = self._optimizer().param_groups[0]["params"]

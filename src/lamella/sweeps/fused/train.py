@@ -20,6 +20,7 @@ from typing import TextIO
 import torch
 
 from lamella.console import print_error
+from lamella.data.loader import SharedBatches
 from lamella.errors import RequestError, first_line
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.resume import open_run
@@ -71,7 +72,7 @@ def _train_members(members: Sequence[FusedRun], directory: Path) -> None:
 
     directory: that of the sweep.
     """
-    width = 0
+    width, shared = 0, SharedBatches()
     while members:
         for member in members:
             if member.batch is None:
@@ -85,6 +86,9 @@ def _train_members(members: Sequence[FusedRun], directory: Path) -> None:
             width, reason = choose_width(directory, parameters, len(members), measure)
             for member in members:
                 member.print(f"{width} network{'s' * (width > 1)} at once: {reason}")
+        for member in members:
+            # A network by itself gets its own batch, because a layer may change its input in place.
+            member.share(shared if width > 1 else None)
         started = time.perf_counter()
         width, steps = _take_steps(members, width)
         if steps:
@@ -206,9 +210,10 @@ def _compute(members: Sequence[FusedRun], stack: NetworkStack) -> None:
     """Compute the loss and the gradient of each member's batch."""
     batches = [member.batch for member in members] * (stack.count // len(members))
     inputs, targets = (torch.stack(tensors) for tensors in zip(*batches, strict=True))
-    outputs = stack(inputs, [member.task.batch_seed() for member in members])
+    outputs = stack(inputs, [member.task.batch_seed() for member in members] if stack.generators else ())
     losses = stack.losses(outputs, targets)
     gradients = stack.gradients(losses)
-    results = zip(losses.detach().unbind(), outputs.detach().unbind(), gradients, strict=True)
+    scores = stack.scores(outputs, targets)
+    results = zip(losses.detach().unbind(), outputs.detach().unbind(), scores, gradients, strict=True)
     for member, computed in zip(members, results, strict=False):
         member.computed = computed
