@@ -1,10 +1,11 @@
 """Jobs that differ in numbers alone as one program: the same results, each run as if it were alone."""
 
+import copy
 import json
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -370,20 +371,34 @@ def block(rate: float = 0.0) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def test_a_stack_is_its_networks(digit_images: tuple[torch.Tensor, torch.Tensor]) -> None:
-    networks, alone = [block() for _ in range(3)], [block() for _ in range(3)]
+def dense(rate: float = 0.0) -> nn.Sequential:
+    layers = [nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(rate), nn.Linear(16, 10)]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("smoothing", [(0.0, 0.1, 0.2), (0.1, 0.1, 0.1)])
+@pytest.mark.parametrize("make", [block, dense])
+def test_a_stack_is_its_networks(
+    digit_images: tuple[torch.Tensor, torch.Tensor],
+    make: Callable[[], nn.Sequential],
+    smoothing: Sequence[float],
+) -> None:
+    networks, alone = [make() for _ in range(3)], [make() for _ in range(3)]
     for network, other in zip(networks, alone, strict=True):
         other.load_state_dict(network.state_dict())
-    objectives = [Objective(nn.CrossEntropyLoss(label_smoothing=rate), "classes") for rate in (0.0, 0.1, 0.2)]
-    stack = NetworkStack(networks, block(), objectives)
+    objectives = [Objective(nn.CrossEntropyLoss(label_smoothing=rate), "classes") for rate in smoothing]
+    stack = NetworkStack(networks, make(), objectives)
+    assert stack.is_direct is (make is dense)
     inputs = torch.stack([digit_images[0][start : start + 16] / 255 for start in (0, 16, 32)])
     targets = torch.stack([digit_images[1][start : start + 16] for start in (0, 16, 32)])
     outputs = stack(inputs)
-    found = stack.losses(outputs, targets)
+    found, scores = stack.losses(outputs, targets), stack.scores(outputs, targets)
     for number, gradient in enumerate(stack.gradients(found)):
-        loss = objectives[number](alone[number](inputs[number]), targets[number])
+        output = alone[number](inputs[number])
+        loss = objectives[number](output, targets[number])
         loss.backward()  # type: ignore[no-untyped-call]
         torch.testing.assert_close(found[number], loss)
+        assert scores[number] in (None, objectives[number].metric_sum(output, targets[number]))
         gradients = [one.grad.flatten() for one in alone[number].parameters() if one.grad is not None]
         torch.testing.assert_close(gradient, torch.cat(gradients))
         torch.testing.assert_close(dict(networks[number].named_buffers()), dict(alone[number].named_buffers()))
@@ -394,6 +409,29 @@ def test_a_stack_is_its_networks(digit_images: tuple[torch.Tensor, torch.Tensor]
     torch.testing.assert_close(stack(inputs)[1], networks[1](inputs[1]))
     stack.release()
     assert all(one.untyped_storage().nbytes() == 4 * one.numel() for one in networks[0].parameters())
+
+
+@pytest.mark.parametrize("make", [block, dense])
+def test_a_network_has_the_same_bits_in_every_stack(
+    digit_images: tuple[torch.Tensor, torch.Tensor], make: Callable[[float], nn.Sequential]
+) -> None:
+    networks = [make(0.2) for _ in range(5)]
+    batches = [(digit_images[0][start : start + 24] / 255, digit_images[1][start : start + 24]) for start in range(5)]
+
+    def gradients(numbers: Sequence[int]) -> dict[int, torch.Tensor]:
+        stacked = [copy.deepcopy(networks[number]) for number in numbers]
+        stack = NetworkStack(stacked, make(0.2), [Objective(nn.CrossEntropyLoss(), "classes")] * len(numbers))
+        inputs, targets = (
+            torch.stack(tensors) for tensors in zip(*[batches[number] for number in numbers], strict=True)
+        )
+        found = stack.gradients(stack.losses(stack(inputs, numbers), targets))
+        values = [torch.cat([one.flatten() for one in network.buffers()]) for network in stacked]
+        return {number: torch.cat(parts) for number, *parts in zip(numbers, found, values, strict=True)}
+
+    whole = gradients(range(5))
+    for numbers in ((0, 1), (4, 2), (3, 2, 1)):
+        for number, found in gradients(numbers).items():
+            assert torch.equal(found, whole[number])
 
 
 @pytest.mark.parametrize("kind", ELEMENTWISE, ids=lambda kind: kind.__name__)

@@ -106,10 +106,11 @@ class StackedBatchNorm(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the outputs (N, B, C, …) for the inputs, and update the running statistics (N, C)."""
         channels = inputs.transpose(1, 2)
-        rows = channels.flatten(2).contiguous()
-        networks, groups, count = len(rows), rows.shape[0] * rows.shape[1], rows.shape[2]
+        (networks, groups), count = channels.shape[:2], channels[0, 0].numel()
         if count == 1:
             raise ValueError(f"BatchNorm takes more than one value per channel, not {tuple(inputs.shape[1:])}")
+        groups *= networks
+        rows = channels.reshape(1, groups, count)
         weight, bias = (self.tensors[name].flatten() if name in self.tensors else None for name in ("weight", "bias"))
         outputs, mean, inverse = torch.native_group_norm(rows, weight, bias, 1, groups, count, groups, self.eps)
         with torch.no_grad():
