@@ -105,11 +105,7 @@ class Task(pl.LightningModule):
         return configured
 
     def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: AnyOptimizer,
-        optimizer_closure: Callable[[], Any] | None = None,
+        self, epoch: int, batch_idx: int, optimizer: AnyOptimizer, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Take an optimizer step, with the learning rate of the warm-up while the warm-up lasts."""
         assert optimizer_closure is not None
