@@ -15,7 +15,7 @@ from lamella.data.checks import check_batches, check_files, check_samples, check
 from lamella.data.duplicates import leak_notes
 from lamella.data.fingerprint import Checksums, Fingerprint, differences
 from lamella.data.folds import Folds
-from lamella.data.loader import Batches, SharedBatches
+from lamella.data.loader import Batches
 from lamella.data.normalize import Normalize
 from lamella.data.readable import check_headers, readable, together, without_unreadable
 from lamella.data.sampler import class_weights
@@ -92,7 +92,6 @@ class Data(pl.LightningDataModule):
         self.in_memory, self.cache, self.workers = in_memory, cache, num_workers
         self.num_workers = None if in_memory or cache else num_workers
         self.chunk: Callable[[int], int] = lambda number: 1
-        self.shared: SharedBatches | None = None  # with other runs that train together with this one
         self.tests, self.overfit = True, False
         self.trained: Batches | None = None  # the last loader of the training batches
         self.mean, self.std, self.loaded, self.checksums = mean, std, dict[str, Samples](), Checksums()
@@ -272,7 +271,6 @@ class Data(pl.LightningDataModule):
             epoch=lambda: trainer.current_epoch if trainer and not is_same else 0,
             start=lambda: batch_index(trainer) + 1 if trainer else 0,  # a resumed epoch goes on with its next batch
             chunk=self.chunk,
-            shared=lambda: self.shared,
             weights=self.weights,
         )
         return self.trained

@@ -46,11 +46,10 @@ class Batches:
     None takes each once. drop_last: leave out the last batch if it is smaller than the others; only with `shuffle`.
     epoch: returns the number of the epoch that begins. start: returns the number of its first batch, which is above 0
     after an interruption. chunk: returns how many batches are served as one Chunk, for the number of the first of them;
-    only if the inputs are in memory. shared: returns the last batches of loaders that differ in their seeds alone; a
-    batch of a chunk, but not its last one, is then made once for all loaders of a seed. rank, world: this process, and
-    how many share each batch. num_workers: the number of processes that read inputs which are not in memory; None if
-    the inputs are in memory. `Order` says which
-    samples a batch has.
+    only if the inputs are in memory. rank, world: this process, and how many share each batch. num_workers: the number
+    of processes that read inputs which are not in memory; None if the inputs are in memory. `Order` says which
+    samples a batch has. The attribute `shared` holds the last batches of loaders that differ in their seeds alone: a
+    batch of a chunk, but not its last one, is made once for all loaders of a seed; None makes each batch anew.
     """
 
     jumps = True  # a batch is made without those before it
@@ -68,7 +67,6 @@ class Batches:
         epoch: Callable[[], int] = lambda: 0,
         start: Callable[[], int] = lambda: 0,
         chunk: Callable[[int], int] = lambda number: 1,
-        shared: Callable[[], SharedBatches | None] = lambda: None,
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
@@ -79,7 +77,8 @@ class Batches:
     ) -> None:
         self.samples, self.augment, self.reconstructs, self.ignored = samples, augment, reconstructs, ignored
         self.order = Order(len(samples), batch_size, shuffle, drop_last, seed, rank, world, weights)
-        self.seed, self.epoch, self.start, self.chunk, self.shared = seed, epoch, start, chunk, shared
+        self.seed, self.epoch, self.start, self.chunk = seed, epoch, start, chunk
+        self.shared: SharedBatches | None = None
         self.rank, self.num_workers = rank, num_workers
         self.device = torch.device(device)
         self.normalize = normalize.to(self.device) if normalize else None
@@ -126,7 +125,7 @@ class Batches:
 
         def before(number: int) -> Batch:
             """Return a batch of a chunk other than the last one."""
-            if (shared := self.shared()) is None:
+            if (shared := self.shared) is None:
                 return batch(number)
             if self.seed not in shared or shared[self.seed][0] != (epoch, number):
                 shared[self.seed] = (epoch, number), batch(number)

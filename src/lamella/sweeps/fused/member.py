@@ -100,7 +100,8 @@ class FusedRun:
         """Take batches that another run of the same seed has made; None to make all of them."""
         data = self.experiment.data
         assert isinstance(data, Data)  # other data is not trained in groups
-        data.shared = batches
+        assert data.trained
+        data.trained.shared = batches
 
     def print(self, text: str) -> None:
         """Print a line into the output of the run."""
