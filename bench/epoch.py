@@ -1,11 +1,12 @@
 """Measure one MNIST epoch: a bare loop over tensors in memory, Lamella with everything on, and the tutorial's way.
 
-    python bench/epoch.py ROOT [--threads 1 2] [--repeats 5]
+    python bench/epoch.py ROOT [--threads 1 2] [--repeats 5] [--compile]
 
 ROOT contains MNIST as torchvision stores it. Each side is a program of its own that trains two epochs on 55,000 images
 and validates on the other 5,000 after each. The second epoch is timed from outside, between the lines that are printed
 after the two epochs. The sides take turns. The output is the medians with the fastest and slowest times, the ratios and
-the peak memory of each program.
+the peak memory of each program. With --compile, Lamella with `device.compile=true` takes part too; it compiles in the
+first epoch.
 """
 
 import argparse
@@ -112,18 +113,21 @@ def tutorial(root: str, name: str, threads: int) -> None:
         print(f"epoch {epoch + 1}/2", right / held, flush=True)
 
 
-def lamella(root: str, name: str, threads: int) -> list[str]:
+def lamella(root: str, name: str, threads: int, compiles: bool = False) -> list[str]:
     """Return the command that trains with Lamella."""
     held = (os.path.getsize(os.path.join(root, "MNIST/raw/train-labels-idx1-ubyte")) - 8) // 12
     data = ["data=mnist", f"data.root={os.path.abspath(root)}", f"data.val_size={held}"]
-    options = ["device=cpu", f"device.threads={threads}", "trainer.max_epochs=2"]
+    options = ["device=cpu", f"device.threads={threads}", "trainer.max_epochs=2", f"device.compile={compiles}"]
     return [sys.executable, "-m", "lamella", "train", *data, *options, *NETWORKS[name]]
 
 
 def measure(side: str, root: str, name: str, threads: int, directory: str) -> tuple[float, float]:
     """Run one side, and return the seconds of its second epoch and its peak resident memory in MB."""
     command = [sys.executable, os.path.abspath(__file__), os.path.abspath(root), "--side", side, "--network", name]
-    command = lamella(root, name, threads) if side == "lamella" else [*command, "--threads", str(threads)]
+    if side in ("lamella", "compiled"):
+        command = lamella(root, name, threads, side == "compiled")
+    else:
+        command += ["--threads", str(threads)]
     return second_epoch(command, threads, directory)
 
 
@@ -169,6 +173,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--network", choices=NETWORKS, nargs="+", default=list(NETWORKS))
+    parser.add_argument("--compile", action="store_true", help="also measure device.compile=true")
     parser.add_argument("--side", choices=["bare", "tutorial"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -183,7 +188,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         for name in options.network:
             for threads in options.threads:
-                sides = ("bare", "lamella", "tutorial")
+                sides = ["bare", "lamella", *["compiled"] * options.compile, "tutorial"]
                 results: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
                 for _ in range(options.repeats):
                     for side in sides:

@@ -349,6 +349,16 @@ CASES = {
     "device.channels_last=maybe": ["device.channels_last is 'maybe'; it takes true, false or auto"],
     "device.channels_last=1": ["device.channels_last is 1; it takes true, false or auto"],
     "device.channels_last=true": ["device.channels_last is true, which has no effect on this network", "=false"],
+    "device.compile=fast": [
+        "device.compile is 'fast'; it takes true, false, or a mode of torch.compile: default, reduce-overhead, max-aut",
+        "the command line: device.compile=fast",
+    ],
+    "device.compile=reduce-overhead device.graph=false": [
+        "device.compile is 'reduce-overhead', a mode with CUDA graphs, but device.graph is false; write dev"
+    ],
+    "device.compile=max-autotune device.deterministic=true": [
+        "device.compile is 'max-autotune', which chooses kernels by their time, but device.deterministic is true"
+    ],
     "device.accelerator=gpu": ["device.accelerator is 'gpu'; "],
     "device.precision=7": ["device.precision is 7; Trainer takes 64 or 32 or 16"],
     "trainer.max_epochs=0": ["trainer.max_epochs is 0; it takes 1 or more", "the command line: trainer.max_epochs=0"],

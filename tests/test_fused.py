@@ -241,6 +241,7 @@ def test_killed_and_gone_on_with(tmp_path: Path, lamella: Lamella, launcher: str
         (["network=mlp", "network.width=16,32"], "2 of 2 jobs run alone: no other job has the same network and data"),
         (["network=linear,mlp", "seed=0"], "2 of 2 jobs run alone: no other job has the same network and data"),
         (["data.in_memory=false", "seed=0,1"], "2 of 2 jobs run alone: data.in_memory is false"),
+        (["device.compile=true", "seed=0,1"], "2 of 2 jobs run alone: device.compile compiles the steps of a single"),
         (["trainer.chunk=1", "seed=0,1"], "2 of 2 jobs run alone: trainer.chunk is 1"),
         (["device.precision=32,bf16-mixed"], "1 of 2 jobs runs alone: device.precision is bf16-mixed"),
         (["device.channels_last=false,auto"], "1 of 2 jobs runs alone: device.channels_last is auto"),

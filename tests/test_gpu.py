@@ -36,6 +36,8 @@ GRAPHS = {
     "thaw": ("network=cnn", "network.widths=[4,8]", "network.freeze={features.*: 1}", "optimizer=sgd"),
     "accumulate": ("network=mlp", "trainer.accumulate_grad_batches=2"),
     "mse": ("network=mlp", "loss=mse"),
+    "compiled": ("network=mlp", "network.dropout=0.2", "device.compile=reduce-overhead"),
+    "compiled_bf16": ("network=cnn", "network.widths=[4,8]", "device.compile=true", "device.precision=bf16-mixed"),
     "averaged": ("network=mlp", "trainer.ema=0.9", "scheduler=cosine", "optimizer=adamw"),
     "metrics": ("network=mlp", "metrics=[f1,auroc]", "data.sampler=balanced"),
     "masks": ("data=shapes", "data.source.count=300", "network=unet"),

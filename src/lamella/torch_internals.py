@@ -4,8 +4,9 @@ Each function names the attributes that it touches, the reason, and what Lamella
 has renamed them: it then computes the same result in torch's own, slower way.
 """
 
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch.optim import optimizer as optimizer_module
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter  # its import takes long
 
+P = ParamSpec("P")
+T = TypeVar("T")
 ParamGroup = dict[str, Any]  # an entry of `optimizer.param_groups`, as torch types it
 Kernel = Callable[[list[Tensor]], None]  # takes one optimizer step with the gradients of a group
 
@@ -93,6 +96,15 @@ def lerp_each(starts: list[Tensor], ends: list[Tensor], share: float) -> None:
         start.lerp_(end, share)
 
 
+def hooks(module: nn.Module) -> list[dict[Any, Any]]:
+    """Return the dictionaries of a module's forward and backward hooks and pre-hooks, which change with the hooks.
+
+    Touches the dictionaries in HOOKS, because torch has no public way to count hooks. Where one is gone, hooks that it
+    would have held are not seen by compiled code.
+    """
+    return [vars(module)[name] for name in HOOKS if name in vars(module)]
+
+
 def hook_counts(module: nn.Module) -> list[int]:
     """Return how many forward and backward hooks and pre-hooks a module has, by kind.
 
@@ -100,6 +112,28 @@ def hook_counts(module: nn.Module) -> list[int]:
     count is the id of the module, so that the module runs without CUDA graphs and is not computed with others.
     """
     return [len(vars(module)[name]) if name in vars(module) else id(module) for name in HOOKS]
+
+
+def compile_with_gradients(function: Callable[P, T], mode: str) -> Callable[P, T]:
+    """Return a function that torch.compile compiles when it is called, and that may call `torch.autograd.grad`.
+
+    mode: of torch.compile. CUDA graphs are left out, because Lamella makes them itself. Random numbers are drawn as by
+    the function itself, and what was compiled before is forgotten, because torch compiles a piece of code a few times
+    only. Touches `torch._dynamo.config`, because torch does not compile `torch.autograd.grad` by default, and
+    `torch._inductor`, because torch.compile takes no options beside a mode. Raises AttributeError where a name is
+    gone; the function is then not compiled.
+    """
+    from torch import _dynamo, _inductor  # torch imports both only where something is compiled
+
+    # They warn of a part of CUDA on a machine without a GPU, and of code that has been compiled often.
+    for name in ("torch.utils.cpp_extension", "torch._dynamo.convert_frame"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.compiler.reset()
+    _dynamo.config.trace_autograd_ops = True
+    options = {**_inductor.list_mode_options(mode), "fallback_random": True}
+    options.pop("triton.cudagraphs", None)
+    compiled: Callable[P, T] = torch.compile(function, fullgraph=True, dynamic=False, options=options)
+    return compiled
 
 
 def own_attributes(module: nn.Module) -> dict[str, object]:

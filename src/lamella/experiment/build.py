@@ -113,6 +113,7 @@ def build_experiment(
     trainer = builder.trainer(device)
     checkpoint_every, chunk = saving_and_chunks(config["trainer"])
     builder.kind.check_chunk(chunk)
+    builder.kind.check_compile(device.compile)
     experiment = Experiment(
         name=name,
         seed=seed,

@@ -4,8 +4,8 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import NotRequired, TypedDict
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
@@ -19,6 +19,7 @@ from lamella.distributed import rank
 from lamella.errors import RequestError
 from lamella.experiment.experiment import Experiment
 from lamella.experiment.first_weights import set_first_weights
+from lamella.experiment.outcome import Outcome, outcome_of, reason_to_stop
 from lamella.interrupts import Interrupts
 from lamella.lightning_internals import datamodule_key
 from lamella.runs.checkpoints import (
@@ -34,10 +35,11 @@ from lamella.runs.files import PROFILE, truncate_growing_files
 from lamella.runs.identity import Identity, check_identity
 from lamella.runs.reader import check_metrics
 from lamella.runs.sample_metrics import write_sample_metrics
-from lamella.runs.schema import WeightsKind
 from lamella.training.averaging import Averages
 from lamella.training.checkpointing import Checkpoints
 from lamella.training.chunk_length import ChunkLength
+from lamella.training.compiled_steps import CompiledSteps
+from lamella.training.cuda_graphs import CudaGraphs
 from lamella.training.freezing import Freezing, thawed_names
 from lamella.training.loggers import EpochLogger, EpochTensorBoard
 from lamella.training.machine_use import RunUse
@@ -46,23 +48,6 @@ from lamella.training.progress import CellBar, EpochBar, progress_bar
 from lamella.training.sample_metrics import SampleMetrics
 from lamella.training.step_profile import StepProfile
 from lamella.training.trainer import quiet_lightning
-
-
-class Outcome(TypedDict):
-    """The result of a run so far, as fields of its record.
-
-    metrics: `train/…` and `val/…` of the best epoch, and after the test `test/…` of its checkpoint. epochs, steps: how
-    many are over. stopped: why the run ended before its last epoch, None for all other runs. best_weights: those in
-    best.ckpt, once the run is over.
-    """
-
-    metrics: dict[str, float]
-    best_epoch: int
-    epochs: int
-    steps: int
-    stopped: str | None
-    best_weights: NotRequired[WeightsKind]
-
 
 OnEpoch = Callable[[dict[str, float], Outcome], None]
 
@@ -109,6 +94,7 @@ def fit(
         print(taken.line)
         for note in experiment.weights.notes(experiment.data):
             print(f"note: {note}", file=sys.stderr)
+    compiled = _compiled_steps(experiment)
     samples = SampleMetrics(experiment.objective, experiment.kind.is_task and experiment.task.has_own_step)
     board = EpochTensorBoard(str(directory.absolute()), of_task=experiment.kind.is_task)
 
@@ -116,21 +102,21 @@ def fit(
         checkpoints.compare(metrics)
         samples.end_epoch(checkpoints.best_epoch == metrics["epoch"])
         board.save()  # so that a reader of an epoch's metrics finds its pictures too
-        on_epoch(metrics, _outcome(checkpoints, int(metrics["epoch"]), trainer.global_step))
+        on_epoch(metrics, outcome_of(checkpoints, compiled, int(metrics["epoch"]), trainer.global_step))
         if use:
             board.log_machine(use.new_points())
 
     with quiet_lightning(), closing(board):
         # The board is the first one: code of the project's own writes pictures to `self.logger.experiment`.
         bar = bar or progress_bar()
-        trainer = _trainer(experiment, directory, checkpoints, samples, [board, EpochLogger(end_epoch)], bar)
+        trainer = _trainer(experiment, directory, checkpoints, compiled, samples, [board, EpochLogger(end_epoch)], bar)
         try:
             test_metrics, stopped = _train_and_test(trainer, experiment, checkpoints, start)
         except RequestError as error:
             if checkpoints.started:  # the request was right, and something else failed, such as reading a file
                 raise RuntimeError(str(error)) from error
             raise
-        outcome = _outcome(checkpoints, trainer.current_epoch, trainer.global_step, test_metrics, stopped)
+        outcome = outcome_of(checkpoints, compiled, trainer.current_epoch, trainer.global_step, test_metrics, stopped)
         outcome["best_weights"] = "trained"
         averages = any(isinstance(one, Averages | WeightAveraging) for one in trainer.callbacks)  # type: ignore[attr-defined]
         if averages and trainer.is_global_zero:  # for the other ranks, the file may not be there yet
@@ -145,6 +131,7 @@ def _trainer(
     experiment: Experiment,
     directory: Path,
     checkpoints: Checkpoints,
+    compiled: CompiledSteps | None,
     samples: SampleMetrics,
     loggers: Sequence[Logger],
     bar: EpochBar | CellBar,
@@ -161,6 +148,7 @@ def _trainer(
             *([Freezing(experiment.freeze)] if experiment.thaws else []),
             *experiment.callbacks(loggers),
             *([profile] if profile else []),
+            *([compiled] if compiled else []),
         ],
         [logger for logger in loggers if experiment.kind.is_task or not isinstance(logger, EpochLogger)],
         plugins=[VerifiedCheckpointIO()],
@@ -172,6 +160,16 @@ def _trainer(
     length = ChunkLength(trainer, experiment.chunk, checkpoints.due)
     experiment.data.chunk = profile.limited(length) if profile else length
     return trainer
+
+
+def _compiled_steps(experiment: Experiment) -> CompiledSteps | None:
+    """Let the task of a run take compiled steps, and return what compiles them; None where none are to be compiled."""
+    if not experiment.device.compile:
+        return None
+    task, compiled = experiment.task, CompiledSteps(experiment.device.compile)
+    task.compiled_step = partial(compiled.results, task)
+    task.run_chunk = CudaGraphs(compiled) if experiment.device.graph else compiled.run_chunk
+    return compiled
 
 
 def _train_and_test(
@@ -186,7 +184,7 @@ def _train_and_test(
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     if not trainer.global_step:
         raise RequestError("trainer: its limits leave no step to take", "trainer")
-    stopped = _reason_to_stop(trainer)
+    stopped = reason_to_stop(trainer)
     if not experiment.test:
         return {}, stopped
     best = str(checkpoints.best)
@@ -195,29 +193,6 @@ def _train_and_test(
     if not math.isfinite(loss := metrics.get("test/loss", 0.0)):
         raise NonFiniteLoss(f"the loss of the test is {loss}, with the weights of the best epoch")
     return metrics, stopped
-
-
-def _reason_to_stop(trainer: pl.Trainer) -> str | None:
-    """Return why a run ended before its last epoch, None for a run that was trained to its end."""
-    if not trainer.should_stop or trainer.current_epoch == trainer.max_epochs:
-        return None
-    messages = [one.stopping_reason_message for one in trainer.early_stopping_callbacks]
-    # Lightning adds the best score and what it did.
-    reasons = [f"EarlyStopping: {message.partition('. ')[0]}" for message in messages if message]
-    return "; ".join(reasons) or "a callback has ended it"
-
-
-def _outcome(
-    checkpoints: Checkpoints,
-    epochs: int,
-    steps: int,
-    test_metrics: Mapping[str, float] | None = None,
-    stopped: str | None = None,
-) -> Outcome:
-    """Return the result of a run after so many epochs and optimizer steps."""
-    metrics = {**checkpoints.metrics, **(test_metrics or {})}
-    best = checkpoints.best_epoch
-    return {"metrics": metrics, "best_epoch": best, "epochs": epochs, "steps": steps, "stopped": stopped}
 
 
 def _starting_checkpoint(checkpoints: Checkpoints, data: RunData, epochs: int | None) -> Path | None:

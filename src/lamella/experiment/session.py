@@ -26,8 +26,9 @@ from lamella.distributed import RUN_DIRECTORY, rank
 from lamella.errors import RequestError, first_line, own_frames
 from lamella.experiment.build import prepare_experiment
 from lamella.experiment.experiment import Experiment
-from lamella.experiment.fit import Outcome, fit
+from lamella.experiment.fit import fit
 from lamella.experiment.model import read_encoder
+from lamella.experiment.outcome import Outcome
 from lamella.experiment.report import epoch_line, result_lines
 from lamella.experiment.requeue import SLURM_JOB, requeue_slurm_job
 from lamella.interrupts import Interrupted, Interrupts, limit_exit
@@ -39,7 +40,8 @@ from lamella.runs.schema import RunRequest
 from lamella.runs.writer import RunWriter
 from lamella.tables import format_csv
 from lamella.tracking.following import following
-from lamella.training.device import is_out_of_memory
+from lamella.training.compiled_steps import compiler
+from lamella.training.device import TIMED, is_out_of_memory
 from lamella.training.machine_use import MachineUse, RunUse
 from lamella.training.non_finite import NonFiniteLoss
 from lamella.training.progress import progress_bar
@@ -233,12 +235,15 @@ def _record_start(experiment: Experiment, writer: RunWriter, inexact: Sequence[s
     """Record that the run is running, and why its bits may differ from those of a run without interruption."""
     device = experiment.device.accelerator
     now = {**numeric_environment(), "device": torch.cuda.get_device_name() if device == "cuda" else device}
+    if experiment.device.compile:
+        now["compiler"] = compiler()
     before, reasons = dict[str, object](), list[str]()
     if writer.before:
         before, reasons = writer.before.get("environment", {}), writer.before.get("inexact", [])
     if changes := environment_changes(before, now):
         print(f"with {', '.join(changes)}: the result will not equal, bit for bit, that of a run without interruption")
-    reasons = list(dict.fromkeys([*reasons, *changes, *inexact]))
+    timed = ["compiled kernels were chosen by their time"] if experiment.device.compile in TIMED else []
+    reasons = list(dict.fromkeys([*reasons, *changes, *inexact, *timed]))
     writer.update(status="running", finished=None, error=None, environment=now, inexact=reasons)
 
 

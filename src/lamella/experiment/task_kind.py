@@ -96,6 +96,15 @@ class TaskKind:
                     f"network.{key}",
                 )
 
+    def check_compile(self, mode: str | None) -> None:
+        """Raise RequestError where steps are to be compiled that the project writes. mode: None to compile none."""
+        if mode and self.has_own_step:
+            raise RequestError(
+                f"device.compile compiles the step of lamella.Task, and {self.title} may have its own; leave it out, "
+                "and call torch.compile there",
+                "device.compile",
+            )
+
     def check_chunk(self, batches: int | None) -> None:
         """Raise RequestError for a number of batches of a chunk that the task cannot train in one go."""
         if not self.is_task and batches not in (None, 1):

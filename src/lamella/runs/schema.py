@@ -48,7 +48,8 @@ class RunRecord(RunRequest):
     its last epoch, None for all other runs. best_weights: whether best.ckpt holds the weights that a step has given, or
     an average of them; None before the end of the run. started, finished: ISO 8601, UTC. environment: what the bits of
     the result depend on beside the config. inexact: why the bits may differ from those of an uninterrupted run by
-    itself.
+    itself. compiled: what came of compiling the steps: `seconds`, and `failure`, why none was compiled; None where none
+    was to be compiled.
     """
 
     format: int
@@ -68,6 +69,7 @@ class RunRecord(RunRequest):
     environment: NotRequired[dict[str, object]]
     inexact: NotRequired[list[str]]
     usage: NotRequired[Usage]
+    compiled: NotRequired[dict[str, object] | None]
 
 
 class RecordChanges(TypedDict, total=False):
@@ -87,6 +89,7 @@ class RecordChanges(TypedDict, total=False):
     environment: NotRequired[dict[str, object]]
     inexact: list[str]
     usage: NotRequired[Usage]
+    compiled: NotRequired[dict[str, object]]
 
 
 class SweepRecord(TypedDict):

@@ -171,6 +171,7 @@ def _new_record(request: RunRequest, patch: Path) -> RunRecord:
         "environment": {},
         "inexact": [],
         "usage": {},
+        "compiled": None,
     }
 
 

@@ -1,27 +1,25 @@
 """Run the passes of a chunk as a CUDA graph, so that a small network does not wait for the host."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from lamella.console import print
-from lamella.data.chunk import Batch, Chunk
+from lamella.data.chunk import Batch, Chunk, Served
 from lamella.errors import first_line
 from lamella.network.structure import network_signature
 from lamella.seeds import reseed
 from lamella.torch_internals import hook_counts
 from lamella.training.chunked_steps import chunk_steps, run_chunk
-from lamella.training.objective import Objective
+from lamella.training.compiled_steps import CompiledSteps
+from lamella.training.gradients import Gradients, Passed, kept_buffers, match, restore
 from lamella.training.task import Task
 
 # The packages whose layers do the same in each pass, beside those of Lamella.
 SAME_IN_EACH_PASS = ("torch.nn.", "torchvision.")
 WARM_UP = 3  # eager passes before a graph is captured, in which libraries allocate what they need
-# How much a graph may differ from the eager network, since it may use other kernels, and some add up in any order: as a
-# share of the length of a vector, and for each of its numbers.
-TOLERANCE = (1e-3, 1e-5)
 MEMORY_SHARE = 1 / 3  # of the GPU's memory: a larger step is not captured, because its graph would keep that memory
 
 
@@ -29,16 +27,17 @@ class CudaGraphs:
     """Trains the chunks of a task with a CUDA graph, which is captured again when the network or the loss has changed.
 
     A graph is used only if its loss and gradients for the first batch match the eager ones. Otherwise a line is printed
-    and the steps run eagerly.
+    and the steps run eagerly. compiled: compiles what is captured, None to capture the kernels of the network itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compiled: CompiledSteps | None = None) -> None:
+        self.compiled = compiled
         self.fingerprint: list[object] = []  # of everything that a graph depends on
         self.tried = False
         self.passes: _Passes | None = None
 
-    def __reduce__(self) -> tuple[type["CudaGraphs"], tuple[()]]:
-        return CudaGraphs, ()  # a copy of the task has other tensors, so its graph must be captured anew
+    def __reduce__(self) -> tuple[type["CudaGraphs"], tuple[CompiledSteps | None]]:
+        return CudaGraphs, (self.compiled,)  # a copy of the task has other tensors, so its graph must be captured anew
 
     def __call__(self, task: Task, chunk: Chunk) -> None:
         """Train all batches of a chunk but the last one."""
@@ -73,7 +72,9 @@ class CudaGraphs:
         if not self.tried:
             self.tried = True
             try:
-                self.passes = _Passes(task.network, task.objective, batch)
+                gradients = Gradients(task.network, task.objective)
+                compiled = self.compiled.function(task, batch) if self.compiled else None
+                self.passes = _Passes(gradients, compiled or gradients, batch)
             except Exception as error:
                 print(f"without a CUDA graph: {first_line(error)}")
         return self.passes if self.passes and self.passes.match(batch) else None
@@ -93,52 +94,40 @@ def _fingerprint(task: Task) -> list[object]:
 class _Passes:
     """The forward and backward pass for batches of one shape, captured as a CUDA graph.
 
-    Raises RuntimeError where the network or the loss cannot be captured, and whatever torch raises.
+    gradients: computes both eagerly. compute: what is captured, which is that or code compiled of it. Raises
+    RuntimeError where the network or the loss cannot be captured, and whatever torch raises.
     """
 
-    def __init__(self, network: nn.Module, objective: Objective, batch: Batch) -> None:
-        self.network, self.objective = network, objective
+    def __init__(self, gradients: Gradients, compute: Callable[[Served, Tensor], Passed], batch: Batch) -> None:
+        self.eager, self.compute, self.parameters = gradients, compute, gradients.parameters
         inputs, targets = batch
         if not isinstance(inputs, Tensor):
             raise RuntimeError("the network takes several inputs")
-        for module in (*network.modules(), *objective.loss.modules()):
+        for module in (*gradients.network.modules(), *gradients.objective.loss.modules()):
             _check_module(module)
         _check_memory(inputs.device)
-        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.inputs, self.targets = inputs.clone(), targets.clone()  # the graph reads each batch from here
         self.graph = torch.cuda.CUDAGraph()
-        saved = [(buffer, buffer.clone()) for buffer in network.buffers()]  # for example running statistics
-        try:
-            with _recovering(inputs.device):
-                self._capture(saved, inputs.device)
-        finally:
-            _restore(saved)
+        with kept_buffers(gradients.network) as saved, _recovering(inputs.device):
+            self._capture(saved, inputs.device)
 
     def _capture(self, saved: list[tuple[Tensor, Tensor]], device: torch.device) -> None:
         """Capture the graph, and compare what it computes with the eager network."""
         reseed(0, device)
-        expected = self._compute()
+        expected = self.eager(self.inputs, self.targets)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
-                self._compute()
+                self.compute(self.inputs, self.targets)
         torch.cuda.current_stream().wait_stream(side)
         with torch.cuda.graph(self.graph):
-            self.computed = self._compute()
-        _restore(saved)
+            self.computed = self.compute(self.inputs, self.targets)
+        restore(saved)
         reseed(0, device)
         self.graph.replay()
-        if not all(map(_close, expected, self.computed)):
+        if not match(expected, self.computed):
             raise RuntimeError("a graph gives something else than the network")
-
-    def _compute(self) -> list[Tensor | None]:
-        """Return the loss, the output and the gradients, None for parameters that the loss does not depend on."""
-        output = self.network(self.inputs)
-        loss = self.objective(output, self.targets)
-        with torch.autocast(self.inputs.device.type, enabled=False):  # which is for the forward pass alone
-            gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        return [loss.detach(), output.detach(), *map(_in_same_format, gradients, self.parameters)]
 
     def match(self, batch: Batch) -> bool:
         """Return True if the graph is for batches of this shape."""
@@ -191,23 +180,3 @@ def _recovering(device: torch.device) -> Iterator[None]:
         torch.cuda.set_stream(stream)
         generator.graphsafe_set_state(state)
         raise
-
-
-def _in_same_format(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
-    """Return a gradient with the strides of its parameter, as `backward` gives it and the kernels of optimizers ask."""
-    if gradient is None or gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
-
-
-def _restore(saved: list[tuple[Tensor, Tensor]]) -> None:
-    for buffer, values in saved:
-        buffer.copy_(values)
-
-
-def _close(expected: Tensor | None, computed: Tensor | None) -> bool:
-    """Return True if two vectors are equal within TOLERANCE, as a whole: single numbers may be near to 0."""
-    if expected is None or computed is None:
-        return expected is computed
-    length, difference = expected.norm(), (expected - computed).norm()
-    return bool(difference <= TOLERANCE[0] * length + TOLERANCE[1] * expected.numel() ** 0.5)

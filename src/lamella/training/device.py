@@ -15,6 +15,11 @@ from lamella.config.values import Config
 from lamella.errors import RequestError, nearest
 from lamella.signatures import check_call
 
+# The modes of torch.compile.
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+# The modes that differ from another one by CUDA graphs, and what to write for the other one.
+WITH_GRAPHS = {"reduce-overhead": "true", "max-autotune": "max-autotune-no-cudagraphs"}
+TIMED = ("max-autotune", "max-autotune-no-cudagraphs")  # the modes that choose kernels by the time that these take
 THREADS = torch.get_num_threads()  # the number that torch takes by itself
 # Options of glibc's mallopt with the values that a run takes: how much memory may be free at the end of the heap before
 # it is given back, and from which size on a block is mapped by itself, at most 32 MiB.
@@ -28,8 +33,9 @@ class Device:
 
     accelerator: "cpu", "cuda" or "mps". precision: by Lightning's names. deterministic: whether operations that do not
     give the same bits each time are refused; on the CPU there are none. graph: whether chunks are trained with CUDA
-    graphs. threads: the number of CPU threads of torch. channels_last: whether the weights of convolutions are in
-    memory with the channels last, None if a measurement decides.
+    graphs. threads: the number of CPU threads of torch. compile: the mode of torch.compile with which training steps
+    are compiled, None to compile none. channels_last: whether the weights of convolutions are in memory with the
+    channels last, None if a measurement decides.
     """
 
     accelerator: str
@@ -37,6 +43,7 @@ class Device:
     deterministic: bool
     graph: bool
     threads: int
+    compile: str | None
     channels_last: bool | None
 
     def configure_process(self) -> None:
@@ -77,12 +84,13 @@ class Device:
         check_call(pl.Trainer, {"precision": node["precision"]}, place="device", title="Trainer")
         accelerator, deterministic = _accelerator(node["accelerator"]), node.get("deterministic", False)
         threads, graph = _threads(node["threads"]), _graph(node.get("graph", "auto"))
+        compile = _compile(node.get("compile", False), graph, deterministic)
         # A graph may have other bits than the eager network, and the lengths of chunks depend on the time.
         graph = graph and accelerator == "cuda" and not deterministic
         channels_last = _channels_last(node.get("channels_last", False))
         if deterministic and channels_last is None:
             channels_last = False
-        return cls(accelerator, node["precision"], deterministic, graph, threads, channels_last)
+        return cls(accelerator, node["precision"], deterministic, graph, threads, compile, channels_last)
 
 
 def keep_freed_memory() -> None:
@@ -105,6 +113,7 @@ def device_keys(
     threads: int | None = None,
     deterministic: bool = False,
     graph: object = "auto",  # checked by _graph, whose message names both values
+    compile: object = False,  # checked by _compile, whose message names all values
     channels_last: object = False,  # checked by _channels_last
 ) -> None:
     """Do nothing: this function has the signature of the config group."""
@@ -145,6 +154,33 @@ def _channels_last(value: object) -> bool | None:
         return None
     if not isinstance(value, bool):
         raise RequestError(f"device.channels_last is {value!r}; it takes true, false or auto", "device.channels_last")
+    return value
+
+
+def _compile(value: object, graph: bool, deterministic: bool) -> str | None:
+    """Return the mode of torch.compile that `device.compile` stands for, None for False.
+
+    graph, deterministic: the other keys. Raises RequestError for an unknown mode, and for one that contradicts them.
+    """
+    if isinstance(value, bool):
+        return "default" if value else None
+    if not isinstance(value, str) or value not in MODES:
+        raise RequestError(
+            f"device.compile is {value!r}; it takes true, false, or a mode of torch.compile: {', '.join(MODES)}",
+            "device.compile",
+        )
+    if value in WITH_GRAPHS and not graph:
+        raise RequestError(
+            f"device.compile is {value!r}, a mode with CUDA graphs, but device.graph is false; "
+            f"write device.compile={WITH_GRAPHS[value]}",
+            "device.compile",
+        )
+    if value in TIMED and deterministic:
+        raise RequestError(
+            f"device.compile is {value!r}, which chooses kernels by their time, but device.deterministic is true; "
+            "write device.compile=true",
+            "device.compile",
+        )
     return value
 
 

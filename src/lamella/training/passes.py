@@ -45,6 +45,11 @@ class Pass:
         """Return the number of samples of the pass; one of the optimizers has its turn in each batch."""
         return max(sum(counters.samples) for counters in self.counters.values())
 
+    def times(self, world: int) -> dict[str, float]:
+        """Return the seconds since the beginning, and the samples that `world` processes have trained in a second."""
+        seconds = time.perf_counter() - self.started
+        return {"seconds": seconds, "samples_per_second": self.samples * world / (seconds - self.paused)}
+
     @property
     def with_output(self) -> list[str]:
         """Return the names of the optimizers for which the step has given an output that was counted."""

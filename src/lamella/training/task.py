@@ -1,7 +1,6 @@
 """Train and evaluate a network, and log the metrics of each epoch: the LightningModule of Lamella."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -53,6 +52,7 @@ class Task(pl.LightningModule):
         self._scheduled_rate: float | None = None  # set while an optimizer has the learning rate of the warm-up
         self.schedule_lengths: list[int | None] = []  # how many steps each scheduler takes in the run, once known
         self.run_chunk: Callable[[Task, Chunk], None] = run_chunk
+        self.compiled_step: Callable[[Batch], Mapping[str, Tensor] | None] = lambda batch: None  # as `step`
         self.after_step: Callable[[], None] | None = None  # called after each optimizer step
 
     @property
@@ -147,7 +147,7 @@ class Task(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.reseed()
         if self.automatic_optimization:
-            return self.counted(self._step(batch), batch[1])
+            return self.counted(self.compiled_step(batch) or self._step(batch), batch[1])
         return take_turns(self.trainer, self.optimizer_plans, self.schedule, partial(self._turn, batch))
 
     def _turn(self, batch: Batch, name: str, optimizer: LightningOptimizer) -> Tensor:
@@ -163,6 +163,10 @@ class Task(pl.LightningModule):
             self._take_step(optimizer, compute_gradients, self._step_number(name))
         return self._train.counters[name].losses[-1]
 
+    def leave_out(self, seconds: float) -> None:
+        """Leave seconds of the running epoch, in which nothing is trained, out of its samples per second."""
+        self._train.paused += seconds
+
     def reseed(self) -> None:
         """Seed the random generators for the training batch that is about to be computed."""
         seeds.reseed(self.batch_seed(), self.device)
@@ -170,8 +174,8 @@ class Task(pl.LightningModule):
     def batch_seed(self) -> int:
         """Return the seed of the training batch that is about to be computed."""
         number = batch_index(self.trainer)
-        count = 1 << number.bit_length()  # the number of batches of a stream is not known
-        return seeds.batch_seeds(self.seed, self.trainer.global_rank, self.current_epoch, count)[number]
+        epoch, count = self.current_epoch, 1 << number.bit_length()  # the number of batches of a stream is not known
+        return seeds.batch_seeds(self.seed, self.trainer.global_rank, epoch, count)[number]
 
     def counted(
         self, results: Mapping[str, Tensor], targets: Tensor, name: str = SINGLE, score: Tensor | None = None
@@ -202,18 +206,15 @@ class Task(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the metrics of the epoch, with those of its validation, the learning rates and the time."""
-        train, now = self._train, time.perf_counter()
+        train, times = self._train, self._train.times(self.trainer.world_size)
         check_finite(train, self.trainer, self.schedule)
         metrics = self._metrics("train", train) | self._val
-        seconds = now - train.started
         for (name, counters), optimizer in zip(train.counters.items(), self.trainer.optimizers, strict=True):
-            rate = counters.rates[-1] * self.schedule.warmup(self._step_number(name))
-            metrics |= logged_rates(optimizer, rate, name)
+            factor = self.schedule.warmup(self._step_number(name))
+            metrics |= logged_rates(optimizer, counters.rates[-1] * factor, name)
         gradients = [value.grad for value in self.network.parameters() if value.grad is not None]
         metrics["grad_norm"] = float(get_total_norm(gradients))  # of the epoch's last step
-        metrics["seconds"] = seconds
-        metrics["samples_per_second"] = train.samples * self.trainer.world_size / (seconds - train.paused)
-        self._log(metrics, epoch=self.current_epoch + 1)
+        self._log(metrics | times, epoch=self.current_epoch + 1)
         self._train = self._pass()
 
     def on_validation_model_zero_grad(self) -> None:
@@ -230,8 +231,7 @@ class Task(pl.LightningModule):
         """Count a batch for each optimizer, and return the output of the network if the step gives it."""
         output = None
         for name, counters in self._eval.counters.items():
-            results = self._step(batch, name)
-            counters.count(results, batch[1])
+            counters.count(results := self._step(batch, name), batch[1])
             output = results.get("output", output)
         return output
 
@@ -246,7 +246,7 @@ class Task(pl.LightningModule):
             )
         # The loggers get these metrics together with the training's, as one line for each epoch.
         self._log(self._val, logger=False)
-        self._train.paused += time.perf_counter() - self._eval.started
+        self.leave_out(self._eval.times(1)["seconds"])
 
     def on_test_start(self) -> None:
         self._eval = self._pass()

@@ -117,6 +117,8 @@ def _obstacle_in_config(config: Config) -> str:
         return f"device.precision is {precision}"
     if (layout := device.get("channels_last", False)) is not False:
         return f"device.channels_last is {str(layout).lower()}"
+    if device.get("compile"):
+        return "device.compile compiles the steps of a single run"
     if data["_target_"] != "lamella.data.Data":
         return f"data: {data['_target_']} makes batches of its own"
     if not (data.get("in_memory", True) or data.get("cache")):
