@@ -295,7 +295,7 @@ def test_after_its_server_was_killed_a_run_ends_well_and_a_new_server_starts(own
     [path] = tmp_path.glob("outputs/default/*")
     assert read_record(path)["status"] == "finished"
     assert Path(address.socket_path()).is_socket()
-    wait_until(lambda: connection.connect() is None, 10, program)  # the system may still be taking the server apart
+    wait_until(lambda: connection.connect() is None, 10)  # the system may still be taking the server apart
     again = serve(tmp_path)
     assert again.wait() == 0
     assert "is ready" in again.out
