@@ -20,6 +20,7 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
@@ -101,6 +102,18 @@ class CheckingConfigLoader(ConfigLoaderImpl):
         self.check_config(config)
         self.checked, type(self).checked_config = True, config
         return config
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        """Return the options of a config group. Hydra copies the repository with all its schemas for each group."""
+        if config_name or overrides:
+            return super().get_group_options(group_name, results_filter, config_name, overrides)
+        return self.repository.get_group_options(group_name, results_filter)
 
     def _composed_for_mode(self, overrides: list[str]) -> DictConfig | None:
         """Return the config that Hydra has composed to find its mode, if it is the config of the run, None otherwise.
