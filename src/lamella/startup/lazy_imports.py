@@ -5,7 +5,7 @@ matplotlib for metrics of images and sound and for plots. torch imports its comp
 optimizer, and what it computes with symbolic shapes before an operation on the meta device. All this takes longer than
 the other imports of a run together.
 
-While `pytorch_lightning` is being imported, these libraries get a `LazyName` for each attribute of a lazy module.
+While `pytorch_lightning` and torchvision are being imported, they get a `LazyName` for each attribute of a lazy module.
 """
 
 import gc
@@ -65,7 +65,7 @@ class LightningFinder:
 
 def import_lazily() -> None:
     """Make the modules in LAZY lazy that have not been imported."""
-    lazy = LazyFinder(LAZY, SUBSTITUTES)
+    lazy = LazyFinder(LAZY, SUBSTITUTES, naming=["torchvision"])
     finders: list[Any] = [lazy, LightningFinder(lazy)]
     sys.meta_path[:0] = finders
 

@@ -66,14 +66,18 @@ class LazyFinder:
     """Finds modules, and makes lazy modules of them.
 
     lazy: the names of the modules; those below them are lazy while `names` is set. substitutes: attributes of lazy
-    modules, by the names of the module and of the attribute.
+    modules, by the names of the module and of the attribute. naming: the lazy modules that get a LazyName for each
+    attribute of another lazy module while they are imported.
     """
 
     names = False  # whether an attribute of a lazy module is a LazyName
 
-    def __init__(self, lazy: Collection[str], substitutes: Mapping[str, Mapping[str, object]]) -> None:
+    def __init__(
+        self, lazy: Collection[str], substitutes: Mapping[str, Mapping[str, object]], naming: Collection[str] = ()
+    ) -> None:
         self.lazy = lazy
         self.substitutes = substitutes
+        self.naming = naming
 
     def find_spec(self, name: str, path: Any = None, target: object = None) -> ModuleSpec | None:
         """Return a spec with this object as its loader; None for modules that are not lazy or not installed."""
@@ -85,7 +89,7 @@ class LazyFinder:
             fill(package)
             return _spec_of_imported(name) if name in sys.modules else None
         if (spec := PathFinder.find_spec(name, path)) is not None and spec.loader is not None:
-            spec.loader_state = (spec.loader, self.substitutes.get(name, {}))
+            spec.loader_state = (spec.loader, self.substitutes.get(name, {}), self)
             spec.loader = self  # type: ignore[assignment]  # is no subclass of Loader
         return spec
 
@@ -156,10 +160,10 @@ def fill(module: ModuleType) -> None:
         if not is_empty(module):  # it is no lazy module, or the package above it has filled it
             return
         spec, empty, names = _spec(module), dict(vars(module)), LazyFinder.names
-        finder, (loader, substitutes) = spec.loader, spec.loader_state
+        loader, substitutes, finder = spec.loader_state
         FILLING.add(module.__name__)
         spec.loader = module.__loader__ = loader
-        LazyFinder.names = False
+        LazyFinder.names = module.__name__ in finder.naming
         for name in substitutes:
             del vars(module)[name]
         try:
@@ -170,6 +174,8 @@ def fill(module: ModuleType) -> None:
             spec.loader = finder
             raise
         finally:
+            if not names:
+                finder.forget_inner_modules()
             LazyFinder.names = names
             FILLING.remove(module.__name__)
         if type(module) is LazyModule:  # and not a class that the module has given itself
