@@ -353,8 +353,11 @@ CASES = {
         "device.compile is 'fast'; it takes true, false, or a mode of torch.compile: default, reduce-overhead, max-aut",
         "the command line: device.compile=fast",
     ],
-    "device.compile=reduce-overhead device.graph=false": [
-        "device.compile is 'reduce-overhead', a mode with CUDA graphs, but device.graph is false; write dev"
+    "device.compile=true device.precision=16-mixed": [
+        "device.compile is true, but device.precision is 16-mixed, whose scaled loss compiled steps do not know"
+    ],
+    "device.compile=true device.channels_last=auto network=cnn": [
+        "device.channels_last is auto, which measures steps that are not compiled, and device.compile is set"
     ],
     "device.compile=max-autotune device.deterministic=true": [
         "device.compile is 'max-autotune', which chooses kernels by their time, but device.deterministic is true"

@@ -24,6 +24,7 @@ ADAPTERS = {
     "lamella.lightning_internals": "pytorch_lightning",
     "lamella.torch_internals": "torch",
     "lamella.config.hydra_internals": "hydra and omegaconf",
+    "lamella.startup.ending": "atexit",
     "lamella.startup.substitutes": "torch's compiler",
     "lamella.sweeps.launch.forkserver": "multiprocessing",
     "lamella.sweeps.search.study": "optuna",

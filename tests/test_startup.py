@@ -1,7 +1,9 @@
 """The start of a command: what it imports, that a module which is put off works when it is used, and its end."""
 
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,20 @@ USES = {
         "print(bool(step() != step()))\n",
         "True\nTrue",
     ),
+    "a module below the compiler": (
+        "import torch, torch._dynamo.config as config, importlib.util as util\nprint(config.suppress_errors)\n"
+        "print(torch._dynamo.config is config, util.find_spec('torch._dynamo.nothing'))\n"
+        "from torch._subclasses.fake_tensor import FakeTensorMode\n"
+        "with FakeTensorMode():\n    print(torch.ones(2).shape)\n",
+        "False\nTrue None\ntorch.Size([2])",
+    ),
+    "what is not compiled": (
+        "import torch\nfrom torch import nn\nclass Net(nn.Module): pass\n"
+        "@torch.compiler.disable(recursive=False)\ndef double(x): return 2 * x\n"
+        "layer = torch.compiler.disable(nn.Linear(2, 2))\n"
+        "print(double(2), torch.compiler.disable(Net) is Net, len([*layer.parameters()]))\n",
+        "4 True 2",
+    ),
     "symbolic shapes": (
         "import torch\nwith torch.device('meta'):\n    print(torch.nn.Linear(2, 3)(torch.ones(4, 2)).shape)\n"
         "batch = {0: torch.export.Dim('batch')}\n"
@@ -123,10 +139,44 @@ def test_the_end_of_a_program_writes_what_is_in_buffers(tmp_path: Path) -> None:
         tmp_path,
         "import atexit, sys\nfrom lamella.__main__ import run_program\n"
         "kept = open('kept.txt', 'w')\nkept.write('all of it')\nsys.argv = ['lamella', '--version']\n"
+        "both = open('both.bin', 'w+b')\nboth.write(b'all of it')\n"
         "status = run_program()\natexit.register(lambda: open('later.txt', 'w').write('called'))\nsys.exit(status)\n",
     )
     assert (tmp_path / "kept.txt").read_text() == "all of it"
+    assert (tmp_path / "both.bin").read_text() == "all of it"
     assert (tmp_path / "later.txt").read_text() == "called"
+
+
+@pytest.mark.parametrize("before", ["archive = zipfile.ZipFile('a.zip', 'w')\narchive.writestr('a', 'all of it')", ""])
+def test_the_end_of_a_program_that_has_more_to_do(tmp_path: Path, before: str) -> None:
+    """An archive is completed when it is closed, and what was registered before the program is called after it."""
+    registered = "atexit.register(lambda: print('called'))" if not before else ""
+    out = python(
+        tmp_path,
+        "import atexit, sys, zipfile\nfrom lamella.__main__ import run_program\nsys.argv = ['lamella', '--version']\n"
+        f"{before}\n{registered}\nsys.exit(run_program())\n",
+    )
+    assert out.startswith("lamella ")
+    if before:
+        assert zipfile.ZipFile(tmp_path / "a.zip").read("a") == b"all of it"
+    else:
+        assert out.endswith("called\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_at_the_end(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lamella", "--help"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode != 0
+    assert "No space left on device" in done.stderr
 
 
 def test_the_end_of_a_program_has_its_status(tmp_path: Path) -> None:

@@ -7,19 +7,17 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     # `python -m lamella` has put the working directory there, in which a file may have the name of any module.
     del sys.path[0]
 
-import atexit
-import gc
-import io
 import locale
 import signal
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from importlib import import_module
 
 from lamella.console import exit_status, loading_notice, prepare_streams, print, print_uncaught
 from lamella.distributed import is_ranked
 from lamella.errors import nearest
 from lamella.interrupts import SIGNALS, limit_exit
+from lamella.startup.ending import quick_end
 from lamella.startup.lazy_imports import no_garbage_collection
 from lamella.warm.address import is_private, socket_path
 
@@ -58,25 +56,13 @@ def run_program() -> int:
 
     The process then ends without taking its objects apart, which would take as long as importing a third of torch.
     """
-    ended = list[int]()
-    atexit.register(_leave, ended)  # registered before all other functions, and so called after them
+    end = quick_end()
     try:
-        ended.append(main())
-    except SystemExit as end:
-        ended.append(end.code if isinstance(end.code, int) else int(bool(end.code)))
+        end.status = main()
+    except SystemExit as error:
+        end.status = error.code if isinstance(error.code, int) else int(bool(error.code))
         raise
-    return ended[0]
-
-
-def _leave(ended: list[int]) -> None:
-    """End the process with the status in `ended`, and write before what the buffers of open files hold."""
-    if not ended:  # by an exception, which Python handles
-        return
-    for item in gc.get_objects():
-        if issubclass(type(item), io.TextIOWrapper | io.BufferedWriter) and not item.closed:
-            with suppress(OSError, ValueError):
-                item.flush()
-    os._exit(ended[0])
+    return end.status
 
 
 def main() -> int:

@@ -130,6 +130,7 @@ def compile_with_gradients(function: Callable[P, T], mode: str) -> Callable[P, T
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.compiler.reset()
     _dynamo.config.trace_autograd_ops = True
+    _dynamo.config.optimize_ddp = False  # would divide the function where DDP divides the gradients
     options = {**_inductor.list_mode_options(mode), "fallback_random": True}
     options.pop("triton.cudagraphs", None)
     compiled: Callable[P, T] = torch.compile(function, fullgraph=True, dynamic=False, options=options)

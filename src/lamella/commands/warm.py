@@ -47,6 +47,7 @@ def main(arguments: list[str], command: Callable[[], int] = lambda: 0) -> int:
         ask("stop", identity())
         print(f"a new server takes the place of the one that was running: {state['difference']} has changed")
     _create_directory()
+    sys.stdout.flush()  # the forks would print it again
     reader, writer = os.pipe()
     if not os.fork():
         os.close(reader)

@@ -13,7 +13,7 @@ from lamella.editors.targets import Targets
 from lamella.experiment.optimizers import OF_GROUPS
 from lamella.network.hints import further_inputs
 from lamella.training.checkpoint_interval import INTERVAL
-from lamella.training.device import device_keys, present_accelerators
+from lamella.training.device import MODES, device_keys, present_accelerators
 from lamella.training.scheduler import LENGTHS
 
 STRINGS = value_of("string", "array", items={"type": "string"})
@@ -91,6 +91,7 @@ def device_schema(group: Group) -> Schema:
         "precision": precision,
         "threads": EPOCHS,
         "graph": choice_of(["auto", False]),
+        "compile": choice_of([True, False, *MODES]),
         "channels_last": choice_of(["auto", True, False]),
     }
     return {key: value for key, value in schema.items() if key != "description"}

@@ -44,6 +44,10 @@ def fit_filters(experiment: Experiment) -> None:
     count = min(SAMPLES, len(data.train))
     batches = Batches(data.train, count, normalize=data.normalize, shuffle=True, num_workers=data.num_workers and 0)
     inputs, _ = next(iter(batches))
-    assert isinstance(inputs, Tensor)
+    if not isinstance(inputs, Tensor):
+        raise RequestError(
+            "network: Whitening2d is computed for a network with one input, and the samples have several; write Conv2d",
+            "network",
+        )
     network = experiment.task.network
     fit_whitening(network, inputs.to(next(network.parameters())))

@@ -28,12 +28,14 @@ OF_FINISHED_EPOCHS = (f"checkpoints/{BEST}", METRICS)  # without which a run wit
 
 
 def repeatable_experiment(path: Path, record: RunRecord, config: Config) -> Experiment:
-    """Return the experiment of the run in `path`, without the pictures and loggers of its config.
+    """Return the experiment of the run in `path`, without the pictures, loggers and compiled steps of its config.
 
     Raises RequestError where it cannot be trained again here.
     """
     trainer = {**config["trainer"], "chunk": 1, "logger": None, "profile": False}
-    experiment = prepare_experiment({**config, "visuals": {}, "trainer": trainer}, encoder=read_encoder(path))
+    device = {**config["device"], "compile": False}  # what looks at the layers are hooks, which are not compiled
+    changed = {**config, "visuals": {}, "trainer": trainer, "device": device}
+    experiment = prepare_experiment(changed, encoder=read_encoder(path))
     processes = process_count(trainer, experiment.device.accelerator)
     if processes > 1:
         raise RequestError(

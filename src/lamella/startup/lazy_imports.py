@@ -22,7 +22,7 @@ from lamella.startup.substitutes import COMPILER, SUBSTITUTES, SYMBOLS
 # Each with the modules below it.
 LAZY = (COMPILER, SYMBOLS, "sympy", "triton", "torchvision", "scipy", "matplotlib", "torchmetrics.utilities.plot")
 LIGHTNING = "pytorch_lightning"
-LIBRARIES = (LIGHTNING, "lightning_fabric", "torchmetrics")  # what is imported once more where lazy modules do not do
+LIBRARIES = (LIGHTNING, "lightning_fabric", "torchmetrics")  # imported once more if the import with lazy modules fails
 
 
 class LightningFinder:
@@ -45,6 +45,8 @@ class LightningFinder:
 
     def exec_module(self, module: ModuleType) -> None:
         """Import the module, and where this fails, once more as Python does."""
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self.loader
         before, earlier = dict(vars(module)), {*sys.modules}
         LazyFinder.names = True
         try:

@@ -12,10 +12,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import module_from_spec
 from types import ModuleType
 from typing import Any
 
 LOCK = threading.RLock()
+# The names for which Python's own tools look in each module.
+ASKED = ("__path__", "__file__", "__cached__", "__wrapped__", "__warningregistry__")
 FILLING = set[str]()  # the names of the lazy modules that are being filled
 WAITING = dict[str, list[Callable[[], object]]]()  # what is called after lazy modules are filled, by their names
 
@@ -39,6 +42,12 @@ class LazyName:
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self.load()(*arguments, **options)
 
+    def __or__(self, other: Any) -> Any:
+        return self.load() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.load()
+
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
         return (self.load(),)
 
@@ -46,12 +55,15 @@ class LazyName:
         """Return whether a value is an instance. A class of a module that is not imported has no instances."""
         return is_imported(self.module) and isinstance(value, self.load())
 
+    def __subclasscheck__(self, value: type) -> bool:
+        return is_imported(self.module) and issubclass(value, self.load())
+
 
 class LazyModule(ModuleType):
     """An empty module, which becomes an ordinary module when an attribute is read."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name not in ("__all__", "__version__"):  # Python's own tools look for such names
+        if name in ASKED:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if LazyFinder.names and is_empty(self):
             return LazyName(self.__name__, name)
@@ -84,13 +96,13 @@ class LazyFinder:
         package = sys.modules.get(name.rpartition(".")[0])
         if name not in self.lazy and not is_empty(package):
             return None
-        if name not in self.lazy and not self.names:
-            assert package is not None
-            fill(package)
-            return _spec_of_imported(name) if name in sys.modules else None
-        if (spec := PathFinder.find_spec(name, path)) is not None and spec.loader is not None:
+        if (spec := PathFinder.find_spec(name, path)) is None or spec.loader is None:
+            return spec
+        if name in self.lazy or self.names:
             spec.loader_state = (spec.loader, self.substitutes.get(name, {}), self)
             spec.loader = self  # type: ignore[assignment]  # is no subclass of Loader
+        else:
+            spec.loader = InnerLoader()  # type: ignore[assignment]
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -111,20 +123,32 @@ class LazyFinder:
                 delattr(sys.modules[package], last)
 
 
-class ImportedLoader:
-    """Loads a module that the import of the package above it has already imported."""
+class InnerLoader:
+    """Loads a module below a lazy package after this package, whose import may load the module itself."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self.module = module
-        self.spec = module.__spec__
+    def __init__(self) -> None:
+        self.is_loaded = False
+        self.spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the module."""
-        return self.module
+        """Fill the package, and return the module that its import has loaded, or a new one. Raises ImportError."""
+        package = sys.modules[spec.name.rpartition(".")[0]]
+        fill(package)
+        module = sys.modules.get(spec.name)
+        self.is_loaded = module is not None
+        if module is None:
+            found = PathFinder.find_spec(spec.name, package.__path__)
+            if found is None:
+                raise ModuleNotFoundError(f"No module named {spec.name!r}", name=spec.name)
+            module = module_from_spec(found)
+        self.spec = module.__spec__
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module its own spec back, in place of the one that has led here."""
-        module.__spec__ = self.spec
+        """Give the module its own spec, in place of the one that has led here, and execute it if need be."""
+        vars(module)["__spec__"] = self.spec  # some modules of torch do not let attributes be set
+        if not self.is_loaded and self.spec and self.spec.loader:
+            self.spec.loader.exec_module(module)
 
 
 def is_empty(module: object) -> bool:
@@ -140,6 +164,7 @@ def is_imported(name: str) -> bool:
 @contextmanager
 def when_imported(name: str, call: Callable[[], object]) -> Iterator[None]:
     """Call a function at once if a lazy module is imported, and else as soon as it is imported within the block."""
+    import_module(name)
     waiting = WAITING.setdefault(name, [])
     if is_imported(name):
         call()
@@ -194,14 +219,3 @@ def _import_now(name: str) -> ModuleType:
     module = import_module(name)
     fill(module)
     return module
-
-
-def _spec_of_imported(name: str) -> ModuleSpec:
-    """Return a spec for a module that has been imported while it was looked for.
-
-    Python would execute such a module once more with the module's own spec, which this one replaces until then.
-    """
-    module = sys.modules[name]
-    loader: Any = ImportedLoader(module)
-    module.__spec__ = ModuleSpec(name, loader)
-    return module.__spec__

@@ -7,7 +7,7 @@ has other ones, it imports what it likes, and commands start later.
 import functools
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 from lamella.startup.lazy_modules import LazyName, is_imported
@@ -29,12 +29,18 @@ def _is_plain(value: object) -> bool:
     return type(value) in (bool, int, float) or (isinstance(value, tuple | list) and all(map(_is_plain, value)))
 
 
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, tuple | list) else value
+
+
 def _same(value: Any, skip: int = 0) -> Any:
     return value
 
 
-def _disable(function: Callable[..., Any], recursive: bool = True, **options: Any) -> Callable[..., Any]:
-    """Do what `torch._dynamo.disable` does as soon as the compiler is imported."""
+def _disable(function: Any = None, recursive: bool = True, **options: Any) -> Any:
+    """Do what `torch._dynamo.disable` does: for a function, as soon as the compiler is imported."""
+    if not isinstance(function, FunctionType | MethodType):
+        return LazyName(COMPILER, "disable").load()(function, recursive, **options)
     disabled: Callable[..., Any] | None = None
 
     @functools.wraps(function)
@@ -45,7 +51,13 @@ def _disable(function: Callable[..., Any], recursive: bool = True, **options: An
         disabled = disabled or sys.modules[COMPILER].disable(function, recursive, **options)
         return disabled(*arguments, **keywords)
 
+    vars(call)["_torchdynamo_disable"] = True  # the mark of torch
     return call
+
+
+def _break_graph(*arguments: Any, **options: Any) -> Any:
+    """Do what `torch._dynamo.graph_break` does: nothing, as long as nothing is compiled."""
+    return sys.modules[COMPILER].graph_break(*arguments, **options) if is_imported(COMPILER) else None
 
 
 def _do_nothing(*arguments: object, **options: object) -> None:
@@ -56,7 +68,7 @@ def _do_nothing(*arguments: object, **options: object) -> None:
 WITHOUT_SYMBOLS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("expect_true", "guard_int", "guard_or_false", "guard_or_true", "guard_size_oblivious"), _same),
     "statically_known_true": _same,
-    "sym_eq": lambda one, other: [*one] == [*other] if isinstance(one, tuple | list) else one == other,
+    "sym_eq": lambda one, other: _as_tuples(one) == _as_tuples(other),
     "is_nested_int": lambda value: False,
     "sym_and": lambda *values: all(values),
     "sym_or": lambda *values: any(values),
@@ -68,7 +80,7 @@ SUBSTITUTES: dict[str, dict[str, object]] = {
     # Before functions that are not compiled, in the steps of optimizers, and at the start of DDP.
     COMPILER: {
         "disable": _disable,
-        "graph_break": _do_nothing,
+        "graph_break": _break_graph,
         "trace_rules": SimpleNamespace(clear_lru_cache=_do_nothing),
     },
     # In operations on the meta device.

@@ -17,8 +17,6 @@ from lamella.signatures import check_call
 
 # The modes of torch.compile.
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-# The modes that differ from another one by CUDA graphs, and what to write for the other one.
-WITH_GRAPHS = {"reduce-overhead": "true", "max-autotune": "max-autotune-no-cudagraphs"}
 TIMED = ("max-autotune", "max-autotune-no-cudagraphs")  # the modes that choose kernels by the time that these take
 THREADS = torch.get_num_threads()  # the number that torch takes by itself
 # Options of glibc's mallopt with the values that a run takes: how much memory may be free at the end of the heap before
@@ -84,10 +82,16 @@ class Device:
         check_call(pl.Trainer, {"precision": node["precision"]}, place="device", title="Trainer")
         accelerator, deterministic = _accelerator(node["accelerator"]), node.get("deterministic", False)
         threads, graph = _threads(node["threads"]), _graph(node.get("graph", "auto"))
-        compile = _compile(node.get("compile", False), graph, deterministic)
+        compile = _compile(node.get("compile", False), node["precision"], deterministic)
         # A graph may have other bits than the eager network, and the lengths of chunks depend on the time.
         graph = graph and accelerator == "cuda" and not deterministic
         channels_last = _channels_last(node.get("channels_last", False))
+        if compile and channels_last is None:
+            raise RequestError(
+                "device.channels_last is auto, which measures steps that are not compiled, and device.compile is set; "
+                "write device.channels_last=true or false",
+                "device.channels_last",
+            )
         if deterministic and channels_last is None:
             channels_last = False
         return cls(accelerator, node["precision"], deterministic, graph, threads, compile, channels_last)
@@ -157,22 +161,22 @@ def _channels_last(value: object) -> bool | None:
     return value
 
 
-def _compile(value: object, graph: bool, deterministic: bool) -> str | None:
+def _compile(value: object, precision: object, deterministic: bool) -> str | None:
     """Return the mode of torch.compile that `device.compile` stands for, None for False.
 
-    graph, deterministic: the other keys. Raises RequestError for an unknown mode, and for one that contradicts them.
+    precision, deterministic: the other keys. Raises RequestError for an unknown mode, and for what contradicts them.
     """
-    if isinstance(value, bool):
-        return "default" if value else None
-    if not isinstance(value, str) or value not in MODES:
+    if value is False:
+        return None
+    if value is not True and (not isinstance(value, str) or value not in MODES):
         raise RequestError(
             f"device.compile is {value!r}; it takes true, false, or a mode of torch.compile: {', '.join(MODES)}",
             "device.compile",
         )
-    if value in WITH_GRAPHS and not graph:
+    if precision in ("16-mixed", "16", 16):
         raise RequestError(
-            f"device.compile is {value!r}, a mode with CUDA graphs, but device.graph is false; "
-            f"write device.compile={WITH_GRAPHS[value]}",
+            f"device.compile is {str(value).lower()}, but device.precision is {precision}, whose scaled loss compiled "
+            "steps do not know; write device.precision=bf16-mixed",
             "device.compile",
         )
     if value in TIMED and deterministic:
@@ -181,7 +185,7 @@ def _compile(value: object, graph: bool, deterministic: bool) -> str | None:
             "write device.compile=true",
             "device.compile",
         )
-    return value
+    return "default" if value is True else str(value)
 
 
 def resolve_accelerator(name: str) -> str:

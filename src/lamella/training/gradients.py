@@ -45,12 +45,12 @@ def batch_shapes(batch: Batch) -> list[list[int]]:
 
 
 @contextmanager
-def kept_buffers(network: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Put the buffers of a network, such as running statistics, back at the end of the block.
+def kept_buffers(*modules: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Put the buffers of a network and a loss, such as running statistics, back at the end of the block.
 
     Yields them with their values, for `restore`.
     """
-    saved = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    saved = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     try:
         yield saved
     finally:

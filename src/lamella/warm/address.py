@@ -34,4 +34,5 @@ def is_own(path: str, mode: int) -> bool:
         status = os.lstat(path)
     except OSError:
         return False
-    return status.st_mode == mode and status.st_uid == os.getuid() == os.geteuid()
+    # In a directory with the setgid bit, a new directory has this bit too.
+    return status.st_mode & ~stat.S_ISGID == mode and status.st_uid == os.getuid() == os.geteuid()

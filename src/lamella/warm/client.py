@@ -85,9 +85,11 @@ def _forward(number: signal.Signals, fork: int, deliver: Callable[[int, int], ob
 def _stop(fork: int, number: int) -> None:
     """Stop the fork and this process, as Ctrl-Z does, and continue the fork as soon as this process is continued."""
     handler = signal.signal(number, signal.SIG_DFL)
-    os.killpg(fork, number)
-    os.kill(os.getpid(), number)
-    signal.signal(number, handler)
+    try:
+        os.killpg(fork, number)
+        os.kill(os.getpid(), number)
+    finally:
+        signal.signal(number, handler)
     os.killpg(fork, signal.SIGCONT)
 
 

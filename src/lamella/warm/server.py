@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import sys
+import sysconfig
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -100,7 +101,7 @@ class Server:
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
                 return
-            if connection := self.children.pop(child):
+            if connection := self.children.pop(child, None):
                 with connection, suppress(OSError):
                     send(connection, {"status": os.waitstatus_to_exitcode(status)})
 
@@ -175,9 +176,10 @@ def _loaded_files() -> list[str]:
 
     Whatever is installed, upgraded or removed changes the directory.
     """
-    sites = tuple(path for path in sys.path if path.endswith(("site-packages", "dist-packages")))
+    sites = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    known = tuple(f"{path}/" for path in (*sites, sysconfig.get_path("stdlib")))
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    own = {file for file in files if isinstance(file, str) and not file.startswith((*sites, sys.base_prefix))}
+    own = {file for file in files if isinstance(file, str) and not file.startswith(known)}
     return sorted({*own, *sites, sys.executable})
 
 
