@@ -54,7 +54,8 @@ def main(arguments: list[str]) -> int:
         return 0
     except AllFinite:
         pass
-    why = ", ".join(record.get("inexact", [])) or "another processor, GPU or version of torch may round otherwise"
+    reasons = [*record.get("inexact", []), *(["its steps were compiled"] if record.get("compiled") else [])]
+    why = ", ".join(reasons) or "another processor, GPU or version of torch may round otherwise"
     print(f"all numbers were finite this time, up to epoch {epoch}: the bits differ from those of the run ({why})")
     return 1
 
