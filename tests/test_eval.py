@@ -169,6 +169,8 @@ REFUSED = {
     "data=fashion_mnist": "data.classes is ['T-shirt/top', 'Trouser',",
     "data=cifar10": "data.shape is [3, 32, 32], but the run was trained with [1, 28, 28]",
     "data.batch_size=many": "data.batch_size is 'many'; Data takes int",
+    "device.compile=true": "device.compile=true changes how training steps are taken, and a test takes none; leave it",
+    "device.channels_last=auto": "device.channels_last=auto changes how training steps are taken, and a test takes",
 }
 
 

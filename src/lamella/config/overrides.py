@@ -96,6 +96,9 @@ def config_for_testing(fields: Config, config: Config, overrides: Sequence[str])
                 "  data=OPTION, data.KEY=VALUE, device=OPTION, device.KEY=VALUE",
                 key,
             )
+        text = override.input_line
+        if (key == "device.compile" or text == "device.channels_last=auto") and text not in fields["overrides"]:
+            raise RequestError(f"{text} changes how training steps are taken, and a test takes none; leave it out", key)
     keys = [override.key_or_group for override in parsed]
     groups = [
         one.key_or_group for one in parsed if one.key_or_group in TESTED_WITH and not isinstance(one.value(), dict)
