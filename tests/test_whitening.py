@@ -16,7 +16,7 @@ from lamella.data import Data
 from lamella.data.cifar import LAYOUTS, PIXELS
 from lamella.experiment.build import prepare_experiment
 from lamella.experiment.first_weights import fit_filters
-from lamella.network import Whitening2d, plan
+from lamella.network import Whitening2d, freeze_parameters, plan
 from lamella.network.whitening import fit_whitening
 from lamella.runs.checkpoints import read_checkpoint
 
@@ -28,6 +28,15 @@ def pictures(root: Path) -> tuple[str, ...]:
     return (*FAST, *SMALL, "data=image_folder", f"data.root={root}", "data.shape=[3,32,32]")
 
 
+def trained(lamella: Lamella, root: Path, override: str) -> dict[str, torch.Tensor]:
+    """Train a run of its own name, and return the tensors of its last checkpoint."""
+    result = lamella("train", *pictures(root), override, f"name={override.replace('=', '')}")
+    assert result.status == 0, result.err
+    [run] = Path(f"outputs/{override.replace('=', '')}").iterdir()
+    state: dict[str, torch.Tensor] = read_checkpoint(run / "checkpoints/last.ckpt")["state_dict"]
+    return state
+
+
 def test_patches_are_uncorrelated_after_it() -> None:
     torch.manual_seed(0)
     images = torch.rand(40, 3, 9, 9).cumsum(2).cumsum(3) / 9  # neighbours are alike
@@ -37,7 +46,8 @@ def test_patches_are_uncorrelated_after_it() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     layer = network.get_submodule("1")
     assert isinstance(layer, Whitening2d)
-    assert not layer.weight.requires_grad
+    freeze_parameters(network, {"1.*": 1}, epoch=2)
+    assert [name for name, value in network.named_parameters() if value.requires_grad] == ["1.bias"]
     layer.get_parameter("bias").data.zero_()
     outputs = layer(2 * images)
     assert outputs.shape == (40, 54, 7, 7)
@@ -61,17 +71,13 @@ def test_further_filters_of_an_identity_are_drawn() -> None:
 
 @pytest.mark.slow(4)
 def test_a_run_keeps_the_filters_of_its_training_images(lamella: Lamella, image_root: Path) -> None:
-    filters = []
-    for seed in (0, 1):
-        result = lamella("train", *pictures(image_root), f"seed={seed}", f"name=seed{seed}")
-        assert result.status == 0, result.err
-        [run] = Path(f"outputs/seed{seed}").iterdir()
-        filters.append(read_checkpoint(run / "checkpoints/last.ckpt")["state_dict"]["network.stem.0.weight"])
+    runs = (trained(lamella, image_root, f"seed={seed}") for seed in (0, 1))
+    filters = [state["network.stem.0.weight"] for state in runs]
     experiment = prepare_experiment(compose_one([*pictures(image_root)]).config)
     assert isinstance(experiment.data, Data)
-    drawn = experiment.task.network.get_parameter("stem.0.weight").clone()
+    drawn = experiment.task.network.get_buffer("stem.0.weight").clone()
     fit_filters(experiment)
-    expected = experiment.task.network.get_parameter("stem.0.weight")
+    expected = experiment.task.network.get_buffer("stem.0.weight")
     assert torch.equal(filters[0], filters[1])
     assert torch.equal(filters[0], expected)
     assert not torch.allclose(filters[0], drawn)
@@ -105,12 +111,7 @@ def test_the_benchmark_trains_it_on_the_binary_version(tmp_path: Path) -> None:
 
 @pytest.mark.slow(4)
 def test_chunks_have_the_same_bits(lamella: Lamella, image_root: Path) -> None:
-    states = []
-    for chunk in (1, 3):
-        result = lamella("train", *pictures(image_root), f"trainer.chunk={chunk}", f"name=chunk{chunk}")
-        assert result.status == 0, result.err
-        [run] = Path(f"outputs/chunk{chunk}").iterdir()
-        states.append(read_checkpoint(run / "checkpoints/last.ckpt")["state_dict"])
+    states = [trained(lamella, image_root, f"trainer.chunk={chunk}") for chunk in (1, 3)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from lamella.errors import RequestError, nearest
 from lamella.network.parameters import KINDS, matching, parameter_kinds
-from lamella.network.whitening import Whitening2d
 
 Freeze = Mapping[str, int | None]  # for each pattern the last epoch in which it freezes, None for all epochs
 
@@ -24,8 +23,7 @@ def freeze_parameters(network: nn.Module, patterns: Sequence[str] | Freeze, epoc
     parameter would be left to train.
     """
     last, parameters = last_frozen_epochs(network, patterns), dict(network.named_parameters())
-    fixed = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, Whitening2d)}
-    for name in (last.keys() & parameters.keys()) - fixed:
+    for name in last.keys() & parameters.keys():
         parameters[name].requires_grad_(last[name] < epoch)
     if last and not any(parameter.requires_grad for parameter in parameters.values()):
         when = f" in epoch {epoch}" if math.isfinite(min(last.values())) else ""

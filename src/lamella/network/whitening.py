@@ -27,7 +27,9 @@ class Whitening2d(nn.Conv2d):
     def __init__(self, in_channels: int, kernel_size: int = 2, eps: float = 5e-4) -> None:
         super().__init__(in_channels, 2 * in_channels * kernel_size**2, kernel_size)
         self.eps = eps
-        self.weight.requires_grad_(False)
+        filters = self.weight.detach()
+        del self.weight
+        self.register_buffer("weight", filters)  # no parameter, so that nothing trains it
 
     @torch.no_grad()
     def fit(self, input: Tensor) -> None:
