@@ -140,6 +140,7 @@ BRIEF = {
     "bench/machine_use.py": ["--seconds", "3", "--children", "1"],
     "bench/recipes.py": ["--recipe", "digits_mixup_ema", "--seeds", "1", "--epochs", "1"],
     "bench/runs.py": ["--repeats", "1", "--runs", "20"],
+    "bench/stack.py": ["--networks", "2", "--repeats", "2"],
     "bench/start.py": ["--repeats", "1"],
     "bench/sweep.py": ["--repeats", "1", "--jobs", "2", "--plan", "10"],
     "bench/ties.py": ["5"],
