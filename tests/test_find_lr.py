@@ -181,6 +181,7 @@ class Own(pl.LightningModule):
         ("lr --plot no/x.png", "--plot no/x.png: there is no folder no"),
         ("lr optimizer.lr=0", "optimizer.lr is 0, and each parameter group gets its own rate times one factor"),
         ("lr optimizer.lrr=1", "optimizer.lrr: there is no such key; did you mean lr?"),
+        ("lr network=cnn device.channels_last=auto", "device.channels_last is auto, which is measured when a run beg"),
         ("lr network=mine", "network=mine: there is no such option; known: "),
         ("lr optimizer=signs", "optimizer: Signs has no learning rate; it takes the argument `lr`"),
         ("lr optimizer=pair", "optimizer: first and second take turns, and the best rate of one depends on that of"),

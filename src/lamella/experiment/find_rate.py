@@ -31,6 +31,11 @@ def check_range_test(experiment: Experiment) -> None:
             f"the other;\n  compare rates by a sweep: lamella train -m optimizer.{first}.lr=1e-4,1e-3",
             "optimizer",
         )
+    if experiment.device.channels_last is None:
+        raise RequestError(
+            "device.channels_last is auto, which is measured when a run begins; write true or false",
+            "device.channels_last",
+        )
 
 
 def run_range_test(experiment: Experiment, options: Config) -> LossCurve:
